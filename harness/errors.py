@@ -1,0 +1,63 @@
+"""The error tree: what can go wrong with the harness itself, each with cause and cure.
+
+A *divergence* between kernel and twin is a value (`harness.diff`), never an exception.
+"""
+
+
+class DmsnapError(Exception):
+    """Root of every error that a user may meet; its text names the cause and the cure."""
+
+
+class BadScenario(DmsnapError):
+    """A scenario asks for something that has no meaning (unknown device, bad range, …)."""
+
+
+class BadTrace(DmsnapError):
+    """A trace or observation file cannot be read.
+
+    Attributes:
+        line: 1-based line number, 0 when the file as a whole is at fault.
+        field: path of the field at fault (``$.table[0].length``), empty when unknown.
+    """
+
+    def __init__(self, message: str, *, line: int = 0, field: str = "") -> None:
+        where = f"line {line}" if line else "trace"
+        if field:
+            where += f", field {field}"
+        super().__init__(f"{where}: {message}")
+        self.line = line
+        self.field = field
+
+
+class ProvisioningError(DmsnapError):
+    """A guest, or the machine that should run it, lacks something; the text says what to do."""
+
+
+class UnsafeMachine(ProvisioningError):
+    """The kernel side was asked to run where it could touch somebody's devices."""
+
+
+class GuestLost(DmsnapError):
+    """A guest panicked, was killed or vanished while it worked."""
+
+
+class GuestTimeout(GuestLost):
+    """A guest made no progress within its time limit."""
+
+
+class MalformedStore(DmsnapError):
+    """Bytes that are not an exception store.
+
+    Attributes:
+        offset: byte offset on the COW device of the field at fault.
+        field: its name (``magic``, ``version``, ``chunk_size``, ``area 3``, …).
+    """
+
+    def __init__(self, message: str, *, offset: int, field: str) -> None:
+        super().__init__(f"byte {offset}, {field}: {message}")
+        self.offset = offset
+        self.field = field
+
+
+class TwinInvariant(DmsnapError):
+    """The twin contradicts itself: a defect of dmsnap, please report it with the trace."""

@@ -1,0 +1,130 @@
+"""The journal: how results leave a guest that may die at any moment.
+
+One JSON line a record, appended and fsynced.  Before a step runs, its `Started` is on disk, so a
+guest that is lost names the scenario and the step; a line that was cut short by the loss is left
+out by the reader.  The guest writes, the host only reads.
+"""
+
+import os
+from pathlib import Path
+from types import TracebackType
+
+import msgspec
+from msgspec import Struct
+
+from harness.steps import Observation, encode
+
+
+class Ready(Struct, frozen=True, tag_field="record", tag="ready", omit_defaults=True):
+    """The guest is up: what its kernel says of itself, and what probing it found.
+
+    ``release`` and ``version`` are those of uname; ``targets`` maps a target to its version;
+    ``probe`` holds the facts a twin profile is made from (harness.twin.profile).
+    """
+
+    release: str
+    version: str
+    machine: str = ""
+    targets: dict[str, str] = {}
+    probe: dict[str, bool | int | str] = {}
+    driver: str = "ioctl"
+
+
+class Begin(Struct, frozen=True, tag_field="record", tag="begin"):
+    """A scenario starts."""
+
+    scenario: str
+    seed: int
+
+
+class Started(Struct, frozen=True, tag_field="record", tag="started"):
+    """Step ``step`` of the scenario that began last is about to run."""
+
+    step: int
+
+
+class Observed(Struct, frozen=True, tag_field="record", tag="observed"):
+    """Step ``observation.step`` ran."""
+
+    observation: Observation
+
+
+class End(Struct, frozen=True, tag_field="record", tag="end", omit_defaults=True):
+    """The scenario is over.
+
+    ``leftovers`` are devices that would not go away: the guest must be replaced.  ``fault`` says
+    why the scenario could not be carried out (a bad scenario, a full disk), empty if it was.
+    """
+
+    scenario: str
+    leftovers: tuple[str, ...] = ()
+    fault: str = ""
+
+
+class Done(Struct, frozen=True, tag_field="record", tag="done"):
+    """The guest did all that it was asked to."""
+
+
+Record = Ready | Begin | Started | Observed | End | Done
+
+decode_record = msgspec.json.Decoder(Record).decode
+
+
+class JournalWriter:
+    """Appends records, each durable before `write` returns."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+
+    def write(self, record: Record) -> None:
+        """Append one record and fsync.
+
+        Raises:
+            OSError: the disk is full or gone; nothing can be reported any more.
+        """
+        line = encode(record) + b"\n"
+        while line:
+            line = line[os.write(self._fd, line):]
+        os.fsync(self._fd)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+    def __enter__(self) -> "JournalWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()
+
+
+class JournalReader:
+    """Follows a journal that grows; each call of `new` returns the whole records since the last.
+
+    A last line without its newline is kept back until it is whole.  ``faults`` collects lines
+    that no record could be read from: a guest that answers rubbish.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+        self.faults: list[str] = []
+
+    def new(self) -> list[Record]:
+        """Records that have appeared since the last call."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                data = file.read()
+        except FileNotFoundError:
+            return []
+        whole = data[: data.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        records: list[Record] = []
+        for line in whole.splitlines():
+            try:
+                records.append(decode_record(line))
+            except msgspec.MsgspecError as fault:
+                self.faults.append(f"{fault}: {line[:200]!r}")
+        return records
