@@ -56,7 +56,8 @@ def fill(seed: int, device: str, sector: int, sectors: int, generation: int) -> 
     words = np.empty((sectors, _WORDS), dtype="<u8")
     words[:, 0] = MAGIC | generation << 32
     words[:, 1] = np.arange(sector, sector + sectors, dtype=np.uint64)
-    words[:, 2:4] = np.frombuffer(device.encode().ljust(16, b"\0"), dtype="<u8")
+    words[:, 2:4] = np.frombuffer(
+        device.encode("latin-1").ljust(16, b"\0"), dtype="<u8")
     words[:, _STAMP_WORDS:] = _body(seed, words[:, :_STAMP_WORDS])
     return words.reshape(-1).view(np.uint8)
 
