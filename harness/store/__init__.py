@@ -1,1 +1,31 @@
-"""The on-disk exception store of dm-snapshot (type P): parse, serialise, check."""
+"""The on-disk exception store of dm-snapshot (type P): parse, serialise, check, build."""
+
+from harness.store.build import allocate, build, pieces
+from harness.store.check import Finding, check
+from harness.store.layout import Header, describe
+from harness.store.parse import (
+    ENTRY_DTYPE,
+    Entries,
+    State,
+    Store,
+    iter_exceptions,
+    parse,
+    serialise,
+)
+
+__all__ = [
+    "ENTRY_DTYPE",
+    "Entries",
+    "Finding",
+    "Header",
+    "State",
+    "Store",
+    "allocate",
+    "build",
+    "check",
+    "describe",
+    "iter_exceptions",
+    "parse",
+    "pieces",
+    "serialise",
+]

@@ -19,6 +19,8 @@ CHUNK_SECTORS_MAX: Final = 4194303
 
 HEADER: Final = struct.Struct("<4I")
 ENTRY: Final = struct.Struct("<2Q")
+HEADER_FIELDS: Final = ("magic", "valid", "version", "chunk_size")
+ENTRY_FIELDS: Final = ("old_chunk", "new_chunk")
 HEADER_CHUNK: Final = 0
 FIRST_AREA_CHUNK: Final = 1
 
@@ -57,6 +59,24 @@ def is_metadata_chunk(chunk: int, entries: int) -> bool:
     return chunk == HEADER_CHUNK or chunk % (entries + 1) == FIRST_AREA_CHUNK
 
 
+def data_chunk(index: int, entries: int) -> Chunk:
+    """The chunk that a fresh store hands out as its ``index``-th (kernel: ``skip_metadata``)."""
+    return Chunk(FIRST_AREA_CHUNK + 1 + index + index // entries)
+
+
+def data_index(chunk: int, entries: int) -> int:
+    """The inverse of `data_chunk`, for a chunk that holds data."""
+    return (chunk - 2) - (chunk - 2) // (entries + 1)
+
+
+def chunks_needed(exceptions: int, entries: int) -> int:
+    """Chunks that a COW device must have for ``exceptions`` exceptions in one activation.
+
+    The area behind a full one is counted: filling an area zeroes the next.
+    """
+    return 1 + exceptions + exceptions // entries + 1
+
+
 def chunk_size_fault(chunk_sectors: int, block_sectors: int) -> str | None:
     """Why a chunk size is refused, in the kernel's words, or None.
 
@@ -70,3 +90,24 @@ def chunk_size_fault(chunk_sectors: int, block_sectors: int) -> str | None:
     if chunk_sectors > CHUNK_SECTORS_MAX:
         return "Chunk size is too high"
     return None
+
+
+def describe(offset: int, chunk_sectors: int, size_bytes: int) -> str:
+    """In words, what lies at byte ``offset`` of a COW device of ``size_bytes`` bytes.
+
+    ``"header, field valid"``, ``"area 1, entry 3, old_chunk"``, ``"data chunk 259, byte 17"``.
+    """
+    if not 0 <= offset < size_bytes:
+        return f"beyond the device, which ends at byte {size_bytes}"
+    chunk, byte = divmod(offset, chunk_sectors * SECTOR_BYTES)
+    entries = entries_per_area(chunk_sectors)
+    if chunk == HEADER_CHUNK:
+        if byte < HEADER.size:
+            return f"header, field {HEADER_FIELDS[byte // 4]}"
+        return f"header chunk, byte {byte}, always zero"
+    if (chunk + 1) * chunk_sectors * SECTOR_BYTES > size_bytes:
+        return f"partial chunk {chunk} at the end of the device, byte {byte}, never used"
+    if is_metadata_chunk(chunk, entries):
+        entry, byte = divmod(byte, ENTRY.size)
+        return f"area {chunk // (entries + 1)}, entry {entry}, {ENTRY_FIELDS[byte // 8]}"
+    return f"data chunk {chunk}, byte {byte}"
