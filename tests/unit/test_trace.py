@@ -1,0 +1,170 @@
+"""Traces and observations files: errors say where, and the page describes what the code reads."""
+
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from harness import pattern
+from harness import trace as codec
+from harness.errors import BadTrace
+from harness.steps import AnyStep, DeviceState, Observation, Poke, Read, Stamped, UEvent
+from harness.store.layout import Header as StoreHeader
+from harness.trace import Header, Layer, NotCompared, Observations, ObservationsHeader, Trace
+
+PAGE = (Path(__file__).parents[2] / "docs" / "trace-format.md").read_text()
+HEAD = '{"dmsnap-trace":1,"scenario":"t"}\n'
+OBS_HEAD = '{"dmsnap-observations":1,"scenario":"t","side":"twin"}\n'
+
+
+def examples(kind: str) -> list[str]:
+    return re.findall(rf"```json {kind}\n(.*?)```", PAGE, re.DOTALL)
+
+
+@pytest.mark.parametrize(("text", "line", "field", "says"), [
+    ("", 0, "", "empty"),
+    ("\n \n", 0, "", "empty"),
+    ("nonsense\n", 1, "", "malformed"),
+    ("{}\n", 1, "$.dmsnap-trace", "no header"),
+    ('{"dmsnap-trace":2,"scenario":"t"}\n', 1, "$.dmsnap-trace", "reads version 1"),
+    ('{"dmsnap-trace":"1","scenario":"t"}\n', 1, "$.dmsnap-trace", "reads version 1"),
+    ('{"dmsnap-trace":true,"scenario":"t"}\n', 1, "$.dmsnap-trace", "reads version 1"),
+    (OBS_HEAD, 1, "$.dmsnap-trace", "observations file"),
+    ('{"dmsnap-trace":1}\n', 1, "$.scenario", "missing"),
+    ('{"dmsnap-trace":1,"scenario":"t","seeed":1}\n', 1, "$.seeed", "unknown field"),
+    ('{"dmsnap-trace":1,"scenario":"t","seed":-1}\n', 1, "$.seed", ">= 0"),
+    ('{"dmsnap-trace":1,"scenario":"t","not_compared":[{"layer":"smell","reason":"x"}]}\n', 1,
+     "$.not_compared[0].layer", "smell"),
+    ('{"dmsnap-trace":1,"scenario":"t","not_compared":[{"layer":"log","reason":""}]}\n', 1,
+     "$.not_compared[0].reason", "length"),
+    (HEAD + '\n{"do":"read","device":"a","sector":0,"sectors":"8"}\n', 3, "$.sectors", "int"),
+    (HEAD + '{"do":"read","device":"a","sector":0}\n', 2, "$.sectors", "missing"),
+    (HEAD + '{"do":"read","device":"a","sector":-1,"sectors":1}\n', 2, "$.sector", ">= 0"),
+    (HEAD + '{"do":"read","device":"a/b","sector":0,"sectors":1}\n', 2, "$.device", "regex"),
+    (HEAD + '{"do":"dance"}\n', 2, "$.do", "dance"),
+    (HEAD + '{"do":"examine","now":1}\n', 2, "$.now", "unknown field"),
+    (HEAD + '{"do":"load","name":"s","table":[{"start":0,"length":1,"type":"x","arg":""}]}\n', 2,
+     "$.table[0].arg", "unknown field"),
+    (HEAD + '{"do":"examine"}{"do":"examine"}\n', 2, "", "malformed"),
+    (HEAD + '{"do":"exam', 2, "", "truncated"),
+])
+def test_a_malformed_trace_says_where(text: str, line: int, field: str, says: str) -> None:
+    with pytest.raises(BadTrace, match=re.escape(says)) as caught:
+        codec.loads(text)
+    assert (caught.value.line, caught.value.field) == (line, field)
+
+
+@pytest.mark.parametrize(("line", "field"), [
+    ('{"step":0,"content":{"s":[["stamp","a",0,0,0]]}}', "$.content[s][0]"),
+    ('{"step":0,"content":{"s":[["zero",1],["zero",-4]]}}', "$.content[s][1]"),
+    ('{"step":0,"image":{"s":[["zero",99999999999999999999]]}}', "$.image[s][0]"),
+    ('{"step":0,"image":{"s":[["stamp","seventeen letters",0,0,1]]}}', "$.image[s][0]"),
+    ('{"step":0,"image":{"s":[["stamp","é€",0,0,1]]}}', "$.image[s][0]"),
+    ('{"step":0,"image":{"s":[["stamp","a",4294967296,0,1]]}}', "$.image[s][0]"),
+    ('{"step":0,"image":{"s":[["raw",1,"' + "A" * 4000 + '"]]}}', "$.image[s][0]"),
+    ('{"step":0,"state":{"s":{"status":1}}}', "$.state[...].status"),
+    ('{"step":0,"side":"left"}', "$.side"),
+])
+def test_malformed_observations_say_where(line: str, field: str) -> None:
+    with pytest.raises(BadTrace) as caught:
+        codec.loads_observations(OBS_HEAD + line + "\n")
+    assert (caught.value.line, caught.value.field) == (2, field)
+
+
+def test_a_trace_is_no_observations_file() -> None:
+    with pytest.raises(BadTrace, match="this is a trace"):
+        codec.loads_observations(HEAD)
+
+
+def test_files_are_read_and_written_whole(tmp_path: Path) -> None:
+    trace = Trace(Header(scenario="t", not_compared=(NotCompared(Layer.LOG, "no log here"),)),
+                  (Read(device="a", sector=0, sectors=1),))
+    codec.write(tmp_path / "new" / "t.trace", trace)
+    assert codec.read(tmp_path / "new" / "t.trace") == trace
+    seen = Observations(ObservationsHeader(scenario="t", side="twin"),
+                        (Observation(step=0, content={"a": (Stamped("a", 0, 0, 1),)}),))
+    codec.write_observations(tmp_path / "t.obs", seen)
+    assert codec.read_observations(tmp_path / "t.obs") == seen
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["new", "t.obs", "t.trace"]
+
+
+# -- the page -----------------------------------------------------------------------------------
+
+
+def test_the_examples_are_read_and_are_what_would_be_written() -> None:
+    [trace] = examples("trace")
+    assert codec.dumps(codec.loads(trace)).decode() == trace
+    [observations] = examples("observations")
+    assert codec.dumps_observations(codec.loads_observations(observations)).decode() == observations
+    [steps] = examples("steps")
+    shown = codec.loads(HEAD + steps).steps
+    assert len(shown) == len(steps.splitlines())
+    assert all(len(step.data) % 512 == 0 for step in shown if isinstance(step, Poke))
+
+
+def test_the_example_of_a_stamp_is_the_pattern() -> None:
+    """The words that the page describes, computed a second time from its text."""
+    word, wrap = 7, (1 << 64) - 1
+    stamp = [0x50414E53 | 3 << 32, 5, int.from_bytes(b"base", "little"), 0]
+    golden = 0x9E3779B97F4A7C15
+    assert f"`{golden:#018X}`".replace("0X", "0x") in PAGE
+    for part in stamp:
+        word = ((word + golden) & wrap) ^ part
+        word = ((word ^ (word >> 30)) * 0xBF58476D1CE4E5B9) & wrap
+        word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) & wrap
+        word ^= word >> 31
+    words = stamp + [(word + (i + 1) * golden) & wrap for i in range(60)]
+    data = b"".join(w.to_bytes(8, "little") for w in words)
+    assert data == pattern.fill(7, "base", 5, 1, 3).tobytes()
+
+
+def test_the_example_of_a_store_can_be_had_back_from_its_runs() -> None:
+    [text] = examples("observations")
+    image = codec.loads_observations(text).observations[-1].image["cow"]
+    data = pattern.decode(7, image)
+    assert data[:16] == StoreHeader(chunk_sectors=8).pack()
+    assert pattern.encode(7, data) == image
+
+
+def rows() -> dict[str, str]:
+    """Rows of the page's tables: what is named in the first cell → the whole row."""
+    found: dict[str, str] = {}
+    for line in PAGE.splitlines():
+        if line.startswith("| `"):
+            for name in re.findall(r"`([^`]+)`", line.split("|")[1]):
+                found.setdefault(name, line)  # the steps come before the states
+    return found
+
+
+def test_every_step_and_field_is_on_the_page() -> None:
+    table = rows()
+    [steps] = examples("steps")
+    shown = {msgspec.json.decode(line)["do"] for line in steps.splitlines()}
+    verbs = set()
+    for struct in msgspec.inspect.type_info(AnyStep).types:  # type: ignore[attr-defined]
+        verb = struct.tag
+        verbs.add(verb)
+        assert verb in table, f"step {verb} is not described"
+        named = re.findall(r"`([a-z_]+)`(?: = `?([^`,|]+)`?)?", table[verb].split("|")[2])
+        described = {name: default.strip().strip('"') for name, default in named}
+        assert list(described) == [f.encode_name for f in struct.fields], verb
+        for field in struct.fields:
+            wanted = "" if field.required else str(field.default)
+            if isinstance(field.default, bool):
+                wanted = wanted.lower()
+            assert described[field.encode_name] == wanted, f"{verb}.{field.name}"
+    assert shown == verbs, "the examples show every step, and no other"
+
+
+@pytest.mark.parametrize("struct", [Header, ObservationsHeader, Observation, DeviceState, UEvent])
+def test_every_field_of_the_other_records_is_on_the_page(struct: type) -> None:
+    for field in msgspec.structs.fields(struct):
+        assert f"`{field.encode_name}`" in PAGE, f"{struct.__name__}.{field.name}"
+
+
+def test_every_layer_and_run_is_on_the_page() -> None:
+    for layer in Layer:
+        assert f"`{layer}`" in PAGE
+    for tag in ("stamp", "zero", "raw", "error"):
+        assert f'`["{tag}"' in PAGE
