@@ -2,7 +2,8 @@
 
 A marker written to /dev/kmsg opens each step: the console log of a guest that died then tells
 which step it was in.  printk stores a record before it returns, so reading until there is nothing
-more, right after the step, gives every line of the step.
+more, right after the step, gives every line of the step.  A line that came between two steps
+(from work in the background) belongs to the second.
 
 **Which lines count.**  Only records of the kernel itself (facility 0), and of these
 
@@ -14,7 +15,7 @@ Everything else (the random generator, drivers of the guest) comes at a time of 
 on purpose are the lines that the kernel rate-limits with a private state that nobody can switch
 off (ten in five seconds): whether they appear depends on the steps before.  These are the block
 layer's own ``attempt to access beyond end of device``, ``Buffer I/O error on dev``, ``I/O error,
-dev``; the error itself is in the observation anyhow.
+dev`` and device-mapper's ``mapping table unavailable``; the error itself is observed anyhow.
 
 Numbers and kernel names of our devices become ``{name}``.
 """
@@ -41,7 +42,7 @@ _SPLAT: Final = re.compile(
     r"\bKASAN\b|\bUBSAN\b|\bKCSAN\b")
 _RATE_LIMITED: Final = re.compile(
     r"attempt to access beyond end of device|^Buffer I/O error on dev|I/O error, dev |"
-    r"rw=\d+, (want|sector)=|callbacks suppressed$")
+    r"rw=\d+, (want|sector)=|callbacks suppressed$|mapping table unavailable, erroring io")
 
 
 class Record(NamedTuple):
@@ -105,8 +106,11 @@ class KernelLog:
         os.close(self._fd)
 
     def mark(self, text: str) -> None:
-        """Write a line of our own into the log, and drop what came before it."""
+        """Write a line of our own into the log."""
         os.write(self._fd, f"<6>{_MARK} {text}\n".encode())
+
+    def skip(self) -> None:
+        """Forget every line until now."""
         os.lseek(self._fd, 0, os.SEEK_END)
 
     def records(self) -> list[Record]:

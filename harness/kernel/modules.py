@@ -40,6 +40,11 @@ def present(name: str) -> bool:
     return (_SYS_MODULE / name.replace("-", "_")).is_dir()
 
 
+def loaded(name: str) -> bool:
+    """Whether module ``name`` was loaded, rather than built in: only then it counts its users."""
+    return (_SYS_MODULE / name.replace("-", "_") / "refcnt").exists()
+
+
 def find(directory: Path, name: str) -> Path | None:
     """The file of module ``name`` below ``directory``, compressed or not."""
     for folder in ("kernel/drivers/md", "kernel/drivers/block", "."):

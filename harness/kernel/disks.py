@@ -1,0 +1,198 @@
+"""Disks: plain block devices of any size, made at once and all alike.
+
+A disk is a linear mapping onto one large ram disk (brd), whose pages take memory only where
+something was written.  Disks follow each other there, each at a multiple of 1 MiB; the end of a
+scenario throws the ram disk away and loads it anew (3 ms), so that every scenario starts with
+zeros.  Where brd cannot be unloaded (built in), a new disk is searched for old bytes, and only
+those are zeroed.
+
+A disk with a logical block of more than 512 bytes is a linear mapping onto a loop device over
+memory (memfd), since brd offers one block size only.
+
+Every mapped device made here carries the UUID prefix of the harness, and a ram disk that is
+built in is used only when nobody holds it.
+"""
+
+import contextlib
+import fcntl
+import os
+import struct
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from harness.errors import BadScenario, ProvisioningError
+from harness.kernel import modules
+from harness.kernel.driver import UUID_PREFIX, Driver, Line, node
+from harness.steps import REQUEST_SECTORS_MAX
+from harness.units import SECTOR_BYTES, bytes_of_sectors, sectors_of_bytes
+
+RAM_DISK: Final = "/dev/ram0"
+RAM_SECTORS: Final = 8 << 20
+"""4 GiB of addresses; memory is taken page by page."""
+ALIGNMENT_SECTORS: Final = 2048
+DISK_UUID: Final = f"{UUID_PREFIX}disk-"
+_LOOP_CONTROL: Final = "/dev/loop-control"
+_LOOP_CTL_GET_FREE: Final = 0x4C82
+_LOOP_CONFIGURE: Final = 0x4C0A
+_LOOP_CLR_FD: Final = 0x4C01
+_LOOP_CONFIG: Final = struct.Struct("=II232s64x")
+"""struct loop_config: fd, block_size, struct loop_info64 (all zero: the whole file), reserved."""
+_ZERO: Final = bytes(bytes_of_sectors(REQUEST_SECTORS_MAX))
+
+
+class DiskInfo(NamedTuple):
+    """A disk: its size, its block size, and the loop device below it, if any."""
+
+    sectors: int
+    block_size: int
+    loop: int | None
+
+
+class Allocator:
+    """Hands out ranges of the ram disk, one after the other."""
+
+    def __init__(self, sectors: int = RAM_SECTORS) -> None:
+        self._sectors = sectors
+        self._next = 0
+
+    def take(self, sectors: int) -> int:
+        """First sector of a range of ``sectors``.
+
+        Raises:
+            BadScenario: the ram disk is full.
+        """
+        start = self._next
+        if start + sectors > self._sectors:
+            raise BadScenario(
+                f"disks of {start + sectors} sectors together do not fit into the "
+                f"{self._sectors} sectors of a guest: make them smaller")
+        self._next = -(-(start + sectors) // ALIGNMENT_SECTORS) * ALIGNMENT_SECTORS
+        return start
+
+    def reset(self) -> None:
+        """Start anew."""
+        self._next = 0
+
+
+class Disks:
+    """The disks of one scenario."""
+
+    def __init__(self, driver: Driver, module_directory: Path) -> None:
+        self._driver = driver
+        self._modules = module_directory
+        self._allocator = Allocator()
+        self._pristine = False
+        self._ours = False
+        self.all: dict[str, DiskInfo] = {}
+        """Every disk, in the order of its creation."""
+        self._load()
+
+    def _load(self) -> None:
+        """Have a ram disk, an empty one if that is possible.
+
+        Raises:
+            ProvisioningError: there is none, or it may be somebody's.
+        """
+        built_in = modules.present("brd") and not modules.loaded("brd")
+        if modules.loaded("brd") and not self._ours:
+            raise ProvisioningError(
+                "module brd is loaded already, and its ram disks may hold somebody's data: unload "
+                "it (rmmod brd)")
+        self._pristine = not modules.present("brd")
+        if not modules.load(self._modules, "brd", f"rd_nr=1 rd_size={RAM_SECTORS // 2}"):
+            raise ProvisioningError(
+                f"the kernel has no ram disk (module brd) and {self._modules} holds none: give "
+                "the directory of its modules (--modules)")
+        self._ours = not built_in
+        try:
+            fd = os.open(RAM_DISK, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
+        except OSError as fault:
+            raise ProvisioningError(
+                f"{RAM_DISK} cannot be had alone ({fault.strerror}): unmount what uses it") from None
+        with contextlib.closing(os.fdopen(fd, "rb", buffering=0)):
+            self._allocator = Allocator(sectors_of_bytes(os.lseek(fd, 0, os.SEEK_END)))
+
+    def add(self, name: str, sectors: int, block_size: int) -> None:
+        """Make a disk full of zeros.
+
+        Raises:
+            BadScenario: it does not fit, or is no multiple of its block size.
+        """
+        if bytes_of_sectors(sectors) % block_size:
+            raise BadScenario(f"disk {name}: {sectors} sectors are no multiple of a block of "
+                              f"{block_size} bytes")
+        loop = None
+        if block_size == SECTOR_BYTES:
+            below, start = RAM_DISK, self._allocator.take(sectors)
+            if not self._pristine:
+                self._wipe(start, sectors)
+        else:
+            loop = self._make_loop(sectors, block_size)
+            below, start = f"/dev/loop{loop}", 0
+        self.all[name] = DiskInfo(sectors, block_size, loop)
+        self._driver.create(name, DISK_UUID + name)
+        self._driver.load(name, [Line(0, sectors, "linear", f"{below} {start}")])
+        self._driver.resume(name)
+
+    def _wipe(self, start: int, sectors: int) -> None:
+        """Zero what is not zero; reading a page that was never written takes no memory."""
+        fd = os.open(RAM_DISK, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            at: int = bytes_of_sectors(start)
+            end = bytes_of_sectors(start + sectors)
+            while at < end:
+                data = os.pread(fd, min(len(_ZERO), end - at), at)
+                if data != _ZERO[:len(data)]:
+                    os.pwrite(fd, _ZERO[:len(data)], at)
+                at += len(data)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    @staticmethod
+    def _make_loop(sectors: int, block_size: int) -> int:
+        """A loop device over memory; its number."""
+        with contextlib.ExitStack() as stack:
+            backing = os.memfd_create("dmsnap")
+            stack.callback(os.close, backing)
+            os.ftruncate(backing, bytes_of_sectors(sectors))
+            control = os.open(_LOOP_CONTROL, os.O_RDWR | os.O_CLOEXEC)
+            stack.callback(os.close, control)
+            number = fcntl.ioctl(control, _LOOP_CTL_GET_FREE)
+            device = os.open(f"/dev/loop{number}", os.O_RDWR | os.O_CLOEXEC)
+            stack.callback(os.close, device)
+            fcntl.ioctl(device, _LOOP_CONFIGURE, _LOOP_CONFIG.pack(backing, block_size, b""))
+            return number
+
+    @staticmethod
+    def _drop_loop(number: int) -> None:
+        device = os.open(f"/dev/loop{number}", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.ioctl(device, _LOOP_CLR_FD)
+        finally:
+            os.close(device)
+
+    def reset(self) -> list[str]:
+        """Remove every disk and forget its bytes; what would not go away."""
+        left = []
+        for name, disk in list(self.all.items()):
+            try:
+                self._driver.remove(name)
+                if disk.loop is not None:
+                    self._drop_loop(disk.loop)
+            except OSError as fault:
+                left.append(f"{name} ({fault.strerror})")
+                continue
+            del self.all[name]
+        if not left:
+            self._allocator.reset()
+            if self._ours and modules.unload("brd"):
+                self._load()
+            else:
+                self._pristine = False
+        return left
+
+    def close(self) -> None:
+        """Unload the ram disk, so that a later run finds the machine as this one did."""
+        if self._ours and not self.all:
+            modules.unload("brd")

@@ -1,0 +1,81 @@
+"""Where the kernel side may run: in a disposable guest only; and how a guest is lost on purpose.
+
+A User-mode Linux is a guest by its nature.  Any other machine could be somebody's: it must carry
+a mark that its owner put there (the file /etc/dmsnap-disposable, or the word dmsnap.disposable on
+the kernel's command line), and the user must have said ``--guest here``.
+"""
+
+import ctypes
+import os
+import time
+from pathlib import Path
+from typing import Final, Literal, NoReturn
+
+from harness.errors import UnsafeMachine
+from harness.kernel.driver import UUID_PREFIX, Driver, Line, node
+
+MARKER: Final = "etc/dmsnap-disposable"
+COMMAND_LINE_WORD: Final = "dmsnap.disposable"
+_POWER_OFF: Final = 0x4321FEDC
+_HANG_DEVICE: Final = "dmsnap-hang"
+_LAST_WORDS_S: Final = 10
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def is_uml(root: Path = Path("/")) -> bool:
+    """Whether this kernel is a User-mode Linux."""
+    return "User Mode Linux" in _text(root / "proc/cpuinfo")
+
+
+def is_marked(root: Path = Path("/")) -> bool:
+    """Whether this machine is marked as disposable."""
+    return ((root / MARKER).exists()
+            or COMMAND_LINE_WORD in _text(root / "proc/cmdline").split())
+
+
+def check(*, here: bool = False, root: Path = Path("/")) -> None:
+    """Refuse to go on outside a disposable guest.
+
+    Args:
+        here: the user said that this machine is the guest.
+        root: where proc and etc are.
+
+    Raises:
+        UnsafeMachine: this machine may be somebody's.
+    """
+    if is_uml(root):
+        return
+    if not here:
+        raise UnsafeMachine(
+            "the kernel side makes and removes block devices and may crash the kernel, and this "
+            "is no guest: let dmsnap start one, or say --guest here in a disposable machine")
+    if not is_marked(root):
+        raise UnsafeMachine(
+            "--guest here was given, but this machine is not marked as disposable: if nothing on "
+            f"it matters, type  touch /{MARKER}  (or boot it with {COMMAND_LINE_WORD})")
+
+
+def crash(how: Literal["panic", "hang", "exit"], driver: Driver) -> NoReturn:
+    """Lose the guest.
+
+    ``hang`` waits uninterruptibly for a read of a suspended device, as a deadlocked module would.
+    """
+    if how == "panic":
+        Path("/proc/sysrq-trigger").write_text("c")
+    elif how == "exit":
+        ctypes.CDLL(None).reboot(_POWER_OFF)
+    else:
+        driver.create(_HANG_DEVICE, UUID_PREFIX + _HANG_DEVICE)
+        driver.load(_HANG_DEVICE, [Line(0, 8, "error", "")])
+        driver.resume(_HANG_DEVICE)
+        driver.suspend(_HANG_DEVICE, flush=False, lockfs=False)
+        fd = os.open(node(_HANG_DEVICE), os.O_RDONLY)
+        os.read(fd, 512)
+    time.sleep(_LAST_WORDS_S)
+    raise AssertionError(f"the guest outlived its crash ({how})")
