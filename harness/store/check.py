@@ -135,11 +135,12 @@ def _column(store: Store, name: str) -> Numbers:
 
 
 def _duplicates(store: Store, code: Code, text: str, values: Numbers) -> list[Finding]:
+    ranked = np.sort(values)
+    if not (ranked[1:] == ranked[:-1]).any():
+        return []
     order = np.argsort(values, kind="stable")
     ranked = values[order]
     again = order[1:][ranked[1:] == ranked[:-1]]
-    if not len(again):
-        return []
     return [_finding(store, code, text, _places(store, np.sort(again)))]
 
 
@@ -148,7 +149,9 @@ def _holes(store: Store, new: Numbers) -> list[Finding]:
     if not len(new):
         return []
     entries = store.entries_per_area
-    used = np.unique(new)
+    # Not np.unique: that hashes, which is an order of magnitude slower on ranked input.
+    ranked = np.sort(new)
+    used = ranked[np.concatenate((np.array([True]), ranked[1:] != ranked[:-1]))]
     missing = data_index(int(used[-1]), entries) + 1 - len(used)
     if not missing:
         return []
