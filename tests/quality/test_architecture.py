@@ -1,0 +1,51 @@
+"""A room uses only rooms below it: the contracts in pyproject.toml, and that they can break."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+LINT_IMPORTS = ("import sys; from importlinter.cli import lint_imports_command; "
+                "sys.path.insert(0, '.'); lint_imports_command()")
+
+
+def lint_imports(root):
+    result = subprocess.run([sys.executable, "-c", LINT_IMPORTS, "--no-cache", "--no-logo"],
+                            cwd=root, capture_output=True, text=True, timeout=120)
+    return result.returncode, result.stdout + result.stderr
+
+
+@pytest.fixture
+def house(tmp_path):
+    shutil.copytree(ROOT / "harness", tmp_path / "harness",
+                    ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def test_every_room_uses_only_rooms_below_it(house):
+    status, output = lint_imports(house)
+    assert status == 0, output
+    assert "0 broken" in output
+
+
+@pytest.mark.parametrize(("room", "line", "contract"), [
+    ("units", "import harness.steps", "A room uses only rooms below it"),
+    ("steps", "import harness.twin", "A room uses only rooms below it"),
+    ("errors", "import harness.units\nimport harness.journal", "A room uses only rooms below it"),
+    ("twin/clock", "import harness.kernel", "know nothing of each other"),
+    ("guest/apt", "import harness.twin", "know nothing of each other"),
+    ("store/layout", "import harness.steps", "knows nothing of steps"),
+    ("twin/clock", "import time", "no process, no clock"),
+    ("steps", "import harness.journal", "No circle of imports"),
+    ("attic", "", "not listed as layers"),
+])
+def test_a_wrong_import_is_found(house, room, line, contract):
+    path = house / "harness" / f"{room}.py"
+    path.write_text((path.read_text() if path.exists() else '"""New."""\n') + f"\n{line}\n")
+    status, output = lint_imports(house)
+    assert status == 1, output
+    assert contract in output.split("Broken contracts")[1]
