@@ -1,0 +1,54 @@
+# dmsnap. "make help" lists what can be typed; every target may be typed first, twice, or after an
+# attempt that was cut short.
+
+KERNEL ?= uml-6.12
+ARGS ?=
+
+BIN := .venv/bin
+PYTHON_FILES := harness tests
+FAST := $(filter-out tests/kernel,$(wildcard tests/*))
+
+# A Python of somebody else's must not reach ours.
+unexport PYTHONHOME PYTHONPATH
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup run test test-fast lint bench clean distclean venv kernel
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@echo
+	@echo "  KERNEL=uml-6.1 chooses a kernel, ARGS='...' adds arguments: make run ARGS='-j 1 overflow*'"
+
+setup: venv kernel ## make .venv and fetch the default kernel
+	@echo "Ready. Now type: make run"
+
+run: setup ## run every scenario in a real kernel and in the twin, and compare
+	@$(BIN)/dmsnap run --kernel $(KERNEL) $(ARGS)
+
+test: setup ## run all tests: the fast ones, then those that boot kernels
+	@$(BIN)/python -m pytest $(FAST) $(wildcard tests/kernel) $(ARGS)
+
+test-fast: venv ## run the tests that boot nothing
+	@$(BIN)/python -m pytest $(FAST) $(ARGS)
+
+lint: venv ## check style (ruff), types (mypy), and that rooms use only rooms below (import-linter)
+	@$(BIN)/ruff check $(PYTHON_FILES)
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+
+bench: setup ## measure twin, kernel side and store parsing
+	@$(BIN)/python -m harness.bench $(ARGS)
+
+clean: ## remove reports and caches
+	rm -rf report .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage*
+	find harness tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## remove .venv too; fetched kernels stay
+	rm -rf .venv
+
+venv:
+	@sh vm/setup.sh
+
+kernel: venv
+	@$(BIN)/dmsnap kernels fetch $(KERNEL)
