@@ -1,0 +1,306 @@
+"""The twin as a backend: steps in, observations out."""
+
+import errno
+import time
+from collections.abc import Iterator
+from typing import Final
+
+from harness import pattern
+from harness.errors import BadScenario, TwinInvariant
+from harness.steps import (
+    EXAMINE_END_SECTORS,
+    EXAMINE_SECTORS_MAX,
+    SUSPENDED,
+    TIMEOUT,
+    AnyStep,
+    Clear,
+    Crash,
+    Create,
+    DeviceState,
+    Discard,
+    Disk,
+    Examine,
+    Flush,
+    Image,
+    Load,
+    Message,
+    Observation,
+    Parameter,
+    Poke,
+    Read,
+    Remove,
+    Rename,
+    Resume,
+    Run,
+    Runs,
+    Status,
+    Suspend,
+    Table,
+    Unreadable,
+    Wait,
+    Write,
+    Zeroout,
+    requests,
+)
+from harness.twin.bio import BlockDevice, is_suspended
+from harness.twin.blockio import BlockIO
+from harness.twin.clock import WouldBlockForever
+from harness.twin.device_mapper import DeviceMapper
+from harness.twin.mapped_device import MappedDevice
+from harness.twin.profile import Profile
+from harness.twin.table import Table as LoadedTable
+from harness.units import SECTOR_BYTES
+
+_IMAGE_SECTORS: Final = 1 << 16
+"""Images are encoded piece by piece (32 MiB), so that a large disk needs no second copy."""
+_UINT_PARAMETERS: Final = ("snapshot_cow_threshold", "snapshot_copy_throttle")
+
+
+class TwinBackend:
+    """`harness.steps.Backend` on a simulated world."""
+
+    def __init__(self, profile: Profile) -> None:
+        self._profile = profile
+        self.begin(0)
+
+    def begin(self, seed: int) -> None:
+        """A new, empty world."""
+        self._seed = seed
+        self.world = DeviceMapper(self._profile)
+        self._io = BlockIO(self.world.clock)
+        self._states: dict[str, DeviceState] = {}
+
+    def end(self) -> list[str]:
+        """Forget the world; nothing ever stays."""
+        self.begin(self._seed)
+        return []
+
+    def execute(self, index: int, step: AnyStep) -> Observation:
+        """Do one step; see `harness.steps.Backend`."""
+        started = time.perf_counter_ns()
+        try:
+            result = self._do(step)
+            self.world.clock.run_until_idle()
+        except WouldBlockForever:
+            raise TwinInvariant(f"step {index}: {step} would never return") from None
+        return Observation(
+            step=index, error=result.error, text=result.text, content=result.content,
+            image=result.image,
+            state=self._changed_states(), uevents=self.world.take_uevents(),
+            log=self.world.take_log(),
+            elapsed_us=(time.perf_counter_ns() - started) // 1000)
+
+    # -- one step --
+
+    def _do(self, step: AnyStep) -> "_Result":
+        world = self.world
+        match step:
+            case Disk():
+                return self._make_disk(step)
+            case Create(name=name):
+                return _result(world.create(name))
+            case Load(name=name, table=table, read_only=read_only):
+                return _result(world.load(name, table, read_only))
+            case Clear(name=name):
+                return _result(world.clear(name))
+            case Resume(name=name):
+                return _result(world.resume(name))
+            case Suspend(name=name):
+                return _result(world.suspend(name))
+            case Remove(name=name):
+                return _result(world.remove(name))
+            case Rename(name=name, to=to):
+                return _result(world.rename(name, to))
+            case Message(name=name, sector=sector, text=text):
+                return _result(world.message(name, sector, text))
+            case Status(name=name, inactive=inactive):
+                return self._lines(name, inactive, "status")
+            case Table(name=name, inactive=inactive):
+                return self._lines(name, inactive, "table")
+            case Wait(name=name, event=event):
+                return self._wait(name, event)
+            case Examine():
+                return self._examine()
+            case Image(device=device):
+                return _Result(image={device: self._image(device)})
+            case Parameter(name=name, value=value):
+                return _result(_parameter_error(name, value))
+            case Crash():
+                raise BadScenario("a crash has no meaning in the twin: run it on a kernel")
+            case _:
+                return self._do_io(step)
+
+    def _do_io(self, step: Write | Poke | Read | Flush | Discard | Zeroout) -> "_Result":
+        device = self.world.device(step.device)
+        if device is None:
+            raise BadScenario(f"there is no device named {step.device}")
+        if is_suspended(device):
+            return _Result(SUSPENDED)
+        match step:
+            case Write():
+                return self._write(device, step)
+            case Poke(sector=sector, data=data):
+                if len(data) % SECTOR_BYTES or not data:
+                    raise BadScenario(f"poke of {len(data)} bytes: give whole sectors")
+                return _result(self._io.write_direct(device, sector, memoryview(data)))
+            case Read():
+                return self._read(device, step)
+            case Flush():
+                return _result(self._io.flush(device))
+            case Discard(sector=sector, sectors=sectors):
+                return _result(self._io.discard(device, sector, sectors))
+            case Zeroout(sector=sector, sectors=sectors):
+                return _result(self._io.zeroout(device, sector, sectors))
+
+    def _make_disk(self, step: Disk) -> "_Result":
+        if self.world.device(step.name) is not None:
+            raise BadScenario(f"there is a device named {step.name} already")
+        block_sectors = step.block_size // SECTOR_BYTES
+        if step.sectors % block_sectors:
+            raise BadScenario(f"disk {step.name}: {step.sectors} sectors are no multiple of a "
+                              f"block of {step.block_size} bytes")
+        disk = self.world.add_disk(step.name, step.sectors, block_sectors)
+        if step.fill == "stamp":
+            for sector, sectors in requests(0, step.sectors):
+                disk.view(sector, sectors)[:] = pattern.fill(
+                    self._seed, step.name, sector, sectors, step.generation).data
+        return _Result()
+
+    def _write(self, device: BlockDevice, step: Write) -> "_Result":
+        pieces = []
+        for sector, sectors in requests(step.sector, step.sectors):
+            if step.fill == "zero":
+                data = memoryview(bytes(sectors * SECTOR_BYTES))
+            else:
+                data = pattern.fill(self._seed, step.device, sector, sectors,
+                                    step.generation).data
+            if not step.buffered:
+                error = self._io.write_direct(device, sector, data)
+                if error:
+                    return _result(error)
+            pieces.append(data)
+        if step.buffered:
+            return _result(self._io.write_buffered(device, step.sector,
+                                                   memoryview(b"".join(pieces))))
+        return _Result()
+
+    def _read(self, device: BlockDevice, step: Read) -> "_Result":
+        parts: list[Runs] = []
+        error = 0
+        read = self._io.read_buffered if step.buffered else self._io.read_direct
+        for sector, sectors in requests(step.sector, step.sectors):
+            data, error = read(device, sector, sectors)
+            parts.append(pattern.encode(self._seed, data))
+            if len(data) < sectors * SECTOR_BYTES:
+                break
+        content = pattern.join(parts)
+        return _Result(errno.errorcode[error] if error else None,
+                       content={step.device: content} if content or not error else {})
+
+    def _lines(self, name: str, inactive: bool, kind: str) -> "_Result":
+        md = self.world.mapped.get(name)
+        if md is None:
+            return _result(errno.ENXIO)
+        table = md.inactive if inactive else md.live
+        if table is None:
+            return _Result(text="")
+        return _Result(text=_status_lines(table) if kind == "status" else _table_lines(table))
+
+    def _wait(self, name: str, event: int) -> "_Result":
+        md = self.world.mapped.get(name)
+        if md is None:
+            return _result(errno.ENXIO)
+        return _Result(TIMEOUT) if md.event == event else _Result(text=str(md.event))
+
+    # -- contents --
+
+    def _examine(self) -> "_Result":
+        content = {}
+        for name, md in sorted(self.world.mapped.items()):
+            if md.live is None or is_suspended(md):
+                continue
+            content[name] = pattern.join(list(self._examined(md)))
+        return _Result(content=content,
+                       image={name: self._image(name) for name in sorted(self.world.disks)})
+
+    def _examined(self, md: MappedDevice) -> Iterator[Runs]:
+        if md.sectors <= EXAMINE_SECTORS_MAX:
+            ranges = [(0, md.sectors)]
+        else:
+            ranges = [(0, EXAMINE_END_SECTORS),
+                      (md.sectors - EXAMINE_END_SECTORS, EXAMINE_END_SECTORS)]
+        for first, count in ranges:
+            for sector, sectors in requests(first, count):
+                data, error = self._io.read_direct(md, sector, sectors)
+                if error:
+                    lost: Run = Unreadable(errno.errorcode[error], sectors)
+                    yield (lost,)
+                else:
+                    yield pattern.encode(self._seed, data)
+
+    def _image(self, name: str) -> Runs:
+        disk = self.world.disks.get(name)
+        if disk is None:
+            raise BadScenario(f"there is no disk named {name}")
+        return pattern.join([
+            pattern.encode(self._seed, disk.view(sector, min(_IMAGE_SECTORS,
+                                                             disk.sectors - sector)))
+            for sector in range(0, disk.sectors, _IMAGE_SECTORS)])
+
+    # -- state --
+
+    def _changed_states(self) -> dict[str, DeviceState | None]:
+        now = {name: _state(md) for name, md in sorted(self.world.mapped.items())}
+        changed: dict[str, DeviceState | None] = {
+            name: None for name in self._states if name not in now}
+        changed.update((name, state) for name, state in now.items()
+                       if self._states.get(name) != state)
+        self._states = now
+        return changed
+
+
+class _Result:
+    """What a step gave, before the world is asked what else happened."""
+
+    __slots__ = ("content", "error", "image", "text")
+
+    def __init__(self, error: str | None = None, *, text: str | None = None,
+                 content: dict[str, Runs] | None = None,
+                 image: dict[str, Runs] | None = None) -> None:
+        self.error = error
+        self.text = text
+        self.content = content or {}
+        self.image = image or {}
+
+
+def _result(error: int) -> _Result:
+    return _Result(errno.errorcode[error] if error else None)
+
+
+def _status_lines(table: LoadedTable) -> str:
+    return "\n".join(f"{target.start} {target.sectors} {target.type_name} {target.status()}"
+                     for target in table.targets)
+
+
+def _table_lines(table: LoadedTable) -> str:
+    return "\n".join(f"{target.start} {target.sectors} {target.type_name} {target.table_line()}"
+                     for target in table.targets)
+
+
+def _state(md: MappedDevice) -> DeviceState:
+    live, inactive = md.live, md.inactive
+    return DeviceState(
+        status=None if live is None else _status_lines(live),
+        table=None if live is None else _table_lines(live),
+        inactive=None if inactive is None else _table_lines(inactive),
+        suspended=md.suspended, read_only=md.read_only, event=md.event, open=md.openers)
+
+
+def _parameter_error(name: str, value: str) -> int:
+    """What writing a parameter of dm_snapshot returns (kernel: ``param_set_uint``)."""
+    if name not in _UINT_PARAMETERS:
+        return errno.ENOENT
+    digits = value.strip().removeprefix("+")
+    if not digits.isascii() or not digits.isdigit():
+        return errno.EINVAL
+    return errno.ERANGE if int(digits) >= 1 << 32 else 0

@@ -1,0 +1,94 @@
+"""A bio: one piece of I/O on its way to a block device (kernel: ``struct bio``).
+
+``data`` is a memoryview of the submitter's buffer, so splitting and cloning share bytes.  The
+submitter gets ``end_io(bio)`` exactly once, with ``bio.error`` set to 0 or an errno.  A device may
+call it before ``submit`` returns.
+"""
+
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Final, Protocol
+
+EndIo = Callable[["Bio"], None]
+
+
+class Op(IntEnum):
+    """What a bio does (kernel: ``REQ_OP_*``); a flush is an empty write with PREFLUSH."""
+
+    READ = 0
+    WRITE = 1
+    FLUSH = 2
+    DISCARD = 3
+    WRITE_ZEROES = 9
+
+
+READ: Final = Op.READ
+WRITE: Final = Op.WRITE
+FLUSH: Final = Op.FLUSH
+
+
+class Bio:
+    """One piece of I/O.
+
+    Attributes:
+        op: what to do.
+        sector, sectors: where, in sectors of the device it is submitted to.
+        data: ``sectors`` * 512 bytes; None for a flush or discard.
+        end_io: called once, when the I/O is over.
+        error: 0 or an errno, set before ``end_io``.
+        context: for the submitter alone (kernel: ``bi_private``).
+        chunk: the chunk that tracks this bio, -1 if none (kernel: ``dm_snap_tracked_chunk``).
+    """
+
+    __slots__ = ("chunk", "context", "data", "end_io", "error", "op", "sector", "sectors")
+
+    def __init__(self, op: Op, sector: int, sectors: int, data: memoryview | None,
+                 end_io: EndIo, context: object = None) -> None:
+        self.op = op
+        self.sector = sector
+        self.sectors = sectors
+        self.data = data
+        self.end_io = end_io
+        self.error = 0
+        self.context = context
+        self.chunk = -1
+
+    def end(self, error: int = 0) -> None:
+        """Finish the bio (kernel: ``bio_endio``, ``bio_io_error``)."""
+        self.error = error
+        self.end_io(self)
+
+
+class BlockDevice(Protocol):
+    """What a bio can be submitted to: a disk or a mapped device.
+
+    ``name`` follows renames; ``openers`` counts tables that hold the device (kernel: the open
+    count that DM_DEV_STATUS reports for a mapped device).
+    """
+
+    name: str
+    sectors: int
+    block_sectors: int
+    max_sectors: int
+    read_only: bool
+    openers: int
+    suspended: bool
+
+    @property
+    def discard(self) -> bool:
+        """Whether its queue takes discards."""
+
+    @property
+    def write_cache(self) -> bool:
+        """Whether something below may lose what was not flushed."""
+
+    def submit(self, bio: Bio) -> None:
+        """Take a bio; it ends now or later."""
+
+    def below(self) -> "list[BlockDevice]":
+        """Devices that the live table of this one refers to."""
+
+
+def is_suspended(device: BlockDevice) -> bool:
+    """Whether I/O to ``device`` would wait: it, or a device below it, is suspended."""
+    return device.suspended or any(is_suspended(below) for below in device.below())

@@ -1,0 +1,173 @@
+"""What a process does to a block device: O_DIRECT and page-cache I/O, flush, discard, zero-out.
+
+Kernel: block/fops.c, fs/buffer.c, block/blk-lib.c.  Each call is one system call of a process that
+waits for it.  A direct request becomes one bio.  The page cache is modelled for one step only: the
+step starts with an empty cache and ends with its dirty blocks written back, one bio for each block
+of the cache, in ascending order.
+"""
+
+import errno
+from typing import Final
+
+from harness.twin.bio import READ, WRITE, Bio, BlockDevice, Op
+from harness.twin.clock import Clock
+from harness.twin.disk import PAGE_SECTORS
+from harness.units import SECTOR_SHIFT
+
+ZEROOUT_SECTORS_MAX: Final = 2048
+"""Longest bio of zero pages (``BIO_MAX_VECS`` pages)."""
+
+
+class BlockIO:
+    """System calls on block devices of one world."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def _submit(self, device: BlockDevice, bios: list[Bio]) -> int:
+        """Submit all, wait for all; the errno of the last one that failed."""
+        for bio in bios:
+            device.submit(bio)
+        left = [bio for bio in bios if bio.context is not _ENDED]
+        if left:
+            self._clock.wait_until(lambda: all(bio.context is _ENDED for bio in left))
+        self._clock.run_until_idle()
+        return next((bio.error for bio in reversed(bios) if bio.error), 0)
+
+    def write_direct(self, device: BlockDevice, sector: int, data: memoryview) -> int:
+        """``pwrite`` with O_DIRECT until it is all written or refused; the errno."""
+        if device.read_only:
+            return errno.EPERM
+        if sector >= device.sectors:
+            return errno.ENOSPC
+        sectors = len(data) >> SECTOR_SHIFT
+        inside = min(sectors, device.sectors - sector)
+        if sector % device.block_sectors or inside % device.block_sectors:
+            return errno.EINVAL
+        bio = Bio(WRITE, sector, inside, data[: inside << SECTOR_SHIFT], _end)
+        error = self._submit(device, [bio])
+        if not error and inside < sectors:
+            error = errno.ENOSPC
+        return error
+
+    def read_direct(self, device: BlockDevice, sector: int, sectors: int) -> tuple[bytearray, int]:
+        """``pread`` with O_DIRECT: bytes (fewer at the end of the device) and the errno."""
+        inside = max(0, min(sectors, device.sectors - sector))
+        if not inside:
+            return bytearray(), 0
+        if sector % device.block_sectors or inside % device.block_sectors:
+            return bytearray(), errno.EINVAL
+        data = bytearray(inside << SECTOR_SHIFT)
+        error = self._submit(device, [Bio(READ, sector, inside, memoryview(data), _end)])
+        return (bytearray(), error) if error else (data, 0)
+
+    @staticmethod
+    def cache_block_sectors(device: BlockDevice) -> int:
+        """Block size of the page cache (kernel: ``set_init_blocksize``)."""
+        block = device.block_sectors
+        while block < PAGE_SECTORS and not device.sectors & block:
+            block <<= 1
+        return block
+
+    def write_buffered(self, device: BlockDevice, sector: int, data: memoryview) -> int:
+        """``pwrite`` through an empty page cache, then ``fsync``; the errno."""
+        if device.read_only:
+            return errno.EPERM
+        if sector >= device.sectors:
+            return errno.ENOSPC
+        sectors = len(data) >> SECTOR_SHIFT
+        end = min(sector + sectors, device.sectors)
+        error = errno.ENOSPC if end < sector + sectors else 0
+        block = self.cache_block_sectors(device)
+        bios: list[Bio] = []
+        page = sector - sector % PAGE_SECTORS
+        while page < end:
+            blocks = self._dirty_page(device, page, block, sector, end, data)
+            if blocks is None:
+                # The copy into the cache stops here; what is dirty is still written back, but
+                # nobody waits for its errors.
+                self._submit(device, bios)
+                return errno.EIO
+            bios += blocks
+            page += PAGE_SECTORS
+        return self._submit(device, bios) or error
+
+    def _dirty_page(self, device: BlockDevice, page: int, block: int, first: int, end: int,
+                    data: memoryview) -> list[Bio] | None:
+        """The dirty blocks of one page; None if a block that is written in part cannot be read."""
+        bios = []
+        for start in range(page, page + PAGE_SECTORS, block):
+            low, high = max(start, first), min(start + block, end)
+            if low >= high:
+                continue
+            content = bytearray(block << SECTOR_SHIFT)
+            if high - low < block:
+                bio = Bio(READ, start, block, memoryview(content), _end)
+                if self._submit(device, [bio]):
+                    return None
+            content[low - start << SECTOR_SHIFT : high - start << SECTOR_SHIFT] = (
+                data[low - first << SECTOR_SHIFT : high - first << SECTOR_SHIFT])
+            bios.append(Bio(WRITE, start, block, memoryview(content), _end))
+        return bios
+
+    def read_buffered(self, device: BlockDevice, sector: int, sectors: int
+                      ) -> tuple[bytearray, int]:
+        """``pread`` through an empty page cache: bytes up to the first bad block, errno if none."""
+        end = min(sector + sectors, device.sectors)
+        block = self.cache_block_sectors(device)
+        data = bytearray()
+        start = sector - sector % PAGE_SECTORS
+        while start < end:
+            size = min(PAGE_SECTORS, device.sectors - start)
+            page = bytearray(size << SECTOR_SHIFT)
+            bios = [Bio(READ, start + offset, min(block, size - offset),
+                        memoryview(page)[offset << SECTOR_SHIFT :
+                                         min(offset + block, size) << SECTOR_SHIFT], _end)
+                    for offset in range(0, size, block)]
+            error = self._submit(device, bios)
+            if error:
+                return data, 0 if data else errno.EIO
+            data += page[max(sector - start, 0) << SECTOR_SHIFT : end - start << SECTOR_SHIFT]
+            start += PAGE_SECTORS
+        return data, 0
+
+    def flush(self, device: BlockDevice) -> int:
+        """``fsync``: without a volatile cache anywhere below, the queue drops the flush."""
+        if device.write_cache:
+            return self._submit(device, [Bio(Op.FLUSH, 0, 0, None, _end)])
+        return 0
+
+    def discard(self, device: BlockDevice, sector: int, sectors: int) -> int:
+        """``BLKDISCARD``; the errno."""
+        if device.read_only:
+            return errno.EPERM
+        if not device.discard:
+            return errno.EOPNOTSUPP
+        if sector % device.block_sectors or sectors % device.block_sectors:
+            return errno.EINVAL
+        if sector + sectors > device.sectors:
+            return errno.EINVAL
+        return self._submit(device, [Bio(Op.DISCARD, sector, sectors, None, _end)])
+
+    def zeroout(self, device: BlockDevice, sector: int, sectors: int) -> int:
+        """``BLKZEROOUT``, by writing zero pages; the errno."""
+        if device.read_only:
+            return errno.EPERM
+        if sector % device.block_sectors or sectors % device.block_sectors:
+            return errno.EINVAL
+        end = sector + sectors
+        if end > device.sectors:
+            return errno.EINVAL
+        bios = []
+        for start in range(sector, end, ZEROOUT_SECTORS_MAX):
+            count = min(ZEROOUT_SECTORS_MAX, end - start)
+            zeros = memoryview(bytes(count << SECTOR_SHIFT))
+            bios.append(Bio(WRITE, start, count, zeros, _end))
+        return self._submit(device, bios)
+
+
+_ENDED: Final = object()
+
+
+def _end(bio: Bio) -> None:
+    bio.context = _ENDED

@@ -1,0 +1,77 @@
+"""The twin's clock: what happens next, in integer time.
+
+Events are ordered by (time, sequence): two events of the same tick run in the order in which they
+were asked for, as work items of one single-CPU kernel do.  Work for the current tick goes through
+a plain queue, because nearly all of it is; the heap is only used for what lies ahead.  Time never
+runs backwards and only moves when nothing is left to do now.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from heapq import heappop, heappush
+from typing import Any
+
+from harness.units import Ticks
+
+Work = Callable[..., Any]
+
+
+class WouldBlockForever(Exception):
+    """Nothing is left to do, and what was waited for has not happened."""
+
+
+class Clock:
+    """Runs events; see the module docstring for their order."""
+
+    __slots__ = ("_ahead", "_sequence", "_soon", "now")
+
+    def __init__(self) -> None:
+        self.now = Ticks(0)
+        self._soon: deque[tuple[Work, tuple[Any, ...]]] = deque()
+        self._ahead: list[tuple[int, int, Work, tuple[Any, ...]]] = []
+        self._sequence = 0
+
+    def soon(self, work: Work, *args: Any) -> None:
+        """Run ``work(*args)`` in this tick, after everything already queued for it."""
+        self._soon.append((work, args))
+
+    def after(self, ticks: int, work: Work, *args: Any) -> None:
+        """Run ``work(*args)`` ``ticks`` later; 0 is the same as `soon`."""
+        if not ticks:
+            self._soon.append((work, args))
+            return
+        assert ticks > 0, "time does not run backwards"
+        self._sequence += 1
+        heappush(self._ahead, (self.now + ticks, self._sequence, work, args))
+
+    def step(self) -> bool:
+        """Run one event; False if there is none."""
+        if self._soon:
+            work, args = self._soon.popleft()
+        elif self._ahead:
+            time, _, work, args = heappop(self._ahead)
+            self.now = Ticks(time)
+        else:
+            return False
+        work(*args)
+        return True
+
+    def run_until_idle(self) -> None:
+        """Run until nothing is left to do."""
+        soon = self._soon
+        while True:
+            while soon:
+                work, args = soon.popleft()
+                work(*args)
+            if not self.step():
+                return
+
+    def wait_until(self, happened: Callable[[], bool]) -> None:
+        """What a process does when it sleeps: run the world until ``happened()``.
+
+        Raises:
+            WouldBlockForever: the world came to rest first.
+        """
+        while not happened():
+            if not self.step():
+                raise WouldBlockForever

@@ -1,0 +1,233 @@
+"""The world of one scenario: disks, mapped devices, and the ioctls on them (kernel: dm-ioctl.c).
+
+An ioctl returns an errno, 0 for success.  What the kernel would log, and the uevents it would
+send, are kept in order until somebody takes them; ``device-mapper: `` stands before every line.
+"""
+
+import errno
+from collections.abc import Callable
+from typing import Final
+
+from harness.steps import TargetLine, UEvent
+from harness.twin.bio import Bio, BlockDevice
+from harness.twin.clock import Clock
+from harness.twin.disk import Disk
+from harness.twin.mapped_device import MappedDevice
+from harness.twin.origin import Origin, write_to_snapshots
+from harness.twin.profile import Profile
+from harness.twin.registry import Registry
+from harness.twin.snapshot import Snapshot
+from harness.twin.table import LoadError, Table, split_args
+from harness.twin.target import Error, Linear, Target, Zero
+
+TARGET_TYPES: Final[dict[str, type[Target]]] = {
+    kind.type_name: kind for kind in (Linear, Error, Zero, Snapshot, Origin)
+}
+
+
+class DeviceMapper:
+    """All devices of one world, by name."""
+
+    def __init__(self, profile: Profile) -> None:
+        self.profile = profile
+        self.target_types = TARGET_TYPES
+        self.clock = Clock()
+        self.registry = Registry()
+        self.disks: dict[str, Disk] = {}
+        self.mapped: dict[str, MappedDevice] = {}
+        self._log: list[str] = []
+        self._uevents: list[UEvent] = []
+        self._exception_waiters: list[Callable[[], None]] = []
+
+    # -- what the world tells --
+
+    def log(self, text: str) -> None:
+        """One line of the kernel log."""
+        self._log.append(f"device-mapper: {text}")
+
+    def take_log(self) -> tuple[str, ...]:
+        """The lines since the last call."""
+        lines, self._log = self._log, []
+        return tuple(lines)
+
+    def take_uevents(self) -> tuple[UEvent, ...]:
+        """The uevents since the last call."""
+        events, self._uevents = self._uevents, []
+        return tuple(events)
+
+    def _uevent(self, md: MappedDevice, action: str, **properties: str) -> None:
+        """A uevent, if the device has been announced (its first table was loaded)."""
+        if md.limits_known:
+            self._uevents.append(UEvent(action, md.name, properties))
+
+    # -- devices --
+
+    def device(self, name: str) -> BlockDevice | None:
+        """The disk or mapped device of that name."""
+        return self.disks.get(name) or self.mapped.get(name)
+
+    def add_disk(self, name: str, sectors: int, block_sectors: int) -> Disk:
+        """A new disk of zeros."""
+        disk = Disk(name, sectors, block_sectors, self.profile.disk_max_sectors)
+        disk.discard = self.profile.disk_discard
+        self.disks[name] = disk
+        return disk
+
+    # -- what snapshots share --
+
+    def origin_write(self, origin: BlockDevice, sector: int, bio: Bio | None) -> bool:
+        """A write to ``origin`` (kernel: ``do_origin``); True if ``bio`` has to wait."""
+        snapshots = self.registry.snapshots(origin)
+        return bool(snapshots) and write_to_snapshots(snapshots, sector, bio)
+
+    def exception_done(self) -> None:
+        """Some pending exception is over (``increment_pending_exceptions_done_count``)."""
+        waiters, self._exception_waiters = self._exception_waiters, []
+        for waiter in waiters:
+            self.clock.soon(waiter)
+
+    def when_exception_done(self, then: Callable[[], None]) -> None:
+        """Call ``then`` when the next pending exception, of any snapshot, is over."""
+        self._exception_waiters.append(then)
+
+    # -- ioctls --
+
+    def create(self, name: str) -> int:
+        """DM_DEV_CREATE."""
+        if self.device(name) is not None:
+            return errno.EBUSY
+        self.mapped[name] = MappedDevice(self, name)
+        return 0
+
+    def load(self, name: str, lines: tuple[TargetLine, ...], read_only: bool) -> int:
+        """DM_TABLE_LOAD."""
+        md = self.mapped.get(name)
+        if md is None:
+            return errno.ENXIO
+        try:
+            table = Table(md, lines, read_only)
+        except LoadError as refused:
+            return refused.code
+        if not md.limits_known:
+            fault = md.set_limits(table)
+            if fault is not None:
+                self.log(fault)
+                self.log("core: Cannot calculate initial queue limits")
+                self.log("ioctl: unable to set up device queue for new table.")
+                table.destroy()
+                return errno.EINVAL
+            self._uevent(md, "add")
+        old, md.inactive = md.inactive, table
+        if old is not None:
+            old.destroy()
+        return 0
+
+    def clear(self, name: str) -> int:
+        """DM_TABLE_CLEAR."""
+        md = self.mapped.get(name)
+        if md is None:
+            return errno.ENXIO
+        old, md.inactive = md.inactive, None
+        if old is not None:
+            old.destroy()
+        return 0
+
+    def suspend(self, name: str) -> int:
+        """DM_DEV_SUSPEND with DM_SUSPEND_FLAG."""
+        md = self.mapped.get(name)
+        if md is None:
+            return errno.ENXIO
+        if not md.suspended:
+            md.suspend()
+        return 0
+
+    def resume(self, name: str) -> int:
+        """DM_DEV_SUSPEND without the flag (kernel: ``do_resume``)."""
+        md = self.mapped.get(name)
+        if md is None:
+            return errno.ENXIO
+        old: Table | None = None
+        properties: dict[str, str] = {}
+        if md.inactive is not None:
+            table, md.inactive = md.inactive, None
+            if not md.suspended:
+                md.suspend()
+            fault = md.set_limits(table)
+            if fault is not None:
+                self.log(fault)
+                table.destroy()
+                return errno.EINVAL
+            old_sectors = md.sectors
+            old = md.bind(table)
+            if old_sectors and old_sectors != md.sectors:
+                properties["RESIZE"] = "1"
+            read_only = not table.writable
+            if read_only != md.read_only:
+                md.read_only = read_only
+                self._uevent(md, "change", DISK_RO=str(int(read_only)))
+        error = 0
+        if md.suspended:
+            error = md.resume()
+            if not error:
+                self._uevent(md, "change", **properties)
+        if old is not None:
+            old.destroy()
+        return error
+
+    def remove(self, name: str) -> int:
+        """DM_DEV_REMOVE."""
+        md = self.mapped.get(name)
+        if md is None:
+            return errno.ENXIO
+        if md.openers:
+            return errno.EBUSY
+        if md.inactive is not None:
+            md.inactive.destroy()
+            md.inactive = None
+        # Once from the ioctl, once when the disk goes away.
+        self._uevent(md, "remove")
+        if md.live is not None:
+            if not md.suspended:
+                md.suspend()
+            md.live.destroy()
+            md.live = None
+        self._uevent(md, "remove")
+        del self.mapped[name]
+        return 0
+
+    def rename(self, name: str, to: str) -> int:
+        """DM_DEV_RENAME."""
+        if self.device(to) is not None:
+            self.log(f"ioctl: Unable to change name on mapped device {name} to one that already "
+                     f"exists: {to}")
+            return errno.EBUSY
+        md = self.mapped.pop(name, None)
+        if md is None:
+            self.log(f"ioctl: Unable to rename non-existent device, {name} to {to}")
+            return errno.ENXIO
+        md.name = to
+        self.mapped[to] = md
+        if md.live is not None:
+            md.raise_event()
+        self._uevent(md, "change")
+        return 0
+
+    def message(self, name: str, sector: int, text: str) -> int:
+        """DM_TARGET_MSG: no target here takes any."""
+        md = self.mapped.get(name)
+        if md is None:
+            return errno.ENXIO
+        words = split_args(text)
+        if not words:
+            self.log("ioctl: Empty message received.")
+            return errno.EINVAL
+        if md.live is None:
+            if not self.profile.message_needs_table:
+                return 0
+            self.log("ioctl: The device has no table.")
+            return errno.EINVAL
+        if sector >= md.sectors:
+            self.log("ioctl: Target message sector outside device.")
+            return errno.EINVAL
+        self.log("ioctl: Target type does not support messages")
+        return errno.EINVAL

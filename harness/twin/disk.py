@@ -1,0 +1,66 @@
+"""A plain disk: memory that bios read and write, without latency or faults of its own.
+
+The memory is an anonymous mapping, so a disk of many GiB costs what is written to it.  A disk
+completes a bio before `submit` returns, as the kernel's ram disk does.
+"""
+
+import errno
+import mmap
+from typing import Final
+
+from harness.twin.bio import Bio, BlockDevice, Op
+from harness.units import SECTOR_SHIFT
+
+PAGE_SECTORS: Final = 8
+
+
+class Disk:
+    """``sectors`` sectors of zeros, with a logical block of ``block_sectors`` sectors."""
+
+    def __init__(self, name: str, sectors: int, block_sectors: int, max_sectors: int) -> None:
+        self.name = name
+        self.sectors = sectors
+        self.block_sectors = block_sectors
+        self.max_sectors = max_sectors
+        self.read_only = False
+        self.openers = 0
+        self.suspended = False
+        self.discard = False
+        self.write_cache = False
+        self._memory = memoryview(mmap.mmap(-1, sectors << SECTOR_SHIFT))
+
+    def submit(self, bio: Bio) -> None:
+        """Do the I/O at once; beyond the end it fails (kernel: ``bio_check_eod``)."""
+        op = bio.op
+        first = bio.sector
+        end = first + bio.sectors
+        if end > self.sectors:
+            bio.end(errno.EIO)
+        elif op == Op.WRITE:
+            assert bio.data is not None
+            self._memory[first << SECTOR_SHIFT : end << SECTOR_SHIFT] = bio.data
+            bio.end()
+        elif op == Op.READ:
+            assert bio.data is not None
+            bio.data[:] = self._memory[first << SECTOR_SHIFT : end << SECTOR_SHIFT]
+            bio.end()
+        elif op == Op.FLUSH:
+            bio.end()
+        elif op == Op.DISCARD and not self.discard:
+            bio.end(errno.EOPNOTSUPP)
+        else:
+            # A ram disk frees the pages that lie wholly inside, and leaves the rest as it is.
+            first += -first % PAGE_SECTORS
+            end -= end % PAGE_SECTORS
+            if first < end:
+                self._memory[first << SECTOR_SHIFT : end << SECTOR_SHIFT] = bytes(
+                    end - first << SECTOR_SHIFT)
+            bio.end()
+
+    def below(self) -> list[BlockDevice]:
+        """A disk stands on nothing."""
+        return []
+
+    def view(self, sector: int, sectors: int) -> memoryview:
+        """The bytes of a range, as they are now: for images, not for I/O."""
+        return self._memory[sector << SECTOR_SHIFT : (sector + sectors) << SECTOR_SHIFT]

@@ -1,0 +1,113 @@
+"""What a snapshot asks of its exception store, and how its arguments are read.
+
+Kernel: dm-exception-store.c.  Two types exist: ``P`` (persistent) and ``N`` (transient).
+"""
+
+import errno
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar
+
+from harness.store.layout import chunk_size_fault
+from harness.twin.bio import BlockDevice
+from harness.twin.target import CtrError, parse_unsigned
+
+if TYPE_CHECKING:
+    from harness.twin.device_mapper import DeviceMapper
+    from harness.twin.snapshot import Snapshot
+
+Committed = Callable[[bool], None]
+"""``acknowledge(success)``: the exception is in the store, or never will be."""
+Then = Callable[[], None]
+
+
+class ExceptionStore(ABC):
+    """The metadata of one snapshot.
+
+    ``chunk_sectors`` is 0 while the store of a handover destination waits for its turn.
+    """
+
+    type_letter: ClassVar[str]
+    can_merge: ClassVar[bool] = False
+
+    def __init__(self, world: "DeviceMapper", cow: BlockDevice, origin: BlockDevice) -> None:
+        self.world = world
+        self.cow = cow
+        self.block_sectors = max(cow.block_sectors, origin.block_sectors)
+        self.chunk_sectors = 0
+        self.overflow_supported = False
+
+    def set_chunk_sectors(self, chunk_sectors: int) -> str | None:
+        """Take a chunk size, or say in the kernel's words why not."""
+        fault = chunk_size_fault(chunk_sectors, self.block_sectors)
+        if fault is None:
+            self.chunk_sectors = chunk_sectors
+        return fault
+
+    @abstractmethod
+    def parse_options(self, options: str) -> None:
+        """What follows the type letter.
+
+        Raises:
+            CtrError: an option is not known.
+        """
+
+    @abstractmethod
+    def read_metadata(self, add: Callable[[int, int], None]) -> bool:
+        """Load the store, ``add(old, new)`` for each exception; False if it is marked invalid.
+
+        Raises:
+            OSError: with the errno that the load fails with.
+        """
+
+    @abstractmethod
+    def prepare_exception(self) -> int:
+        """Allocate a chunk; -1 if there is no space."""
+
+    @abstractmethod
+    def commit_exception(self, old: int, new: int, copied: bool, acknowledge: Committed,
+                         then: Then) -> None:
+        """Record an exception whose copy is over.
+
+        ``acknowledge`` may be kept for later; ``then`` is called when the caller may go on, which
+        is before this returns if the COW device answers at once.
+        """
+
+    @abstractmethod
+    def drop(self, then: Then) -> None:
+        """The snapshot is invalid from now on; make that last."""
+
+    @abstractmethod
+    def usage(self) -> tuple[int, int, int]:
+        """Sectors allocated, in total, and of metadata."""
+
+    def table_line(self) -> str:
+        """The store's part of the TABLE string."""
+        return f"{self.type_letter} {self.chunk_sectors}"
+
+
+def create(world: "DeviceMapper", argv: list[str], snapshot: "Snapshot") -> ExceptionStore:
+    """A store from ``<type><options> <chunk size>`` (kernel: ``dm_exception_store_create``).
+
+    Raises:
+        CtrError: the caller replaces the text by its own, as the kernel's snapshot target does.
+    """
+    # Imported here, because both stores derive from the class above.
+    from harness.twin.persistent import PersistentStore
+    from harness.twin.transient import TransientStore
+
+    word, size = argv[0], argv[1]
+    kinds: dict[str, type[ExceptionStore]] = {"P": PersistentStore, "N": TransientStore}
+    kind = kinds.get(word[:1].upper())
+    if kind is None:
+        raise CtrError("Exception store type is not P or N", errno.EINVAL)
+    store = kind(world, snapshot.cow, snapshot.origin)
+    chunk_sectors = parse_unsigned(size, 32, plus=True)
+    if chunk_sectors is None:
+        raise CtrError("Invalid chunk size", errno.EINVAL)
+    if chunk_sectors:
+        fault = store.set_chunk_sectors(chunk_sectors)
+        if fault is not None:
+            raise CtrError(fault, errno.EINVAL)
+    store.parse_options(word[1:])
+    return store

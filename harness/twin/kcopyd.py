@@ -1,0 +1,144 @@
+"""kcopyd: copies between devices in the background (kernel: dm-kcopyd.c).
+
+One client has one worker, which a work item of the clock stands for.  The worker first hands
+finished jobs to their callbacks, then issues I/O: a read into the job's pages, then a write from
+them.  A job longer than the sub-job size is cut and its pieces go out one after another; the
+kernel keeps eight in flight, which on disks that answer at once is the same.  The first error ends
+a job: what was copied before it stays.
+
+A callback may need I/O of its own before the worker may go on (a commit of metadata sleeps in the
+kernel): it calls `block`, and `unblock` once it is through.
+
+Left out on purpose: the page pool and the throttle by percentage of time, which change no result.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from harness.twin.bio import READ, WRITE, Bio, BlockDevice
+from harness.twin.clock import Clock
+from harness.units import SECTOR_SHIFT
+
+CopyDone = Callable[[Any, bool, bool], None]
+"""``callback(context, read_error, write_error)``."""
+
+
+class _Job:
+    __slots__ = ("callback", "context", "done", "pages", "piece", "read_error", "sectors", "source",
+                 "source_sector", "target", "target_sector", "write_error", "writing")
+
+    def __init__(self, source: BlockDevice, source_sector: int, target: BlockDevice,
+                 target_sector: int, sectors: int, callback: CopyDone, context: object) -> None:
+        self.source = source
+        self.source_sector = source_sector
+        self.target = target
+        self.target_sector = target_sector
+        self.sectors = sectors
+        self.done = 0
+        self.piece = 0
+        self.pages: memoryview | None = None
+        self.writing = False
+        self.read_error = False
+        self.write_error = False
+        self.callback = callback
+        self.context = context
+
+
+class Kcopyd:
+    """One client: a queue of copies and the worker that serves it."""
+
+    __slots__ = ("_awake", "_blocked", "_clock", "_complete", "_io", "_subjob_sectors", "jobs",
+                 "jobs_peak")
+
+    def __init__(self, clock: Clock, subjob_sectors: int) -> None:
+        self._clock = clock
+        self._subjob_sectors = subjob_sectors
+        self._complete: deque[tuple[CopyDone, Any, bool, bool]] = deque()
+        self._io: deque[_Job] = deque()
+        self._awake = False
+        self._blocked = False
+        self.jobs = 0
+        self.jobs_peak = 0
+
+    def copy(self, source: BlockDevice, source_sector: int, target: BlockDevice,
+             target_sector: int, sectors: int, callback: CopyDone, context: object) -> None:
+        """Copy ``sectors`` sectors (kernel: ``dm_kcopyd_copy``)."""
+        self._count_job()
+        self._io.append(_Job(source, source_sector, target, target_sector, sectors, callback,
+                             context))
+        self._wake()
+
+    def prepare_callback(self) -> None:
+        """Account for a job whose I/O the caller does (``dm_kcopyd_prepare_callback``)."""
+        self._count_job()
+
+    def do_callback(self, callback: CopyDone, context: object, write_error: bool) -> None:
+        """Let the worker finish a prepared job (kernel: ``dm_kcopyd_do_callback``)."""
+        self._complete.append((callback, context, False, write_error))
+        self._wake()
+
+    def block(self) -> None:
+        """The worker sleeps inside a callback."""
+        self._blocked = True
+
+    def unblock(self) -> None:
+        """The worker goes on."""
+        self._blocked = False
+        if self._complete or self._io:
+            self._wake()
+
+    def _count_job(self) -> None:
+        self.jobs += 1
+        if self.jobs > self.jobs_peak:
+            self.jobs_peak = self.jobs
+
+    def _wake(self) -> None:
+        if not self._awake:
+            self._awake = True
+            self._clock.soon(self._work)
+
+    def _work(self) -> None:
+        """One run of the worker (kernel: ``do_work``)."""
+        self._awake = False
+        complete = self._complete
+        while complete and not self._blocked:
+            callback, context, read_error, write_error = complete.popleft()
+            self.jobs -= 1
+            callback(context, read_error, write_error)
+        io = self._io
+        while io and not self._blocked:
+            self._issue(io.popleft())
+
+    def _issue(self, job: _Job) -> None:
+        if job.writing:
+            bio = Bio(WRITE, job.target_sector + job.done, job.piece, job.pages, self._end_io, job)
+            job.target.submit(bio)
+            return
+        job.piece = min(job.sectors - job.done, self._subjob_sectors)
+        job.pages = memoryview(bytearray(job.piece << SECTOR_SHIFT))
+        bio = Bio(READ, job.source_sector + job.done, job.piece, job.pages, self._end_io, job)
+        job.source.submit(bio)
+
+    def _end_io(self, bio: Bio) -> None:
+        job = bio.context
+        assert isinstance(job, _Job)
+        if bio.error:
+            if job.writing:
+                job.write_error = True
+            else:
+                job.read_error = True
+        elif not job.writing:
+            job.writing = True
+            self._io.append(job)
+            self._wake()
+            return
+        else:
+            job.writing = False
+            job.done += job.piece
+            if job.done < job.sectors:
+                self._io.append(job)
+                self._wake()
+                return
+        self._complete.append((job.callback, job.context, job.read_error, job.write_error))
+        self._wake()

@@ -1,0 +1,245 @@
+"""A mapped device: what dm-core does between a bio and the targets (kernel: dm.c).
+
+Bios are cut so that each piece stays inside one target and inside what the target takes; each
+piece is a clone that ends into its parent.  While the device is suspended, bios wait in order.
+"""
+
+import errno
+from typing import TYPE_CHECKING
+
+from harness.twin.bio import Bio, BlockDevice, EndIo, Op
+from harness.twin.table import Table
+from harness.twin.target import Target
+from harness.units import SECTOR_SHIFT
+
+if TYPE_CHECKING:
+    from harness.twin.device_mapper import DeviceMapper
+
+UNLIMITED_SECTORS = (1 << 32) - 1
+
+
+class _Io:
+    """The pieces of one bio (kernel: ``struct dm_io``): the bio ends with the last of them."""
+
+    __slots__ = ("bio", "error", "pieces")
+
+    def __init__(self, bio: Bio) -> None:
+        self.bio = bio
+        self.pieces = 1
+        self.error = 0
+
+
+class MappedDevice:
+    """A device with a live and an inactive table.
+
+    ``suspended`` is what a user asked for; ``internally_suspended`` counts the quiescing that a
+    handover does to its neighbour (kernel: ``dm_internal_suspend_fast``).
+    """
+
+    def __init__(self, world: "DeviceMapper", name: str) -> None:
+        self.world = world
+        self.name = name
+        self.live: Table | None = None
+        self.inactive: Table | None = None
+        self.suspended = False
+        self.internally_suspended = 0
+        self.read_only = False
+        self.sectors = 0
+        self.block_sectors = 1
+        self.max_sectors = UNLIMITED_SECTORS
+        self.event = 0
+        self.openers = 0
+        self.limits_known = False
+        self._held: dict[tuple[BlockDevice, int], int] = {}
+        self._deferred: list[Bio] = []
+        self._in_flight = 0
+
+    # -- devices opened by the tables --
+
+    def hold(self, device: BlockDevice, mode: int) -> None:
+        """Open ``device`` once for each mode (kernel: ``dm_get_table_device``)."""
+        key = (device, mode)
+        if key not in self._held:
+            self._held[key] = 0
+            device.openers += 1
+        self._held[key] += 1
+
+    def release(self, device: BlockDevice, mode: int) -> None:
+        """Kernel: ``dm_put_table_device``."""
+        key = (device, mode)
+        self._held[key] -= 1
+        if not self._held[key]:
+            del self._held[key]
+            device.openers -= 1
+
+    def below(self) -> list[BlockDevice]:
+        """Devices of the live table."""
+        return self.live.devices() if self.live else []
+
+    @property
+    def discard(self) -> bool:
+        """Every target takes discards, and so does every device below it."""
+        table = self.live
+        return table is not None and all(
+            target.takes_discards() and all(device.discard for device, _, _ in target.devices())
+            for target in table.targets)
+
+    @property
+    def write_cache(self) -> bool:
+        """Some device below has one (kernel: ``dm_table_supports_flush``)."""
+        return any(device.write_cache for device in self.below())
+
+    # -- bios --
+
+    def submit(self, bio: Bio) -> None:
+        """Take a bio (kernel: ``dm_submit_bio``)."""
+        if self.suspended or self.internally_suspended:
+            self._deferred.append(bio)
+            return
+        self._in_flight += 1
+        if self.live is None or bio.sector + bio.sectors > self.sectors:
+            self._end(bio, errno.EIO)
+            return
+        io = _Io(bio)
+        if bio.op == Op.FLUSH:
+            self._flush(io, self.live)
+        else:
+            self._split(io, self.live)
+        self._end_piece(io, 0)
+
+    def _split(self, io: _Io, table: Table) -> None:
+        bio = io.bio
+        sector = bio.sector
+        left = bio.sectors
+        data = bio.data
+        while True:
+            target = table.find(sector)
+            sectors = target.io_sectors(bio, sector,
+                                        min(left, target.start + target.sectors - sector))
+            io.pieces += 1
+            piece = data
+            if data is not None and sectors != left:
+                piece = data[: sectors << SECTOR_SHIFT]
+                data = data[sectors << SECTOR_SHIFT :]
+            clone = _Clone(bio.op, sector, sectors, piece, self._end_clone, io, target)
+            device = target.map(clone)
+            if device is not None:
+                device.submit(clone)
+            left -= sectors
+            if not left:
+                return
+            sector += sectors
+
+    def _flush(self, io: _Io, table: Table) -> None:
+        for target in table.targets:
+            for number in range(target.flushes):
+                io.pieces += 1
+                clone = _Clone(Op.FLUSH, 0, 0, None, self._end_clone, io, target)
+                try:
+                    device = target.flush_device(number)
+                except OSError as fault:
+                    clone.end(fault.errno or errno.EIO)
+                    continue
+                if device is None:
+                    clone.end()
+                else:
+                    device.submit(clone)
+
+    def _end_clone(self, clone: Bio) -> None:
+        assert isinstance(clone, _Clone)
+        if clone.chunk >= 0:
+            clone.target.end_io(clone)
+        self._end_piece(clone.io, clone.error)
+
+    def _end_piece(self, io: _Io, error: int) -> None:
+        if error:
+            io.error = error
+        io.pieces -= 1
+        if not io.pieces:
+            self._end(io.bio, io.error)
+
+    def _end(self, bio: Bio, error: int) -> None:
+        self._in_flight -= 1
+        bio.end(error)
+
+    # -- suspend and resume --
+
+    def suspend(self) -> None:
+        """Stop taking bios and wait for those in flight (kernel: ``dm_suspend``)."""
+        table = self.live
+        if table:
+            for target in table.targets:
+                target.presuspend()
+        self.suspended = True
+        self.world.clock.wait_until(lambda: not self._in_flight)
+        if table:
+            for target in table.targets:
+                target.postsuspend()
+
+    def resume(self) -> int:
+        """Take bios again; 0 or the errno that keeps the device suspended (``dm_resume``)."""
+        table = self.live
+        if table is None:
+            return errno.EINVAL
+        for target in table.targets:
+            error = target.preresume()
+            if error:
+                self.world.log(f"table: {{{self.name}}}: {target.type_name}: preresume failed, "
+                               f"error = -{error}")
+                return error
+        for target in table.targets:
+            target.resume()
+        self.suspended = False
+        self._submit_deferred()
+        return 0
+
+    def internal_suspend(self) -> None:
+        """Quiesce for a moment, without telling the targets (``dm_internal_suspend_fast``)."""
+        self.internally_suspended += 1
+        if not self.suspended:
+            self.world.clock.wait_until(lambda: not self._in_flight)
+
+    def internal_resume(self) -> None:
+        """Kernel: ``dm_internal_resume_fast``."""
+        self.internally_suspended -= 1
+        if not self.suspended and not self.internally_suspended:
+            self._submit_deferred()
+
+    def _submit_deferred(self) -> None:
+        bios, self._deferred = self._deferred, []
+        for bio in bios:
+            self.submit(bio)
+
+    # -- tables --
+
+    def set_limits(self, table: Table) -> str | None:
+        """Take the queue limits from ``table``; or say, as logged, why they cannot be had."""
+        fault = table.fault_of_limits()
+        if fault is None:
+            self.limits_known = True
+            self.block_sectors = table.block_sectors()
+            self.max_sectors = (table.max_sectors(UNLIMITED_SECTORS)
+                                if self.world.profile.max_sectors_cut else UNLIMITED_SECTORS)
+        return fault
+
+    def bind(self, table: Table) -> Table | None:
+        """Make ``table`` live; returns the one it replaces (kernel: ``__bind``)."""
+        old, self.live = self.live, table
+        self.sectors = table.sectors
+        return old
+
+    def raise_event(self) -> None:
+        """Kernel: ``dm_table_event``; wakes who waits for the next event number."""
+        self.event += 1
+
+
+class _Clone(Bio):
+    """A piece of a bio, on its way through one target."""
+
+    __slots__ = ("io", "target")
+
+    def __init__(self, op: Op, sector: int, sectors: int, data: memoryview | None,
+                 end_io: EndIo, io: _Io, target: Target) -> None:
+        super().__init__(op, sector, sectors, data, end_io)
+        self.io = io
+        self.target = target

@@ -1,0 +1,234 @@
+"""The persistent exception store (kernel: dm-snap-persistent.c).
+
+In memory there is one metadata area, kept as the bytes that go to disk: what stands behind the end
+marker is written back untouched, as in the kernel.  Exceptions are committed in the order in which
+they were allocated; the area is written when the last pending one is in it, or when it is full.
+Before a full area is written, the next one is zeroed, so that a reader always finds the end.
+
+Where things are on the COW device: `harness.store.layout`.
+"""
+
+import errno
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from harness.store.layout import (
+    ENTRY,
+    HEADER_CHUNK,
+    SNAP_MAGIC,
+    SNAPSHOT_DISK_VERSION,
+    Header,
+    area_chunk,
+    entries_per_area,
+)
+from harness.twin.bio import READ, WRITE, Bio, BlockDevice, Op
+from harness.twin.exception_store import Committed, ExceptionStore, Then
+from harness.twin.target import CtrError
+from harness.units import SECTOR_SHIFT
+
+if TYPE_CHECKING:
+    from harness.twin.device_mapper import DeviceMapper
+
+DEFAULT_CHUNK_SECTORS = 32
+"""Chunk size when the table says 0 (kernel: ``DM_CHUNK_SIZE_DEFAULT_SECTORS``)."""
+_U64 = (1 << 64) - 1
+
+
+class PersistentStore(ExceptionStore):
+    """Store type P, or PO when it may overflow without being invalidated."""
+
+    type_letter = "P"
+    can_merge = True
+
+    def __init__(self, world: "DeviceMapper", cow: BlockDevice, origin: BlockDevice) -> None:
+        super().__init__(world, cow, origin)
+        self.valid = True
+        self.version = SNAPSHOT_DISK_VERSION
+        self.next_free = 2
+        self.area = 0
+        self.committed = 0
+        self.pending = 0
+        self.entries = 0
+        self._area_bytes = bytearray()
+        self._callbacks: list[Committed] = []
+
+    def parse_options(self, options: str) -> None:
+        """``O`` lets the snapshot overflow; what follows the O is not looked at."""
+        if not options:
+            return
+        if options[0].upper() != "O":
+            self._log(f"Unsupported persistent store option: {options}")
+            raise CtrError("Exception store type constructor failed", errno.EINVAL)
+        self.overflow_supported = True
+
+    def _log(self, text: str) -> None:
+        self.world.log(f"persistent snapshot: {text}")
+
+    # -- chunk I/O --
+
+    def _chunk_io(self, op: Op, chunk: int, data: bytearray | bytes,
+                  then: Callable[[int], None]) -> None:
+        """Read or write one whole chunk; ``then(errno)``."""
+        sectors = self.chunk_sectors
+        bio = Bio(op, chunk * sectors, sectors, memoryview(data),
+                  lambda bio: then(bio.error))
+        self.cow.submit(bio)
+
+    def _chunk_io_sync(self, op: Op, chunk: int, data: bytearray | bytes) -> int:
+        """The same, waiting; for a constructor. Returns the errno."""
+        errors: list[int] = []
+        self._chunk_io(op, chunk, data, errors.append)
+        self.world.clock.wait_until(lambda: bool(errors))
+        return errors[0]
+
+    def _chunk_bytes(self) -> int:
+        return self.chunk_sectors << SECTOR_SHIFT
+
+    def _header(self) -> bytes:
+        """Chunk 0: 16 bytes, the rest zero."""
+        header = Header(SNAP_MAGIC, int(self.valid), self.version, self.chunk_sectors)
+        return header.pack().ljust(self._chunk_bytes(), b"\0")
+
+    # -- loading --
+
+    def read_metadata(self, add: Callable[[int, int], None]) -> bool:
+        """Read the header and every area, or make a new store (``persistent_read_metadata``)."""
+        if self._read_header():
+            if self._chunk_io_sync(WRITE, HEADER_CHUNK, self._header()):
+                self._log("write_header failed")
+                raise OSError(errno.EIO, "header")
+            self._area_bytes = bytearray(self._chunk_bytes())
+            if self._chunk_io_sync(WRITE, area_chunk(0, self.entries), self._area_bytes):
+                self._log("zero_disk_area(0) failed")
+                raise OSError(errno.EIO, "area 0")
+            return True
+        if self.version != SNAPSHOT_DISK_VERSION:
+            self._log(f"unable to handle snapshot disk version {self.version}")
+            raise OSError(errno.EINVAL, "version")
+        if not self.valid:
+            return False
+        self._read_areas(add)
+        return True
+
+    def _read_header(self) -> bool:
+        """True if there is no store yet (kernel: ``read_header``)."""
+        from_table = self.chunk_sectors
+        if not from_table:
+            self.chunk_sectors = max(DEFAULT_CHUNK_SECTORS, self.cow.block_sectors)
+        data = bytearray(self._chunk_bytes())
+        if self._chunk_io_sync(READ, HEADER_CHUNK, data):
+            raise OSError(errno.EIO, "header")
+        header = Header.unpack(data)
+        if header.magic == 0:
+            self.entries = entries_per_area(self.chunk_sectors)
+            return True
+        if header.magic != SNAP_MAGIC:
+            self._log("Invalid or corrupt snapshot")
+            raise OSError(errno.ENXIO, "magic")
+        self.valid = header.valid != 0
+        self.version = header.version
+        if header.chunk_sectors != self.chunk_sectors:
+            if from_table:
+                self._log(f"chunk size {header.chunk_sectors} in device metadata overrides table "
+                          f"chunk size of {from_table}.")
+            fault = self.set_chunk_sectors(header.chunk_sectors)
+            if fault is not None:
+                self._log(f"invalid on-disk chunk size {header.chunk_sectors}: {fault}.")
+                raise OSError(errno.EINVAL, "chunk size")
+        self.entries = entries_per_area(self.chunk_sectors)
+        return False
+
+    def _read_areas(self, add: Callable[[int, int], None]) -> None:
+        """Area after area, until one is not full (kernel: ``read_exceptions``)."""
+        self.area = 0
+        while True:
+            data = bytearray(self._chunk_bytes())
+            if self._chunk_io_sync(READ, area_chunk(self.area, self.entries), data):
+                raise OSError(errno.EIO, f"area {self.area}")
+            for index, (old, new) in enumerate(ENTRY.iter_unpack(data)):
+                if not new:
+                    self.committed = index
+                    self._area_bytes = data
+                    self._skip_metadata()
+                    return
+                if self.next_free <= new:
+                    self.next_free = new + 1 & _U64
+                add(old, new)
+            self.area += 1
+
+    # -- allocation and commit --
+
+    def _skip_metadata(self) -> None:
+        if self.next_free % (self.entries + 1) == 1:
+            self.next_free += 1
+
+    def prepare_exception(self) -> int:
+        """Kernel: ``persistent_prepare_exception``."""
+        new = self.next_free
+        if self.cow.sectors < (new + 1) * self.chunk_sectors & _U64:
+            return -1
+        self.next_free = new + 1
+        self._skip_metadata()
+        self.pending += 1
+        return new
+
+    def commit_exception(self, old: int, new: int, copied: bool, acknowledge: Committed,
+                         then: Then) -> None:
+        """Kernel: ``persistent_commit_exception``."""
+        if not copied:
+            self.valid = False
+        ENTRY.pack_into(self._area_bytes, self.committed * ENTRY.size, old, new)
+        self.committed += 1
+        self._callbacks.append(acknowledge)
+        self.pending -= 1
+        full = self.committed == self.entries
+        if self.pending and not full:
+            then()
+        elif full:
+            zeros = bytes(self._chunk_bytes())
+            self._chunk_io(WRITE, area_chunk(self.area + 1, self.entries), zeros,
+                           lambda error: self._write_area(error, then))
+        else:
+            self._write_area(0, then)
+
+    def _write_area(self, error: int, then: Then) -> None:
+        if error:
+            self.valid = False
+        if self.valid:
+            # The kernel sends a flush ahead of it and forces it to the medium.
+            self._chunk_io(WRITE, area_chunk(self.area, self.entries), self._area_bytes,
+                           lambda error: self._area_written(error, then))
+        else:
+            self._area_written(0, then)
+
+    def _area_written(self, error: int, then: Then) -> None:
+        if error:
+            self.valid = False
+        if self.committed == self.entries:
+            self.committed = 0
+            self.area += 1
+            self._area_bytes = bytearray(self._chunk_bytes())
+        callbacks, self._callbacks = self._callbacks, []
+        for acknowledge in callbacks:
+            acknowledge(self.valid)
+        then()
+
+    def drop(self, then: Then) -> None:
+        """Write the header with valid = 0 (kernel: ``persistent_drop_snapshot``)."""
+        self.valid = False
+
+        def written(error: int) -> None:
+            if error:
+                self._log("write header failed")
+            then()
+
+        self._chunk_io(WRITE, HEADER_CHUNK, self._header(), written)
+
+    def usage(self) -> tuple[int, int, int]:
+        """Kernel: ``persistent_usage``."""
+        sectors = self.chunk_sectors
+        return (self.next_free * sectors & _U64, self.cow.sectors, (self.area + 2) * sectors)
+
+    def table_line(self) -> str:
+        """``P <chunk size>`` or ``PO <chunk size>``."""
+        return f"{'PO' if self.overflow_supported else 'P'} {self.chunk_sectors}"

@@ -1,0 +1,464 @@
+"""The snapshot target (kernel: dm-snap.c, ``snapshot_target``).
+
+A chunk that has a completed exception lives on the COW device; any other is read from the origin.
+The first write to a chunk, by the snapshot or by the origin, makes a *pending* exception: a chunk
+is allocated, the origin's data is copied there by kcopyd, the store commits, and only then do the
+writes that waited go on.  A write of exactly one chunk needs no copy and goes straight to the
+allocated chunk.  Exceptions complete in the order of their allocation, however their copies end.
+
+A snapshot that cannot hold what it must becomes *invalid*; one that allows it *overflows* instead
+when its own write found no space: it can be read from then on, and not written.
+"""
+
+import errno
+from functools import partial
+from typing import TYPE_CHECKING
+
+from harness.twin import exception_store
+from harness.twin.bio import READ, Bio, BlockDevice, EndIo
+from harness.twin.exception_table import ExceptionTable, table_slots
+from harness.twin.kcopyd import Kcopyd
+from harness.twin.table import MODE_READ, Table
+from harness.twin.target import CtrError, Target, parse_unsigned
+
+if TYPE_CHECKING:
+    from harness.twin.exception_store import Then
+
+_FEATURES_MAX = 2
+_DISCARD_ZEROES = "discard_zeroes_cow"
+_DISCARD_PASSDOWN = "discard_passdown_origin"
+
+
+class PendingException:
+    """An exception whose copy or commit is under way (``dm_snap_pending_exception``)."""
+
+    __slots__ = ("copy_error", "full_bio", "full_bio_end_io", "new", "old", "origin_bios",
+                 "sequence", "snapshot", "snapshot_bios", "started")
+
+    def __init__(self, snapshot: "Snapshot", old: int, new: int, sequence: int) -> None:
+        self.snapshot = snapshot
+        self.old = old
+        self.new = new
+        self.sequence = sequence
+        self.started = False
+        self.copy_error = False
+        self.snapshot_bios: list[Bio] = []
+        self.origin_bios: list[Bio] = []
+        self.full_bio: Bio | None = None
+        self.full_bio_end_io: EndIo | None = None
+
+
+class Snapshot(Target):
+    """``snapshot <origin> <cow> <P|PO|N> <chunk size> [<features>]``."""
+
+    type_name = "snapshot"
+    is_merge = False
+
+    def __init__(self, table: Table, start: int, sectors: int) -> None:
+        super().__init__(table, start, sectors)
+        self.world = table.world
+        self.valid = True
+        self.overflowed = False
+        self.active = False
+        self.merge_failed = False
+        self.discard_zeroes_cow = False
+        self.discard_passdown_origin = False
+        self.pending: dict[int, PendingException] = {}
+        self._start_sequence = 0
+        self._complete_sequence = 0
+        self._copied_out_of_order: dict[int, PendingException] = {}
+        self._committing = False
+        self._parked = False
+        self._drop_waiters: list[Then] | None = None
+        self._tracked: dict[int, int] = {}
+        self._untracked_waiters: dict[int, list[Then]] = {}
+
+    # -- construction and destruction --
+
+    def construct(self, argv: list[str]) -> None:
+        """Kernel: ``snapshot_ctr``; a fresh store is written here, not at resume."""
+        self._parse_arguments(argv)
+        try:
+            self._opened_origin = self.table.get_device(argv[0], self._origin_mode())
+        except OSError as fault:
+            raise CtrError("Cannot get origin device", fault.errno or errno.EIO) from None
+        try:
+            self._construct_on_origin(argv)
+        except CtrError:
+            self.table.put_device(self._opened_origin)
+            raise
+
+    def _parse_arguments(self, argv: list[str]) -> None:
+        profile = self.world.profile
+        if not profile.feature_args:
+            if len(argv) != 4:
+                raise CtrError("requires exactly 4 arguments", errno.EINVAL)
+            return
+        if len(argv) < 4:
+            raise CtrError("requires 4 or more arguments", errno.EINVAL)
+        self._parse_features(argv[4:])
+
+    def _parse_features(self, words: list[str]) -> None:
+        """Kernel: ``parse_snapshot_features``."""
+        if not words:
+            return
+        count = parse_unsigned(words[0], 32)
+        if count is None or count > _FEATURES_MAX or count > len(words) - 1:
+            raise CtrError("Invalid number of feature arguments", errno.EINVAL)
+        unknown = False
+        for word in words[1 : count + 1]:
+            if word.lower() == _DISCARD_ZEROES:
+                self.discard_zeroes_cow = True
+            elif word.lower() == _DISCARD_PASSDOWN:
+                self.discard_passdown_origin = True
+            else:
+                unknown = True
+                break
+        if self.discard_passdown_origin and not self.discard_zeroes_cow:
+            raise CtrError(f"{_DISCARD_PASSDOWN} feature depends on {_DISCARD_ZEROES}",
+                           errno.EINVAL)
+        if unknown:
+            raise CtrError("Unrecognised feature requested", errno.EINVAL)
+
+    def _origin_mode(self) -> int:
+        return MODE_READ
+
+    def _construct_on_origin(self, argv: list[str]) -> None:
+        same = CtrError("COW device cannot be the same as origin device", errno.EINVAL)
+        origin = self._opened_origin.device
+        check_before_open = not self.world.profile.same_device_checked_after_open
+        if check_before_open and self.table.look_up(argv[1]) is origin:
+            raise same
+        try:
+            self._opened_cow = self.table.get_device(argv[1])
+        except OSError as fault:
+            raise CtrError("Cannot get COW device", fault.errno or errno.EIO) from None
+        try:
+            if self._opened_cow.device is origin:
+                raise same
+            self._construct_store(argv, origin, self._opened_cow.device)
+        except CtrError:
+            self.table.put_device(self._opened_cow)
+            raise
+
+    def _construct_store(self, argv: list[str], origin: BlockDevice, cow: BlockDevice) -> None:
+        self.origin = origin
+        self.cow = cow
+        try:
+            self.store = exception_store.create(self.world, argv[2:4], self)
+        except CtrError:
+            raise CtrError("Couldn't create exception store", errno.EINVAL) from None
+        profile = self.world.profile
+        if self.is_merge and profile.merge_checks_store and not self.store.can_merge:
+            raise CtrError("Snapshot exception store does not support snapshot-merge.",
+                           errno.EINVAL)
+        slots = table_slots(cow.sectors, self.store.chunk_sectors)
+        self.complete = ExceptionTable(slots, profile.exception_order)
+        self.kcopyd = Kcopyd(self.world.clock, profile.kcopyd_subjob_sectors)
+        registry = self.world.registry
+        if registry.register(self):
+            # The metadata may be loaded into one table at a time only; it comes with the handover.
+            self.store.chunk_sectors = 0
+            return
+        try:
+            if not self.store.read_metadata(self.complete.insert):
+                self.valid = False
+                self.world.log("snapshots: Snapshot is marked invalid.")
+            if not self.store.chunk_sectors:
+                raise CtrError("Chunk size not set", errno.EINVAL)
+        except OSError as fault:
+            registry.unregister(self)
+            raise CtrError("Failed to read snapshot metadata",
+                           fault.errno or errno.EIO) from None
+        except CtrError:
+            registry.unregister(self)
+            raise
+        self.max_io_sectors = self.store.chunk_sectors
+
+    def destroy(self) -> None:
+        """Kernel: ``snapshot_dtr``."""
+        registry = self.world.registry
+        found = registry.sharing_cow(self)
+        if found.source is self and found.destination is not None:
+            found.destination.valid = False
+            self.world.log("snapshots: Cancelling snapshot handover.")
+        self._stop()
+        registry.unregister(self)
+        self.world.clock.wait_until(lambda: not self.pending)
+        self.table.put_device(self._opened_cow)
+        self.table.put_device(self._opened_origin)
+
+    def _stop(self) -> None:
+        """What must come to rest before the destructor goes on."""
+
+    # -- mapping --
+
+    def map(self, bio: Bio) -> BlockDevice | None:
+        """Kernel: ``snapshot_map``."""
+        reading = bio.op is READ
+        if not self.valid or (self.overflowed and not reading):
+            bio.end(errno.EIO)
+            return None
+        sector = bio.sector
+        chunk_sectors = self.store.chunk_sectors
+        chunk = sector // chunk_sectors
+        new = self.complete.lookup(chunk)
+        if new >= 0:
+            bio.sector = new * chunk_sectors + sector % chunk_sectors
+            return self.cow
+        if reading:
+            self._track(bio, chunk)
+            return self.origin
+        pending = self.pending.get(chunk) or self.new_pending(chunk)
+        if pending is None:
+            if self.store.overflow_supported:
+                self.overflowed = True
+                self.world.log("snapshots: Snapshot overflowed: Unable to allocate exception.")
+                bio.end(errno.EIO)
+            else:
+                self.invalidate(errno.ENOMEM, partial(bio.end, errno.EIO))
+            return None
+        bio.sector = pending.new * chunk_sectors + sector % chunk_sectors
+        if pending.started:
+            pending.snapshot_bios.append(bio)
+        elif bio.sectors == chunk_sectors:
+            pending.started = True
+            self._start_full_bio(pending, bio)
+        else:
+            pending.snapshot_bios.append(bio)
+            pending.started = True
+            self.start_copy(pending)
+        return None
+
+    def flush_device(self, number: int) -> BlockDevice | None:
+        """A flush goes to the COW device, whatever the state of the snapshot."""
+        del number
+        return self.cow
+
+    def takes_discards(self) -> bool:
+        """Only when the table asked for it."""
+        return self.discard_zeroes_cow
+
+    # -- tracked chunks --
+
+    def _track(self, bio: Bio, chunk: int) -> None:
+        """Remember a bio in flight to the origin (kernel: ``track_chunk``)."""
+        bio.chunk = chunk
+        self._tracked[chunk] = self._tracked.get(chunk, 0) + 1
+
+    def end_io(self, bio: Bio) -> None:
+        """Kernel: ``snapshot_end_io``."""
+        chunk = bio.chunk
+        left = self._tracked[chunk] - 1
+        if left:
+            self._tracked[chunk] = left
+            return
+        del self._tracked[chunk]
+        for then in self._untracked_waiters.pop(chunk, ()):
+            then()
+
+    def when_untracked(self, chunk: int, then: "Then") -> None:
+        """Go on once no tracked bio is in ``chunk`` (``__check_for_conflicting_io``)."""
+        if chunk in self._tracked:
+            self._untracked_waiters.setdefault(chunk, []).append(then)
+        else:
+            then()
+
+    # -- exceptions --
+
+    def new_pending(self, chunk: int) -> PendingException | None:
+        """Allocate; None if the store is full (kernel: ``__find_pending_exception``)."""
+        new = self.store.prepare_exception()
+        if new < 0:
+            return None
+        pending = PendingException(self, chunk, new, self._start_sequence)
+        self._start_sequence += 1
+        self.pending[chunk] = pending
+        return pending
+
+    def start_copy(self, pending: PendingException) -> None:
+        """Copy the chunk from the origin, up to the origin's end (kernel: ``start_copy``)."""
+        chunk_sectors = self.store.chunk_sectors
+        first = pending.old * chunk_sectors
+        left = self.origin.sectors - first
+        # An origin that shrank leaves a length that wraps around in the kernel, and a read that
+        # fails.
+        sectors = min(chunk_sectors, left) if left > 0 else chunk_sectors
+        self.kcopyd.copy(self.origin, first, self.cow, pending.new * chunk_sectors, sectors,
+                         self._copied, pending)
+
+    def _start_full_bio(self, pending: PendingException, bio: Bio) -> None:
+        """The bio overwrites the whole chunk: no copy is needed (``start_full_bio``)."""
+        pending.full_bio = bio
+        pending.full_bio_end_io = bio.end_io
+        bio.context = pending
+        bio.end_io = self._end_full_bio
+        self.kcopyd.prepare_callback()
+        self.cow.submit(bio)
+
+    def _end_full_bio(self, bio: Bio) -> None:
+        """Kernel: ``full_bio_end_io``."""
+        self.kcopyd.do_callback(self._copied, bio.context, bool(bio.error))
+
+    def _copied(self, pending: PendingException, read_error: bool, write_error: bool) -> None:
+        """A copy is over; commit it once all before it are (kernel: ``copy_callback``)."""
+        pending.copy_error = read_error or write_error
+        self._copied_out_of_order[pending.sequence] = pending
+        self._commit_in_order()
+
+    def _commit_in_order(self) -> None:
+        ready = self._copied_out_of_order
+        while not self._committing:
+            pending = ready.pop(self._complete_sequence, None)
+            if pending is None:
+                return
+            self._complete_sequence += 1
+            self._committing = True
+            self.store.commit_exception(
+                pending.old, pending.new, not pending.copy_error,
+                partial(self._pending_complete, pending), self._commit_returned)
+        # The commit waits for the COW device, and kcopyd's worker with it.
+        self._parked = True
+        self.kcopyd.block()
+
+    def _commit_returned(self) -> None:
+        self._committing = False
+        if self._parked:
+            self._parked = False
+            self.kcopyd.unblock()
+            self._commit_in_order()
+
+    def _pending_complete(self, pending: PendingException, success: bool) -> None:
+        """The store has, or will never have, this exception (kernel: ``pending_complete``)."""
+        if not success:
+            self.invalidate(errno.EIO, partial(self._finish, pending, True))
+        elif not self.valid:
+            self._finish(pending, True)
+        else:
+            self.complete.insert(pending.old, pending.new)
+            # A read that still goes to the origin must not see what an origin write puts there.
+            self.when_untracked(pending.old, partial(self._finish, pending, False))
+
+    def _finish(self, pending: PendingException, failed: bool) -> None:
+        """Let go of the bios that waited."""
+        del self.pending[pending.old]
+        self.world.exception_done()
+        if pending.full_bio is not None:
+            assert pending.full_bio_end_io is not None
+            pending.full_bio.end_io = pending.full_bio_end_io
+            pending.full_bio.end(errno.EIO if failed else 0)
+        for bio in pending.snapshot_bios:
+            if failed:
+                bio.end(errno.EIO)
+            else:
+                self.cow.submit(bio)
+        for bio in pending.origin_bios:
+            if not self.world.origin_write(self.origin, bio.sector, bio):
+                self.origin.submit(bio)
+
+    def invalidate(self, reason: int, then: "Then") -> None:
+        """Give up on this snapshot, once (kernel: ``__invalidate_snapshot``)."""
+        if not self.valid:
+            then()
+            return
+        if self._drop_waiters is not None:
+            self._drop_waiters.append(then)
+            return
+        text = "Error reading/writing" if reason == errno.EIO else "Unable to allocate exception"
+        self.world.log(f"snapshots: Invalidating snapshot: {text}.")
+        self._drop_waiters = [then]
+        self.store.drop(self._dropped)
+
+    def _dropped(self) -> None:
+        self.valid = False
+        self.table.raise_event()
+        waiters, self._drop_waiters = self._drop_waiters or [], None
+        for then in waiters:
+            then()
+
+    # -- resume and handover --
+
+    def preresume(self) -> int:
+        """Kernel: ``snapshot_preresume``."""
+        found = self.world.registry.sharing_cow(self)
+        if found.source is None or found.destination is None:
+            return 0
+        if found.source is self:
+            self.world.log("snapshots: Unable to resume snapshot source until handover completes.")
+            return errno.EINVAL
+        if not found.source.table.md.suspended:
+            self.world.log("snapshots: Unable to perform snapshot handover until source is "
+                           "suspended.")
+            return errno.EINVAL
+        return 0
+
+    def resume(self) -> None:
+        """Take the exceptions over, if that is what this table is for (``snapshot_resume``)."""
+        registry = self.world.registry
+        neighbour = registry.origin_target(self.origin)
+        merging = None
+        md = neighbour.table.md if neighbour else None
+        if md is None:
+            merging = registry.sharing_cow(self).merging
+            md = merging.table.md if merging else None
+        if md is self.table.md:
+            md = None
+        restart = False
+        if md is not None:
+            md.internal_suspend()
+            restart = merging is not None and merging.stop_running_merge()
+        found = registry.sharing_cow(self)
+        if found.source is not None and found.destination is not None:
+            _hand_over(found.source, found.destination)
+        if md is not None:
+            if restart and merging is not None:
+                merging.start_merge()
+            md.internal_resume()
+        registry.reregister(self)
+        self.active = True
+
+    def stop_running_merge(self) -> bool:
+        """Stop a merge in progress; True if there was one.  Only snapshot-merge has one."""
+        return False
+
+    def start_merge(self) -> None:
+        """Only snapshot-merge has one."""
+
+    # -- what device-mapper tells about it --
+
+    def status(self) -> str:
+        """Kernel: ``snapshot_status``, STATUSTYPE_INFO."""
+        if not self.valid:
+            return "Invalid"
+        if self.merge_failed:
+            return "Merge failed"
+        if self.overflowed:
+            return "Overflow"
+        allocated, total, metadata = self.store.usage()
+        return f"{allocated}/{total} {metadata}"
+
+    def table_line(self) -> str:
+        """Kernel: ``snapshot_status``, STATUSTYPE_TABLE."""
+        words = [f"{{{self.origin.name}}} {{{self.cow.name}}} {self.store.table_line()}"]
+        features = [name for name, chosen in ((_DISCARD_ZEROES, self.discard_zeroes_cow),
+                                              (_DISCARD_PASSDOWN, self.discard_passdown_origin))
+                    if chosen]
+        if features:
+            words += [str(len(features)), *features]
+        return " ".join(words)
+
+    def devices(self) -> list[tuple[BlockDevice, int, int]]:
+        """The origin as far as the target reaches, and the whole COW device."""
+        return [(self.origin, 0, self.sectors), (self.cow, 0, self.cow.sectors)]
+
+
+def _hand_over(source: Snapshot, destination: Snapshot) -> None:
+    """Swap what the two know (kernel: ``__handover_exceptions``)."""
+    source.complete, destination.complete = destination.complete, source.complete
+    overflow_supported = destination.store.overflow_supported
+    source.store, destination.store = destination.store, source.store
+    destination.store.overflow_supported = overflow_supported
+    destination.max_io_sectors = destination.store.chunk_sectors
+    destination.valid = source.valid
+    destination.overflowed = source.overflowed
+    source.valid = False

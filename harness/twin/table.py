@@ -1,0 +1,251 @@
+"""A table: targets side by side, the devices they opened, and the checks on both.
+
+Kernel: dm-table.c.  A table opens a device once, with the widest mode that any of its targets asked
+for; the mapped device shares an opened device between its live and its inactive table when the
+modes are equal.  That is what the open count of a device shows.
+"""
+
+import errno
+import re
+from bisect import bisect_right
+from typing import TYPE_CHECKING
+
+from harness.steps import REFERENCE, TargetLine
+from harness.twin.bio import BlockDevice
+from harness.twin.target import CtrError, Target
+from harness.units import SECTOR_BYTES
+
+if TYPE_CHECKING:
+    from harness.twin.mapped_device import MappedDevice
+
+MODE_READ = 1
+MODE_WRITE = 2
+
+_NUMBERS = re.compile(r"^\s*\d+:\d+$")
+
+
+class OpenDevice:
+    """A device that a table opened (kernel: ``struct dm_dev``); compared by identity."""
+
+    __slots__ = ("device", "mode")
+
+    def __init__(self, device: BlockDevice, mode: int) -> None:
+        self.device = device
+        self.mode = mode
+
+
+class _Used:
+    """How often a table uses an opened device (kernel: ``struct dm_dev_internal``)."""
+
+    __slots__ = ("count", "opened")
+
+    def __init__(self, opened: OpenDevice) -> None:
+        self.opened = opened
+        self.count = 1
+
+
+class LoadError(Exception):
+    """A table was refused; ``code`` is the errno, the log lines are already written."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(errno.errorcode[code])
+        self.code = code
+
+
+class Table:
+    """The targets of one mapped device, constructed one by one.
+
+    Raises:
+        LoadError: a target was refused; those before it are destroyed again.
+    """
+
+    def __init__(self, md: "MappedDevice", lines: tuple[TargetLine, ...], read_only: bool) -> None:
+        self.md = md
+        self.world = md.world
+        self.mode = MODE_READ if read_only else MODE_READ | MODE_WRITE
+        self.targets: list[Target] = []
+        self._starts: list[int] = []
+        self._devices: list[_Used] = []
+        try:
+            if not lines:
+                self.world.log("ioctl: populate_table: no targets specified")
+                raise LoadError(errno.EINVAL)
+            for line in lines:
+                self._add_target(line)
+        except LoadError:
+            self.destroy()
+            raise
+
+    @property
+    def writable(self) -> bool:
+        """Loaded without DM_READONLY_FLAG."""
+        return bool(self.mode & MODE_WRITE)
+
+    @property
+    def sectors(self) -> int:
+        """Length of the table."""
+        last = self.targets[-1]
+        return last.start + last.sectors
+
+    def _add_target(self, line: TargetLine) -> None:
+        """Kernel: ``dm_table_add_target``."""
+        log = self.world.log
+        prefix = f"table: {{{self.md.name}}}:"
+        fault: CtrError | None = None
+        if not line.length:
+            log(f"{prefix} zero-length target")
+        elif (kind := self.world.target_types.get(line.type)) is None:
+            log(f"{prefix} {line.type}: unknown target type")
+        elif line.start != (self.sectors if self.targets else 0):
+            fault = CtrError("Gap in table", errno.EINVAL)
+        else:
+            target = kind(self, line.start, line.length)
+            try:
+                target.construct(split_args(line.args))
+            except CtrError as refused:
+                fault = refused
+            else:
+                self.targets.append(target)
+                self._starts.append(line.start)
+                return
+        if fault is not None:
+            suffix = f" (-{errno.errorcode[fault.code]})" if (
+                self.world.profile.log_errno_suffix) else ""
+            log(f"{prefix} {line.type}: {fault.text}{suffix}")
+        log("ioctl: error adding target to table")
+        raise LoadError(fault.code if fault is not None else errno.EINVAL)
+
+    def find(self, sector: int) -> Target:
+        """The target that ``sector`` falls into."""
+        targets = self.targets
+        if len(targets) == 1:
+            return targets[0]
+        return targets[bisect_right(self._starts, sector) - 1]
+
+    def get_device(self, path: str, mode: int | None = None) -> "OpenDevice":
+        """Open a device for this table (kernel: ``dm_get_device``).
+
+        The second opener of a device in one table shares what the first one opened.  If it needs a
+        wider mode, the device is opened anew and what the first one holds is stale from then on,
+        as in ``upgrade_mode``; `put_device` tells.
+
+        Raises:
+            OSError: with the errno of the look-up or of the open.
+        """
+        device = self._look_up(path)
+        wanted = self.mode if mode is None else mode
+        if device is self.md and self.world.profile.self_reference_refused:
+            raise OSError(errno.EINVAL, "names the mapped device itself")
+        used = next((used for used in self._devices if used.opened.device is device), None)
+        if used is None:
+            used = _Used(OpenDevice(device, wanted))
+            self.md.hold(device, wanted)
+            self._devices.append(used)
+            return used.opened
+        held = used.opened.mode
+        if held | wanted != held:
+            self.md.hold(device, held | wanted)
+            self.md.release(device, held)
+            used.opened = OpenDevice(device, held | wanted)
+        used.count += 1
+        return used.opened
+
+    def look_up(self, path: str) -> BlockDevice | None:
+        """The device that ``path`` leads to, without opening it (``dm_get_dev_t``)."""
+        try:
+            return self._look_up(path)
+        except OSError:
+            return None
+
+    def _look_up(self, path: str) -> BlockDevice:
+        reference = REFERENCE.fullmatch(path)
+        if reference:
+            device = self.world.device(reference[1])
+            if device is not None:
+                return device
+        elif _NUMBERS.match(path):
+            raise OSError(errno.ENXIO, "no such device number")
+        raise OSError(self.world.profile.missing_path_errno, "no such path")
+
+    def put_device(self, opened: "OpenDevice") -> None:
+        """Close what `get_device` returned (kernel: ``dm_put_device``)."""
+        used = next((used for used in self._devices if used.opened is opened), None)
+        if used is None:
+            # The kernel prints the name from memory that the upgrade has freed.
+            name = f"{{{opened.device.name}}}" if self.world.profile.stale_device_named else ""
+            self.world.log(f"table: {{{self.md.name}}}: device {name} not in table devices list")
+            return
+        used.count -= 1
+        if not used.count:
+            self._devices.remove(used)
+            self.md.release(opened.device, opened.mode)
+
+    def devices(self) -> list[BlockDevice]:
+        """Devices that this table holds open."""
+        return [used.opened.device for used in self._devices]
+
+    def raise_event(self) -> None:
+        """Raise an event of the mapped device, if this table is live (``dm_table_event``)."""
+        if self.md.live is self:
+            self.md.raise_event()
+
+    def destroy(self) -> None:
+        """Destroy the targets in order, then close the devices (``dm_table_destroy``)."""
+        for target in self.targets:
+            target.destroy()
+        self.targets = []
+        for used in self._devices:
+            device = used.opened.device
+            self.world.log(f"table: {{{self.md.name}}}: dm_table_destroy: "
+                           f"dm_put_device call missing for {{{device.name}}}")
+            self.md.release(device, used.opened.mode)
+        self._devices = []
+
+    def fault_of_limits(self) -> str | None:
+        """The first complaint of ``dm_calculate_queue_limits``, as it is logged, or None."""
+        for target in self.targets:
+            areas = target.devices()
+            block = max((device.block_sectors for device, _, _ in areas), default=1)
+            for device, start, sectors in areas:
+                name = f"table: {{{self.md.name}}}:"
+                size = device.sectors
+                if size and (start >= size or start + sectors > size):
+                    return (f"{name} {{{device.name}}} too small for target: start={start}, "
+                            f"len={sectors}, dev_size={size}")
+                if block > 1 and start % block:
+                    return (f"{name} start={start} not aligned to h/w logical block size "
+                            f"{block * SECTOR_BYTES} of {{{device.name}}}")
+                if block > 1 and sectors % block:
+                    return (f"{name} len={sectors} not aligned to h/w logical block size "
+                            f"{block * SECTOR_BYTES} of {{{device.name}}}")
+        return None
+
+    def block_sectors(self) -> int:
+        """Stacked logical block size, in sectors."""
+        return max((device.block_sectors for target in self.targets
+                    for device, _, _ in target.devices()), default=1)
+
+    def max_sectors(self, unlimited: int) -> int:
+        """Stacked longest bio, in sectors."""
+        return min((device.max_sectors for target in self.targets
+                    for device, _, _ in target.devices()), default=unlimited)
+
+
+def split_args(text: str) -> list[str]:
+    """Words of a table line; a backslash takes the next character (``dm_split_args``)."""
+    words: list[str] = []
+    word: list[str] | None = None
+    characters = iter(text)
+    for character in characters:
+        if character == "\\":
+            character = next(characters, "\\")  # noqa: PLW2901 -- the one it protects
+        elif character.isspace():
+            if word is not None:
+                words.append("".join(word))
+                word = None
+            continue
+        word = word or []
+        word.append(character)
+    if word is not None:
+        words.append("".join(word))
+    return words

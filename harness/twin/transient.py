@@ -1,0 +1,48 @@
+"""The transient exception store (kernel: dm-snap-transient.c).
+
+Nothing is ever written but data: chunk 0 of the COW device is the first to be handed out, and what
+a snapshot holds is gone with its table.
+"""
+
+from collections.abc import Callable
+
+from harness.twin.exception_store import Committed, ExceptionStore, Then
+
+
+class TransientStore(ExceptionStore):
+    """Store type N."""
+
+    type_letter = "N"
+    _next_free_sectors = 0
+
+    def parse_options(self, options: str) -> None:
+        """The kernel does not look at what follows the N."""
+
+    def read_metadata(self, add: Callable[[int, int], None]) -> bool:
+        """There is none."""
+        del add
+        return True
+
+    def prepare_exception(self) -> int:
+        """Kernel: ``transient_prepare_exception``."""
+        first = self._next_free_sectors
+        if self.cow.sectors < first + self.chunk_sectors:
+            return -1
+        self._next_free_sectors = first + self.chunk_sectors
+        return first // self.chunk_sectors
+
+    def commit_exception(self, old: int, new: int, copied: bool, acknowledge: Committed,
+                         then: Then) -> None:
+        """At once (kernel: ``transient_commit_exception``)."""
+        del old, new
+        acknowledge(copied)
+        then()
+
+    def drop(self, then: Then) -> None:
+        """Nothing to make last."""
+        then()
+
+    def usage(self) -> tuple[int, int, int]:
+        """Kernel: ``transient_usage``."""
+        return (self._next_free_sectors, self.cow.sectors, 0)
+
