@@ -2,9 +2,10 @@
 # Makes .venv ready for use; called by make before everything else, silent when nothing is to do.
 #
 # It installs no system package: what is missing is named in one line with the command to type.
-# .venv/.ready is written last and says what .venv was made for: this directory (a moved venv is
-# broken), this pyproject.toml, this Python. A venv without it was left half-made and is made
-# anew; one whose stamp differs is brought up to date in place.
+# .venv/.ready is written last and says what .venv was made for: this directory, this Python, this
+# pyproject.toml. A venv without it was left half-made and is made anew, and so is one that was
+# moved or lost its Python (the programs in it name both); for a new pyproject.toml it is brought
+# up to date in place.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -18,10 +19,13 @@ STAMP=$VENV/.ready
 say() { printf 'dmsnap setup: %s\n' "$*" >&2; }
 die() { say "$@"; exit 1; }
 
-wanted() {
+home() {
     printf '%s\n' "$PWD"
+    "$VENV/bin/python" -c 'import platform; print(platform.python_version())' 2>/dev/null
+}
+wanted() {
+    home
     cat pyproject.toml vm/setup.sh | cksum
-    "$VENV/bin/python" -c 'import sys; print(sys.version)' 2>/dev/null
 }
 
 # Where an ordinary user's PATH has no sbin, dmsetup is there all the same.
@@ -42,6 +46,7 @@ find_python() {
     done
 }
 
+at_home() { [ "$(head -n 2 "$STAMP" 2>/dev/null)" = "$(home)" ]; }
 ready() { [ -f "$STAMP" ] && [ "$(cat "$STAMP" 2>/dev/null)" = "$(wanted)" ]; }
 
 # What another user (root, most likely) left here, in a directory of ours: out of the way.
@@ -86,7 +91,7 @@ if ready; then
 fi
 [ -w . ] || die "$PWD cannot be written by $(id -un). Clone the repository to a place of your own"
 
-if [ ! -f "$STAMP" ] || [ ! -w "$VENV" ] || [ ! -w "$STAMP" ] ||
+if ! at_home || [ ! -w "$VENV" ] || [ ! -w "$STAMP" ] ||
     ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then
     say "making $VENV with $python ($("$python" -V 2>&1))"
     set_aside "$VENV"

@@ -161,10 +161,10 @@ def _holes(store: Store, new: Numbers) -> list[Finding]:
     before = np.concatenate((np.array([-1]), position[:-1]))
     places: list[int] = []
     for gap in np.flatnonzero(position - before > 1)[:PLACES_MAX]:
-        for index in range(int(before[gap]) + 1, int(position[gap])):
-            if len(places) == PLACES_MAX:
-                break
-            places.append(data_chunk(index, entries) * bytes_of_sectors(store.chunk_sectors))
+        first = int(before[gap]) + 1
+        end = min(int(position[gap]), first + PLACES_MAX - len(places))
+        places += [data_chunk(index, entries) * bytes_of_sectors(store.chunk_sectors)
+                   for index in range(first, end)]
     return [_finding(store, "hole", "data chunks that no exception uses: the store was merged in "
                      "part, or copies were lost in a crash", np.array(places), count=missing)]
 

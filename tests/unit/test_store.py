@@ -235,6 +235,8 @@ def test_a_sound_store_has_no_findings():
     ([(1, 2), (2, 34)], {}, ["new-chunk-in-metadata"]),
     ([(1, 2), (2, 1)], {}, ["new-chunk-in-metadata"]),
     ([(1, 2), (2, 500)], {}, ["new-chunk-beyond-device"]),
+    ([(1, 2), (2, 101)], {}, ["new-chunk-beyond-device"]),
+    ([(1, 2), (2, 99)], {}, ["hole"]),
     ([(1, 2), (1, 3)], {}, ["duplicate-old-chunk"]),
     ([(1, 2), (2, 2)], {}, ["duplicate-new-chunk"]),
     ([(1, 2), (2, 4)], {}, ["hole"]),
@@ -242,7 +244,7 @@ def test_a_sound_store_has_no_findings():
     ([(1, 2), (9, 3)], {"origin_sectors": 10}, []),
 ])
 def test_findings(exceptions, options, expected):
-    assert codes(parse(build(1, exceptions, sectors=100)), **options) == expected
+    assert codes(parse(build(1, exceptions, sectors=101)), **options) == expected
 
 
 def test_findings_name_their_places():

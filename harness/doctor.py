@@ -1,0 +1,174 @@
+"""What this machine can run, and what to type where it cannot (``dmsnap doctor``).
+
+It looks at commands, packages and files through testinfra, so the same questions can be put to
+another host (``testinfra.get_host("ssh://…")``) and, in a test, to a made-up one.  Only what is
+*needed* makes dmsnap unable to work; the rest says which guests there are and how fast.
+
+Nothing is changed.  ``/dev/kvm`` is opened and not used: a device that opens may still hang its
+guests, which only a boot with a time limit can tell (`harness.guest`).
+"""
+
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import testinfra
+
+MEMORY_BYTES_MIN: Final = 1 << 30
+"""One User-mode Linux guest of 512 MiB, the twin, and the report beside them."""
+PYTHON_MIN: Final = (3, 11)
+_SBIN: Final = ("/usr/sbin", "/sbin")
+"""Not in the PATH of an ordinary user of Debian."""
+
+Host = Any
+"""A testinfra host; the library has no types."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        name: what.
+        ok: whether it is as it should be.
+        detail: what was found.
+        cure: what to type, or do, where it is not; empty where it is.
+        needed: False where dmsnap works without it.
+    """
+
+    name: str
+    ok: bool
+    detail: str
+    cure: str = ""
+    needed: bool = True
+
+
+def examine(host: Host | None = None) -> list[Finding]:
+    """Everything that dmsnap wants from a machine, by default from this one.
+
+    A question that cannot be put (a command is missing, access is denied) is a finding that is
+    not ok, never an exception.
+    """
+    machine = testinfra.get_host("local://") if host is None else host
+    as_root = "" if _output(machine, "id -u") == "0" else "sudo "
+    questions: list[tuple[str, Callable[[], Finding]]] = [
+        ("python", lambda: _python(machine, as_root)),
+        *((name, lambda name=name, package=package, needed=needed: _command(
+            machine, as_root, name, package, needed=needed))
+          for name, package, needed in (
+              ("apt-get", "apt", True), ("dpkg-deb", "dpkg", True), ("dmsetup", "dmsetup", True),
+              ("qemu-system-x86_64", "qemu-system-x86", False), ("vagrant", "vagrant", False))),
+        ("Debian keys", lambda: _keys(machine, as_root)),
+        ("memory", lambda: _memory(machine)),
+        ("executable memory files", lambda: _executable(machine)),
+        ("/dev/kvm", lambda: _kvm(machine)),
+    ]
+    findings = []
+    for name, ask in questions:
+        try:
+            findings.append(ask())
+        except (RuntimeError, OSError, ValueError, AssertionError) as fault:
+            findings.append(Finding(name, False, f"could not be looked at: {fault}",
+                                    "Type: dmsnap doctor, as the user who runs dmsnap"))
+    return findings
+
+
+def able(findings: Sequence[Finding]) -> bool:
+    """True where nothing is missing that dmsnap needs."""
+    return all(finding.ok for finding in findings if finding.needed)
+
+
+def render(findings: Sequence[Finding]) -> str:
+    """Findings as text for a terminal, one line each, a cure below what needs one."""
+    width = max((len(finding.name) for finding in findings), default=0)
+    lines = []
+    for finding in findings:
+        mark = "ok" if finding.ok else "MISSING" if finding.needed else "absent"
+        lines.append(f"{mark:7}  {finding.name:{width}}  {finding.detail}")
+        if finding.cure:
+            lines.append(f"{'':7}  {'':{width}}  {finding.cure}")
+    lines.append("This machine can run dmsnap." if able(findings) else
+                 "This machine cannot run dmsnap yet: see MISSING above.")
+    return "\n".join(lines) + "\n"
+
+
+def _output(host: Host, command: str) -> str:
+    """Standard output of ``command``, empty where it fails."""
+    result = host.run(command)
+    return str(result.stdout).strip() if result.rc == 0 else ""
+
+
+def _install(as_root: str, package: str) -> str:
+    return f"Type: {as_root}apt-get install -y {package}"
+
+
+def _python(host: Host, as_root: str) -> Finding:
+    # The Python that runs this is good enough; what counts is one that a venv can be made with.
+    text = _output(host, "python3 -c 'import sys; print(*sys.version_info[:3])'")
+    version = tuple(int(part) for part in text.split())
+    shown = ".".join(str(part) for part in version) or "no python3"
+    if version[:2] < PYTHON_MIN:
+        return Finding("python", False, shown, _install(as_root, "python3 python3-venv"))
+    if host.run("python3 -c 'import ensurepip, venv'").rc:
+        return Finding("python", False, f"{shown}, without venv",
+                       _install(as_root, "python3-venv"))
+    return Finding("python", True, shown)
+
+
+def _command(host: Host, as_root: str, name: str, package: str, *, needed: bool) -> Finding:
+    for path in (name, *(f"{place}/{name}" for place in _SBIN)):
+        if host.exists(path) if "/" not in path else host.file(path).exists:
+            owner = host.package(package)
+            version = f"{package} {owner.version}" if owner.is_installed else "not from a package"
+            return Finding(name, True, version, needed=needed)
+    return Finding(name, False, "not installed", _install(as_root, package), needed)
+
+
+def _keys(host: Host, as_root: str) -> Finding:
+    path = "/usr/share/keyrings/debian-archive-keyring.gpg"
+    if host.file(path).exists:
+        return Finding("Debian keys", True, path)
+    return Finding("Debian keys", False, f"{path} is not there: packages cannot be verified",
+                   _install(as_root, "debian-archive-keyring"))
+
+
+def _memory(host: Host) -> Finding:
+    for line in str(host.file("/proc/meminfo").content_string).splitlines():
+        name, _, rest = line.partition(":")
+        if name == "MemAvailable":
+            available = int(rest.split()[0]) * 1024
+            detail = f"{available >> 20} MiB available"
+            if available >= MEMORY_BYTES_MIN:
+                return Finding("memory", True, detail)
+            return Finding("memory", False, detail, f"Close something: a guest, the twin and the "
+                           f"report want {MEMORY_BYTES_MIN >> 20} MiB; or type: dmsnap run -j 1")
+    raise ValueError("/proc/meminfo does not tell MemAvailable")
+
+
+def _executable(host: Host) -> Finding:
+    """User-mode Linux keeps its memory in a file that it maps with the right to execute."""
+    name = "executable memory files"
+    options = {}
+    for line in str(host.file("/proc/mounts").content_string).splitlines():
+        _, place, _, flags, *_ = line.split()
+        options[place] = flags.split(",")
+    wanted = _output(host, "printenv TMPDIR")
+    places = [place for place in (wanted, "/dev/shm", "/tmp") if place]  # noqa: S108
+    for place in places:
+        # The mount that a directory lies on is the longest prefix of its path.
+        mount = max((m for m in options if f"{place}/".startswith(f"{m.rstrip('/')}/")), key=len)
+        if "noexec" not in options[mount] and not host.run(f"test -w {shlex.quote(place)}").rc:
+            return Finding(name, True, place)
+    return Finding(name, False, f"mounted noexec or not writable: {', '.join(places)}",
+                   "Type: export TMPDIR=$HOME, or another directory where programs may run")
+
+
+def _kvm(host: Host) -> Finding:
+    if not host.file("/dev/kvm").exists:
+        return Finding("/dev/kvm", False, "not there: QEMU guests are emulated, and slow",
+                       needed=False)
+    if host.run("sh -c ': <> /dev/kvm'").rc:
+        return Finding("/dev/kvm", False, "there, but it does not open",
+                       "Type: sudo adduser \"$USER\" kvm, then log in again", needed=False)
+    return Finding("/dev/kvm", True, "opens", needed=False)
