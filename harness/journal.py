@@ -102,8 +102,9 @@ class JournalWriter:
 class JournalReader:
     """Follows a journal that grows; each call of `new` returns the whole records since the last.
 
-    A last line without its newline is kept back until it is whole.  ``faults`` collects lines
-    that no record could be read from: a guest that answers rubbish.
+    A last line without its newline is kept back until it is whole.  A line that no record can be
+    read from goes to ``faults``, and is the last that is read: what a guest says after it has
+    answered rubbish counts no more, what it said before still does.
     """
 
     def __init__(self, path: Path) -> None:
@@ -112,7 +113,9 @@ class JournalReader:
         self.faults: list[str] = []
 
     def new(self) -> list[Record]:
-        """Records that have appeared since the last call."""
+        """Records that have appeared since the last call, up to the first fault."""
+        if self.faults:
+            return []
         try:
             with self._path.open("rb") as file:
                 file.seek(self._offset)
@@ -127,4 +130,5 @@ class JournalReader:
                 records.append(decode_record(line))
             except msgspec.MsgspecError as fault:
                 self.faults.append(f"{fault}: {line[:200]!r}")
+                break
         return records

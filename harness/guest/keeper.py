@@ -8,13 +8,16 @@ them does not end the rest.  So each guest gets a keeper, which
   the keeper ends only when it has none left;
 - holds one end of a pipe (its standard input) whose other end only dmsnap holds.  When dmsnap
   ends the guest, or dies itself in any way, the pipe closes, and the family is killed;
+- removes the guest's private directory when it is over;
 - keeps the console, bounded: the head in a file as it comes, the last part in memory until the
   end.  The very last bytes also go to standard output, for a disk may be full.
 
-Should the keeper itself be killed, the kernel dies with it (parent-death signal).
+Should the keeper itself be killed, the kernel dies with it (parent-death signal), and dmsnap
+looks for what else is left (`harness.guest.process`).
 
-It is started as ``python -I -S keeper.py CONSOLE COMMAND…`` and imports nothing of dmsnap: it
-must be up in a few milliseconds.  Its exit status is that of the guest, 128 + n for signal n.
+It is started as ``python -I -S keeper.py CONSOLE PRIVATE COMMAND…`` (PRIVATE may be empty) and
+imports nothing of dmsnap: it must be up in a few milliseconds.  Its exit status is that of the
+guest, 128 + n for signal n.
 """
 
 import contextlib
@@ -149,8 +152,8 @@ def _drain(output: int, console: Console) -> None:
         console.add(data)
 
 
-def main(console_path: str, command: list[str]) -> int:
-    """Start ``command``, keep it, and leave nothing of it behind."""
+def main(console_path: str, private: str, command: list[str]) -> int:
+    """Start ``command``, keep it, and leave nothing of it behind, nor of directory ``private``."""
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         # Only the pipe ends a guest: Ctrl-C is for dmsnap to understand.
         signal.signal(number, signal.SIG_IGN)
@@ -180,6 +183,10 @@ def main(console_path: str, command: list[str]) -> int:
         guest.returncode = status  # reaped above; Popen must not try again
         _end_family()
         _drain(output, console)
+    if private:
+        import shutil  # costs more than all the rest of this program; a guest need not wait for it
+
+        shutil.rmtree(private, ignore_errors=True)
     last = console.close()
     with contextlib.suppress(OSError):
         os.write(sys.stdout.fileno(), last)
@@ -187,4 +194,4 @@ def main(console_path: str, command: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2:]))
+    sys.exit(main(sys.argv[1], sys.argv[2], sys.argv[3:]))

@@ -5,10 +5,15 @@ behave as badly as a guest can.  How the family of processes is held together is
 `harness.guest.keeper`.
 """
 
+import contextlib
 import os
+import select
+import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import uuid
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, Protocol
@@ -19,6 +24,9 @@ from harness.guest.keeper import TAIL_REPORT_BYTES
 CONSOLE_NAME: Final = "console.log"
 JOURNAL_NAME: Final = "journal.jsonl"
 JOB_NAME: Final = "job.json"
+
+MARK_VARIABLE: Final = "DMSNAP_KEPT"
+"""In the environment of every process of a guest, with a value of its own for each guest."""
 
 _END_LIMIT_S: Final = 20.0
 _KEEPER: Final = Path(__file__).with_name("keeper.py")
@@ -65,36 +73,34 @@ class KeptProcess:
         command: program and arguments.
         results: existing directory; the console is kept there.
         env: the whole environment of the command.
-        cleanup: called once when it has ended.
+        private: directory of this guest alone; removed when it has ended.
     """
 
     def __init__(self, command: Sequence[str | Path], *, results: Path, env: Mapping[str, str],
-                 cleanup: Callable[[], object] | None = None) -> None:
+                 private: Path | None = None) -> None:
         self._console = results / CONSOLE_NAME
         self._tail: str | None = None
-        self._stack = ExitStack()
-        if cleanup is not None:
-            self._stack.callback(cleanup)
+        self._private = private
+        self._mark = uuid.uuid4().hex
         lifeline, ours = os.pipe()
         # Popen closes every other descriptor in the child, so that only we hold the other end
         # of the pipe, whatever else is started at the same time.
         self._lifeline = ours
         try:
             self._keeper = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(_KEEPER), str(self._console),
+                [sys.executable, "-I", "-S", str(_KEEPER), str(self._console), str(private or ""),
                  *(str(word) for word in command)],
                 stdin=lifeline, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                env=dict(env), cwd="/", start_new_session=True)
+                env={**env, MARK_VARIABLE: self._mark}, cwd="/", start_new_session=True)
             self._pidfd = os.pidfd_open(self._keeper.pid)
         except OSError as fault:
             os.close(ours)
-            self._stack.close()
+            self._remove_private()
             raise ProvisioningError(
                 f"cannot start a process for a guest: {fault.strerror}; free processes, memory "
                 "or file descriptors, or run fewer guests (-j)") from fault
         finally:
             os.close(lifeline)
-        self._stack.callback(os.close, self._pidfd)
 
     @property
     def keeper_pid(self) -> int:
@@ -121,6 +127,7 @@ class KeptProcess:
         self._drop_lifeline()
         try:
             self._keeper.wait(timeout=_END_LIMIT_S)
+            self._collect()
         except subprocess.TimeoutExpired:
             self._keeper.kill()
             self._keeper.wait()
@@ -129,7 +136,10 @@ class KeptProcess:
                 f"a guest did not end within {_END_LIMIT_S:.0f} s of being killed: the host "
                 "keeps its processes in uninterruptible sleep, see `ps -eo pid,stat,wchan,args` "
                 "and the host's kernel log") from None
-        self._collect()
+        finally:
+            if self._pidfd >= 0:
+                os.close(self._pidfd)
+                self._pidfd = -1
 
     def console_tail(self) -> str:
         """The last that was printed: from the keeper's report, else from the file."""
@@ -154,6 +164,36 @@ class KeptProcess:
         assert self._keeper.stdout is not None
         with self._keeper.stdout as pipe:
             report = pipe.read().decode(errors="replace")
-        # A keeper that was killed has no report to give.
+        # A keeper that was killed has no report to give, and could not do its duty.
         self._tail = report or self.console_tail()
-        self._stack.close()
+        if self._keeper.returncode < 0:
+            end_marked(self._mark)
+            self._remove_private()
+
+    def _remove_private(self) -> None:
+        if self._private is not None:
+            shutil.rmtree(self._private, ignore_errors=True)
+
+
+def end_marked(mark: str) -> None:
+    """Kill every process with ``mark`` in its environment, and wait until they are gone."""
+    entry = f"{MARK_VARIABLE}={mark}".encode()
+    with ExitStack() as stack:
+        dying = select.poll()
+        count = 0
+        for environ in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):  # gone meanwhile, or another user's
+                if entry not in environ.read_bytes().split(b"\0"):
+                    continue
+                pidfd = os.pidfd_open(int(environ.parent.name))
+                stack.callback(os.close, pidfd)
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                dying.register(pidfd, select.POLLIN)
+                count += 1
+        while count:
+            ended = dying.poll(_END_LIMIT_S * 1000)
+            if not ended:
+                return
+            for pidfd, _ in ended:
+                dying.unregister(pidfd)
+                count -= 1

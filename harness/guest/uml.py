@@ -16,7 +16,6 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Iterable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -137,18 +136,16 @@ class UmlGuest:
             ProvisioningError: the guest cannot be started; cause and cure.
         """
         memory = memory_dir(self._memory_mib)
-        with ExitStack() as stack:
-            private = _private_dir()
-            stack.callback(shutil.rmtree, private, ignore_errors=True)
-            try:
-                self._write_init(private, results)
-            except OSError as fault:
-                raise ProvisioningError(f"cannot prepare a guest in {private}: {fault.strerror}; "
-                                        "free space there") from fault
-            return KeptProcess(
-                self.command(private), results=results,
-                env={"PATH": os.defpath, "LC_ALL": "C", "TMPDIR": str(memory)},
-                cleanup=stack.pop_all().close)
+        private = _private_dir()
+        try:
+            self._write_init(private, results)
+        except OSError as fault:
+            shutil.rmtree(private, ignore_errors=True)
+            raise ProvisioningError(f"cannot prepare a guest in {private}: {fault.strerror}; "
+                                    "free space there") from fault
+        return KeptProcess(
+            self.command(private), results=results, private=private,
+            env={"PATH": os.defpath, "LC_ALL": "C", "TMPDIR": str(memory)})
 
     def command(self, private: Path) -> list[str]:
         """The kernel and its command line; none of its words may contain a space."""

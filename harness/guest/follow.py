@@ -1,0 +1,133 @@
+"""Following one guest's journal: what its records mean, and which it may not write.
+
+A pure state machine.  A guest that is out of its mind may write records that are whole and make
+no sense; taken at their word they would give one scenario the results of another.  So the order
+that an agent keeps is checked here:
+
+    Ready, then for each scenario of the job in its order
+    Begin, (Started, Observed)…, End, and when all have ended Done.
+
+A step that was started and not observed ends its scenario only with a fault.
+"""
+
+from dataclasses import dataclass, field
+
+from harness.journal import Begin, Done, End, Observed, Ready, Record, Started
+from harness.steps import Observation
+
+
+class Rubbish(Exception):
+    """A record that no guest may write here; the text says which and why."""
+
+
+@dataclass(slots=True)
+class Attempt:
+    """A scenario in progress.
+
+    Attributes:
+        step: the step started last; None before the first.
+        observed: whether that step was observed.
+    """
+
+    begin: Begin
+    begun_at: float
+    step: int | None = None
+    observed: bool = True
+    observations: list[Observation] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A scenario whose attempt is complete."""
+
+    attempt: Attempt
+    end: End
+
+
+class Follower:
+    """What one guest has said so far.
+
+    Attributes:
+        ready: its first record, None before.
+        remaining: scenarios without an end, in the order of the job.
+        attempt: the one in progress, which is the first of ``remaining``.
+        done: the guest has said `Done`.
+        spoilt: a scenario left devices behind; nothing that this guest says counts any more.
+    """
+
+    def __init__(self, scenarios: list[str]) -> None:
+        self.ready: Ready | None = None
+        self.remaining = list(scenarios)
+        self.attempt: Attempt | None = None
+        self.done = False
+        self.spoilt = False
+
+    @property
+    def over(self) -> bool:
+        """Nothing more is expected of this guest."""
+        return self.done or self.spoilt
+
+    def feed(self, record: Record, now_s: float) -> Finished | None:
+        """Take the next record; returns the scenario that it completes, if it does.
+
+        Raises:
+            Rubbish: no guest may write it here.
+        """
+        if self.spoilt:
+            return None
+        if self.done:
+            raise Rubbish(f"{_name(record)} after done")
+        if (self.ready is None) != isinstance(record, Ready):
+            raise Rubbish("a second ready" if self.ready else f"{_name(record)} before ready")
+        match record:
+            case Ready():
+                self.ready = record
+            case Begin():
+                self._begin(record, now_s)
+            case Started(step=step):
+                attempt = self._attempt(record)
+                if step <= (-1 if attempt.step is None else attempt.step) or not attempt.observed:
+                    raise Rubbish(f"step {step} started after step {attempt.step}"
+                                  + ("" if attempt.observed else ", which was not observed"))
+                attempt.step, attempt.observed = step, False
+            case Observed(observation=observation):
+                attempt = self._attempt(record)
+                if attempt.observed or observation.step != attempt.step:
+                    raise Rubbish(f"step {observation.step} observed and not started")
+                attempt.observed = True
+                attempt.observations.append(observation)
+            case End():
+                return self._end(record)
+            case Done():
+                if self.remaining:
+                    raise Rubbish(f"done with {len(self.remaining)} scenarios missing")
+                self.done = True
+        return None
+
+    def _attempt(self, record: Record) -> Attempt:
+        if self.attempt is None:
+            raise Rubbish(f"{_name(record)} outside of a scenario")
+        return self.attempt
+
+    def _begin(self, record: Begin, now_s: float) -> None:
+        if self.attempt is not None:
+            raise Rubbish(f"{record.scenario} begun within {self.attempt.begin.scenario}")
+        if self.remaining[:1] != [record.scenario]:
+            raise Rubbish(f"{record.scenario} begun where "
+                          f"{(self.remaining or ['no scenario'])[0]} was next")
+        self.attempt = Attempt(record, now_s)
+
+    def _end(self, record: End) -> Finished:
+        attempt = self._attempt(record)
+        if record.scenario != attempt.begin.scenario:
+            raise Rubbish(f"{record.scenario} ended within {attempt.begin.scenario}")
+        if not attempt.observed and not record.fault:
+            raise Rubbish(f"{record.scenario} ended, and its step {attempt.step} was not observed")
+        self.attempt = None
+        del self.remaining[0]
+        self.spoilt = bool(record.leftovers)
+        return Finished(attempt, record)
+
+
+def _name(record: Record) -> str:
+    return type(record).__name__.lower()

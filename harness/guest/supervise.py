@@ -1,0 +1,315 @@
+"""The supervisor: scenarios in, outcomes out, whatever happens to the guests in between.
+
+Scenarios are dealt to the guests round robin.  A guest gets its share as its job when it starts
+and asks the host for nothing; the host reads its journal as it grows and watches its process.
+When a guest panics, hangs, vanishes or writes rubbish, the scenario in progress (the next one,
+if none was) is lost: it is tried once more as the first of a fresh guest, which then goes on
+with the rest; lost again, *lost* is its outcome.  A guest with devices that would not go away is
+replaced, without blame.
+
+A scenario has exactly one outcome.  Its results come from one attempt whose `Begin` and `End`
+are both there.  Every loss uses up an attempt of some scenario, or one of two tries to get a
+guest up at all, so a run always ends.
+"""
+
+import selectors
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from harness.errors import BadScenario, ProvisioningError
+from harness.guest.catalogue import Kernel
+from harness.guest.events import (
+    Event,
+    GuestReady,
+    GuestStarted,
+    GuestWasLost,
+    Loss,
+    Outcome,
+    Reason,
+    ScenarioBegun,
+    ScenarioEnded,
+    StepObserved,
+)
+from harness.guest.follow import Finished, Follower, Rubbish
+from harness.guest.process import CONSOLE_NAME, JOB_NAME, JOURNAL_NAME, Guest, Launcher
+from harness.guest.uml import AGENT, UmlGuest
+from harness.journal import Begin, JournalReader, Observed, Ready, Record
+
+ATTEMPTS_MAX: Final = 2
+"""Attempts of one scenario; a guest can die for no reason of the scenario's."""
+BOOTS_MAX: Final = 2
+"""Guests in a row that may never become ready."""
+STEP_LIMIT_S: Final = 30.0
+BOOT_LIMIT_S: Final = 60.0
+
+_JOURNAL_POLL_S: Final = 0.02
+_POWER_OFF_LIMIT_S: Final = 5.0
+_CONSOLE_CHARACTERS: Final = 8000
+_PANIC: Final = "Kernel panic"
+_DISK_FULL: Final = "No space left on device"
+
+
+@dataclass(slots=True, eq=False)
+class _Slot:
+    """One of the places where a guest runs, with what it has yet to do."""
+
+    queue: list[str]
+    boots_failed: int = 0
+    number: int = 0
+    results: Path = Path()
+    guest: Guest | None = None
+    follower: Follower = field(default_factory=lambda: Follower([]))
+    reader: JournalReader = field(default_factory=lambda: JournalReader(Path()))
+    started_at: float = 0.0
+    heard_at: float = 0.0
+
+
+class Supervisor:
+    """Runs scenarios in parallel guests of one kernel.
+
+    Args:
+        kernel: what the guests boot.
+        guests: how many at the same time.
+        results: directory for one subdirectory a guest (job, journal, console); made if missing.
+        job: makes the agent's job file from the scenarios that one guest is to run, in order.
+        python: interpreter that runs in the guest.
+        step_limit_s: longest time without a new record in the journal.
+        boot_limit_s: longest time until `Ready`.
+        memory_mib: memory of each guest.
+        argv: what Python runs in the guest.
+        launcher: starts guests instead of User-mode Linux.
+
+    Attributes:
+        outcomes: of the scenarios that have one so far; complete when `run` returns, and what
+            was finished when it raises.
+    """
+
+    def __init__(self, kernel: Kernel, *, guests: int, results: Path,
+                 job: Callable[[list[str]], bytes], python: Path,
+                 step_limit_s: float = STEP_LIMIT_S, boot_limit_s: float = BOOT_LIMIT_S,
+                 memory_mib: int = 512, argv: Sequence[str] = AGENT,
+                 launcher: Launcher | None = None) -> None:
+        if guests < 1:
+            raise ProvisioningError(f"{guests} guests cannot run anything; ask for 1 or more (-j)")
+        self.outcomes: dict[str, Outcome] = {}
+        self._guests = guests
+        self._results = results.absolute()
+        self._job = job
+        self._step_limit_s = step_limit_s
+        self._boot_limit_s = boot_limit_s
+        self._launcher = launcher or UmlGuest(kernel, python=python, argv=argv,
+                                              memory_mib=memory_mib)
+        self._on_event: Callable[[Event], None] = lambda _event: None
+        self._losses: dict[str, list[Loss]] = {}
+        self._next_number = 1
+        self._selector: selectors.BaseSelector
+
+    def run(self, scenarios: Sequence[str],
+            on_event: Callable[[Event], None] = lambda _event: None) -> dict[str, Outcome]:
+        """Run each scenario once; returns outcomes in the order of ``scenarios``.
+
+        However it ends, no process of a guest is left.
+
+        Raises:
+            ProvisioningError: guests cannot be had on this machine.
+            BadScenario: a name is there twice.
+        """
+        if len(set(scenarios)) != len(scenarios):
+            twice = sorted({name for name in scenarios if scenarios.count(name) > 1})
+            raise BadScenario(f"named more than once: {', '.join(twice)}; name each scenario once")
+        self.outcomes.clear()
+        self._losses.clear()
+        self._on_event = on_event
+        count = min(self._guests, len(scenarios))
+        slots = [_Slot(list(scenarios[index::count])) for index in range(count)]
+        try:
+            self._results.mkdir(parents=True, exist_ok=True)
+        except OSError as fault:
+            raise ProvisioningError(f"cannot make the results directory {self._results}: "
+                                    f"{fault.strerror}; choose another") from fault
+        if slots:
+            self._launcher.check(count, self._results)
+        try:
+            with selectors.DefaultSelector() as self._selector:
+                for slot in slots:
+                    self._start(slot)
+                while any(slot.guest for slot in slots):
+                    self._selector.select(_JOURNAL_POLL_S)
+                    for slot in slots:
+                        if slot.guest is not None:
+                            self._advance(slot, slot.guest)
+        finally:
+            _end_all(slots)
+        assert self.outcomes.keys() == set(scenarios)
+        return {name: self.outcomes[name] for name in scenarios}
+
+    # -- one guest ----------------------------------------------------------------------------
+
+    def _start(self, slot: _Slot) -> None:
+        """Start a guest for what is in the slot's queue."""
+        try:
+            slot.number, slot.results = self._new_directory()
+            (slot.results / JOB_NAME).write_bytes(self._job(slot.queue))
+        except OSError as fault:
+            raise ProvisioningError(f"cannot write into the results directory {self._results}: "
+                                    f"{fault.strerror}; free space or choose another") from fault
+        slot.follower = Follower(slot.queue)
+        slot.reader = JournalReader(slot.results / JOURNAL_NAME)
+        slot.started_at = slot.heard_at = time.monotonic()
+        slot.guest = self._launcher.start(slot.results)
+        self._selector.register(slot.guest, selectors.EVENT_READ)
+        self._on_event(GuestStarted(slot.number, tuple(slot.queue), slot.results))
+
+    def _new_directory(self) -> tuple[int, Path]:
+        """A directory that no earlier run has used: a journal is only ever appended to."""
+        while True:
+            number = self._next_number
+            self._next_number += 1
+            directory = self._results / f"guest-{number:04}"
+            try:
+                directory.mkdir()
+            except FileExistsError:
+                continue
+            return number, directory
+
+    def _advance(self, slot: _Slot, guest: Guest) -> None:
+        """Take what is new of one guest, and act on it."""
+        ended = guest.ended()  # before the journal is read, which is complete then
+        records = slot.reader.new()
+        now_s = time.monotonic()
+        if records:
+            slot.heard_at = now_s
+        try:
+            self._take(slot, records, now_s)
+        except Rubbish as fault:
+            self._lose(slot, guest, "rubbish", f"{fault}")
+            return
+        follower, silent_s = slot.follower, now_s - slot.heard_at
+        if follower.over:
+            if ended or follower.spoilt or silent_s > _POWER_OFF_LIMIT_S:
+                self._replace(slot, follower.remaining)
+        elif ended:
+            self._lose(slot, guest, "vanished", "the guest ended before its work was done")
+        elif follower.ready is None and now_s - slot.started_at > self._boot_limit_s:
+            self._lose(slot, guest, "hang", f"not ready {self._boot_limit_s:g} s after its start")
+        elif follower.ready is not None and silent_s > self._step_limit_s:
+            self._lose(slot, guest, "hang", f"no progress within {self._step_limit_s:g} s")
+
+    def _take(self, slot: _Slot, records: list[Record], now_s: float) -> None:
+        """Understand records, and tell them.
+
+        Raises:
+            Rubbish: one of them cannot be; those before it are taken.
+        """
+        follower = slot.follower
+        for record in records:
+            finished = follower.feed(record, now_s)
+            match record:
+                case Ready():
+                    slot.boots_failed = 0
+                    self._on_event(GuestReady(slot.number, record, now_s - slot.started_at))
+                case Begin(scenario=name):
+                    self._on_event(ScenarioBegun(slot.number, name, self._attempt_of(name)))
+                case Observed(observation=observation) if follower.attempt is not None:
+                    self._on_event(StepObserved(
+                        slot.number, follower.attempt.begin.scenario, observation))
+            if finished is not None:
+                self._finish(finished, follower.ready, now_s)
+            if follower.spoilt:
+                return
+        if slot.reader.faults:
+            raise Rubbish(f"unreadable record: {slot.reader.faults[0]}")
+
+    def _attempt_of(self, scenario: str) -> int:
+        return len(self._losses.get(scenario, [])) + 1
+
+    def _finish(self, finished: Finished, ready: Ready | None, now_s: float) -> None:
+        """A scenario's attempt is complete."""
+        attempt, end = finished.attempt, finished.end
+        self._conclude(Outcome(
+            scenario=end.scenario, seed=attempt.begin.seed,
+            attempts=self._attempt_of(end.scenario), observations=tuple(attempt.observations),
+            ready=ready, losses=tuple(self._losses.get(end.scenario, [])), fault=end.fault,
+            leftovers=end.leftovers, elapsed_s=now_s - attempt.begun_at))
+
+    def _conclude(self, outcome: Outcome) -> None:
+        assert outcome.scenario not in self.outcomes
+        self.outcomes[outcome.scenario] = outcome
+        self._on_event(ScenarioEnded(outcome))
+
+    def _lose(self, slot: _Slot, guest: Guest, reason: Reason, detail: str) -> None:
+        """A guest is lost: end what is left of it, count, and go on with the rest."""
+        self._stop(slot)
+        follower = slot.follower
+        console = guest.console_tail()
+        if _PANIC in console and reason != "rubbish":
+            reason, detail = "panic", console[console.rindex(_PANIC):].splitlines()[0]
+        if _DISK_FULL in console:
+            detail += "; the disk was full"
+        if follower.ready is None:
+            reason = "never ready"
+        attempt = follower.attempt
+        loss = Loss(reason, detail, attempt.step if attempt else None, slot.number,
+                    console[-_CONSOLE_CHARACTERS:], slot.results / CONSOLE_NAME)
+        if follower.ready is None:
+            slot.boots_failed += 1
+            again = slot.boots_failed < BOOTS_MAX
+            self._on_event(GuestWasLost(loss, None, again))
+            if not again:
+                raise ProvisioningError(
+                    f"{BOOTS_MAX} guests in a row never became ready: {detail}; its console is "
+                    f"in {loss.log}, and ends with:\n{_last_lines(console)}\n"
+                    "`dmsnap doctor` checks what this machine can run")
+            self._replace(slot, follower.remaining)
+        elif not follower.remaining:
+            # Every result is there; only the word that it was all has not come.
+            self._on_event(GuestWasLost(loss, None, again=False))
+            self._replace(slot, [])
+        else:
+            self._blame(follower.remaining[0], loss, follower.ready)
+            self._replace(slot, [name for name in follower.remaining
+                                 if name not in self.outcomes])
+
+    def _blame(self, name: str, loss: Loss, ready: Ready) -> None:
+        losses = self._losses.setdefault(name, [])
+        losses.append(loss)
+        again = len(losses) < ATTEMPTS_MAX
+        self._on_event(GuestWasLost(loss, name, again))
+        if not again:
+            self._conclude(Outcome(
+                scenario=name, seed=0, attempts=len(losses), observations=(), ready=ready,
+                lost=loss, losses=tuple(losses)))
+
+    def _replace(self, slot: _Slot, queue: list[str]) -> None:
+        """End the guest, and start another one if there is something left to do."""
+        self._stop(slot)
+        slot.queue = queue
+        if queue:
+            self._start(slot)
+
+    def _stop(self, slot: _Slot) -> None:
+        """End the guest of a slot, if it has one."""
+        if slot.guest is not None:
+            guest, slot.guest = slot.guest, None
+            self._selector.unregister(guest)  # before `end`, which closes the descriptor
+            guest.end()
+
+
+def _last_lines(console: str, count: int = 15) -> str:
+    return "\n".join(console.splitlines()[-count:]) or "(nothing)"
+
+
+def _end_all(slots: list[_Slot]) -> None:
+    """End every guest, also when ending one of them fails."""
+    faults: list[ProvisioningError] = []
+    for slot in slots:
+        if slot.guest is not None:
+            try:
+                slot.guest.end()
+            except ProvisioningError as fault:
+                faults.append(fault)
+    if faults:
+        raise faults[0]
