@@ -101,7 +101,7 @@ class BlockIO:
                 raise OSError(errno.EIO, "a write of nothing")
             done += wrote
 
-    def _get(self, fd: int, sector: int, sectors: int) -> memoryview[int]:
+    def _get(self, fd: int, sector: int, sectors: int) -> memoryview:
         """One request; a view of what came, which holds until the next request."""
         got = os.preadv(fd, [self._view[:bytes_of_sectors(sectors)]], bytes_of_sectors(sector))
         return self._view[:got - got % SECTOR_BYTES]

@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 
 from harness.errors import BadScenario, ProvisioningError
 from harness.kernel import modules
-from harness.kernel.driver import UUID_PREFIX, Driver, Line, node
+from harness.kernel.driver import UUID_PREFIX, Driver, Line
 from harness.steps import REQUEST_SECTORS_MAX
 from harness.units import SECTOR_BYTES, bytes_of_sectors, sectors_of_bytes
 
@@ -108,7 +108,7 @@ class Disks:
             fd = os.open(RAM_DISK, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
         except OSError as fault:
             raise ProvisioningError(
-                f"{RAM_DISK} cannot be had alone ({fault.strerror}): unmount what uses it") from None
+                f"{RAM_DISK} cannot be had alone ({fault.strerror}): unmount it") from None
         with contextlib.closing(os.fdopen(fd, "rb", buffering=0)):
             self._allocator = Allocator(sectors_of_bytes(os.lseek(fd, 0, os.SEEK_END)))
 

@@ -1,0 +1,343 @@
+"""The kernel as a backend: executes steps on the real device-mapper, observes everything.
+
+What a step does is one call of a driver, or requests on one device.  Around it: a marker in the
+kernel log; after it the log lines, the uevents, and the state of every mapped device of the
+scenario, of which those that changed become part of the observation.
+
+Names.  A device is called in the kernel as in the scenario, so ``{name}`` in a table is
+``/dev/mapper/name``, known or not: what the kernel says of an unknown one is an observation.
+Numbers in what it says (``254:3``, ``dm-3``) are brought back to ``{name}`` with the devices that
+were there before the step or are after it; after a rename the new name counts.
+
+Commands on devices that do not exist are passed on (ENXIO), and so is a name that is taken
+(EBUSY).  Requests need a device that exists; commands on a disk are refused, except to ask for
+its status or table, since disks are the harness's own.
+
+An I/O step on a device that is suspended, or that has a suspended one below it, is not issued: it
+would wait for ever.
+"""
+
+import time
+from pathlib import Path
+from typing import Final, Protocol
+
+from harness import pattern, steps
+from harness.errors import BadScenario
+from harness.kernel import machine, removal
+from harness.kernel.blockio import BLKDISCARD, BLKZEROOUT, BlockIO, Source, error_name
+from harness.kernel.disks import Disks
+from harness.kernel.driver import UUID_PREFIX, Driver, Info, Line, node
+from harness.kernel.kmsg import KernelLog, normalise
+from harness.kernel.modules import Parameters
+from harness.kernel.uevents import UEvents, select
+from harness.steps import (
+    EXAMINE_END_SECTORS,
+    EXAMINE_SECTORS_MAX,
+    REFERENCE,
+    AnyStep,
+    DeviceState,
+    Observation,
+    Runs,
+)
+from harness.units import SECTOR_BYTES, bytes_of_sectors, sectors_of_bytes
+
+RESERVED: Final = frozenset({".", "..", "control", "dmsnap-hang"})
+"""Names that are something else in /dev/mapper."""
+
+
+class _Found:
+    """What a step brought, until it becomes an observation."""
+
+    def __init__(self) -> None:
+        self.error: str | None = None
+        self.text: str | None = None
+        self.content: dict[str, Runs] = {}
+        self.image: dict[str, Runs] = {}
+
+
+class EventSource(Protocol):
+    """Where uevents come from."""
+
+    def drain(self) -> list[tuple[str, dict[str, str]]]:
+        """Every event since the last call."""
+
+
+class KernelBackend:
+    """The real device-mapper of this guest (harness.steps.Backend)."""
+
+    def __init__(self, driver: Driver, module_directory: Path, *, log: KernelLog | None = None,
+                 events: EventSource | None = None) -> None:
+        self._driver = driver
+        self._block = BlockIO()
+        self._disks = Disks(driver, module_directory)
+        self._log = log if log is not None else KernelLog()
+        self._events: EventSource = events if events is not None else UEvents()
+        self._parameters = Parameters()
+        self._seed = 0
+        self._mapped: list[str] = []
+        self._info: dict[str, Info] = {}
+        self._states: dict[str, DeviceState] = {}
+        self._numbers: dict[str, str] = {}  # major:minor → name, disks too
+        self._disk_numbers: dict[str, str] = {}
+
+    def close(self) -> None:
+        """Give back what the guest lent."""
+        self._disks.close()
+        self._log.close()
+
+    # -- the life of a scenario ---------------------------------------------------------------
+
+    def begin(self, seed: int) -> None:
+        """Start an empty world."""
+        self._seed = seed
+        self._log.skip()
+        self._events.drain()
+
+    def end(self) -> list[str]:
+        """Remove every device, restore the parameters of the module, forget the disks."""
+        left = removal.remove_all(self._driver, self._mapped)
+        left += self._parameters.restore()
+        left += self._disks.reset()
+        self._mapped = []
+        self._info, self._states, self._numbers, self._disk_numbers = {}, {}, {}, {}
+        return left
+
+    # -- one step -----------------------------------------------------------------------------
+
+    def execute(self, index: int, step: AnyStep) -> Observation:
+        """Do one step and observe."""
+        found = _Found()
+        self._log.mark(f"step {index} {step.__struct_config__.tag}")
+        started = time.perf_counter_ns()
+        try:
+            self._do(step, found)
+        except TimeoutError as fault:
+            found.error = error_name(fault) if fault.errno is not None else steps.TIMEOUT
+        except OSError as fault:
+            found.error = error_name(fault)
+        elapsed_us = (time.perf_counter_ns() - started) // 1000
+        numbers, state = self._look()
+        mapped = {number: name for number, name in numbers.items()
+                  if number not in self._disk_numbers}
+        return Observation(
+            step=index, error=found.error,
+            text=None if found.text is None else normalise(found.text, numbers),
+            content=found.content, image=found.image, state=state,
+            uevents=select(self._events.drain(), mapped), log=self._log.lines(numbers),
+            elapsed_us=elapsed_us)
+
+    def _look(self) -> tuple[dict[str, str], dict[str, DeviceState | None]]:
+        """Survey the mapped devices: numbers → names for this step, and what changed."""
+        self._info = self._driver.survey(self._mapped)
+        self._mapped = list(self._info)
+        now = {info.number: name for name, info in self._info.items()} | self._disk_numbers
+        numbers = self._numbers | now
+        self._numbers = now
+        states = {name: state_of(info, numbers) for name, info in self._info.items()}
+        changed: dict[str, DeviceState | None] = {
+            name: state for name, state in states.items() if self._states.get(name) != state}
+        changed.update((name, None) for name in self._states if name not in states)
+        self._states = states
+        return numbers, changed
+
+    def _do(self, step: AnyStep, found: _Found) -> None:
+        match step:
+            case steps.Disk():
+                self._disk(step)
+            case steps.Create(name=name):
+                if name in RESERVED:
+                    raise BadScenario(f"a device cannot be called {name}: choose another name")
+                self._driver.create(name, f"{UUID_PREFIX}{name}")
+                self._mapped.append(name)
+            case steps.Load(name=name, table=table, read_only=read_only):
+                self._own(table)
+                self._driver.load(self._command(name), [line_of(line) for line in table],
+                                  read_only=read_only)
+            case steps.Clear(name=name):
+                self._driver.clear(self._command(name))
+            case steps.Resume(name=name):
+                self._driver.resume(self._command(name))
+            case steps.Suspend(name=name, flush=flush, lockfs=lockfs):
+                self._driver.suspend(self._command(name), flush=flush, lockfs=lockfs)
+            case steps.Remove(name=name):
+                self._driver.remove(self._command(name))
+            case steps.Rename(name=name, to=to):
+                self._rename(name, to)
+            case steps.Message(name=name, text=text, sector=sector):
+                self._driver.message(self._command(name), sector, text)
+            case steps.Status(name=name, inactive=inactive):
+                found.text = self._driver.status(name, inactive=inactive)
+            case steps.Table(name=name, inactive=inactive):
+                found.text = self._driver.table(name, inactive=inactive)
+            case steps.Wait(name=name, event=event):
+                found.text = str(self._driver.wait(self._command(name), event))
+            case steps.Parameter(name=name, value=value):
+                if not name.isidentifier():
+                    raise BadScenario(f"{name!r} is no name of a module parameter")
+                self._parameters.set(name, value)
+            case steps.Image(device=device):
+                if device not in self._disks.all:
+                    raise BadScenario(f"an image is made of a disk, and {device} is none")
+                found.image[device] = self._image(device)
+            case steps.Examine():
+                self._examine(found)
+            case steps.Crash(how=how):
+                machine.crash(how, self._driver)
+            case _:
+                self._request(step, found)
+
+    def _disk(self, step: steps.Disk) -> None:
+        name = step.name
+        if name in RESERVED or name in self._disks.all or name in self._mapped:
+            raise BadScenario(f"disk {name}: the name is taken")
+        self._disks.add(name, step.sectors, step.block_size)
+        info = self._driver.survey([name])[name]
+        self._disk_numbers[info.number] = name
+        if step.fill == "stamp":
+            self._block.write(node(name), 0, step.sectors,
+                              self._stamps(name, step.generation))
+
+    def _command(self, name: str) -> str:
+        """``name``, if a command may be sent to it."""
+        if name in self._disks.all:
+            raise BadScenario(f"{name} is a disk: device-mapper commands need a mapped device")
+        if name not in self._mapped and self._driver.survey([name]):
+            raise BadScenario(f"mapped device {name} is not of this scenario: choose another name")
+        return name
+
+    def _own(self, table: tuple[steps.TargetLine, ...]) -> None:
+        """Refuse a table that names a block device of somebody else.
+
+        Words that name nothing, or no block device, are for the kernel to refuse.
+        """
+        for word in (word for line in table for word in line.args.split()):
+            if (match := REFERENCE.fullmatch(word)) and (
+                    match[1] in self._disks.all or match[1] in self._mapped):
+                continue
+            path = Path("/dev", line_path(word))
+            if Path("/sys/dev/block", word).exists() and ":" in word:
+                foreign = word not in self._numbers
+            else:
+                foreign = path.is_block_device()
+            if foreign:
+                raise BadScenario(f"{word} is a block device that no step made: a table may name "
+                                  "only devices of its scenario")
+
+    def _rename(self, name: str, to: str) -> None:
+        if to in RESERVED:
+            raise BadScenario(f"a device cannot be called {to}: choose another name")
+        self._driver.rename(self._command(name), to)
+        self._mapped[self._mapped.index(name)] = to
+
+    # -- requests -----------------------------------------------------------------------------
+
+    def _stamps(self, device: str, generation: int) -> Source:
+        return lambda sector, sectors: pattern.fill(self._seed, device, sector, sectors,
+                                                    generation)
+
+    def _request(self, step: AnyStep, found: _Found) -> None:
+        assert isinstance(step, steps.Write | steps.Poke | steps.Read | steps.Flush
+                          | steps.Discard | steps.Zeroout)
+        device = step.device
+        if device not in self._disks.all and device not in self._info:
+            raise BadScenario(f"there is no device {device}: make it before it is used")
+        if self._waits(device):
+            found.error = steps.SUSPENDED
+            return
+        path = node(device)
+        match step:
+            case steps.Write(sector=sector, sectors=sectors, fill=fill):
+                source: Source = self._stamps(device, step.generation)
+                if fill == "zero":
+                    source = zeros
+                self._block.write(path, sector, sectors, source, buffered=step.buffered)
+            case steps.Poke(sector=sector, data=data):
+                if not data or len(data) % SECTOR_BYTES:
+                    raise BadScenario(f"{len(data)} bytes are not a whole number of sectors")
+                self._block.write(path, sector, sectors_of_bytes(len(data)),
+                                  literal(data, sector))
+            case steps.Read(sector=sector, sectors=sectors, buffered=buffered):
+                runs, fault = self._block.read(path, self._seed, sector, sectors,
+                                               buffered=buffered)
+                if runs or fault is None:
+                    found.content[device] = runs
+                if fault is not None:
+                    raise fault
+            case steps.Flush():
+                self._block.flush(path)
+            case steps.Discard(sector=sector, sectors=sectors):
+                self._block.control(path, BLKDISCARD, sector, sectors)
+            case steps.Zeroout(sector=sector, sectors=sectors):
+                self._block.control(path, BLKZEROOUT, sector, sectors)
+
+    def _waits(self, device: str) -> bool:
+        """Whether I/O on ``device`` would wait: it, or one below it, is suspended."""
+        if not any(info.suspended for info in self._info.values()):
+            return False
+        seen: set[str] = set()
+        queue = [device]
+        while queue:
+            name = queue.pop()
+            if name in seen or name not in self._info:
+                continue
+            seen.add(name)
+            if self._info[name].suspended:
+                return True
+            queue += [self._numbers[number] for number in self._driver.dependencies(name)
+                      if number in self._numbers]
+        return False
+
+    def _image(self, disk: str) -> Runs:
+        return self._block.examine(node(disk), self._seed, [(0, self._disks.all[disk].sectors)])
+
+    def _examine(self, found: _Found) -> None:
+        for name, info in self._info.items():
+            if info.table is None or self._waits(name):
+                continue
+            found.content[name] = self._block.examine(
+                node(name), self._seed, examined(self._block.size(node(name))))
+        for disk in self._disks.all:
+            found.image[disk] = self._image(disk)
+
+
+def examined(sectors: int) -> list[tuple[int, int]]:
+    """The ranges of a mapped device of ``sectors`` sectors that `Examine` reads."""
+    if sectors <= EXAMINE_SECTORS_MAX:
+        return [(0, sectors)]
+    return [(0, EXAMINE_END_SECTORS), (sectors - EXAMINE_END_SECTORS, EXAMINE_END_SECTORS)]
+
+
+def zeros(_sector: int, sectors: int) -> bytes:
+    """A source of zeros."""
+    return bytes(bytes_of_sectors(sectors))
+
+
+def literal(data: bytes, first: int) -> Source:
+    """A source of given bytes, of which ``first`` is the sector where they start."""
+    view = memoryview(data)
+
+    def source(sector: int, sectors: int) -> memoryview:
+        at = bytes_of_sectors(sector - first)
+        return view[at:at + bytes_of_sectors(sectors)]
+
+    return source
+
+
+def line_path(args: str) -> str:
+    """Table arguments with the path of each device in the place of its ``{name}``."""
+    return REFERENCE.sub(lambda match: node(match[1]), args)
+
+
+def line_of(line: steps.TargetLine) -> Line:
+    """A table line as the kernel takes it."""
+    return Line(line.start, line.length, line.type, line_path(line.args))
+
+
+def state_of(info: Info, numbers: dict[str, str]) -> DeviceState:
+    """The state of a device as an observation has it."""
+    def named(text: str | None) -> str | None:
+        return None if text is None else normalise(text, numbers)
+
+    return DeviceState(
+        status=named(info.status), table=named(info.table), inactive=named(info.inactive),
+        suspended=info.suspended, read_only=info.read_only, event=info.event, open=info.open)
