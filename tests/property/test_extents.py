@@ -1,0 +1,44 @@
+"""Extents against a plain dict of sectors."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.extents import UNKNOWN, ZERO, Content, Extents, Stamp, moved
+
+SPAN = 24
+WHAT = st.sampled_from([UNKNOWN, ZERO, Stamp("a", 0, 0), Stamp("b", 1, 5)])
+PUT = st.tuples(st.integers(0, SPAN), st.integers(0, 8), WHAT)
+
+
+def by_sector(extents: Extents, start: int, end: int) -> list[Content]:
+    found: list[Content] = []
+    at = start
+    for a, b, what in extents.between(start, end):
+        assert a == at < b
+        found += [what] * (b - a)
+        at = b
+    assert at == max(start, end)
+    return found
+
+
+@given(st.lists(PUT, max_size=12), st.integers(0, SPAN), st.integers(0, SPAN),
+       st.integers(0, 9))
+def test_extents_are_a_dict_of_sectors(puts: list[tuple[int, int, Content]], one: int, other: int,
+                                       by: int) -> None:
+    extents, plain = Extents(), dict[int, Content]()
+    for start, count, what in puts:
+        extents.put(start, start + count, what)
+        plain.update(dict.fromkeys(range(start, start + count), what))
+    low, high = sorted((one, other))
+    wanted = [plain.get(sector) for sector in range(low, high)]
+    assert by_sector(extents, low, high) == wanted
+    bound = Extents(low, high)
+    for a, b, what in extents.between(low, high):
+        bound.put(a, b, what)
+    assert by_sector(bound.within(low, high), low, high) == wanted
+    assert by_sector(bound.shifted(by), low + by, high + by) == [moved(w, by) for w in wanted]
+    assert by_sector(bound.unknown(), low, high) == [None] * (high - low)
+    pairs = extents.differing(Extents(), SPAN)
+    assert sum(b - a for a, b in pairs) == SPAN
+    assert all(w is UNKNOWN for a, b in extents.differing(extents, SPAN)
+               for w in by_sector(extents, a, b))
