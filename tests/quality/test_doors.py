@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -95,8 +96,9 @@ def test_setup_says_in_one_line_what_to_type(tmp_path):
 @pytest.mark.skipif(not shutil.which("apt-get"), reason="apt-get is not installed")
 def test_an_old_python_is_named(tmp_path):
     path = tools(tmp_path, [*BASICS, "apt-get", "dpkg-deb"])
-    (path / "python3").write_text("""#!/bin/sh
-case "$1$2" in -V) echo Python 3.9.2;; *ensurepip*) exit 1;; esac
+    (path / "python3").write_text(f"""#!/bin/sh
+[ "$1" != -V ] || exec echo Python 3.9.2
+exec {sys.executable} -c "import sys; sys.version_info = (3, 9, 2); $2"
 """)
     (path / "python3").chmod(0o755)
     assert "(Python 3.9.2 is too old)" in setup(tmp_path, path).stderr
