@@ -97,7 +97,7 @@ def test_setup_says_in_one_line_what_to_type(tmp_path):
 def test_an_old_python_is_named(tmp_path):
     path = tools(tmp_path, [*BASICS, "apt-get", "dpkg-deb"])
     (path / "python3").write_text(f"""#!/bin/sh
-[ "$1" != -V ] || exec echo Python 3.9.2
+if [ "$1" = -V ]; then echo Python 3.9.2; exit; fi
 exec {sys.executable} -c "import sys; sys.version_info = (3, 9, 2); $2"
 """)
     (path / "python3").chmod(0o755)
