@@ -102,6 +102,14 @@ class KernelBackend:
         self._info, self._states, self._numbers, self._disk_numbers = {}, {}, {}, {}
         return left
 
+    def number_of(self, name: str) -> str:
+        """``major:minor`` of a device of the scenario.
+
+        Raises:
+            KeyError: there is none of that name.
+        """
+        return {device: number for number, device in self._numbers.items()}[name]
+
     # -- one step -----------------------------------------------------------------------------
 
     def execute(self, index: int, step: AnyStep) -> Observation:

@@ -1,6 +1,6 @@
 """Device-mapper through the `dmsetup` program: the reference that a reader can type.
 
-One command for each call of the protocol, and at most four for the state of all devices together.  What
+One command for each call of the protocol, and at most four for the state of all devices.  What
 the kernel refused comes back as text (``device-mapper: reload ioctl on s (254:3) failed: Invalid
 argument``) and is mapped to its errno.  DM_DISABLE_UDEV makes libdevmapper look after the nodes
 itself; nobody else does in a guest.

@@ -1,0 +1,122 @@
+"""What runs first in a guest: ``python -m harness.kernel.agent RESULTS_DIR``.
+
+It reads its job from ``job.json`` there, makes sure that this is a disposable guest, loads the
+modules, probes the kernel, says so (`Ready`) in ``journal.jsonl``, and carries out the scenarios
+in a pytest session.  Everything the host needs is in the journal; what is printed is for people
+who read the console.
+
+Exit status: 0 all was carried out, 1 something was not (the journal says what), 2 the agent could
+not start, 3 the journal was lost.
+"""
+
+import os
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+# Third-party plugins that happen to be installed cost a guest their imports.
+os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+
+import msgspec
+
+from harness.errors import DmsnapError, ProvisioningError
+from harness.journal import Done, JournalWriter, Ready
+from harness.kernel import kmsg, machine, modules
+from harness.kernel.backend import KernelBackend
+from harness.kernel.driver import Driver
+from harness.kernel.ioctl import IoctlDriver
+from harness.kernel.probe import probe
+from harness.kernel.session import (
+    Job,
+    JournalLost,
+    Runner,
+    ScenarioPlugin,
+    decode_job,
+    run_session,
+)
+
+JOB = "job.json"
+JOURNAL = "journal.jsonl"
+
+
+def make_driver(label: str) -> Driver:
+    """The driver called ``label``; the one with `sh` is imported only when it is asked for.
+
+    Raises:
+        ProvisioningError: there is none of that name.
+    """
+    if label == "ioctl":
+        return IoctlDriver()
+    if label == "dmsetup":
+        from harness.kernel.dmsetup import DmsetupDriver
+        return DmsetupDriver()
+    raise ProvisioningError(f"there is no driver {label!r}: take 'ioctl' or 'dmsetup'")
+
+
+def read_job(directory: Path) -> Job:
+    """The job of this guest.
+
+    Raises:
+        ProvisioningError: it is missing or malformed.
+    """
+    try:
+        return decode_job((directory / JOB).read_bytes())
+    except OSError as fault:
+        raise ProvisioningError(f"{directory / JOB}: {fault.strerror}; the host writes it before "
+                                "it starts a guest") from None
+    except msgspec.MsgspecError as fault:
+        raise ProvisioningError(f"{directory / JOB}: {fault}; host and guest must run the same "
+                                "version of dmsnap") from None
+
+
+def serve(directory: Path) -> int:
+    """Do the job in ``directory``; the exit status."""
+    job = read_job(directory)
+    machine.check(here=job.here)
+    with ExitStack() as stack:
+        journal = stack.enter_context(JournalWriter(directory / JOURNAL))
+        modules.load_all(Path(job.modules))
+        kmsg.unlimit()
+        driver = make_driver(job.driver)
+        # The facts do not depend on the driver, and probing by ioctl is quick.
+        prober = KernelBackend(IoctlDriver(), Path(job.modules))
+        facts = probe(prober)
+        prober.close()
+        backend = KernelBackend(driver, Path(job.modules))
+        stack.callback(backend.close)
+        runner = Runner(backend, journal, job.seed)
+        about = os.uname()
+        runner.record(Ready(release=about.release, version=about.version, machine=about.machine,
+                            targets=driver.targets(), probe=facts, driver=driver.label))
+        say(f"ready after {time.process_time():.2f} s of work, {len(job.scenarios)} scenarios")
+        plugin = ScenarioPlugin(job.scenarios, runner)
+        status = run_session(plugin, job.pytest, str(directory))
+        if plugin.lost:
+            raise JournalLost(plugin.lost)
+        runner.record(Done())
+    return 1 if status else 0
+
+
+def say(text: str) -> None:
+    """A line for the console."""
+    print(f"dmsnap: {text}", flush=True)
+
+
+def main(arguments: list[str]) -> int:
+    """Entry point; errors become one line on the console."""
+    if len(arguments) != 1:
+        say("usage: python -m harness.kernel.agent RESULTS_DIR")
+        return 2
+    try:
+        return serve(Path(arguments[0]))
+    except JournalLost as lost:
+        say(str(lost))
+        return 3
+    except (DmsnapError, OSError) as fault:
+        say(f"cannot start: {fault}")
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,149 @@
+"""What this kernel does, found by trying: the facts that a twin profile is made from.
+
+Never by its release number: distributions carry fixes back.  Every probe is harmless on every
+kernel known; what may crash one (merging a transient store, small discards of new kernels) is not
+probed.  The devices of the probes are removed again, and their log lines are gone before the
+first scenario starts.
+
+The facts
+    enoent              errno of a table that names a path that does not exist
+    log_errno_suffix    a constructor's error in the log ends with its errno: `` (-EINVAL)``
+    self_reference      errno of a table that names its own device, or ``accepted``
+    unloaded_device     errno of a table that names a device which never had a table, or
+                        ``accepted``
+    uevent_add_at       ``create`` or ``load``: when the ``add`` of a mapped device comes
+    same_device_log     the log lines of a snapshot whose COW device is its origin, one per line
+    message_no_table    errno of a message to a device without a table, or ``accepted``
+    error_args          errno of target error with two words that are no device, or ``accepted``
+    features            the snapshot target takes feature arguments
+    n_merge_refused     snapshot-merge of a transient store is refused by its constructor
+    duplicate_wins      ``first`` or ``last``: which of two records of one chunk in a store counts
+    max_sectors, max_sectors_4k   longest request of a disk, of one with blocks of 4096 bytes
+    discard, discard_4k           bytes of the longest discard of such a disk, 0 for none
+    discard_granularity, …_4k     its granularity in bytes
+    cow_threshold       default of the module's parameter of that name, −1 where there is none
+
+**Duplicates** (`dm_insert_exception`).  Completed exceptions lie in hash slots, here all in slot
+0 as both chunks are below 256; the lookup takes the first one in its list.  Records (5 → a), (5 →
+b) are crafted so that they cannot join into one run.  Since "dm snapshot: Replace mutex with rw
+semaphore" and its kin (5.2) the scan goes from the head and inserts before the first larger chunk,
+else at the tail: the first record wins.  Since 8581b19eb2c5 ("dm-snapshot: fix 'scheduling while
+atomic' on real-time kernels", 6.19, 6.12.66) a record with none larger goes to the head: the last
+one wins.
+"""
+
+import errno
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from harness import steps
+from harness.kernel.backend import KernelBackend
+from harness.kernel.modules import Parameters
+from harness.steps import AnyStep, Observation, Stamped, TargetLine
+from harness.units import SECTOR_BYTES
+
+Facts = dict[str, bool | int | str]
+_SECTORS: Final = 2048
+_SNAP_MAGIC: Final = 0x70416E53
+
+
+def store_with_duplicates(chunk_sectors: int) -> bytes:
+    """A store whose chunk 5 is recorded twice: first in chunk 4, then in chunk 2."""
+    chunk_bytes = chunk_sectors * SECTOR_BYTES
+    header = struct.pack("<4I", _SNAP_MAGIC, 1, 1, chunk_sectors).ljust(chunk_bytes, b"\0")
+    area = struct.pack("<4Q", 5, 4, 5, 2).ljust(chunk_bytes, b"\0")
+    return header + area
+
+
+def _queue(number: str, name: str) -> int:
+    path = Path("/sys/dev/block", number, "queue", name)
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return 0
+
+
+class _Prober:
+    def __init__(self, backend: KernelBackend) -> None:
+        self._backend = backend
+        self._index = 0
+
+    def do(self, step: AnyStep) -> Observation:
+        self._index += 1
+        return self._backend.execute(self._index, step)
+
+    def load(self, name: str, kind: str, args: str, length: int = _SECTORS) -> Observation:
+        return self.do(steps.Load(name=name, table=(TargetLine(0, length, kind, args),)))
+
+    def answer(self, name: str, kind: str, args: str, length: int = _SECTORS) -> str:
+        """``accepted``, or the errno; the inactive table is dropped again."""
+        seen = self.load(name, kind, args, length)
+        self.do(steps.Clear(name=name))
+        return seen.error or "accepted"
+
+    def duplicate_wins(self) -> str:
+        self.do(steps.Poke(device="cow", sector=0, data=store_with_duplicates(8)))
+        for chunk in (2, 4):
+            self.do(steps.Write(device="cow", sector=8 * chunk, sectors=8, generation=chunk))
+        self.do(steps.Create(name="twice"))
+        if self.load("twice", "snapshot", "{org} {cow} P 8").error:
+            return "unknown"
+        self.do(steps.Resume(name="twice"))
+        content = self.do(steps.Read(device="twice", sector=40, sectors=8)).content
+        match content.get("twice"):
+            case (Stamped(sector=32),):
+                return "first"
+            case (Stamped(sector=16),):
+                return "last"
+        return "unknown"
+
+    def facts(self, number_of: Callable[[str], str]) -> Facts:
+        for disk in ("org", "cow"):
+            self.do(steps.Disk(name=disk, sectors=_SECTORS))
+        self.do(steps.Disk(name="b4k", sectors=_SECTORS, block_size=4096))
+        created = self.do(steps.Create(name="s"))
+        self.do(steps.Create(name="bare"))
+        message = self.do(steps.Message(name="s", text="probe"))
+        missing = self.load("s", "linear", "{nosuch} 0")
+        unloaded = self.answer("s", "linear", "{bare} 0")
+        self_reference = self.answer("s", "linear", "{s} 0")
+        same = self.load("s", "snapshot", "{org} {org} P 8")
+        features = self.answer("s", "snapshot", "{org} {cow} N 8 0")
+        threshold = Parameters().names().get("snapshot_cow_threshold", "-1")
+        return {
+            "enoent": missing.error or "accepted",
+            "log_errno_suffix": any(line.endswith(f"(-{missing.error})") for line in missing.log),
+            "self_reference": self_reference,
+            "unloaded_device": unloaded,
+            "uevent_add_at": "create" if created.uevents else "load",
+            "same_device_log": "\n".join(same.log),
+            "message_no_table": message.error or "accepted",
+            "error_args": self.answer("s", "error", "no device"),
+            "features": features == "accepted",
+            "n_merge_refused": self.answer("s", "snapshot-merge", "{org} {cow} N 8") != "accepted",
+            "duplicate_wins": self.duplicate_wins(),
+            "max_sectors": _queue(number_of("org"), "max_sectors_kb") * 2,
+            "max_sectors_4k": _queue(number_of("b4k"), "max_sectors_kb") * 2,
+            "discard": _queue(number_of("org"), "discard_max_bytes"),
+            "discard_4k": _queue(number_of("b4k"), "discard_max_bytes"),
+            "discard_granularity": _queue(number_of("org"), "discard_granularity"),
+            "discard_granularity_4k": _queue(number_of("b4k"), "discard_granularity"),
+            "cow_threshold": int(threshold),
+        }
+
+
+def probe(backend: KernelBackend) -> Facts:
+    """Find the facts; the world is empty again afterwards.
+
+    Raises:
+        OSError: a device of the probes would not go away (EBUSY).
+    """
+    backend.begin(0)
+    try:
+        return _Prober(backend).facts(backend.number_of)
+    finally:
+        left = backend.end()
+        if left:
+            raise OSError(errno.EBUSY, f"probing left {', '.join(left)}")

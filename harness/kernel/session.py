@@ -1,0 +1,176 @@
+"""The pytest session inside a guest: each scenario of the job is an item.
+
+A small plugin, and nothing is collected from files: items come from the job, in its order, so
+``-k`` and its kin work on scenario names and everything that pytest reports is a scenario.  What
+the host learns does not depend on pytest's output: every item writes its records into the
+journal, each of them on disk before the next thing happens.
+
+An item passes if its scenario was carried out, whatever the kernel answered: the verdict is the
+host's.  Two things end the whole session, as no later record could be believed: a device that
+would not go away, and a journal that cannot be written.
+"""
+
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec import Struct
+
+from harness.errors import BadScenario
+from harness.journal import Begin, End, JournalWriter, Observed, Record, Started
+from harness.steps import AnyStep, Backend
+
+
+class JobScenario(Struct, frozen=True, forbid_unknown_fields=True):
+    """One scenario of a job."""
+
+    name: str
+    steps: tuple[AnyStep, ...]
+    seed: int | None = None
+
+
+class Job(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a guest is told to do (``job.json`` in its results directory).
+
+    Attributes:
+        modules: directory of the kernel's modules, as in /lib/modules/RELEASE.
+        driver: ``ioctl`` or ``dmsetup``.
+        seed: goes into every stamp, unless a scenario has its own.
+        pytest: further arguments for the session.
+        here: the user said that this machine is the guest.
+    """
+
+    modules: str
+    scenarios: tuple[JobScenario, ...] = ()
+    driver: str = "ioctl"
+    seed: int = 0
+    pytest: tuple[str, ...] = ()
+    here: bool = False
+
+
+class JournalLost(Exception):
+    """The journal cannot be written: nothing can be reported any more."""
+
+
+def fault_of(error: BaseException) -> str:
+    """One line that says what went wrong, and where."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    where = f" ({frame.name}, line {frame.lineno})"
+    return f"{type(error).__name__}: {error}" + ("" if isinstance(error, BadScenario) else where)
+
+
+class Runner:
+    """Drives a backend through scenarios and keeps the journal."""
+
+    def __init__(self, backend: Backend, journal: JournalWriter, seed: int) -> None:
+        self._backend = backend
+        self._journal = journal
+        self._seed = seed
+
+    def record(self, record: Record) -> None:
+        """Write a record.
+
+        Raises:
+            JournalLost: it could not be written.
+        """
+        try:
+            self._journal.write(record)
+        except OSError as fault:
+            raise JournalLost(
+                f"the journal cannot be written ({fault.strerror}): make room where the results "
+                "go, and run again") from fault
+
+    def run(self, scenario: JobScenario) -> End:
+        """Carry out one scenario from `Begin` to `End`."""
+        seed = self._seed if scenario.seed is None else scenario.seed
+        self.record(Begin(scenario.name, seed))
+        fault = ""
+        try:
+            self._backend.begin(seed)
+            for index, step in enumerate(scenario.steps):
+                self.record(Started(index))
+                self.record(Observed(self._backend.execute(index, step)))
+        except JournalLost:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next scenario can run
+            fault = fault_of(error)
+        try:
+            left = tuple(self._backend.end())
+        except Exception as error:  # noqa: BLE001 - the guest cannot be trusted any more
+            left = (f"unknown: {fault_of(error)}",)
+        end = End(scenario.name, left, fault)
+        self.record(end)
+        return end
+
+
+class ScenarioItem(pytest.Item):
+    """A scenario as a test."""
+
+    def __init__(self, *, scenario: JobScenario, runner: Runner, **rest: Any) -> None:
+        super().__init__(**rest)
+        self._scenario = scenario
+        self._runner = runner
+
+    def runtest(self) -> None:
+        """Carry out the scenario."""
+        end = self._runner.run(self._scenario)
+        if end.leftovers:
+            self.session.shouldstop = f"devices would not go away: {', '.join(end.leftovers)}"
+        if end.fault:
+            pytest.fail(end.fault, pytrace=False)
+
+    def reportinfo(self) -> tuple[str, int | None, str]:
+        """Where pytest says that it is: the scenario, no file."""
+        return self._scenario.name, None, self._scenario.name
+
+
+class ScenarioPlugin:
+    """Gives the session its items."""
+
+    def __init__(self, scenarios: Sequence[JobScenario], runner: Runner) -> None:
+        self._scenarios = scenarios
+        self._runner = runner
+        self.lost: str = ""
+        """Why the journal ended, if it did."""
+
+    def pytest_collection(self, session: pytest.Session) -> bool:
+        """One item for each scenario."""
+        session.items = [
+            ScenarioItem.from_parent(session, name=scenario.name, scenario=scenario,
+                                     runner=self._runner)
+            for scenario in self._scenarios]
+        session.config.hook.pytest_collection_modifyitems(
+            session=session, config=session.config, items=session.items)
+        session.config.hook.pytest_collection_finish(session=session)
+        session.testscollected = len(session.items)
+        return True
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Any:
+        """A lost journal ends the session."""
+        try:
+            return (yield)
+        except JournalLost as lost:
+            self.lost = str(lost)
+            item.session.shouldstop = self.lost
+            raise
+
+
+UNUSED = ("cacheprovider", "stepwise", "doctest", "junitxml", "pastebin", "setuponly", "setupplan",
+          "faulthandler", "unraisableexception", "threadexception", "warnings", "legacypath",
+          "tmpdir", "monkeypatch", "recwarn", "nose", "unittest", "pytester_assertions",
+          "debugging", "logging")
+"""Plugins of pytest that a session of scenarios has no use for; each import costs a guest."""
+
+
+def run_session(plugin: ScenarioPlugin, arguments: Sequence[str], root: str) -> int:
+    """Run pytest over the scenarios; its exit status."""
+    fixed = ["-c", "/dev/null", f"--rootdir={root}", "--assert=plain", "--capture=no", "-q",
+             "--no-header", "--tb=short", "--color=no"]
+    unused = [word for name in UNUSED for word in ("-p", f"no:{name}")]
+    return int(pytest.main([*fixed, *unused, *arguments], plugins=[plugin]))
+
+
+decode_job = msgspec.json.Decoder(Job).decode
