@@ -1,0 +1,1 @@
+"""The catalogue of scenarios, one module for each theme."""

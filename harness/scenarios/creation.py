@@ -1,0 +1,274 @@
+"""Bringing snapshots up, and everything that a constructor refuses."""
+
+from harness.scenarios.registry import scenario
+from harness.scenarios.script import Script
+from harness.steps import TargetLine
+
+STORES = ("P", "PO", "N")
+
+
+@scenario(store=STORES, rows=("dmtest: bring_up_snapshot_target",))
+def bring_up(s: Script, store: str) -> None:
+    """A snapshot is made, asked for everything it can tell, and removed."""
+    s.disk("base", 256, stamped=True)
+    s.disk("cow", 128)
+    s.create("snap")
+    s.status("snap")
+    s.load("snap", s.snapshot_line("base", "cow", store, 8))
+    s.table("snap", inactive=True)
+    s.status("snap", inactive=True)
+    s.image("cow")
+    s.resume("snap")
+    s.status("snap")
+    s.table("snap")
+    s.read("snap", 0, 256)
+    s.remove("snap")
+    s.status("snap")
+
+
+def _try_tables(s: Script, *arguments: str, sectors: int = 64, target: str = "snapshot") -> None:
+    """Load each on a device of its own; what is accepted is dropped again."""
+    for number, text in enumerate(arguments):
+        name = f"try{number}"
+        s.create(name)
+        s.load(name, TargetLine(0, sectors, target, text))
+        s.table(name, inactive=True)
+        s.clear(name)
+        s.remove(name)
+
+
+@scenario()
+def ctr_argument_count(s: Script) -> None:
+    """Too few words, and words that a backslash joins."""
+    s.disk("base", 64)
+    s.disk("cow", 64)
+    _try_tables(s, "", "{base}", "{base} {cow}", "{base} {cow} P", "  {base}   {cow}  P  8  ",
+                "{base} {cow} P\\ 8", "{base} {cow} P \\8")
+
+
+@scenario()
+def ctr_store_types(s: Script) -> None:
+    """Which words name a store, and what may follow the first letter."""
+    s.disk("base", 64)
+    s.disk("cow", 64)
+    _try_tables(s, *(f"{{base}} {{cow}} {word} 8" for word in (
+        "P", "p", "N", "n", "PO", "po", "pO", "POxx", "PX", "Px", "P8", "persistent", "transient",
+        "NO", "NOPE", "nx", "X", "O", "0", "-", "PP", "PN")))
+
+
+@scenario()
+def ctr_chunk_sizes(s: Script) -> None:
+    """Which words are a chunk size."""
+    s.disk("base", 64)
+    s.disk("cow", 4096)
+    _try_tables(s, *(f"{{base}} {{cow}} P {word}" for word in (
+        "1", "2", "64", "0", "+8", "008", "-8", "0x8", "8k", "8.0", "x", "3", "24", "65", "4294967295",
+        "4294967296", "18446744073709551616", "4194304", "4194303", "2147483648")))
+    _try_tables(s, *(f"{{base}} {{cow}} N {word}" for word in (
+        "1", "0", "3", "65", "2097152", "4194304")))
+
+
+@scenario(rows=("dmtest: non_power_of_2_chunk_size_fails", "dmtest: too_large_chunk_size_fails"),
+          store=("P", "N"))
+def chunk_size_refused(s: Script, store: str) -> None:
+    """No power of two, and beyond the limit: refused, and nothing is written."""
+    s.disk("base", 64, stamped=True)
+    s.disk("cow", 64, stamped=True)
+    _try_tables(s, f"{{base}} {{cow}} {store} 65", f"{{base}} {{cow}} {store} 4194304")
+    s.image("cow")
+
+
+@scenario()
+def ctr_features(s: Script) -> None:
+    """Feature arguments: counts, names, their order, and which complaint wins."""
+    s.disk("base", 64)
+    s.disk("cow", 64)
+    _try_tables(s, *(f"{{base}} {{cow}} P 8 {words}" for words in (
+        "0", "0 junk", "00", "+0", "-1", "x", "1", "2", "3", "3 a b c", "1 bogus", "2 bogus",
+        "1 discard_passdown_origin", "2 discard_passdown_origin bogus",
+        "2 bogus discard_passdown_origin", "2 discard_zeroes_cow bogus", "1 DISCARD_BOGUS")))
+
+
+@scenario()
+def ctr_faults_in_order(s: Script) -> None:
+    """Features are read before devices are opened, and devices before the store."""
+    s.disk("base", 64)
+    _try_tables(s, "{nobody} {nothing} X 3 1 bogus", "{nobody} {nothing} X 3", "{base} {nothing} X 3",
+                "{base} {base} X 3")
+
+
+@scenario()
+def ctr_devices(s: Script) -> None:
+    """Devices that are not there: paths, numbers, and both at once."""
+    s.disk("base", 64)
+    s.disk("cow", 64)
+    _try_tables(s, "{nobody} {cow} P 8", "{base} {nobody} P 8", "999:7 {cow} P 8", "{base} 999:7 P 8",
+                "/nowhere {cow} P 8", "nowhere {cow} P 8")
+
+
+@scenario()
+def cow_is_origin(s: Script) -> None:
+    """The COW device may not be the origin."""
+    s.disk("base", 64, stamped=True)
+    s.create("snap")
+    s.load("snap", TargetLine(0, 64, "snapshot", "{base} {base} P 8"))
+    s.image("base")
+    s.remove("snap")
+
+
+@scenario()
+def names_itself(s: Script) -> None:
+    """A table that names the device it is loaded into."""
+    s.disk("base", 64)
+    s.device("snap", TargetLine(0, 64, "linear", "{base} 0"))
+    s.load("snap", TargetLine(0, 64, "snapshot", "{snap} {base} P 8"))
+    s.clear("snap")
+
+
+@scenario()
+def origin_ctr(s: Script) -> None:
+    """What snapshot-origin refuses."""
+    s.disk("base", 64)
+    _try_tables(s, "", "{base} {base}", "{nobody}", "999:7", "{base}", target="snapshot-origin")
+
+
+@scenario()
+def table_faults(s: Script) -> None:
+    """Tables that device-mapper refuses before it asks a target."""
+    s.disk("base", 64)
+    for number, lines in enumerate((
+        (),
+        (TargetLine(0, 0, "zero"),),
+        (TargetLine(0, 8, "nosuch"),),
+        (TargetLine(8, 8, "zero"),),
+        (TargetLine(0, 8, "zero"), TargetLine(16, 8, "zero")),
+        (TargetLine(0, 8, "zero"), TargetLine(8, 8, "snapshot", "x")),
+        (TargetLine(0, 8, "linear", "{base} x"),),
+        (TargetLine(0, 8, "linear", "{base}"),),
+        (TargetLine(0, 8, "zero", "x"),),
+        (TargetLine(0, 65, "linear", "{base} 0"),),
+        (TargetLine(0, 8, "linear", "{base} 60"),),
+        (TargetLine(0, 65, "snapshot-origin", "{base}"),),
+    )):
+        name = f"try{number}"
+        s.create(name)
+        s.load(name, *lines)
+        s.remove(name)
+
+
+@scenario(store=STORES)
+def default_chunk_size(s: Script, store: str) -> None:
+    """Chunk size 0: the default of a persistent store, an error of a transient one."""
+    s.disk("base", 128, stamped=True)
+    s.disk("cow", 256)
+    s.snapshot("snap", "base", "cow", store, 0)
+    s.write("snap", 3, 1)
+
+
+@scenario(rows=("dmtest: largest_chunk_size_succeeds_N",))
+def largest_chunk(s: Script) -> None:
+    """2097152 sectors, the largest chunk, in a transient store; the origin is far smaller."""
+    s.disk("base", 64, stamped=True)
+    s.disk("cow", 2097152)
+    s.snapshot("snap", "base", "cow", "N", 2097152)
+    s.write("snap", 5, 3)
+    s.read("snap", 0, 64)
+    s.remove("snap")
+
+
+@scenario(chunk=(2048, 16384), rows=("dmtest: huge_chunk_size_P",))
+def huge_chunk(s: Script, chunk: int) -> None:
+    """A chunk longer than any bio: always copied, header and areas are as long."""
+    s.disk("base", 2 * chunk + 100, stamped=True)
+    s.disk("cow", 5 * chunk)
+    s.snapshot("snap", "base", "cow", "P", chunk)
+    s.origin("org", "base")
+    s.write("snap", 7, 9)
+    s.write("snap", chunk, chunk)
+    s.write("org", 2 * chunk + 50, 20)
+    s.read("snap", chunk - 8, 16)
+
+
+@scenario(store=("P", "N"), chunk=(1, 8, 16))
+def blocks_of_4096(s: Script, store: str, chunk: int) -> None:
+    """A COW device with a logical block of 4096 bytes takes no smaller chunk."""
+    s.disk("base", 128, stamped=True)
+    s.disk("cow", 256, block_size=4096)
+    s.snapshot("snap", "base", "cow", store, chunk)
+
+
+@scenario()
+def blocks_of_4096_io(s: Script) -> None:
+    """I/O that is no multiple of the block size is refused; the rest works as ever."""
+    s.disk("base", 128, stamped=True)
+    s.disk("cow", 256, block_size=4096)
+    s.snapshot("snap", "base", "cow", "P", 8)
+    s.write("snap", 1, 1)
+    s.write("snap", 8, 8)
+    s.write("snap", 20, 8)
+    s.write("snap", 32, 32)
+    s.read("snap", 0, 64)
+    s.read("snap", 1, 8)
+
+
+@scenario(store=("P", "N"))
+def default_chunk_on_4096(s: Script, store: str) -> None:
+    """Chunk size 0 over a device with large blocks."""
+    s.disk("base", 128, stamped=True)
+    s.disk("cow", 512, block_size=4096)
+    s.snapshot("snap", "base", "cow", store, 0)
+
+
+@scenario()
+def longer_than_origin(s: Script) -> None:
+    """A snapshot longer than its origin: refused at load, later at resume."""
+    s.disk("base", 64, stamped=True)
+    s.disk("cow", 128)
+    s.create("snap")
+    s.load("snap", s.snapshot_line("base", "cow", "P", 8, sectors=72))
+    s.image("cow")
+    s.load("snap", s.snapshot_line("base", "cow", "P", 8, sectors=64))
+    s.resume("snap")
+    s.write("snap", 0, 3)
+    s.device("other", TargetLine(0, 32, "zero"))
+    s.disk("cow2", 128)
+    s.load("other", s.snapshot_line("base", "cow2", "P", 8, sectors=72))
+    s.resume("other")
+    s.resume("other")
+
+
+@scenario(rows=("lvm2: lvcreate-small-snap",), sectors=(4, 8, 15, 16, 17, 24, 44))
+def tiny_cow(s: Script, sectors: int) -> None:
+    """COW devices of less than a chunk up to a few: what can be made, and what fits."""
+    s.disk("base", 64, stamped=True)
+    s.disk("cow", sectors)
+    s.snapshot("snap", "base", "cow", "P", 8)
+    s.write("snap", 0, 1)
+    s.write("snap", 8, 1)
+    s.write("snap", 16, 1)
+    s.write("snap", 24, 1)
+
+
+@scenario()
+def table_chunk_larger_than_cow(s: Script) -> None:
+    """The header is read with the table's chunk size, which must fit the device."""
+    s.disk("base", 64, stamped=True)
+    s.disk("cow", 48)
+    s.snapshot("snap", "base", "cow", "P", 8)
+    s.write("snap", 0, 3)
+    s.remove("snap")
+    s.snapshot("snap", "base", "cow", "P", 64)
+
+
+@scenario()
+def read_only_snapshot(s: Script) -> None:
+    """A read-only table still writes the header, and origin writes still copy."""
+    s.disk("base", 64, stamped=True)
+    s.disk("cow", 128)
+    s.snapshot("snap", "base", "cow", "P", 8, read_only=True)
+    s.origin("org", "base")
+    s.write("snap", 0, 8)
+    s.write("org", 8, 4)
+    s.read("snap", 0, 64)
+    s.reload("snap", s.snapshot_line("base", "cow", "P", 8))
+    s.write("snap", 0, 8)
