@@ -74,13 +74,16 @@ class KeptProcess:
         results: existing directory; the console is kept there.
         env: the whole environment of the command.
         private: directory of this guest alone; removed when it has ended.
+
+    Attributes:
+        private: that directory.
     """
 
     def __init__(self, command: Sequence[str | Path], *, results: Path, env: Mapping[str, str],
                  private: Path | None = None) -> None:
         self._console = results / CONSOLE_NAME
         self._tail: str | None = None
-        self._private = private
+        self.private = private
         self._mark = uuid.uuid4().hex
         lifeline, ours = os.pipe()
         # Popen closes every other descriptor in the child, so that only we hold the other end
@@ -171,8 +174,8 @@ class KeptProcess:
             self._remove_private()
 
     def _remove_private(self) -> None:
-        if self._private is not None:
-            shutil.rmtree(self._private, ignore_errors=True)
+        if self.private is not None:
+            shutil.rmtree(self.private, ignore_errors=True)
 
 
 def end_marked(mark: str) -> None:
