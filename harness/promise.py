@@ -51,8 +51,11 @@ class BrokenPromise(Struct, frozen=True, kw_only=True):
     rule: str
 
     def __str__(self) -> str:
-        return (f"step {self.step}: {self.device}, sector {self.sector} ({self.sectors} in all): "
-                f"promised {self.promised}, read {self.read}; {self.rule}")
+        return (f"step {self.step}: sector {self.sector} of {self.device} "
+                f"({self.sectors} break it in all)\n"
+                f"  promised  {self.promised}\n"
+                f"  read      {self.read}\n"
+                f"  ({self.rule})")
 
 
 def check(trace: Trace, observations: Sequence[Observation]) -> tuple[BrokenPromise, ...]:

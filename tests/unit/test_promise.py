@@ -85,7 +85,7 @@ class Life:
         [found] = self.check()
         assert (found.device, found.sector, found.sectors, found.promised, found.read) == (
             device, sector, sectors, promised, read)
-        assert str(found).startswith(f"step {found.step}: {device}, sector {sector} ")
+        assert str(found).startswith(f"step {found.step}: sector {sector} of {device} ")
 
 
 def ready(kind: str = "P 8") -> Life:

@@ -1,0 +1,1 @@
+"""What a run says: to the terminal, to CI (JUnit, KTAP), and to whoever reads results.json."""

@@ -1,0 +1,66 @@
+"""KTAP version 1, the kernel's test format (Documentation/dev-tools/ktap.rst).
+
+One test for each kernel, with a subtest for each scenario.  Diagnostic lines stand before the
+result line that they belong to, two spaces for each level.  *Guest lost* and *broken scenario*
+carry the directive ERROR, *unsupported* SKIP.
+"""
+
+from typing import Final
+
+from harness.diff import Verdict
+from harness.report.model import FileReporter, Result, RunReport
+from harness.report.words import compared, details, headline, left_out, printable, verdicts
+
+_INDENT: Final = "  "
+
+
+def render(report: RunReport) -> bytes:
+    """The whole text."""
+    kernels = report.by_kernel()
+    lines = ["KTAP version 1", f"1..{len(kernels)}"]
+    for number, (kernel, results) in enumerate(kernels.items(), 1):
+        inner = ["KTAP version 1", f"1..{len(results)}"]
+        inner += _diagnostics(f"Subtest: {kernel}")
+        inner += _diagnostics(f"release {report.release(kernel) or 'unknown'}")
+        for index, result in enumerate(results, 1):
+            inner += _diagnostics(details(result))
+            inner.append(_line(index, result))
+        lines += [_INDENT + line for line in inner]
+        verdict = {result.verdict for result in results} - {Verdict.UNSUPPORTED}
+        skip = "" if verdict else " # SKIP none of the scenarios is supported"
+        lines.append(f"{'ok' if verdict <= {Verdict.SAME} else 'not ok'} {number} "
+                     f"{_name(kernel)}{skip}")
+    lines += _diagnostics(verdicts(report))
+    lines += _diagnostics(f"compared: {compared(report)}")
+    lines += [line for text in left_out(report) for line in _diagnostics(f"not compared: {text}")]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _line(number: int, result: Result) -> str:
+    name, why = _name(result.scenario), printable(headline(result))
+    match result.verdict:
+        case Verdict.SAME:
+            return f"ok {number} {name}" + (f" # {why}" if why else "")
+        case Verdict.UNSUPPORTED:
+            return f"ok {number} {name} # SKIP {why}".rstrip()
+        case Verdict.LOST | Verdict.BROKEN:
+            return f"not ok {number} {name} # ERROR {result.verdict}: {why}".rstrip(": ")
+        case _:
+            return f"not ok {number} {name} # {result.verdict}: {why}".rstrip(": ")
+
+
+def _diagnostics(text: str) -> list[str]:
+    return [f"# {printable(line)}" for line in text.split("\n")] if text else []
+
+
+def _name(text: str) -> str:
+    """A description: one line, without the character that begins a directive."""
+    return printable(text).replace("\n", " ").replace("#", "_")
+
+
+class KtapReporter(FileReporter):
+    """``run.ktap``."""
+
+    def render(self, report: RunReport) -> bytes:
+        """The whole text."""
+        return render(report)

@@ -1,0 +1,200 @@
+"""The terminal: what happens while a run goes on, then a table, then what there is to say.
+
+On a terminal a few lines move: one for each guest, and a bar with counts.  Elsewhere (a pipe, CI)
+each result is one plain line.  Nothing but such a line is wider than the console, 80 columns where
+its width is unknown; `NO_COLOR` is respected.
+"""
+
+import textwrap
+from collections.abc import Sequence
+from typing import Final
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from harness.diff import Layer, Verdict
+from harness.report.model import Result, RunReport
+from harness.report.words import compared, details, left_out, printable, verdicts
+
+STYLE: Final = {
+    Verdict.SAME: "green",
+    Verdict.DIVERGED: "bold red",
+    Verdict.NONDETERMINISTIC: "bold red",
+    Verdict.LOST: "bold magenta",
+    Verdict.UNSUPPORTED: "yellow",
+    Verdict.BROKEN: "bold yellow",
+}
+SHORT: Final = {
+    Verdict.NONDETERMINISTIC: "nondet.",
+    Verdict.LOST: "lost",
+    Verdict.UNSUPPORTED: "unsupp.",
+    Verdict.BROKEN: "broken",
+}
+"""Verdicts as they stand in a table with a column for each kernel."""
+MARK: Final = "*"
+"""Behind a verdict: a promise of the documentation was broken."""
+_CONSOLE_LINES: Final = 12
+
+
+class Terminal:
+    """The reporter that people look at."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False, emoji=False)
+        self._live: Live | None = None
+        self._guests: dict[str, str] = {}
+        self._counts: dict[Verdict, int] = {}
+        self._total = self._done = self._kernels = 0
+        self._bar = Progress(
+            TextColumn("[progress.description]{task.description}"), BarColumn(bar_width=None),
+            MofNCompleteColumn(), TimeElapsedColumn(), console=self.console, expand=True)
+
+    # -- while the run goes on ------------------------------------------------------------------
+
+    def begin(self, kernels: Sequence[str], total: int) -> None:
+        """Start the display."""
+        self._total, self._kernels = total, len(kernels)
+        self._say(f"{total} results to come on {', '.join(kernels)}")
+        if self.console.is_terminal and not self.console.is_dumb_terminal:
+            self._bar.add_task("scenarios", total=total)
+            self._live = Live(get_renderable=self._moving, console=self.console,
+                              refresh_per_second=8, transient=True)
+            self._live.start()
+
+    def progress(self, guest: str, doing: str) -> None:
+        """Change the line of a guest."""
+        if doing:
+            self._guests[guest] = doing
+        else:
+            self._guests.pop(guest, None)
+
+    def result(self, result: Result) -> None:
+        """Count a result; say it where nothing moves, or where it is not *same*."""
+        self._done += 1
+        self._counts[result.verdict] = self._counts.get(result.verdict, 0) + 1
+        if self._live:
+            for task in self._bar.task_ids:
+                self._bar.advance(task)
+        if self._live is None or result.verdict is not Verdict.SAME:
+            width = len(str(self._total))
+            line = Text(f"[{self._done:>{width}}/{self._total}] ")
+            line.append(f"{result.verdict:<16} ", STYLE[result.verdict])
+            line.append(printable(f"{result.kernel}  {result.scenario}"))
+            if result.promise_broken:
+                line.append("  promise broken")
+            self.console.print(line, soft_wrap=self._live is None)
+
+    def _moving(self) -> RenderableType:
+        guests = tuple(self._guests.items())  # at once: the run goes on in another thread
+        lines = [Text(f"{guest}  {doing}", no_wrap=True, overflow="ellipsis")
+                 for guest, doing in sorted(guests)]
+        counts = Text(no_wrap=True, overflow="ellipsis")
+        for verdict in Verdict:
+            if verdict in self._counts:
+                counts.append(f"{self._counts[verdict]} {verdict}  ", STYLE[verdict])
+        return Group(*lines, self._bar, counts)
+
+    # -- and then -------------------------------------------------------------------------------
+
+    def end(self, report: RunReport) -> None:
+        """The table, the summary, and every result that is not plainly *same*."""
+        self.close()
+        kernels = report.by_kernel()
+        if report.results:
+            self.console.print(_one_kernel(report) if len(kernels) == 1 else _matrix(report))
+        for result in report.results:
+            text = details(result, console_lines=_CONSOLE_LINES)
+            if text:
+                self.console.print()
+                title = Text(printable(f"{result.scenario} on {result.kernel}: "))
+                title.append(str(result.verdict), STYLE[result.verdict])
+                self.console.print(title)
+                self._say(text, indent="  ")
+        self.console.print()
+        self._summary(report)
+
+    def _summary(self, report: RunReport) -> None:
+        for kernel in report.by_kernel():
+            self._say(f"{kernel}: release {report.release(kernel) or 'unknown (never came up)'}")
+        self._say(f"values compared: {compared(report)}")
+        for line in left_out(report):
+            self._say(f"not compared: {line}")
+        if any(result.promise_broken for result in report.results):
+            self._say(f"{MARK} a promise of the documentation is broken there")
+        color = "green" if report.all_same else "red"
+        seconds = report.environment.seconds
+        self._say(verdicts(report) + (f", in {seconds:.1f} s" if seconds else ""),
+                  style=f"bold {color}")
+
+    def close(self) -> None:
+        """Stop the moving display."""
+        live, self._live = self._live, None
+        if live:
+            live.stop()
+
+    def _say(self, text: str, *, indent: str = "", style: str = "") -> None:
+        """Print lines, folded to the width with a hanging indent."""
+        for line in printable(text).split("\n"):
+            own = line[:len(line) - len(line.lstrip())]
+            folded = textwrap.wrap(
+                line.strip(), max(20, self.console.width - 1), initial_indent=indent + own,
+                subsequent_indent=indent + own + "  ", break_on_hyphens=False) or [""]
+            for part in folded:
+                self.console.print(Text(part, style), soft_wrap=True)
+
+
+def _one_kernel(report: RunReport) -> Table:
+    """One row for each scenario, with all that there is room for."""
+    table = _table()
+    table.add_column("verdict")
+    for name in ("layers", "steps", "kernel", "twin"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for result in report.results:
+        table.add_row(Text(printable(result.scenario)), _verdict(result, short=False),
+                      _layers(result), str(result.steps), _time(result.kernel_us), _time(result.twin_us))
+    return table
+
+
+def _matrix(report: RunReport) -> Table:
+    """One row for each scenario, one column of verdicts for each kernel."""
+    kernels = list(report.by_kernel())
+    table = _table()
+    for kernel in kernels:
+        table.add_column(Text(kernel), overflow="fold")
+    for name in ("layers", "steps", "twin"):
+        table.add_column(name, justify="right", no_wrap=True)
+    rows: dict[str, dict[str, Result]] = {}
+    for result in report.results:
+        rows.setdefault(result.scenario, {})[result.kernel] = result
+    for scenario, results in rows.items():
+        cells = [_verdict(results[kernel], short=True) if kernel in results else Text("–")
+                 for kernel in kernels]
+        fewest = min(results.values(), key=lambda result: len(result.compared))
+        table.add_row(Text(printable(scenario)), *cells, _layers(fewest),
+                      str(max(result.steps for result in results.values())),
+                      _time(max(result.twin_us for result in results.values())))
+    return table
+
+
+def _table() -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", collapse_padding=True)
+    table.add_column("scenario", overflow="fold", ratio=1)
+    return table
+
+
+def _verdict(result: Result, *, short: bool) -> Text:
+    word = SHORT.get(result.verdict, result.verdict) if short else result.verdict
+    return Text(word + (MARK if result.promise_broken else ""), STYLE[result.verdict])
+
+
+def _layers(result: Result) -> str:
+    return f"{len(result.compared)}/{len(Layer)}"
+
+
+def _time(microseconds: int) -> str:
+    if microseconds < 10_000:
+        return f"{microseconds / 1e3:.1f} ms"
+    return f"{microseconds / 1e6:.2f} s"

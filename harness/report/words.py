@@ -1,0 +1,84 @@
+"""What a result says in plain lines; the same words in the terminal, in JUnit and in KTAP."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Final
+
+from harness.diff import Layer, Verdict, render
+from harness.promise import BrokenPromise
+from harness.report.model import Result, RunReport
+
+_UNPRINTABLE: Final = re.compile(r"[^\n\x20-\x7e\xa0-\ud7ff\ue000-\U0010ffff]")
+
+
+def headline(result: Result) -> str:
+    """One line: why the verdict is what it is; empty for a plain *same*."""
+    if result.reason:
+        return " ".join(result.reason.split())
+    if result.divergences:
+        first, later = result.divergences[0], len(result.divergences) - 1
+        more = f" and {later} more" if later else ""
+        return f"step {first.step} ({first.verb}): {first.layer}: {first.what}{more}"
+    return "a promise is broken" if result.promise_broken else ""
+
+
+def details(result: Result, *, console_lines: int = 20) -> str:
+    """Everything there is to say of a result that is not plainly *same*."""
+    parts = [result.reason] if result.reason else []
+    parts += [render(divergence) for divergence in result.divergences]
+    if result.later:
+        parts.append(f"{result.later} later step{'s differ' if result.later > 1 else ' differs'} "
+                     "as well")
+    parts += [f"promise broken by {who}, {promise}" for who, promise in _promises(result)]
+    if result.attempts > 1:
+        parts.append(f"{result.attempts} guests were tried")
+    if result.console:
+        tail = result.console.splitlines()[-console_lines:]
+        parts.append("\n".join(["the console's last lines:", *(f"  {line}" for line in tail)]))
+    return "\n".join(parts)
+
+
+def _promises(result: Result) -> Iterator[tuple[str, BrokenPromise]]:
+    """Broken promises and who broke them; what both broke in the same way comes once."""
+    for promise in result.kernel_promises:
+        yield "both sides" if promise in result.twin_promises else "the kernel", promise
+    for promise in result.twin_promises:
+        if promise not in result.kernel_promises:
+            yield "the twin", promise
+
+
+def printable(text: str) -> str:
+    r"""``text`` with its control characters, but for newlines, written as ``\x1b``."""
+    return _UNPRINTABLE.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
+
+
+def verdicts(report: RunReport) -> str:
+    """``40 same, 1 diverged, …``: same and diverged always, the others where there are any."""
+    always = (Verdict.SAME, Verdict.DIVERGED)
+    counts = [(verdict, report.count(verdict)) for verdict in Verdict]
+    text = ", ".join(f"{count} {verdict}" for verdict, count in counts
+                     if count or verdict in always)
+    broken = sum(result.promise_broken for result in report.results)
+    return f"{text}; {broken} with a promise broken" if broken else text
+
+
+def compared(report: RunReport) -> str:
+    """How many values of each layer were compared in the whole run."""
+    total: Counter[Layer] = Counter()
+    for result in report.results:
+        total.update(result.compared)
+    return ", ".join(f"{layer} {total[layer]}" for layer in Layer)
+
+
+def left_out(report: RunReport) -> list[str]:
+    """A line for each layer and reason that was not compared, with how often."""
+    counts: Counter[tuple[Layer, str]] = Counter()
+    values: Counter[tuple[Layer, str]] = Counter()
+    for result in report.results:
+        for entry in result.not_compared:
+            counts[entry.layer, entry.reason] += 1
+            values[entry.layer, entry.reason] += entry.values
+    return [f"{layer} in {count} result{'s' if count > 1 else ''} "
+            f"({values[layer, reason]} values): {reason}"
+            for (layer, reason), count in sorted(counts.items())]

@@ -1,0 +1,318 @@
+"""Reports: what is written can be read back, by the rules of those who read it."""
+
+import re
+from io import StringIO
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import msgspec
+import pytest
+from rich.console import Console
+
+from harness import files
+from harness.diff import Divergence, Layer, LayerLeftOut, Verdict
+from harness.errors import BadTrace
+from harness.place import Place
+from harness.promise import SNAPSHOT_RULE, BrokenPromise
+from harness.report import junit, ktap, model
+from harness.report.junit import JunitReporter
+from harness.report.ktap import KtapReporter
+from harness.report.model import Environment, JsonReporter, Reporter, Reporters, Result, RunReport
+from harness.report.terminal import Terminal
+
+COMPARED = dict.fromkeys(Layer, 12) | {Layer.STORE: 2, Layer.EVENT: 0}
+PLACE = Place(device="cow", byte=4120, sector=8, chunk=1, chunk_sectors=8, differ=1, of=256,
+              kernel="bytes without a stamp", twin="bytes without a stamp", hex_at=4112,
+              kernel_hex="00 00 00 00 00 00 00 00 03 00 00 00 00 00 00 00",
+              twin_hex="00 00 00 00 00 00 00 00 04 00 00 00 00 00 00 00",
+              store="metadata area 0, entry 1, new chunk\nentry: kernel 0 → 3, twin 0 → 4")
+STORE = Divergence(step=9, verb="examine", layer=Layer.STORE, what="image of cow",
+                   kernel=PLACE.kernel, twin=PLACE.twin, place=PLACE)
+STATUS = Divergence(step=9, verb="examine", layer=Layer.STATUS, what="status of s",
+                    kernel="0 2048 snapshot 32/512 16", twin="0 2048 snapshot 40/512 16")
+BROKEN = BrokenPromise(step=8, device="s", sector=8, sectors=24, rule=SNAPSHOT_RULE,
+                       promised="sector 8 of base, generation 0",
+                       read="sector 8 of o, generation 1")
+
+
+def result(scenario: str, verdict: Verdict = Verdict.SAME, kernel: str = "uml-6.12",
+           **fields: object) -> Result:
+    release = {"uml-6.12": "6.12.107", "uml-7.2": "7.2.13"}[kernel]
+    return msgspec.structs.replace(
+        Result(scenario=scenario, kernel=kernel, verdict=verdict, release=release, seed=7,
+               compared=COMPARED, steps=12, kernel_us=123_456, twin_us=1_234), **fields)
+
+
+RESULTS = (
+    result("create-persistent"),
+    result("write-over-the-end-of-an-area-by-one-sector-too-many"),
+    result("origin-split", kernel_promises=(BROKEN,), twin_promises=(BROKEN,)),
+    result("overflow-by-origin", Verdict.DIVERGED, divergences=(STATUS, STORE), later=2),
+    result("crash-panic", Verdict.LOST, reason="the guest panicked in step 3 (write s)",
+           attempts=2, release="", compared={},
+           console="[    1.0] ok\n\x1b[31mKernel panic\x00 - not syncing: sysrq <&]]>\n"),
+    result("discard", Verdict.UNSUPPORTED, reason="this kernel has no discards", compared={}),
+    result("typo # SKIP [red]", Verdict.BROKEN, reason="unknown device 'x'", compared={}),
+    result("race", Verdict.NONDETERMINISTIC,
+           reason="the kernel did one of the 6 permitted orders\nand the twin another"),
+    result("log-shared", not_compared=(
+        LayerLeftOut(Layer.LOG, "the log of this guest is shared with others", 12, 3),),
+        compared={k: v for k, v in COMPARED.items() if k != Layer.LOG}),
+)
+REPORT = RunReport(
+    environment=Environment(
+        dmsnap="0.1.0", command=("dmsnap", "run"), machine="Linux 6.1.0 x86_64", python="3.11.7",
+        started="2026-01-02T03:04:05+00:00", seconds=12.34, jobs=2,
+        kernels={"uml-6.12": "6.12.107"}),
+    results=RESULTS)
+TWO = msgspec.structs.replace(REPORT, results=(
+    *RESULTS, *(msgspec.structs.replace(r, kernel="uml-7.2", release="7.2.13")
+                for r in RESULTS[:3])))
+
+
+# -- results.json -------------------------------------------------------------------------------
+
+
+def test_results_survive_their_file(tmp_path: Path) -> None:
+    reporter = JsonReporter(tmp_path / "report" / "results.json")
+    reporter.end(TWO)
+    data = reporter.path.read_bytes()
+    assert model.loads(data) == TWO
+    assert model.dumps(model.loads(data)) == data
+    assert data.startswith(b'{\n "dmsnap-results": 1,')
+    assert not TWO.all_same
+    assert RunReport(results=RESULTS[:3]).all_same
+    assert not RunReport().all_same, "no results are not good results"
+
+
+@pytest.mark.parametrize(("data", "says"), [
+    (b"", "not a results file"), (b"[]", "is missing"), (b"{}", "is missing"),
+    (b'{"dmsnap-results":2}', "reads version 1"), (b'{"dmsnap-results":1,"results":1}', "array"),
+    (b"\xff", "not a results file"), (b"[" * 100_000, "not a results file"),
+])
+def test_other_files_are_refused(data: bytes, says: str) -> None:
+    with pytest.raises(BadTrace, match=says):
+        model.loads(data)
+
+
+# -- junit --------------------------------------------------------------------------------------
+
+
+def test_junit_can_be_read_back() -> None:
+    root = ET.fromstring(junit.render(TWO))
+    assert [s.get("name") for s in root] == ["uml-6.12", "uml-7.2"]
+    first = root[0]
+    assert {key: first.get(key) for key in ("tests", "failures", "errors", "skipped")} == {
+        "tests": "9", "failures": "2", "errors": "2", "skipped": "1"}
+    assert root.get("tests") == "12"
+    assert first.get("timestamp") == "2026-01-02T03:04:05+00:00"
+    cases = first.findall("testcase")
+    assert [case.get("name") for case in cases] == [r.scenario for r in RESULTS]
+    for case, wanted in zip(cases, RESULTS, strict=True):
+        properties = {p.get("name"): p.get("value") for p in case.findall("properties/property")}
+        assert properties["kernel.release"] == wanted.release
+        assert properties["seed"] == "7"
+        assert case.get("classname") == "dmsnap.uml-6.12"
+        assert float(case.get("time", "")) == pytest.approx(0.12469)
+        kinds = [child.tag for child in case if child.tag in ("failure", "error", "skipped")]
+        assert kinds == {
+            Verdict.SAME: [], Verdict.DIVERGED: ["failure"], Verdict.LOST: ["error"],
+            Verdict.UNSUPPORTED: ["skipped"], Verdict.BROKEN: ["error"],
+            Verdict.NONDETERMINISTIC: ["failure"]}[wanted.verdict]
+    failure = cases[3].find("failure")
+    assert failure is not None
+    assert "header" not in (failure.text or "")
+    assert "metadata area 0, entry 1, new chunk" in (failure.text or "")
+    assert failure.get("message") == "step 9 (examine): status: status of s and 1 more"
+    assert "promise broken by both sides" in (cases[2].findtext("system-out") or "")
+    properties = {p.get("name"): p.get("value") for p in cases[8].findall("properties/property")}
+    assert properties["not compared: log"] == "the log of this guest is shared with others"
+
+
+def test_junit_escapes_what_xml_cannot_hold() -> None:
+    text = junit.render(REPORT)
+    case = ET.fromstring(text)[0].findall("testcase")[4]
+    console = case.findtext("system-err") or ""
+    assert "\\x1b[31mKernel panic\\x00 - not syncing: sysrq <&]]>" in console
+    odd = "".join(map(chr, [*range(32), 0x7F, 0xD800, 0xFFFE, 0xFFFF, 0x1F600]))
+    again = RunReport(results=(result(odd, Verdict.LOST, reason=odd, console=odd),))
+    case = ET.fromstring(junit.render(again))[0].findall("testcase")[0]
+    assert case.get("name") == junit.clean(odd)
+    assert "\\xd800" in junit.clean(odd)
+
+
+# -- ktap ---------------------------------------------------------------------------------------
+
+LINE = re.compile(r"(?P<ok>ok|not ok) (?P<number>\d+)(?: (?P<name>[^#]*?))?"
+                  r"(?: #(?: (?P<directive>SKIP|TODO|XFAIL|TIMEOUT|ERROR)\b)?(?: ?(?P<data>.*))?)?")
+
+
+def parse(lines: list[str], depth: int = 0) -> list[tuple[str, str, str, list[object]]]:
+    """Tests as (result, name, directive, subtests), by the rules of ktap.rst; eats ``lines``."""
+    indent = "  " * depth
+    assert lines.pop(0) == f"{indent}KTAP version 1"
+    plan = re.fullmatch(rf"{indent}1\.\.(\d+)", lines.pop(0))
+    assert plan, "the plan follows the version line"
+    tests: list[tuple[str, str, str, list[object]]] = []
+    inner: list[object] = []
+    while lines and lines[0].startswith(indent) and len(tests) <= int(plan[1]):
+        line = lines[0][len(indent):]
+        if line == "  KTAP version 1":
+            inner = list(parse(lines, depth + 1))
+            continue
+        if line.startswith("  ") or (depth and not line.startswith(("ok", "not ok", "#"))):
+            break
+        lines.pop(0)
+        if line.startswith("#"):
+            continue
+        match = LINE.fullmatch(line)
+        assert match, line
+        assert int(match["number"]) == len(tests) + 1
+        tests.append((match["ok"], match["name"], match["directive"] or "", inner))
+        inner = []
+    assert len(tests) == int(plan[1])
+    return tests
+
+
+def test_ktap_can_be_read_by_its_rules() -> None:
+    text = ktap.render(TWO).decode()
+    lines = text.splitlines()
+    [first, second] = parse(lines)
+    assert lines == []
+    assert (first[0], first[1], second[0], second[1]) == ("not ok", "uml-6.12", "ok", "uml-7.2")
+    assert [test[:3] for test in first[3]] == [  # type: ignore[index]
+        ("ok", "create-persistent", ""),
+        ("ok", "write-over-the-end-of-an-area-by-one-sector-too-many", ""),
+        ("ok", "origin-split", ""),
+        ("not ok", "overflow-by-origin", ""),
+        ("not ok", "crash-panic", "ERROR"),
+        ("ok", "discard", "SKIP"),
+        ("not ok", "typo _ SKIP [red]", "ERROR"),
+        ("not ok", "race", ""),
+        ("ok", "log-shared", ""),
+    ]
+    assert "  not ok 5 crash-panic # ERROR guest lost: the guest panicked in step 3 (write s)" \
+        in text.splitlines()
+    assert "  ok 3 origin-split # a promise is broken" in text.splitlines()
+    assert "\x1b" not in text
+    assert "\0" not in text
+
+
+def test_ktap_of_nothing_and_of_nothing_supported() -> None:
+    assert parse(ktap.render(RunReport()).decode().splitlines()) == []
+    none = RunReport(results=(result("discard", Verdict.UNSUPPORTED, reason="no"),))
+    [test] = parse(ktap.render(none).decode().splitlines())
+    assert (test[0], test[2]) == ("ok", "SKIP")
+
+
+# -- files --------------------------------------------------------------------------------------
+
+
+def test_no_report_is_left_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Bad(JsonReporter):
+        def render(self, _: RunReport) -> bytes:
+            raise RuntimeError
+
+    target = tmp_path / "results.json"
+    target.write_text("old")
+    reporter = Bad(target)
+    reporter.begin(["k"], 1)
+    assert not target.exists(), "an old report is not taken for this run's"
+    with pytest.raises(RuntimeError):
+        reporter.end(REPORT)
+    assert list(tmp_path.iterdir()) == []
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    target.write_text("old")
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        files.write_whole(target, b"new")
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("results.json", "old")]
+
+
+def test_one_reporter_that_fails_does_not_keep_the_others(tmp_path: Path) -> None:
+    class Bad(JsonReporter):
+        def end(self, _: RunReport) -> None:
+            raise OSError(28, "No space left on device")
+
+    reporters: list[Reporter] = [Bad(tmp_path / "a"), JunitReporter(tmp_path / "junit.xml"),
+                                 KtapReporter(tmp_path / "run.ktap")]
+    together = Reporters(reporters)
+    together.begin(["uml-6.12"], 9)
+    together.progress("1", "boots")
+    together.result(RESULTS[0])
+    with pytest.raises(OSError, match="No space"):
+        together.end(REPORT)
+    together.close()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["junit.xml", "run.ktap"]
+    umask_mode = (tmp_path / "run.ktap").stat().st_mode & 0o777
+    (tmp_path / "plain").touch()
+    assert umask_mode == (tmp_path / "plain").stat().st_mode & 0o777
+
+
+# -- terminal -----------------------------------------------------------------------------------
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "report"
+
+
+def follow(report: RunReport, width: int, *, tty: bool) -> str:
+    out = StringIO()
+    terminal = Terminal(Console(file=out, width=width, force_terminal=tty, highlight=False,
+                                emoji=False, legacy_windows=False, _environ={"TERM": "xterm"}))
+    terminal.begin(list(report.by_kernel()), len(report.results))
+    terminal.progress("guest 1", "uml-6.12 boots")
+    for one in report.results:
+        terminal.result(one)
+    if tty:
+        with Console(file=out, width=width, force_terminal=True) as console:
+            console.print(terminal._moving())
+    terminal.progress("guest 1", "")
+    terminal.end(report)
+    terminal.close()
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(("name", "report"), [("one-kernel", REPORT), ("two-kernels", TWO)])
+def test_the_terminal_at_80_columns(name: str, report: RunReport,
+                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    """Golden text: to accept a change, look at it and write it into the file."""
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    text = "".join(f"{line.rstrip()}\n" for line in follow(report, 80, tty=False).splitlines())
+    assert "\x1b" not in text
+    # One result is one line, for grep; everything else keeps to the width.
+    assert max(len(line) for line in text.splitlines() if not line.startswith("[")) <= 80
+    golden = GOLDEN / f"{name}.txt"
+    assert text == golden.read_text()
+
+
+def test_the_terminal_moves_on_a_tty_and_knows_no_color(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    text = follow(REPORT, 80, tty=True)
+    assert "guest 1  uml-6.12 boots" in text
+    assert "9/9" in text
+    assert "\x1b[32m" in text
+    monkeypatch.setenv("NO_COLOR", "1")
+    out = StringIO()
+    terminal = Terminal(Console(file=out, width=80, force_terminal=True, highlight=False))
+    terminal.end(REPORT)
+    assert not re.search(r"\x1b\[[0-9;]*3[0-7]m", out.getvalue())
+
+
+def test_markup_and_controls_of_others_are_only_text() -> None:
+    text = follow(REPORT, 80, tty=False)
+    assert "typo # SKIP [red]" in text
+    assert "\x1b" not in text
+    assert "\0" not in text
+
+
+def test_the_display_ends_however_the_run_does() -> None:
+    terminal = Terminal(Console(file=StringIO(), force_terminal=True, width=80))
+    terminal.begin(["uml-6.12"], 3)
+    assert terminal._live is not None
+    live = terminal._live
+    terminal.close()
+    assert not live.is_started
+    terminal.close()
+    terminal.end(RunReport())
