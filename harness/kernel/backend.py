@@ -10,8 +10,8 @@ Numbers in what it says (``254:3``, ``dm-3``) are brought back to ``{name}`` wit
 were there before the step or are after it; after a rename the new name counts.
 
 Commands on devices that do not exist are passed on (ENXIO), and so is a name that is taken
-(EBUSY).  Requests need a device that exists; commands on a disk are refused, except to ask for
-its status or table, since disks are the harness's own.
+(EBUSY).  Requests need a device that exists; commands on a disk are refused, since what a disk is
+made of is the harness's own affair.
 
 An I/O step on a device that is suspended, or that has a suspended one below it, is not issued: it
 would wait for ever.
@@ -136,12 +136,14 @@ class KernelBackend:
 
     def _look(self) -> tuple[dict[str, str], dict[str, DeviceState | None]]:
         """Survey the mapped devices: numbers → names for this step, and what changed."""
-        self._info = self._driver.survey(self._mapped)
+        before, self._info = self._info, self._driver.survey(self._mapped)
         self._mapped = list(self._info)
         now = {info.number: name for name, info in self._info.items()} | self._disk_numbers
+        same_names = now == self._numbers
         numbers = self._numbers | now
         self._numbers = now
-        states = {name: state_of(info, numbers) for name, info in self._info.items()}
+        states = {name: self._states[name] if same_names and before.get(name) == info
+                  else state_of(info, numbers) for name, info in self._info.items()}
         changed: dict[str, DeviceState | None] = {
             name: state for name, state in states.items() if self._states.get(name) != state}
         changed.update((name, None) for name in self._states if name not in states)
@@ -174,9 +176,9 @@ class KernelBackend:
             case steps.Message(name=name, text=text, sector=sector):
                 self._driver.message(self._command(name), sector, text)
             case steps.Status(name=name, inactive=inactive):
-                found.text = self._driver.status(name, inactive=inactive)
+                found.text = self._driver.status(self._command(name), inactive=inactive)
             case steps.Table(name=name, inactive=inactive):
-                found.text = self._driver.table(name, inactive=inactive)
+                found.text = self._driver.table(self._command(name), inactive=inactive)
             case steps.Wait(name=name, event=event):
                 found.text = str(self._driver.wait(self._command(name), event))
             case steps.Parameter(name=name, value=value):

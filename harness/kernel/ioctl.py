@@ -32,7 +32,8 @@ SPEC: Final = struct.Struct("=QQiI16s")
 _VERSION: Final = (4, 0, 0)
 _NAME_BYTES: Final = 127
 _UUID_BYTES: Final = 128
-_BUFFER_BYTES: Final = 16 << 10
+_BUFFER_BYTES: Final = 2 << 10
+"""The kernel copies the whole buffer in and out: most replies are short."""
 _BUFFER_BYTES_MAX: Final = 16 << 20
 
 (DEV_CREATE, DEV_REMOVE, DEV_RENAME, DEV_SUSPEND, DEV_STATUS, DEV_WAIT, TABLE_LOAD, TABLE_CLEAR,
@@ -99,7 +100,7 @@ def unpack(buffer: bytes | bytearray) -> Header:
 
 
 def _text(raw: bytes) -> str:
-    return os.fsdecode(raw.split(b"\0", 1)[0])
+    return raw.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
 
 
 def pack_table(lines: Sequence[Line]) -> bytes:
@@ -120,7 +121,7 @@ def unpack_table(data: bytes, count: int) -> str:
         start, length, _, following, kind = SPEC.unpack_from(data, at)
         end = data.index(b"\0", at + SPEC.size)
         lines.append(line_text(start, length, _text(kind),
-                               os.fsdecode(data[at + SPEC.size:end])))
+                               data[at + SPEC.size:end].decode("utf-8", "surrogateescape")))
         at = following
     return "\n".join(lines)
 

@@ -35,6 +35,7 @@ _ESCAPE: Final = re.compile(r"\\x([0-9a-f]{2})")
 _NUMBER: Final = re.compile(r"(?<![\d:.])(\d+:\d+)(?!\d|:\d)")
 _KERNEL_NAME: Final = re.compile(r"\bdm-(\d+)\b(?!:\d)")
 _NODE: Final = re.compile(r"/dev/mapper/([A-Za-z0-9_.+-]+)")
+_ANYTHING: Final = re.compile(r"\d:\d|dm-\d|/dev/mapper/")
 _SPLAT: Final = re.compile(
     r"^(BUG\b|kernel BUG|WARNING:|Oops|general protection|Unable to handle|INFO: task|"
     r"INFO: rcu|rcu:.*stall|Kernel panic|Call Trace|divide error|Modules linked in:|"
@@ -69,6 +70,8 @@ def normalise(text: str, numbers: Mapping[str, str]) -> str:
 
     ``numbers`` maps ``major:minor`` to names; mapped devices share one major number.
     """
+    if not _ANYTHING.search(text):
+        return text
     minors = {number.split(":")[1]: name for number, name in numbers.items()}
     names = set(numbers.values())
 

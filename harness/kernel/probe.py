@@ -8,7 +8,8 @@ first scenario starts.
 The facts
     enoent              errno of a table that names a path that does not exist
     log_errno_suffix    a constructor's error in the log ends with its errno: `` (-EINVAL)``
-    self_reference      errno of a table that names its own device, or ``accepted``
+    self_reference      errno of a table that names its own device (one that had a table before),
+                        or ``accepted``
     unloaded_device     errno of a table that names a device which never had a table, or
                         ``accepted``
     uevent_add_at       ``create`` or ``load``: when the ``add`` of a mapped device comes
@@ -108,7 +109,8 @@ class _Prober:
         message = self.do(steps.Message(name="s", text="probe"))
         missing = self.load("s", "linear", "{nosuch} 0")
         unloaded = self.answer("s", "linear", "{bare} 0")
-        self_reference = self.answer("s", "linear", "{s} 0")
+        self.answer("s", "zero", "")
+        self_reference = self.answer("s", "linear", "{s} 0", 8)
         same = self.load("s", "snapshot", "{org} {org} P 8")
         features = self.answer("s", "snapshot", "{org} {cow} N 8 0")
         threshold = Parameters().names().get("snapshot_cow_threshold", "-1")
