@@ -12,6 +12,7 @@ are both there.  Every loss uses up an attempt of some scenario, or one of two t
 guest up at all, so a run always ends.
 """
 
+import os
 import selectors
 import time
 from collections.abc import Callable, Sequence
@@ -49,7 +50,8 @@ _JOURNAL_POLL_S: Final = 0.02
 _POWER_OFF_LIMIT_S: Final = 5.0
 _CONSOLE_CHARACTERS: Final = 8000
 _PANIC: Final = "Kernel panic"
-_DISK_FULL: Final = "No space left on device"
+_ROOM_BYTES: Final = 1 << 20
+"""With less than this left the disk counts as full."""
 
 
 @dataclass(slots=True, eq=False)
@@ -247,8 +249,10 @@ class Supervisor:
         console = guest.console_tail()
         if _PANIC in console and reason != "rubbish":
             reason, detail = "panic", console[console.rindex(_PANIC):].splitlines()[0]
-        if _DISK_FULL in console:
-            detail += "; the disk was full"
+        if free_bytes(slot.results) < _ROOM_BYTES:
+            # Its records are all read; without their room the next guest could not even start.
+            (slot.results / JOURNAL_NAME).unlink(missing_ok=True)
+            detail += f"; the disk of {self._results} is full"
         if follower.ready is None:
             reason = "never ready"
         attempt = follower.attempt
@@ -296,6 +300,12 @@ class Supervisor:
             guest, slot.guest = slot.guest, None
             self._selector.unregister(guest)  # before `end`, which closes the descriptor
             guest.end()
+
+
+def free_bytes(directory: Path) -> int:
+    """Bytes that can still be written in ``directory`` by this user."""
+    room = os.statvfs(directory)
+    return room.f_bavail * room.f_frsize
 
 
 def _last_lines(console: str, count: int = 15) -> str:

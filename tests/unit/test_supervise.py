@@ -151,10 +151,20 @@ def test_a_lost_scenario_is_named_and_every_other_has_its_verdict(run, kind, rea
     assert sorted(ended(run.events)) == sorted(outcomes)
 
 
-def test_a_panic_and_a_full_disk_are_told_in_the_detail(run):
-    outcomes = run("panic-x", "full-x")
-    assert outcomes["panic-x"].lost.detail == "Kernel panic - not syncing: for a test"
-    assert "disk was full" in outcomes["full-x"].lost.detail
+def test_a_panic_is_told_in_the_detail(run):
+    assert run("panic-x")["panic-x"].lost.detail == "Kernel panic - not syncing: for a test"
+
+
+def test_a_full_disk_is_told_and_the_room_of_a_lost_journal_is_used_again(
+        run, tmp_path, monkeypatch):
+    results = tmp_path / "results"
+    monkeypatch.setattr(supervise, "free_bytes", lambda _directory: 4096)
+    outcomes = run("ok-1", "full-x", "ok-2")
+    assert f"the disk of {results} is full" in outcomes["full-x"].lost.detail
+    assert "No space left" in outcomes["full-x"].lost.console
+    assert whole(outcomes["ok-1"])
+    assert whole(outcomes["ok-2"])
+    assert sorted(path.parent.name for path in results.glob("*/journal.jsonl")) == ["guest-0003"]
 
 
 @pytest.mark.parametrize("kind", ["panic", "killed", "rubbish", "cut", "before", "early"])
