@@ -96,8 +96,6 @@ def suspend_and_resume(s: Script, store: str) -> None:
     s.resume("snap", "org")
     s.resume("snap")
     s.read("snap", 0, 64)
-    s.suspend("base")
-    s.resume("base")
 
 
 @scenario()

@@ -94,6 +94,9 @@ class TwinBackend:
 
     def _do(self, step: AnyStep) -> "_Result":
         world = self.world
+        name = getattr(step, "name", None)
+        if name in world.disks and not isinstance(step, Disk | Parameter):
+            raise BadScenario(f"{name} is a disk: device-mapper commands need a mapped device")
         match step:
             case Disk():
                 return self._make_disk(step)
@@ -134,6 +137,8 @@ class TwinBackend:
         device = self.world.device(step.device)
         if device is None:
             raise BadScenario(f"there is no device named {step.device}")
+        if not device.announced:
+            return _result(errno.ENXIO)
         if is_suspended(device):
             return _Result(SUSPENDED)
         match step:
@@ -300,6 +305,8 @@ def _parameter_error(name: str, value: str) -> int:
     """What writing a parameter of dm_snapshot returns (kernel: ``param_set_uint``)."""
     if name not in _UINT_PARAMETERS:
         return errno.ENOENT
+    if not value:
+        return 0  # a write of nothing
     digits = value.strip().removeprefix("+")
     if not digits.isascii() or not digits.isdigit():
         return errno.EINVAL

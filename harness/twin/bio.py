@@ -63,7 +63,7 @@ class BlockDevice(Protocol):
     """What a bio can be submitted to: a disk or a mapped device.
 
     ``name`` follows renames; ``openers`` counts tables that hold the device (kernel: the open
-    count that DM_DEV_STATUS reports for a mapped device).
+    count that DM_DEV_STATUS reports for a mapped device); ``announced`` says that it can be opened.
     """
 
     name: str
@@ -73,6 +73,7 @@ class BlockDevice(Protocol):
     read_only: bool
     openers: int
     suspended: bool
+    announced: bool
 
     @property
     def discard(self) -> bool:

@@ -14,7 +14,7 @@ from harness.twin.clock import Clock
 from harness.twin.disk import Disk
 from harness.twin.mapped_device import MappedDevice
 from harness.twin.origin import Origin, write_to_snapshots
-from harness.twin.profile import Profile
+from harness.twin.profile import Profile, errno_of
 from harness.twin.registry import Registry
 from harness.twin.snapshot import Snapshot
 from harness.twin.table import LoadError, Table, split_args
@@ -56,8 +56,8 @@ class DeviceMapper:
         return tuple(events)
 
     def _uevent(self, md: MappedDevice, action: str, **properties: str) -> None:
-        """A uevent, if the device has been announced (its first table was loaded)."""
-        if md.limits_known:
+        """A uevent, if the device has been announced."""
+        if md.announced:
             self._uevents.append(UEvent(action, md.name, properties))
 
     # -- devices --
@@ -68,8 +68,9 @@ class DeviceMapper:
 
     def add_disk(self, name: str, sectors: int, block_sectors: int) -> Disk:
         """A new disk of zeros."""
-        disk = Disk(name, sectors, block_sectors, self.profile.disk_max_sectors)
-        disk.discard = self.profile.disk_discard
+        disk = Disk(name, sectors, block_sectors, self.profile.max_sectors if block_sectors == 1
+                    else self.profile.max_sectors_4k)
+        disk.discard = bool(self.profile.discard if block_sectors == 1 else self.profile.discard_4k)
         self.disks[name] = disk
         return disk
 
@@ -96,7 +97,8 @@ class DeviceMapper:
         """DM_DEV_CREATE."""
         if self.device(name) is not None:
             return errno.EBUSY
-        self.mapped[name] = MappedDevice(self, name)
+        md = self.mapped[name] = MappedDevice(self, name)
+        self._uevent(md, "add")
         return 0
 
     def load(self, name: str, lines: tuple[TargetLine, ...], read_only: bool) -> int:
@@ -116,7 +118,9 @@ class DeviceMapper:
                 self.log("ioctl: unable to set up device queue for new table.")
                 table.destroy()
                 return errno.EINVAL
-            self._uevent(md, "add")
+            if not md.announced:
+                md.announced = True
+                self._uevent(md, "add")
         old, md.inactive = md.inactive, table
         if old is not None:
             old.destroy()
@@ -222,10 +226,10 @@ class DeviceMapper:
             self.log("ioctl: Empty message received.")
             return errno.EINVAL
         if md.live is None:
-            if not self.profile.message_needs_table:
-                return 0
-            self.log("ioctl: The device has no table.")
-            return errno.EINVAL
+            error = errno_of(self.profile.message_no_table)
+            if error:
+                self.log("ioctl: The device has no table.")
+            return error
         if sector >= md.sectors:
             self.log("ioctl: Target message sector outside device.")
             return errno.EINVAL

@@ -25,6 +25,7 @@ class Disk:
         self.read_only = False
         self.openers = 0
         self.suspended = False
+        self.announced = True
         self.discard = False
         self.write_cache = False
         self._memory = memoryview(mmap.mmap(-1, sectors << SECTOR_SHIFT))

@@ -49,6 +49,7 @@ class MappedDevice:
         self.max_sectors = UNLIMITED_SECTORS
         self.event = 0
         self.openers = 0
+        self.announced = world.profile.uevent_add_at == "create"
         self.limits_known = False
         self._held: dict[tuple[BlockDevice, int], int] = {}
         self._deferred: list[Bio] = []

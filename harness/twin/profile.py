@@ -8,7 +8,7 @@ module of December 2018 as its text says.
 
 import errno
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Final
 
 from harness.errors import ProvisioningError
@@ -17,114 +17,149 @@ from harness.twin.exception_table import Order
 Fact = bool | int | str
 
 
+ACCEPTED: Final = "accepted"
+"""In place of an errno: the kernel took it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """One kernel's behaviour, where kernels differ.  The defaults are those of 6.12."""
+    """One kernel's behaviour, where kernels differ.
 
-    feature_args: bool = True
-    """Tables may carry features (2e6023850e17, dm snapshot: add optional discard support
-    features, 5.3); without, exactly four arguments are taken."""
-    log_errno_suffix: bool = True
-    """Constructor errors are logged with `` (-EINVAL)`` (between 5.10 and 6.1)."""
-    missing_path_errno: int = errno.ENOENT
+    The first group are facts of the probe, under the probe's names; the second are facts that no
+    harmless probe tells.  The defaults are those of 6.12.
+    """
+
+    enoent: str = "ENOENT"
     """What a table gets for a path that does not exist; ENODEV before 7a126d5bf975, dm: only call
     early_lookup_bdev from early boot context, 6.5."""
-    self_reference_refused: bool = True
-    """A table that names its own device is refused (between 6.1 and 6.12)."""
-    same_device_checked_after_open: bool = True
-    """COW == origin is found after both are open (26110d5afe81, dm-snap: simplify the origin_dev
-    == cow_dev check, 6.5): the origin's open device is upgraded, and its name is stale."""
-    stale_device_named: bool = False
-    """The complaint about that stale device still shows its name."""
-    message_needs_table: bool = True
-    """A message to a device without a table is refused (dm-ioctl: report an error if a device has
+    log_errno_suffix: bool = True
+    """Constructor errors are logged with `` (-EINVAL)`` (between 5.10 and 6.1)."""
+    self_reference: str = "EINVAL"
+    """What a table gets that names its own device, which never had a table: EINVAL where that is
+    refused as such (since between 6.1 and 6.12), else the same as any such device."""
+    unloaded_device: str = "ENXIO"
+    """What a table gets that names a mapped device which never had a table."""
+    uevent_add_at: str = "load"
+    """When a mapped device is announced, and can be opened: at ``create`` or at its first
+    ``load``."""
+    same_device_log: str = (
+        "device-mapper: table: {s}: device  not in table devices list\n"
+        "device-mapper: table: {s}: snapshot: COW device cannot be the same as origin device "
+        "(-EINVAL)\n"
+        "device-mapper: ioctl: error adding target to table\n"
+        "device-mapper: table: {s}: dm_table_destroy: dm_put_device call missing for {org}")
+    """What is logged when COW == origin.  Since 26110d5afe81 (dm-snap: simplify the origin_dev ==
+    cow_dev check, 6.5) both are open when that is found: the origin's open device was upgraded,
+    its name is stale, and it is missed when the table goes."""
+    message_no_table: str = "EINVAL"
+    """What a message to a device without a table gets (dm-ioctl: report an error if a device has
     no table)."""
-    error_takes_device: bool = True
-    """Target error looks at two arguments as a device and a sector (error 1.6.0)."""
-    exception_order: Order = Order.head_scan_to_head
-    """Which of two records for one chunk wins; see `harness.twin.exception_table`."""
-    merge_checks_store: bool = False
+    error_args: str = "EINVAL"
+    """What target error says to two words that are no device: it looks at them since 1.6.0."""
+    features: bool = True
+    """Tables may carry features (2e6023850e17, dm snapshot: add optional discard support
+    features, 5.3); without, exactly four arguments are taken."""
+    n_merge_refused: bool = False
     """snapshot-merge refuses a store that cannot merge (fcbde6227fcc, dm-snap: reject the
     transient exception store for snapshot-merge, 7.3)."""
-    origin_default_boundary_sectors: int = 1 << 31
-    """Split boundary of an origin without snapshots (7e768532b239, dm snapshot: properly fix a
-    crash when an origin has no snapshots, 5.13)."""
+    duplicate_wins: str = "last"
+    """Which of two records for one chunk is found: the first (5.2), the last (8581b19eb2c5, 6.19)
+    or, in the seed, the last by another rule; see `harness.twin.exception_table`."""
+    max_sectors: int = 254
+    """Longest request of a disk."""
+    max_sectors_4k: int = 254
+    """The same of a disk with blocks of 4096 bytes."""
+    discard: int = 1
+    """Longest discard of a disk; 0 if it takes none."""
+    discard_4k: int = 1
+    """The same of a disk with blocks of 4096 bytes."""
+
     kcopyd_subjob_sectors: int = 1024
     """Longest piece kcopyd copies at once: 512 KiB since 5.3, 64 KiB before."""
     max_sectors_cut: bool = True
     """Bios are also cut at the limit of the queue (5091cdec56fa, dm: use blk_max_size_offset(),
     5.11)."""
-    disk_max_sectors: int = 254
-    """That limit, for the disks that scenarios run on."""
-    disk_discard: bool = True
-    """Those disks can discard."""
+    origin_default_boundary_sectors: int = 1 << 31
+    """Split boundary of an origin without snapshots (7e768532b239, dm snapshot: properly fix a
+    crash when an origin has no snapshots, 5.13)."""
 
     @classmethod
-    def from_probe(cls, facts: "Mapping[str, Fact]") -> "Profile":
-        """A profile from what a guest found out; facts it does not know are left alone.
+    def from_probe(cls, facts: Mapping[str, Fact]) -> "Profile":
+        """A profile from what a guest found out; facts that it has no field for are left alone.
 
         Raises:
             ProvisioningError: a value has the wrong type, or names no known rule.
         """
-        values: dict[str, object] = {}
+        values: dict[str, Fact] = {}
         for field in fields(cls):
             fact = facts.get(field.name)
             if fact is None:
                 continue
-            try:
-                if field.name == "exception_order":
-                    values[field.name] = Order(fact)
-                elif field.name.endswith("_errno"):
-                    values[field.name] = getattr(errno, str(fact))
-                elif type(fact) is not type(field.default):
-                    raise TypeError(f"want {type(field.default).__name__}")
-                else:
-                    values[field.name] = fact
-            except (ValueError, TypeError, AttributeError) as fault:
+            if type(fact) is not type(field.default):
                 raise ProvisioningError(
-                    f"the guest's probe says {field.name} = {fact!r}, which is no possible value "
-                    f"({fault}): does it run another version of dmsnap?") from None
-        return cls(**values)  # type: ignore[arg-type]
+                    f"the guest's probe says {field.name} = {fact!r}, which is no possible value: "
+                    "does it run another version of dmsnap?")
+            values[field.name] = fact
+        profile = cls(**values)  # type: ignore[arg-type]
+        if profile.duplicate_wins not in _ORDERS:
+            raise ProvisioningError(
+                f"the guest's probe cannot tell which of two records wins "
+                f"({profile.duplicate_wins}): no profile fits this kernel")
+        return profile
 
     def facts(self) -> dict[str, Fact]:
         """The inverse of `from_probe`."""
-        facts: dict[str, Fact] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, Order):
-                facts[field.name] = value.value
-            elif field.name.endswith("_errno"):
-                facts[field.name] = errno.errorcode[value]
-            else:
-                facts[field.name] = value
-        return facts
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
+    # -- as the twin asks --
+
+    @property
+    def missing_path_errno(self) -> int:
+        """Errno of a table that names a path that does not exist."""
+        return errno_of(self.enoent)
+
+    @property
+    def exception_order(self) -> Order:
+        """Where a record goes in its hash slot."""
+        return _ORDERS[self.duplicate_wins]
+
+    @property
+    def same_device_checked_after_open(self) -> bool:
+        """COW == origin is found after both are open."""
+        return _STALE in self.same_device_log
+
+    @property
+    def stale_device_named(self) -> bool:
+        """The complaint about the stale device still shows its name."""
+        return f"{{org}} {_STALE}" in self.same_device_log
+
+
+_STALE: Final = "not in table devices list"
+_ORDERS: Final = {"first": Order.head_scan, "last": Order.head_scan_to_head,
+                  "last by tail": Order.tail_scan}
+
+
+def errno_of(answer: str) -> int:
+    """The errno of a fact; 0 for `ACCEPTED`."""
+    return 0 if answer == ACCEPTED else int(getattr(errno, answer, errno.EIO))
+
+
+_6_12: Final = Profile()
+_6_1: Final = Profile(
+    enoent="ENODEV", self_reference="ENXIO", message_no_table=ACCEPTED,
+    error_args=ACCEPTED, duplicate_wins="first", discard=0, discard_4k=0, same_device_log=(
+        "device-mapper: table: {s}: snapshot: COW device cannot be the same as origin device "
+        "(-EINVAL)\n"
+        "device-mapper: ioctl: error adding target to table"))
 
 PROFILES: Final = {
-    "6.12": Profile(exception_order=Order.head_scan_to_head),
-    "6.1": Profile(
-        missing_path_errno=errno.ENODEV,
-        self_reference_refused=False,
-        same_device_checked_after_open=False,
-        message_needs_table=False,
-        error_takes_device=False,
-        exception_order=Order.head_scan,
-        disk_discard=False,
-    ),
-    "7.2": Profile(stale_device_named=True),
-    "seed": Profile(
-        feature_args=False,
-        log_errno_suffix=False,
-        missing_path_errno=errno.ENODEV,
-        self_reference_refused=False,
-        same_device_checked_after_open=False,
-        message_needs_table=False,
-        error_takes_device=False,
-        exception_order=Order.tail_scan,
-        kcopyd_subjob_sectors=128,
-        max_sectors_cut=False,
-        disk_discard=False,
-    ),
+    "6.12": _6_12,
+    "6.1": _6_1,
+    "7.2": replace(_6_12, same_device_log=_6_12.same_device_log.replace(
+        "device  not", "device {org} not")),
+    "seed": replace(
+        _6_1, features=False, log_errno_suffix=False, duplicate_wins="last by tail",
+        kcopyd_subjob_sectors=128, max_sectors_cut=False),
 }
 """Recorded profiles by name; the default of commands that run the twin alone is 6.12."""
 

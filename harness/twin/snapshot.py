@@ -90,7 +90,7 @@ class Snapshot(Target):
 
     def _parse_arguments(self, argv: list[str]) -> None:
         profile = self.world.profile
-        if not profile.feature_args:
+        if not profile.features:
             if len(argv) != 4:
                 raise CtrError("requires exactly 4 arguments", errno.EINVAL)
             return
@@ -149,7 +149,7 @@ class Snapshot(Target):
         except CtrError:
             raise CtrError("Couldn't create exception store", errno.EINVAL) from None
         profile = self.world.profile
-        if self.is_merge and profile.merge_checks_store and not self.store.can_merge:
+        if self.is_merge and profile.n_merge_refused and not self.store.can_merge:
             raise CtrError("Snapshot exception store does not support snapshot-merge.",
                            errno.EINVAL)
         slots = table_slots(cow.sectors, self.store.chunk_sectors)

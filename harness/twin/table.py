@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from harness.steps import REFERENCE, TargetLine
 from harness.twin.bio import BlockDevice
+from harness.twin.profile import errno_of
 from harness.twin.target import CtrError, Target
 from harness.units import SECTOR_BYTES
 
@@ -134,8 +135,9 @@ class Table:
         """
         device = self._look_up(path)
         wanted = self.mode if mode is None else mode
-        if device is self.md and self.world.profile.self_reference_refused:
-            raise OSError(errno.EINVAL, "names the mapped device itself")
+        refused = self._refused(device)
+        if refused:
+            raise OSError(refused, "refused before it is opened")
         used = next((used for used in self._devices if used.opened.device is device), None)
         if used is None:
             used = _Used(OpenDevice(device, wanted))
@@ -149,6 +151,14 @@ class Table:
             used.opened = OpenDevice(device, held | wanted)
         used.count += 1
         return used.opened
+
+    def _refused(self, device: BlockDevice) -> int:
+        """The errno that naming ``device`` gets, 0 if none."""
+        profile = self.world.profile
+        if device is self.md and profile.self_reference == "EINVAL":
+            return errno.EINVAL
+        # A mapped device that was not announced yet cannot be opened.
+        return 0 if device.announced else errno_of(profile.unloaded_device)
 
     def look_up(self, path: str) -> BlockDevice | None:
         """The device that ``path`` leads to, without opening it (``dm_get_dev_t``)."""

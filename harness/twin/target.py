@@ -9,6 +9,7 @@ import errno
 from typing import TYPE_CHECKING, ClassVar
 
 from harness.twin.bio import Bio, BlockDevice, Op
+from harness.twin.profile import ACCEPTED
 
 if TYPE_CHECKING:
     from harness.twin.table import OpenDevice, Table
@@ -180,7 +181,7 @@ class Error(Target):
         """Kernel: ``io_err_ctr``."""
         self._opened: OpenDevice | None = None
         self._offset = 0
-        if len(argv) != 2 or not self.table.world.profile.error_takes_device:
+        if len(argv) != 2 or self.table.world.profile.error_args == ACCEPTED:
             return
         offset = parse_unsigned(argv[1], 64)
         if offset is None:
