@@ -189,6 +189,12 @@ class World:
         return any(line.image is image for mapped in self.mapped.values()
                    for line in mapped.live + mapped.inactive)
 
+    def stale(self, name: str) -> bool:
+        """True for a device whose snapshot another device has taken over: it refuses all I/O."""
+        mapped = self.mapped.get(name)
+        return bool(mapped and not mapped.opaque and mapped.live) and all(
+            line.image and line.image.owner not in ("", name) for line in self.live(name))
+
     def give_up(self) -> None:
         """Something happened that this model cannot follow: nothing is promised any more."""
         for disk in self.disks.values():
@@ -222,7 +228,8 @@ class World:
             case do.Rename() if not failed:
                 self.rename(step.name, step.to)
             case do.Write() | do.Poke() | do.Zeroout() | do.Discard():
-                if observation.error not in (do.SUSPENDED, "EOPNOTSUPP"):
+                refused = failed and self.stale(step.device)
+                if observation.error not in (do.SUSPENDED, "EOPNOTSUPP") and not refused:
                     self.write(step.device, self.data(step, failed))
                     if isinstance(step, do.Discard):
                         self.discard(step)

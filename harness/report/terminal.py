@@ -154,7 +154,8 @@ def _one_kernel(report: RunReport) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for result in report.results:
         table.add_row(Text(printable(result.scenario)), _verdict(result, short=False),
-                      _layers(result), str(result.steps), _time(result.kernel_us), _time(result.twin_us))
+                      _layers(result), str(result.steps), _time(result.kernel_us),
+                      _time(result.twin_us))
     return table
 
 

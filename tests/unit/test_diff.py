@@ -239,12 +239,15 @@ def test_a_byte_of_a_store_is_named(byte: int, says: str) -> None:
 def test_the_second_area_of_a_store_of_single_sectors() -> None:
     image = bytearray(80 * 512)
     image[:16] = struct.pack("<4I", 0x70416E53, 1, 1, 1)
-    other = bytearray(image)
-    other[34 * 512 + 16 * 3] = 1
-    [d] = one(Examine(), obs(image={"c": pattern.encode(SEED, image)}),
-              obs(image={"c": pattern.encode(SEED, other)})).divergences
-    assert d.place is not None
-    assert d.place.store.startswith("metadata area 1, entry 3, old chunk")
+    for byte, says in ((34 * 512 + 16 * 3, "metadata area 1, entry 3, old chunk"),
+                       (33 * 512, "data chunk 33 of the store, number 31 of area 0"),
+                       (35 * 512, "data chunk 35 of the store, number 0 of area 1")):
+        other = bytearray(image)
+        other[byte] = 1
+        [d] = one(Examine(), obs(image={"c": pattern.encode(SEED, image)}),
+                  obs(image={"c": pattern.encode(SEED, other)})).divergences
+        assert d.place is not None
+        assert d.place.store.startswith(says)
 
 
 def test_a_disk_without_a_store_has_no_place_in_one() -> None:
@@ -300,6 +303,8 @@ def test_chunk_sizes_come_from_the_tables() -> None:
     geometry.table("odd", "nonsense\n0 8\n0 8 snapshot {a} {b} P x")
     assert [geometry.chunk_sectors(n) for n in ("s1", "s2", "c1", "c2", "base", "o", "p", "odd")
             ] == [16, 4, 16, 4, 4, 4, None, None]
+    geometry.table("s3", "0 64 snapshot {s1} {c3} P 2")
+    assert (geometry.chunk_sectors("s1"), geometry.chunk_sectors("s3")) == (16, 2)
     assert (geometry.sectors("p"), geometry.sectors("none"), geometry.sectors("odd")) == (
         64, None, 8)
 

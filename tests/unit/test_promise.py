@@ -182,6 +182,19 @@ def test_break_a_merge_that_leaves_something_else() -> None:
         "base", 3, 2, "sector 3 of s, generation 1", "sector 3 of base, generation 0")
     merging().write("o", 20, 1).status("o", done).image("base", *OWN).broken(
         "base", 20, 1, "sector 20 of o, generation 1", "sector 20 of base, generation 0")
+    merging().status("o", done).write("o", 20, 1).image("base", *OWN).broken(
+        "base", 20, 1, "sector 20 of o, generation 1", "sector 20 of base, generation 0")
+    # A write to a chunk that is still to be merged may wait in the store, or not.
+    merging().write("o", 3, 1).image("base", OLD).kept()
+    # The origin is written to behind the merge's back: both may win.
+    life = merging().device("o2", "snapshot-origin", "{base}").write("o2", 3, 1, 9)
+    life.read("o", base(0, 3), Stamped("o2", 9, 3, 1), Stamped("s", 1, 4, 1), base(5, 59)).kept()
+    # A second merge begins anew.
+    life = merging().status("o", done).table("o", "snapshot-origin", "{base}").do(
+        do.Remove(name="s")).snapshot().write("s", 30, 1).do(do.Suspend(name="s"))
+    life.table("o", "snapshot-merge", "{base} {cow} P 8").image("base", *OWN).kept()
+    both = (*OWN[:2], base(5, 25), Stamped("s", 1, 30, 1), base(31, 33))
+    life.status("o", done).image("base", *both).kept()
     busy = "0 64 snapshot-merge 24/256 16"
     merging().status("o", busy).image("base", OLD).kept()
 
@@ -249,6 +262,7 @@ def test_a_reload_in_place_and_a_handover_keep_them_too() -> None:
             "s", 16, 8, "sector 16 of base, generation 0", "sector 16 of o, generation 1")
     life = ready().write("o", 8, 8).do(do.Suspend(name="s")).snapshot("t")
     life.do(do.Status(name="s"), text="0 64 snapshot Invalid").read("t", OLD).kept()
+    life.write("s", 8, 1, error="EIO")  # the device that lost its snapshot refuses all I/O
     life.read("t", *around(8, NEW)).broken(
         "t", 8, 8, "sector 8 of base, generation 0", "sector 8 of o, generation 1")
 
@@ -269,6 +283,7 @@ GARBAGE: Runs = (Zeros(SIZE),)
 @pytest.mark.parametrize("rule", [
     "invalid state", "invalid status", "cow written", "cow poked", "failed resume", "crash",
     "other cow user", "unknown target", "foreign store", "start", "origin moved",
+    "was transient", "stale device answers", "origin is a cow",
 ])
 def test_nothing_is_promised_of_a_snapshot_whose_rules_were_broken(rule: str) -> None:
     life = ready()
@@ -282,7 +297,15 @@ def test_nothing_is_promised_of_a_snapshot_whose_rules_were_broken(rule: str) ->
         case "cow poked":
             life.do(do.Poke(device="cow", sector=8, data=b"x" * 512))
         case "failed resume":
-            life.table("s", "snapshot", "{base} {cow} P 8", error="EINVAL")
+            life.table("s", "snapshot", "{base} {cow} P 8", error="EINVAL").read("s", *GARBAGE)
+            life.table("s", "snapshot", "{base} {cow} P 8")
+        case "stale device answers":
+            life.do(do.Suspend(name="s")).snapshot("t").write("s", 0, 1).read("t", *GARBAGE)
+        case "origin is a cow":
+            life.do(do.Disk(name="base2", sectors=SIZE))
+            life.device("s2", "snapshot", "{base2} {base} N 8")
+        case "was transient":
+            life = ready("N 8").write("s", 3, 2).do(do.Remove(name="s")).snapshot()
         case "crash":
             life.do(do.Crash(how="exit"))
         case "other cow user":
@@ -354,7 +377,7 @@ def test_failed_buffered_refused_and_discarded_writes() -> None:
     life.read("s", Zeros(24), base(24, 40))
     [found] = life.check()
     assert (found.sector, found.sectors) == (4, 8)  # 4 to 7 and 16 to 19
-    life.do(do.Read(device="s", sector=0, sectors=1, buffered=True),
+    life.do(do.Read(device="s", sector=40, sectors=1, buffered=True),
             content={"s": (Stamped("x", 1, 1, 1),)})
     assert len(life.check()) == 1
 

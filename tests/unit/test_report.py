@@ -237,7 +237,7 @@ def test_one_reporter_that_fails_does_not_keep_the_others(tmp_path: Path) -> Non
         def end(self, _: RunReport) -> None:
             raise OSError(28, "No space left on device")
 
-    reporters: list[Reporter] = [Bad(tmp_path / "a"), JunitReporter(tmp_path / "junit.xml"),
+    reporters: list[Reporter] = [JunitReporter(tmp_path / "junit.xml"), Bad(tmp_path / "a"),
                                  KtapReporter(tmp_path / "run.ktap")]
     together = Reporters(reporters)
     together.begin(["uml-6.12"], 9)
