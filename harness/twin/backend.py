@@ -2,7 +2,7 @@
 
 import errno
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from harness import pattern
@@ -44,7 +44,7 @@ from harness.steps import (
 )
 from harness.twin.bio import BlockDevice, is_suspended
 from harness.twin.blockio import BlockIO
-from harness.twin.clock import WouldBlockForever
+from harness.twin.clock import Choices, WouldBlockForever
 from harness.twin.device_mapper import DeviceMapper
 from harness.twin.mapped_device import MappedDevice
 from harness.twin.profile import Profile
@@ -57,16 +57,22 @@ _UINT_PARAMETERS: Final = ("snapshot_cow_threshold", "snapshot_copy_throttle")
 
 
 class TwinBackend:
-    """`harness.steps.Backend` on a simulated world."""
+    """`harness.steps.Backend` on a simulated world.
 
-    def __init__(self, profile: Profile) -> None:
+    ``answers`` are given to the choice points of each world that begins (`harness.twin.clock`);
+    ``choices`` tells which points the present one has met.
+    """
+
+    def __init__(self, profile: Profile, answers: Mapping[int, int] | None = None) -> None:
         self._profile = profile
+        self._answers = answers or {}
         self.begin(0)
 
     def begin(self, seed: int) -> None:
         """A new, empty world."""
         self._seed = seed
-        self.world = DeviceMapper(self._profile)
+        self.choices = Choices(self._answers)
+        self.world = DeviceMapper(self._profile, self.choices)
         self._io = BlockIO(self.world.clock)
         self._states: dict[str, DeviceState] = {}
 

@@ -28,6 +28,8 @@ class BlockIO:
         """Submit all, wait for all; the errno of the last one that failed."""
         for bio in bios:
             device.submit(bio)
+            if bio is not bios[-1]:
+                self._clock.may_preempt()
         left = [bio for bio in bios if bio.context is not _ENDED]
         if left:
             self._clock.wait_until(lambda: all(bio.context is _ENDED for bio in left))

@@ -4,10 +4,14 @@ Events are ordered by (time, sequence): two events of the same tick run in the o
 were asked for, as work items of one single-CPU kernel do.  Work for the current tick goes through
 a plain queue, because nearly all of it is; the heap is only used for what lies ahead.  Time never
 runs backwards and only moves when nothing is left to do now.
+
+Where the kernel may switch from the process that submits bios to a worker, and the order can be
+seen, there is a *choice point* (`Clock.may_preempt`).  `Choices` answers it: with 0, the process
+goes on, unless it was given other answers; `harness.twin.explore` gives it every one.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from heapq import heappop, heappush
 from typing import Any
 
@@ -20,13 +24,34 @@ class WouldBlockForever(Exception):
     """Nothing is left to do, and what was waited for has not happened."""
 
 
+class Choices:
+    """Answers to the choice points of one run, by their number; 0 where none is given.
+
+    ``options`` holds, for each point that was met, how many answers it has.
+    """
+
+    __slots__ = ("_answers", "options")
+
+    def __init__(self, answers: Mapping[int, int]) -> None:
+        self._answers = answers
+        self.options: list[int] = []
+
+    def choose(self, options: int) -> int:
+        """The answer to the next choice point, below ``options``."""
+        point = len(self.options)
+        self.options.append(options)
+        return min(self._answers.get(point, 0), options - 1)
+
+
 class Clock:
     """Runs events; see the module docstring for their order."""
 
-    __slots__ = ("_ahead", "_sequence", "_soon", "now")
+    __slots__ = ("_ahead", "_choices", "_running", "_sequence", "_soon", "now")
 
-    def __init__(self) -> None:
+    def __init__(self, choices: Choices | None = None) -> None:
         self.now = Ticks(0)
+        self._choices = choices or Choices({})
+        self._running = 0
         self._soon: deque[tuple[Work, tuple[Any, ...]]] = deque()
         self._ahead: list[tuple[int, int, Work, tuple[Any, ...]]] = []
         self._sequence = 0
@@ -59,12 +84,22 @@ class Clock:
     def run_until_idle(self) -> None:
         """Run until nothing is left to do."""
         soon = self._soon
+        self._running += 1
         while True:
             while soon:
                 work, args = soon.popleft()
                 work(*args)
             if not self.step():
-                return
+                break
+        self._running -= 1
+
+    def may_preempt(self) -> None:
+        """A process submits one bio of several: the workers may or may not run before the next.
+
+        A kernel that is not preemptible, on one CPU, never lets them; any other may.
+        """
+        if self._soon and not self._running and self._choices.choose(2):
+            self.run_until_idle()
 
     def wait_until(self, happened: Callable[[], bool]) -> None:
         """What a process does when it sleeps: run the world until ``happened()``.

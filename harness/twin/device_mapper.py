@@ -10,7 +10,7 @@ from typing import Final
 
 from harness.steps import TargetLine, UEvent
 from harness.twin.bio import Bio, BlockDevice
-from harness.twin.clock import Clock
+from harness.twin.clock import Choices, Clock
 from harness.twin.disk import Disk
 from harness.twin.mapped_device import MappedDevice
 from harness.twin.origin import Origin, write_to_snapshots
@@ -28,10 +28,10 @@ TARGET_TYPES: Final[dict[str, type[Target]]] = {
 class DeviceMapper:
     """All devices of one world, by name."""
 
-    def __init__(self, profile: Profile) -> None:
+    def __init__(self, profile: Profile, choices: Choices | None = None) -> None:
         self.profile = profile
         self.target_types = TARGET_TYPES
-        self.clock = Clock()
+        self.clock = Clock(choices)
         self.registry = Registry()
         self.disks: dict[str, Disk] = {}
         self.mapped: dict[str, MappedDevice] = {}

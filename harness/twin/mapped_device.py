@@ -130,6 +130,7 @@ class MappedDevice:
             if not left:
                 return
             sector += sectors
+            self.world.clock.may_preempt()
 
     def _flush(self, io: _Io, table: Table) -> None:
         for target in table.targets:
