@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from harness import pattern
-from harness.steps import Runs, Stamped, Unreadable, Zeros
+from harness.steps import Discard, Poke, Runs, Stamped, Unreadable, Write, Zeroout, Zeros
 
 
 class Stamp(NamedTuple):
@@ -108,6 +108,28 @@ class Extents:
             found += [(x, y) for x, y, there in other.between(a, b)
                       if what is UNKNOWN or what != there]
         return found
+
+
+def written(seed: int, step: Write | Poke | Zeroout | Discard, *, failed: bool) -> Extents:
+    """What a step writes; a failed one may have written any part of it."""
+    count = len(step.data) >> 9 if isinstance(step, Poke) else step.sectors
+    end = step.sector + count
+    data = Extents(step.sector, end)
+    if failed or isinstance(step, Discard) or (isinstance(step, Write) and step.buffered):
+        return data
+    if isinstance(step, Poke):
+        at = step.sector
+        for run in pattern.encode(seed, step.data[:count << 9]):
+            if isinstance(run, Zeros):
+                data.put(at, at + run.count, ZERO)
+            elif isinstance(run, Stamped):
+                data.put(at, at + run.count, Stamp(run.device, run.generation, run.sector - at))
+            at += run.count
+    elif isinstance(step, Zeroout) or step.fill == "zero":
+        data.put(step.sector, end, ZERO)
+    else:
+        data.put(step.sector, end, Stamp(step.device, step.generation, 0))
+    return data
 
 
 def broken(promised: Extents, start: int, runs: Runs) -> Iterator[tuple[int, int, Content, str]]:

@@ -10,9 +10,8 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from harness import pattern
 from harness import steps as do
-from harness.extents import UNKNOWN, ZERO, Extents, Stamp, moved
+from harness.extents import UNKNOWN, ZERO, Extents, Stamp, moved, written
 from harness.steps import AnyStep, Observation
 
 
@@ -38,12 +37,14 @@ class Image(Leaf):
         self.frozen = False  # whether it ever became active
         self.merging = self.merged = False
         self.transient = False
+        self.lost = False  # nothing is ever promised of it again
+        self.store: list[Piece] = []  # where its COW device lies, when last looked at
         self.pieces: list[Piece] = []  # of the origin, when last looked at
 
     def forget(self) -> None:
-        """Nothing is promised of this snapshot any more, nor will be when it becomes active."""
+        """Nothing is promised of this snapshot any more, whatever is written to it."""
         self.content.clear()
-        self.frozen = True
+        self.frozen = self.lost = True
 
 
 class Line(Struct, frozen=True):
@@ -162,12 +163,11 @@ class World:
     def store(self, leaf: Leaf, data: Extents, kept: tuple[Image, ...]) -> None:
         """``data`` reaches a leaf; whoever stands on it and was not told knows nothing there."""
         for a, b, what in data.between(data.start, data.end):
-            leaf.content.put(a, b, what)
+            leaf.content.put(a, b, UNKNOWN if isinstance(leaf, Image) and leaf.lost else what)
             for image in self.images:
                 if image is leaf:
                     continue
-                if any(cow is leaf and at < b and a < at + y - x
-                       for x, y, cow, at in self.cow(image)):
+                if any(cow is leaf and at < b and a < at + y - x for x, y, cow, at in image.store):
                     image.forget()  # somebody wrote to its COW device
                     if self.referenced(image):
                         leaf.content.put(a, b, UNKNOWN)
@@ -179,10 +179,6 @@ class World:
                         image.content.put(low - at + x, high - at + x, UNKNOWN)
                         if image.merging and not image.merged:
                             leaf.content.put(low, high, UNKNOWN)  # the merge may write it too
-
-    def cow(self, image: Image) -> list[Piece]:
-        """Where the COW device of an image lies."""
-        return list(self.pieces(image.cow, 0, do.SECTOR_MAX)) if image.cow else []
 
     def referenced(self, image: Image) -> bool:
         """True while a table, live or not, names the snapshot."""
@@ -230,32 +226,11 @@ class World:
             case do.Write() | do.Poke() | do.Zeroout() | do.Discard():
                 refused = failed and self.stale(step.device)
                 if observation.error not in (do.SUSPENDED, "EOPNOTSUPP") and not refused:
-                    self.write(step.device, self.data(step, failed))
+                    self.write(step.device, written(self.seed, step, failed=failed))
                     if isinstance(step, do.Discard):
                         self.discard(step)
             case do.Crash():
                 self.give_up()
-
-    def data(self, step: do.Write | do.Poke | do.Zeroout | do.Discard, failed: bool) -> Extents:
-        """What a step writes; a failed one may have written any part of it."""
-        count = len(step.data) >> 9 if isinstance(step, do.Poke) else step.sectors
-        end = step.sector + count
-        data = Extents(step.sector, end)
-        if failed or isinstance(step, do.Discard) or (isinstance(step, do.Write) and step.buffered):
-            return data
-        if isinstance(step, do.Poke):
-            at = step.sector
-            for run in pattern.encode(self.seed, step.data[:count << 9]):
-                if isinstance(run, do.Zeros):
-                    data.put(at, at + run.count, ZERO)
-                elif isinstance(run, do.Stamped):
-                    data.put(at, at + run.count, Stamp(run.device, run.generation, run.sector - at))
-                at += run.count
-        elif isinstance(step, do.Zeroout) or step.fill == "zero":
-            data.put(step.sector, end, ZERO)
-        else:
-            data.put(step.sector, end, Stamp(step.device, step.generation, 0))
-        return data
 
     def discard(self, step: do.Discard) -> None:
         """Discards that are passed down reach the origin, and by the rules nobody is told."""
@@ -284,8 +259,8 @@ class World:
         transient = line.words[2][:1] in "nN"
         fresh = transient or [w for *_, w in self.content(cow, 0, 1).between(0, 1)] == [ZERO]
         known, shared = None, False
-        for image in [i for i in self.images if _overlap(where, self.cow(i))]:
-            if (self.cow(image), image.origin) == (where, origin) and (image.owner or not fresh):
+        for image in [i for i in self.images if _overlap(where, i.store)]:
+            if (image.store, image.origin) == (where, origin) and (image.owner or not fresh):
                 known = image
             elif not failed:
                 image.forget()
@@ -306,8 +281,11 @@ class World:
             return known
         image = Image(line.start + line.length, origin, cow)
         image.transient = transient
-        # A store that nobody here made may hold anything.
-        image.frozen = not fresh or shared or line.start != 0 or not origin or not cow
+        image.store = where
+        image.frozen = not fresh  # a store that nobody here made may hold anything
+        if shared or line.start != 0 or not origin or not where or any(
+                leaf is None for _, _, leaf, _ in where):  # a COW device that keeps nothing
+            image.forget()
         self.images.append(image)
         return image
 
@@ -366,12 +344,17 @@ class World:
                 self.write(image.origin, Extents(a, b), (image, *self.registered(image.origin)))
 
     def look_again(self) -> None:
-        """An origin that has come to lie elsewhere is not the one that was promised."""
+        """An origin, or a COW device, that has come to lie elsewhere is not the one it was."""
         for image in self.images:
             pieces = list(self.pieces(image.origin, 0, image.sectors))
             if image.owner and image.frozen and pieces != image.pieces:
                 image.forget()
                 image.pieces = pieces
+            store = list(self.pieces(image.cow, 0, do.SECTOR_MAX))
+            if image.owner and store != image.store:
+                if not _grown(image.store, store):
+                    image.forget()
+                image.store = store
 
     def rename(self, old: str, new: str) -> None:
         """A mapped device takes another name, in every table that names it."""
@@ -392,3 +375,9 @@ class World:
 def _overlap(one: list[Piece], other: list[Piece]) -> bool:
     return any(p is q and a < c + (y - x) and c < a + (e - b)
                for b, e, p, a in one if p for x, y, q, c in other)
+
+
+def _grown(old: list[Piece], new: list[Piece]) -> bool:
+    """True if everything is still where it was."""
+    return all(any(p is q and x <= a and b <= y and at - a == to - x for x, y, q, to in new)
+               for a, b, p, at in old)

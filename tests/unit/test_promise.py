@@ -284,6 +284,7 @@ GARBAGE: Runs = (Zeros(SIZE),)
     "invalid state", "invalid status", "cow written", "cow poked", "failed resume", "crash",
     "other cow user", "unknown target", "foreign store", "start", "origin moved",
     "was transient", "stale device answers", "origin is a cow",
+    "start at 20", "cow loses writes", "cow moved", "cow moved while away",
 ])
 def test_nothing_is_promised_of_a_snapshot_whose_rules_were_broken(rule: str) -> None:
     life = ready()
@@ -299,6 +300,22 @@ def test_nothing_is_promised_of_a_snapshot_whose_rules_were_broken(rule: str) ->
         case "failed resume":
             life.table("s", "snapshot", "{base} {cow} P 8", error="EINVAL").read("s", *GARBAGE)
             life.table("s", "snapshot", "{base} {cow} P 8")
+        case "start at 20":
+            life = Life().disks().do(do.Create(name="s"))
+            table = (TargetLine(0, 20, "linear", "{base} 0"),
+                     TargetLine(20, 44, "snapshot", "{base} {cow} P 8"))
+            life.do(do.Load(name="s", table=table)).do(do.Resume(name="s")).write("s", 20, 4)
+            life.do(do.Read(device="s", sector=20, sectors=44), content={"s": (Zeros(44),)}).kept()
+            return
+        case "cow loses writes":
+            life = Life().disks().device("c", "zero", "").snapshot(cow="c").write("s", 0, 8)
+        case "cow moved" | "cow moved while away":
+            life = Life().disks().do(do.Disk(name="cow2", sectors=256)).write("cow2", 0, 1)
+            life.device("c", "linear", "{cow} 0").snapshot(cow="c").write("s", 0, 8)
+            if rule == "cow moved":
+                life.table("c", "linear", "{cow2} 0")
+            else:
+                life.do(do.Remove(name="s")).table("c", "linear", "{cow2} 0").snapshot(cow="c")
         case "stale device answers":
             life.do(do.Suspend(name="s")).snapshot("t").write("s", 0, 1).read("t", *GARBAGE)
         case "origin is a cow":
@@ -310,6 +327,7 @@ def test_nothing_is_promised_of_a_snapshot_whose_rules_were_broken(rule: str) ->
             life.do(do.Crash(how="exit"))
         case "other cow user":
             life.do(do.Disk(name="base2", sectors=SIZE))
+            life.device("s1", "snapshot", "{base2} {cow} N 8").write("s", 0, 8)
             life.device("s2", "snapshot", "{base2} {cow} N 8").read("s2", *around(0, Zeros(1)))
         case "unknown target":
             life.device("f", "flakey", "{base} 0 1 1").write("f", 0, 1)
@@ -357,6 +375,18 @@ def test_what_happens_while_a_snapshot_is_away_is_not_promised(kind: str) -> Non
     life.read("s", OLD).kept()
     life.read("s", *GARBAGE)
     assert [(found.sector, found.sectors) for found in life.check()] == [(0, 56)]
+
+
+def test_a_store_that_grows_keeps_its_promises() -> None:
+    life = Life().disks().do(do.Create(name="c"))
+    for length in (64, 128):
+        life.do(do.Load(name="c", table=(TargetLine(0, length, "linear", "{cow} 0"),)))
+        life.do(do.Resume(name="c"))
+        if length == 64:
+            life.snapshot(cow="c").write("s", 3, 2)
+    life.read("s", *OWN).kept()
+    life.read("s", OLD).broken(
+        "s", 3, 2, "sector 3 of s, generation 1", "sector 3 of base, generation 0")
 
 
 def test_a_store_whose_first_sector_was_zeroed_begins_anew() -> None:
