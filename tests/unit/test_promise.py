@@ -284,7 +284,7 @@ GARBAGE: Runs = (Zeros(SIZE),)
     "invalid state", "invalid status", "cow written", "cow poked", "failed resume", "crash",
     "other cow user", "unknown target", "foreign store", "start", "origin moved",
     "was transient", "stale device answers", "origin is a cow",
-    "start at 20", "cow loses writes", "cow moved", "cow moved while away",
+    "part of the cow", "start at 20", "cow loses writes", "cow moved", "cow moved while away",
 ])
 def test_nothing_is_promised_of_a_snapshot_whose_rules_were_broken(rule: str) -> None:
     life = ready()
@@ -300,6 +300,10 @@ def test_nothing_is_promised_of_a_snapshot_whose_rules_were_broken(rule: str) ->
         case "failed resume":
             life.table("s", "snapshot", "{base} {cow} P 8", error="EINVAL").read("s", *GARBAGE)
             life.table("s", "snapshot", "{base} {cow} P 8")
+        case "part of the cow":
+            life.device("c", "linear", "{cow} 0").do(do.Suspend(name="s"))
+            life.do(do.Load(name="c", table=(TargetLine(0, 128, "linear", "{cow} 64"),)))
+            life.do(do.Resume(name="c")).device("s2", "snapshot", "{base} {c} N 8")
         case "start at 20":
             life = Life().disks().do(do.Create(name="s"))
             table = (TargetLine(0, 20, "linear", "{base} 0"),
