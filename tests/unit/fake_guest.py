@@ -62,6 +62,9 @@ def run(name):
         say("started", step=1)
         say("end", scenario=name)
         wait_for_ever()
+    if kind == "other":
+        say("end", scenario="another")
+        wait_for_ever()
     say("started", step=1)
     match kind:
         case "panic":

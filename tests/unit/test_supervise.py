@@ -126,6 +126,7 @@ def test_more_guests_than_scenarios_start_no_idle_ones(run, launcher):
     ("hang", "hang", 1), ("rubbish", "rubbish", 1), ("cut", "vanished", 1),
     ("full", "vanished", 1), ("twice", "rubbish", None), ("skipped", "rubbish", 1),
     ("before", "vanished", None), ("early", "rubbish", None), ("swap", "rubbish", None),
+    ("other", "rubbish", 0),
 ])
 def test_a_lost_scenario_is_named_and_every_other_has_its_verdict(run, kind, reason, step):
     limits = {"step_limit_s": 1.0} if kind == "hang" else {}
