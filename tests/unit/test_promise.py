@@ -304,6 +304,7 @@ def test_nothing_is_promised_of_a_snapshot_whose_rules_were_broken(rule: str) ->
             life.device("c", "linear", "{cow} 0").do(do.Suspend(name="s"))
             life.do(do.Load(name="c", table=(TargetLine(0, 128, "linear", "{cow} 64"),)))
             life.do(do.Resume(name="c")).device("s2", "snapshot", "{base} {c} N 8")
+            life.read("s2", *GARBAGE)
         case "start at 20":
             life = Life().disks().do(do.Create(name="s"))
             table = (TargetLine(0, 20, "linear", "{base} 0"),
