@@ -1,1 +1,222 @@
-"""The pytest plugin (to come)."""
+"""The pytest plugin: each scenario is a test item, wherever pytest runs.
+
+A test that takes the fixture ``dmsnap_result`` is run once for each scenario and kernel, with the
+`harness.report.model.Result` of the two.  On a host, the first such test starts the guests, which
+then run all that was selected; each item waits for its own result.  Inside a guest, or with
+``--guest here`` in a machine marked as disposable, each item runs its scenario in this very kernel.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from harness.errors import DmsnapError
+
+if TYPE_CHECKING:
+    from harness.report.model import Result
+
+FIXTURE: Final = "dmsnap_result"
+_PARAMETERS: Final = "dmsnap_case"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The options of the command, as far as they make sense here."""
+    group = parser.getgroup("dmsnap", "dm-snapshot: a real kernel against the twin")
+    group.addoption("--kernel", action="append", default=[], metavar="NAME|PATH",
+                    help="kernel to run scenarios on (see `dmsnap kernels`); may be repeated")
+    group.addoption("--modules", default=None, metavar="DIR",
+                    help="modules of a kernel that is given as a path, or of this one")
+    group.addoption("--guest", choices=("uml", "here"), default=None,
+                    help="where the kernel lives: guests (default), or this machine")
+    group.addoption("--dmsnap-jobs", type=int, default=None, metavar="N",
+                    help="guests at the same time (default: one for each core)")
+    group.addoption("--scenario", action="append", default=[], metavar="PATTERN",
+                    help="scenarios to run (default: all); may be repeated")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Scenarios are known by a marker, for ``-m``."""
+    config.addinivalue_line("markers", "scenario: a scenario in a real kernel and in the twin")
+
+
+def _is_here(config: pytest.Config) -> bool:
+    from harness.kernel import machine
+
+    guest = config.getoption("--guest")
+    return guest == "here" or (guest is None and machine.is_uml())
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One item for each kernel and scenario."""
+    if FIXTURE not in metafunc.fixturenames:
+        return
+    from harness.guest import catalogue
+    from harness.scenarios.registry import choose
+
+    config = metafunc.config
+    kernels = ["here"] if _is_here(config) else (
+        list(dict.fromkeys(config.getoption("--kernel"))) or [catalogue.default()])
+    try:
+        names = [scenario.name for scenario in choose(config.getoption("--scenario"))]
+    except DmsnapError as fault:
+        raise pytest.UsageError(str(fault)) from None
+    cases = [pytest.param((kernel, name), id=f"{kernel}-{name}", marks=pytest.mark.scenario)
+             for kernel in kernels for name in names]
+    metafunc.parametrize(_PARAMETERS, cases, scope="session")
+
+
+@pytest.fixture(scope="session")
+def _dmsnap_results(request: pytest.FixtureRequest) -> Iterator["_Guests | _Here"]:
+    selected = [case for item in request.session.items
+                if (case := _case_of(item)) is not None]
+    with ExitStack() as stack:
+        if _is_here(request.config):
+            yield stack.enter_context(_Here(request.config))
+        else:
+            yield stack.enter_context(_Guests(request.config, selected))
+
+
+def _case_of(item: pytest.Item) -> tuple[str, str] | None:
+    call = getattr(item, "callspec", None)
+    return call.params.get(_PARAMETERS) if call is not None else None
+
+
+@pytest.fixture
+def dmsnap_result(dmsnap_case: tuple[str, str], _dmsnap_results: "_Guests | _Here",
+                  record_property: Callable[[str, object], None]) -> "Result":
+    """The result of one scenario on one kernel (`harness.report.model.Result`)."""
+    try:
+        result = _dmsnap_results.get(*dmsnap_case)
+    except DmsnapError as fault:
+        pytest.fail(str(fault), pytrace=False)
+    record_property("kernel release", result.release)
+    record_property("seed", result.seed)
+    return result
+
+
+def check(result: "Result") -> None:
+    """Fail, in the words of the report, unless ``result`` is *same*."""
+    from harness.diff import Verdict
+    from harness.report.words import details
+
+    if result.verdict is not Verdict.SAME:
+        pytest.fail(f"{result.scenario} on {result.kernel} ({result.release}): {result.verdict}\n"
+                    f"{details(result)}", pytrace=False)
+
+
+class _Here:
+    """Runs scenarios in this kernel, one at a time."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        modules = config.getoption("--modules") or os.environ.get("DMSNAP_MODULES")
+        self._modules = Path(modules) if modules else None
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "_Here":
+        from harness.here import kernel_side
+
+        self._backend, self._ready = self._stack.enter_context(
+            kernel_side(modules=self._modules))
+        return self
+
+    def __exit__(self, *_rest: object) -> None:
+        self._stack.close()
+
+    def get(self, kernel: str, name: str) -> "Result":
+        """Run one scenario."""
+        from harness.here import run_one
+        from harness.scenarios.registry import choose
+
+        del kernel
+        return run_one(self._backend, self._ready, choose([name])[0].trace())
+
+
+class _Guests:
+    """Runs all selected scenarios in guests, in a thread; items wait for their results."""
+
+    def __init__(self, config: pytest.Config, selected: Sequence[tuple[str, str]]) -> None:
+        self._config = config
+        self._selected = list(dict.fromkeys(selected))
+        self._results: dict[tuple[str, str], Result] = {}
+        self._news = threading.Condition()
+        self._fault: BaseException | None = None
+        self._over = False
+
+    def __enter__(self) -> "_Guests":
+        # A daemon: an interrupted session does not wait for it, and guests die with their parent.
+        threading.Thread(target=self._run, daemon=True).start()
+        return self
+
+    def __exit__(self, *_rest: object) -> None:
+        """Results that nobody waits for any more are left alone."""
+
+    def _run(self) -> None:
+        from harness.cli import chosen_kernels
+        from harness.run import GUESTS_DIRECTORY, Plan, default_jobs, execute
+        from harness.scenarios.registry import catalogue
+
+        try:
+            scenarios = catalogue()
+            modules = self._config.getoption("--modules")
+            for name in dict.fromkeys(kernel for kernel, _ in self._selected):
+                kernel = chosen_kernels([name], Path(modules) if modules else None)
+                traces = tuple(scenarios[scenario].trace() for where, scenario in self._selected
+                               if where == name)
+                execute(Plan(traces=traces, kernels=kernel,
+                             jobs=self._config.getoption("--dmsnap-jobs") or default_jobs(),
+                             directory=Path("report") / GUESTS_DIRECTORY), _Follower(self, name))
+        except BaseException as fault:  # noqa: BLE001 - told to the items that wait
+            self._fault = fault
+        with self._news:
+            self._over = True
+            self._news.notify_all()
+
+    def put(self, kernel: str, result: "Result") -> None:
+        """A result is there."""
+        with self._news:
+            self._results[kernel, result.scenario] = result
+            self._news.notify_all()
+
+    def get(self, kernel: str, name: str) -> "Result":
+        """Wait for a result.
+
+        Raises:
+            ProvisioningError: there will be none.
+        """
+        from harness.errors import ProvisioningError
+
+        with self._news:
+            self._news.wait_for(lambda: self._over or (kernel, name) in self._results)
+        result = self._results.get((kernel, name))
+        if result is None:
+            raise ProvisioningError(f"no result: {self._fault}")
+        return result
+
+
+class _Follower:
+    """A reporter that hands results on."""
+
+    def __init__(self, guests: _Guests, kernel: str) -> None:
+        self._guests = guests
+        self._kernel = kernel
+
+    def begin(self, kernels: Sequence[str], total: int) -> None:
+        """Nothing to do."""
+
+    def progress(self, guest: str, doing: str) -> None:
+        """Nothing to do."""
+
+    def result(self, result: "Result") -> None:
+        """To whoever waits."""
+        self._guests.put(self._kernel, result)
+
+    def end(self, report: object) -> None:
+        """Nothing to do."""
+
+    def close(self) -> None:
+        """Nothing to do."""

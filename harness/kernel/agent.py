@@ -12,7 +12,8 @@ not start, 3 the journal was lost.
 import os
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 # Third-party plugins that happen to be installed cost a guest their imports.
@@ -70,25 +71,46 @@ def read_job(directory: Path) -> Job:
                                 "version of dmsnap") from None
 
 
+@contextmanager
+def bring_up(directory: Path, label: str, *, here: bool = False
+             ) -> Iterator[tuple[KernelBackend, Ready]]:
+    """Make this kernel ready to work on, and say what it is.
+
+    Args:
+        directory: the kernel's modules.
+        label: which driver to use.
+        here: the user said that this machine is the guest.
+
+    Raises:
+        UnsafeMachine: this is no disposable guest.
+        ProvisioningError: a module or a driver is missing.
+    """
+    machine.check(here=here)
+    modules.load_all(directory)
+    kmsg.unlimit()
+    driver = make_driver(label)
+    # The facts do not depend on the driver, and probing by ioctl is quick.
+    prober = KernelBackend(IoctlDriver(), directory)
+    facts = probe(prober)
+    prober.close()
+    backend = KernelBackend(driver, directory)
+    about = os.uname()
+    try:
+        yield backend, Ready(release=about.release, version=about.version, machine=about.machine,
+                             targets=driver.targets(), probe=facts, driver=driver.label)
+    finally:
+        backend.close()
+
+
 def serve(directory: Path) -> int:
     """Do the job in ``directory``; the exit status."""
     job = read_job(directory)
-    machine.check(here=job.here)
     with ExitStack() as stack:
+        backend, ready = stack.enter_context(
+            bring_up(Path(job.modules), job.driver, here=job.here))
         journal = stack.enter_context(JournalWriter(directory / JOURNAL))
-        modules.load_all(Path(job.modules))
-        kmsg.unlimit()
-        driver = make_driver(job.driver)
-        # The facts do not depend on the driver, and probing by ioctl is quick.
-        prober = KernelBackend(IoctlDriver(), Path(job.modules))
-        facts = probe(prober)
-        prober.close()
-        backend = KernelBackend(driver, Path(job.modules))
-        stack.callback(backend.close)
         runner = Runner(backend, journal, job.seed)
-        about = os.uname()
-        runner.record(Ready(release=about.release, version=about.version, machine=about.machine,
-                            targets=driver.targets(), probe=facts, driver=driver.label))
+        runner.record(ready)
         say(f"ready after {time.process_time():.2f} s of work, {len(job.scenarios)} scenarios")
         plugin = ScenarioPlugin(job.scenarios, runner)
         status = run_session(plugin, job.pytest, str(directory))

@@ -42,6 +42,7 @@ class Result(Struct, frozen=True, kw_only=True, omit_defaults=True):
         steps: steps in the scenario.
         kernel_us, twin_us: microseconds that its steps took on each side.
         attempts: guests that it took.
+        orders: permitted orders of the twin that were compared, until one was the kernel's.
         console: the last lines of the console, if the guest was lost.
     """
 
@@ -61,6 +62,7 @@ class Result(Struct, frozen=True, kw_only=True, omit_defaults=True):
     kernel_us: int = 0
     twin_us: int = 0
     attempts: int = 1
+    orders: int = 1
     console: str = ""
 
     @property

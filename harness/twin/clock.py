@@ -27,20 +27,19 @@ class WouldBlockForever(Exception):
 class Choices:
     """Answers to the choice points of one run, by their number; 0 where none is given.
 
-    ``options`` holds, for each point that was met, how many answers it has.
+    ``points`` counts the choice points that were met; each has two answers, 0 and 1.
     """
 
-    __slots__ = ("_answers", "options")
+    __slots__ = ("_answers", "points")
 
     def __init__(self, answers: Mapping[int, int]) -> None:
         self._answers = answers
-        self.options: list[int] = []
+        self.points = 0
 
-    def choose(self, options: int) -> int:
-        """The answer to the next choice point, below ``options``."""
-        point = len(self.options)
-        self.options.append(options)
-        return min(self._answers.get(point, 0), options - 1)
+    def choose(self) -> int:
+        """The answer to the next choice point."""
+        self.points += 1
+        return self._answers.get(self.points - 1, 0)
 
 
 class Clock:
@@ -98,7 +97,7 @@ class Clock:
 
         A kernel that is not preemptible, on one CPU, never lets them; any other may.
         """
-        if self._soon and not self._running and self._choices.choose(2):
+        if self._soon and not self._running and self._choices.choose():
             self.run_until_idle()
 
     def wait_until(self, happened: Callable[[], bool]) -> None:

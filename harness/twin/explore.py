@@ -16,6 +16,7 @@ from harness.twin.profile import Profile
 ORDERS_MAX: Final = 600
 """How many orders are tried at most."""
 PREEMPTIONS_MAX: Final = 2
+"""Early points in one order, at most."""
 
 Run = tuple[Mapping[int, int], tuple[Observation, ...]]
 """The answers that make an order, and what was observed in it."""
@@ -33,38 +34,53 @@ def run(steps: Sequence[AnyStep], seed: int, profile: Profile,
 
 
 def _run(steps: Sequence[AnyStep], seed: int, profile: Profile, answers: Mapping[int, int]
-         ) -> tuple[tuple[Observation, ...], list[int]]:
+         ) -> tuple[tuple[Observation, ...], int]:
     backend = TwinBackend(profile, answers)
     backend.begin(seed)
     seen = tuple(backend.execute(index, step) for index, step in enumerate(steps))
-    return seen, backend.choices.options
+    return seen, backend.choices.points
 
 
-def orders(steps: Sequence[AnyStep], seed: int, profile: Profile) -> Iterator[Run]:
-    """The permitted orders, the first one first; at most `ORDERS_MAX`.
+class Orders:
+    """The permitted orders of a trace, the first one first, each run as it is asked for.
 
     A point is only offered where the order before it makes it appear, so no two orders have the
     same answers.
+
+    Attributes:
+        tried: orders run so far.
+        complete: after the last one: there are no others.
     """
-    seen, options = _run(steps, seed, profile, {})
-    yield {}, seen
-    left = ORDERS_MAX - 1
-    frontier: list[tuple[dict[int, int], list[int]]] = [({}, options)]
-    for _ in range(PREEMPTIONS_MAX):
-        grown: list[tuple[dict[int, int], list[int]]] = []
-        for answers, met in frontier:
-            first = max(answers, default=-1) + 1
-            # From the end: what ran early just before the scenario's end leaves the most behind.
-            for point in range(len(met) - 1, first - 1, -1):
-                for answer in range(1, met[point]):
-                    if not left:
+
+    def __init__(self, steps: Sequence[AnyStep], seed: int, profile: Profile) -> None:
+        self._steps = steps
+        self._seed = seed
+        self._profile = profile
+        self.tried = 0
+        self.complete = False
+
+    def _run(self, answers: Mapping[int, int]) -> tuple[tuple[Observation, ...], int]:
+        self.tried += 1
+        return _run(self._steps, self._seed, self._profile, answers)
+
+    def __iter__(self) -> Iterator[Run]:
+        """Run them; at most `ORDERS_MAX`, with at most `PREEMPTIONS_MAX` early points each."""
+        seen, points = self._run({})
+        yield {}, seen
+        frontier: list[tuple[dict[int, int], int]] = [({}, points)]
+        for _ in range(PREEMPTIONS_MAX):
+            grown: list[tuple[dict[int, int], int]] = []
+            for answers, met in frontier:
+                # From the end: what ran early just before the end leaves the most behind.
+                for point in range(met - 1, max(answers, default=-1), -1):
+                    if self.tried == ORDERS_MAX:
                         return
-                    left -= 1
-                    wanted = {**answers, point: answer}
-                    seen, options = _run(steps, seed, profile, wanted)
+                    wanted = {**answers, point: 1}
+                    seen, points = self._run(wanted)
                     yield wanted, seen
-                    grown.append((wanted, options))
-        frontier = grown
+                    grown.append((wanted, points))
+            frontier = grown
+        self.complete = all(max(answers) == met - 1 for answers, met in frontier)
 
 
 def answers_of(recorded: Sequence[int]) -> dict[int, int]:

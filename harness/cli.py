@@ -1,0 +1,295 @@
+"""The command ``dmsnap``.
+
+Exit status: 0 all was well, 1 something differs or is broken, 2 the request cannot be carried out
+(one line says why and what to do), 130 interrupted.
+"""
+
+import fnmatch
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from harness import __version__
+from harness.errors import DmsnapError, ProvisioningError
+from harness.guest import catalogue
+from harness.guest.catalogue import Kernel
+
+EXIT_DIFFERS: Final = 1
+EXIT_CANNOT: Final = 2
+EXIT_INTERRUPTED: Final = 130
+
+Command = Callable[..., Any]
+
+
+class _Group(click.Group):
+    """Errors of ours become one line; none of Python's inner life reaches a user."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except DmsnapError as fault:
+            click.echo(f"dmsnap: {fault}", err=True)
+            ctx.exit(EXIT_CANNOT)
+        except KeyboardInterrupt:
+            click.echo("dmsnap: interrupted; what had finished is in the report", err=True)
+            ctx.exit(EXIT_INTERRUPTED)
+        except BrokenPipeError:
+            sys.stderr.close()  # a reader that had enough, such as head
+            ctx.exit(0)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="dmsnap")
+def main() -> None:
+    """Does this kernel's dm-snapshot behave exactly as it should?
+
+    Runs the same scenarios in a real kernel and in a userspace twin, and compares everything that
+    a user of the device can see, down to every byte of the exception store.
+    """
+
+
+def _kernel_options(command: Command) -> Command:
+    command = click.option(
+        "--modules", type=click.Path(path_type=Path), metavar="DIR",
+        help="Modules of a kernel that is given as a path.")(command)
+    return click.option(
+        "--kernel", "kernels", multiple=True, metavar="NAME|PATH",
+        help="A kernel of `dmsnap kernels`, or a User-mode Linux that you built; may be "
+             f"repeated.  [default: {catalogue.default()}]")(command)
+
+
+def chosen_kernels(names: Sequence[str], modules: Path | None) -> tuple[Kernel, ...]:
+    """The kernels that a command line names; those of the catalogue are fetched if need be.
+
+    Raises:
+        ProvisioningError: one of them cannot be had.
+    """
+    found = []
+    known = [entry.name for entry in catalogue.entries()]
+    for name in dict.fromkeys(names or [catalogue.default()]):
+        if name in known:
+            if modules is not None:
+                raise ProvisioningError(f"--modules belongs to a kernel given as a path, and "
+                                        f"{name} is one of the catalogue: leave it out")
+            found.append(catalogue.fetch(name, progress=_note))
+        elif "/" in name or Path(name).exists():
+            if modules is None:
+                raise ProvisioningError(f"--kernel {name} is a program of your own: say where its "
+                                        "modules are, with --modules DIR")
+            found.append(catalogue.custom(Path(name), modules))
+        else:
+            catalogue.entry_of(name)  # which says what there is
+    return tuple(found)
+
+
+def _note(line: str) -> None:
+    click.echo(f"dmsnap: {line}", err=True)
+
+
+# -- run ------------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.argument("patterns", nargs=-1, metavar="[PATTERN]...")
+@_kernel_options
+@click.option("--guest", type=click.Choice(["uml", "here"]), default="uml", show_default=True,
+              help="Where the kernel lives: in guests, or this disposable machine itself.")
+@click.option("-j", "--jobs", type=click.IntRange(1, 64), metavar="N",
+              help="Guests at the same time.  [default: one for each core]")
+@click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), default=1, show_default=True,
+              help="Goes into the contents of every sector.")
+@click.option("--driver", type=click.Choice(["ioctl", "dmsetup"]), default="ioctl",
+              show_default=True, help="How the kernel is driven.")
+@click.option("--report", "directory", type=click.Path(path_type=Path, file_okay=False),
+              default=Path("report"), show_default=True, metavar="DIR",
+              help="Where junit.xml, run.ktap and results.json go.")
+@click.option("--step-limit", type=click.FloatRange(min=1), default=30.0, show_default=True,
+              metavar="SECONDS", help="A guest that is silent for longer is lost.")
+def run(patterns: tuple[str, ...], kernels: tuple[str, ...], modules: Path | None, guest: str,
+        jobs: int | None, seed: int, driver: str, directory: Path, step_limit: float) -> None:
+    """Run scenarios in a kernel and in the twin, and compare.
+
+    A PATTERN is the name of a scenario, with or without its parameters, or has * in it; without
+    one, all are run.  The exit status is 0 only if all of them are the same on both sides.
+    """
+    from harness.report.junit import JunitReporter
+    from harness.report.ktap import KtapReporter
+    from harness.report.model import JsonReporter, Reporters
+    from harness.report.terminal import Terminal
+    from harness.run import GUESTS_DIRECTORY, Plan, default_jobs, execute
+    from harness.scenarios.registry import choose
+
+    traces = tuple(scenario.trace(seed) for scenario in choose(patterns))
+    reporter = Reporters([
+        Terminal(), JunitReporter(directory / "junit.xml"), KtapReporter(directory / "run.ktap"),
+        JsonReporter(directory / "results.json")])
+    if guest == "here":
+        from harness.here import execute_here
+        if kernels:
+            raise ProvisioningError("--guest here runs the kernel of this machine: leave --kernel "
+                                    "out")
+        report = execute_here(traces, reporter, modules=modules, driver=driver)
+    else:
+        report = execute(Plan(
+            traces=traces, kernels=chosen_kernels(kernels, modules), driver=driver,
+            jobs=jobs or default_jobs(), directory=directory / GUESTS_DIRECTORY,
+            step_limit_s=step_limit), reporter)
+    click.echo(f"report: {directory}/junit.xml, run.ktap, results.json")
+    if not report.all_same:
+        raise click.exceptions.Exit(EXIT_DIFFERS)
+
+
+# -- scenarios and traces -------------------------------------------------------------------------
+
+
+@main.command("list")
+@click.argument("patterns", nargs=-1, metavar="[PATTERN]...")
+@click.option("--rows", is_flag=True, help="Show which rows of other test suites they answer.")
+def list_scenarios(patterns: tuple[str, ...], rows: bool) -> None:
+    """List the scenarios, by theme."""
+    from harness.scenarios.registry import by_theme, choose
+
+    wanted = {scenario.name for scenario in choose(patterns)} if patterns else None
+    for theme, scenarios in by_theme():
+        shown = [scenario for scenario in scenarios if wanted is None or scenario.name in wanted]
+        if shown:
+            click.secho(theme, bold=True)
+        for base in dict.fromkeys(scenario.name.partition("[")[0] for scenario in shown):
+            variants = [s for s in shown if s.name.partition("[")[0] == base]
+            count = f" ×{len(variants)}" if len(variants) > 1 else ""
+            apart = "  (only when named)" if variants[0].loses_guest else ""
+            click.echo(f"  {base}{count}{apart}")
+            click.echo(f"      {variants[0].about}")
+            if rows and variants[0].rows:
+                click.echo(f"      answers: {'; '.join(variants[0].rows)}")
+
+
+@main.command()
+@click.argument("name")
+@click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), default=1, show_default=True)
+def trace(name: str, seed: int) -> None:
+    """Print one scenario as a trace (docs/trace-format.md)."""
+    from harness.scenarios.registry import choose
+    from harness.trace import dumps
+
+    found = choose([name])
+    if len(found) > 1:
+        raise ProvisioningError(f"{name} has {len(found)} variants, name one of them: "
+                                f"{', '.join(scenario.name for scenario in found)}")
+    click.echo(dumps(found[0].trace(seed)), nl=False)
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True))
+@click.option("--on", "side", type=click.Choice(["twin", "kernel", "both"]), default="both",
+              show_default=True)
+@_kernel_options
+@click.option("--profile", default=None, metavar="NAME",
+              help="Profile of the twin when it runs alone: 6.1, 6.12, 7.2 or seed.  "
+                   "[default: 6.12]")
+@click.option("--output", "directory", type=click.Path(path_type=Path, file_okay=False),
+              default=Path("report/replay"), show_default=True, metavar="DIR",
+              help="Where the observations of each side go.")
+@click.option("--driver", type=click.Choice(["ioctl", "dmsetup"]), default="ioctl",
+              show_default=True)
+def replay(file: Path, side: str, kernels: tuple[str, ...], modules: Path | None,
+           profile: str | None, directory: Path, driver: str) -> None:
+    """Run a trace on one side or on both; exit status 1 if they differ."""
+    from harness import trace as traces
+    from harness.report.words import details
+    from harness.run import judge, observe_kernel, observe_twin
+    from harness.twin.profile import named
+
+    document = traces.loads(sys.stdin.buffer.read()) if str(file) == "-" else traces.read(file)
+    if profile is not None and side != "twin":
+        raise ProvisioningError("--profile belongs to --on twin: beside a kernel, the twin takes "
+                                "what the guest's probe found")
+    if len(kernels) > 1:
+        raise ProvisioningError("a replay runs on one kernel: name it once")
+    if side == "twin":
+        seen = observe_twin(document, named(profile or "6.12"))
+        _keep(directory / "twin.jsonl", seen)
+        return
+    kernel = chosen_kernels(kernels, modules)[0]
+    seen, outcome = observe_kernel(document, kernel, driver=driver)
+    _keep(directory / "kernel.jsonl", seen)
+    if side == "kernel":
+        return
+    result, twin = judge(document, outcome, kernel.name)
+    if twin is not None:
+        _keep(directory / "twin.jsonl", twin)
+    text = details(result)
+    if text:
+        click.echo(text)
+    click.echo(f"{document.header.scenario} on {kernel.name} ({result.release}): {result.verdict}")
+    if result.verdict != "same":
+        raise click.exceptions.Exit(EXIT_DIFFERS)
+
+
+def _keep(path: Path, seen: "Any") -> None:
+    from harness.trace import write_observations
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_observations(path, seen)
+    click.echo(f"{len(seen.observations)} observations: {path}")
+
+
+# -- kernels and the machine ----------------------------------------------------------------------
+
+
+@main.group(invoke_without_command=True)
+@click.pass_context
+def kernels(ctx: click.Context) -> None:
+    """List the kernels of the catalogue, and which are cached."""
+    if ctx.invoked_subcommand is not None:
+        return
+    default = catalogue.default()
+    for entry in catalogue.entries():
+        kernel = catalogue.find(entry.name)
+        if kernel is None or kernel.record is None:
+            state = f"not cached: dmsnap kernels fetch {entry.name}"
+        else:
+            record = kernel.record
+            state = (f"cached: {record.release} ({record.package} {record.version}, fetched "
+                     f"{record.fetched_at[:10]})")
+        mark = " (default)" if entry.name == default else ""
+        click.echo(f"{entry.name + mark:<20}  {entry.suite:<9}  {state}")
+    click.echo(f"cache: {catalogue.cache_dir()}")
+
+
+@kernels.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option("--refresh", is_flag=True, help="Fetch again, for what the suite holds today.")
+def fetch(names: tuple[str, ...], refresh: bool) -> None:
+    """Bring kernels into the cache; NAME may have * in it.
+
+    Packages come through apt, with signatures checked, in directories of dmsnap's own: neither
+    root nor the system's configuration is touched.
+    """
+    known = [entry.name for entry in catalogue.entries()]
+    wanted = [name for pattern in names
+              for name in (fnmatch.filter(known, pattern) or [catalogue.entry_of(pattern).name])]
+    for name in dict.fromkeys(wanted):
+        cached = catalogue.find(name) is not None
+        kernel = catalogue.fetch(name, progress=lambda line, name=name: _note(  # type: ignore[misc]
+            f"{name}: {line}"), refresh=refresh)
+        if cached and not refresh:
+            click.echo(f"{name}: cached, {kernel.release}")
+
+
+@main.command()
+def doctor() -> None:
+    """Say what this machine can run, and what to type where it cannot."""
+    from harness.doctor import able, examine, render
+
+    findings = examine()
+    click.echo(render(findings))
+    if not able(findings):
+        raise click.exceptions.Exit(EXIT_DIFFERS)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Running scenarios in the machine that this is: a disposable guest that somebody else made.
+
+There is no supervisor: a kernel that panics takes dmsnap with it, and what had finished is in the
+journal of nobody.  Everything else is the same, down to the comparison.
+"""
+
+import os
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from harness import __version__
+from harness.guest.events import Outcome
+from harness.journal import Ready
+from harness.kernel import agent
+from harness.kernel.backend import KernelBackend
+from harness.report.model import Environment, Reporter, Result, RunReport
+from harness.run import judge
+from harness.trace import Trace
+
+NAME: Final = "here"
+"""The kernel's name in reports; its release says which it is."""
+
+
+@contextmanager
+def kernel_side(*, modules: Path | None = None, driver: str = "ioctl"
+                ) -> Iterator[tuple[KernelBackend, Ready]]:
+    """The kernel side in this machine.
+
+    Raises:
+        UnsafeMachine: this machine is not marked as disposable.
+        ProvisioningError: a module or a driver is missing.
+    """
+    directory = modules or Path("/lib/modules") / os.uname().release
+    with agent.bring_up(directory, driver, here=True) as (backend, ready):
+        yield backend, ready
+
+
+def run_one(backend: KernelBackend, ready: Ready, trace: Trace) -> Result:
+    """One scenario, start to end, and its verdict."""
+    name, seed = trace.header.scenario, trace.header.seed
+    started = time.monotonic()
+    seen = []
+    fault = ""
+    try:
+        backend.begin(seed)
+        seen = [backend.execute(index, step) for index, step in enumerate(trace.steps)]
+    except Exception as error:  # noqa: BLE001 - the devices must go, whatever it was
+        fault = f"{type(error).__name__}: {error}"
+    outcome = Outcome(scenario=name, seed=seed, attempts=1, observations=tuple(seen), ready=ready,
+                      fault=fault, leftovers=tuple(backend.end()),
+                      elapsed_s=time.monotonic() - started)
+    return judge(trace, outcome, NAME)[0]
+
+
+def execute_here(traces: Sequence[Trace], reporter: Reporter, *, modules: Path | None,
+                 driver: str) -> RunReport:
+    """Run scenarios one after another in this machine.
+
+    Raises:
+        UnsafeMachine: this machine is not marked as disposable.
+        ProvisioningError: a module or a driver is missing.
+    """
+    started = time.monotonic()
+    results: list[Result] = []
+    with kernel_side(modules=modules, driver=driver) as (backend, ready):
+        reporter.begin([NAME], len(traces))
+        try:
+            for trace in traces:
+                reporter.progress(NAME, trace.header.scenario)
+                results.append(run_one(backend, ready, trace))
+                reporter.result(results[-1])
+            report = RunReport(
+                environment=Environment(
+                    dmsnap=__version__, machine=" ".join(platform.uname()[:3]),
+                    python=platform.python_version(), kernels={NAME: ready.release},
+                    seconds=time.monotonic() - started),
+                results=tuple(results))
+            reporter.end(report)
+        finally:
+            reporter.close()
+    return report

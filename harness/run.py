@@ -1,0 +1,280 @@
+"""A run: scenarios × kernels, each executed in a guest and in the twin, and compared.
+
+The guests of one kernel work at the same time, the kernels one after another.  As soon as a guest
+has finished a scenario, the twin executes the same steps with the facts that this guest's probe
+found, and the two are compared.  Where they differ and the kernel had a choice of order, the twin
+tries the other orders that are permitted (`harness.twin.explore`).
+"""
+
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from harness import __version__, diff, promise
+from harness.diff import Verdict
+from harness.errors import BadScenario, ProvisioningError, TwinInvariant
+from harness.guest.catalogue import Kernel
+from harness.guest.events import (
+    Event,
+    GuestReady,
+    GuestStarted,
+    GuestWasLost,
+    Outcome,
+    ScenarioBegun,
+    ScenarioEnded,
+)
+from harness.guest.supervise import BOOT_LIMIT_S, STEP_LIMIT_S, Supervisor
+from harness.journal import Ready
+from harness.kernel.session import Job, JobScenario
+from harness.report.model import Environment, Reporter, Result, RunReport, console_tail
+from harness.steps import Observation, encode
+from harness.trace import Observations, ObservationsHeader, Trace
+from harness.twin import explore
+from harness.twin.profile import Profile
+
+GUESTS_DIRECTORY: Final = "guests"
+"""Below the report: journals and consoles of the guests, by kernel."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to run.
+
+    Attributes:
+        traces: the scenarios, in order; names are unique.
+        kernels: each gets all of them.
+        jobs: guests at the same time.
+        driver: ``ioctl`` or ``dmsetup``.
+        directory: where the guests' files stay; nothing of a run before is left in it.
+    """
+
+    traces: tuple[Trace, ...]
+    kernels: tuple[Kernel, ...]
+    jobs: int
+    directory: Path
+    driver: str = "ioctl"
+    step_limit_s: float = STEP_LIMIT_S
+    boot_limit_s: float = BOOT_LIMIT_S
+
+
+def default_jobs() -> int:
+    """One guest for each core that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def execute(plan: Plan, reporter: Reporter) -> RunReport:
+    """Run everything; the reporter hears of it as it happens.
+
+    Ctrl-C ends the guests and reports what had finished.
+
+    Raises:
+        ProvisioningError: guests cannot be had.
+    """
+    started = time.monotonic()
+    about = platform.uname()
+    run = _Run(plan, reporter)
+    environment = Environment(
+        dmsnap=__version__, command=tuple(sys.argv),
+        machine=f"{about.system} {about.release} {about.machine}",
+        python=platform.python_version(), jobs=plan.jobs,
+        started=datetime.now(UTC).isoformat(timespec="seconds"))
+    interrupted = False
+    with ExitStack() as stack:
+        stack.callback(reporter.close)
+        reporter.begin([kernel.name for kernel in plan.kernels],
+                       len(plan.traces) * len(plan.kernels))
+        try:
+            for kernel in plan.kernels:
+                run.on_kernel(kernel)
+        except KeyboardInterrupt:
+            interrupted = True
+        report = RunReport(
+            environment=msgspec.structs.replace(
+                environment, seconds=time.monotonic() - started, kernels=run.releases),
+            results=tuple(run.results))
+        reporter.end(report)
+    if interrupted:
+        raise KeyboardInterrupt
+    return report
+
+
+class _Run:
+    """The state of a run."""
+
+    def __init__(self, plan: Plan, reporter: Reporter) -> None:
+        self._plan = plan
+        self._reporter = reporter
+        self._traces = {trace.header.scenario: trace for trace in plan.traces}
+        self.results: list[Result] = []
+        self.releases: dict[str, str] = {}
+        self._boots: dict[int, float] = {}
+
+    def on_kernel(self, kernel: Kernel) -> None:
+        """All scenarios on one kernel."""
+        plan = self._plan
+        keep = plan.directory / kernel.name
+        shutil.rmtree(keep, ignore_errors=True)
+        keep.parent.mkdir(parents=True, exist_ok=True)
+        found: dict[str, Result] = {}
+
+        def hear(event: Event) -> None:
+            self._tell(kernel, event)
+            if isinstance(event, ScenarioEnded):
+                outcome = event.outcome
+                result, _ = judge(self._traces[outcome.scenario], outcome, kernel.name)
+                found[result.scenario] = result
+                self._reporter.result(result)
+
+        supervisor = Supervisor(
+            kernel, guests=plan.jobs, results=keep, job=lambda names: self._job(kernel, names),
+            python=Path(sys.executable), step_limit_s=plan.step_limit_s,
+            boot_limit_s=plan.boot_limit_s)
+        try:
+            supervisor.run(list(self._traces), hear)
+        finally:
+            self.results += [found[name] for name in self._traces if name in found]
+
+    def _job(self, kernel: Kernel, names: list[str]) -> bytes:
+        return encode(Job(
+            modules=str(kernel.modules), driver=self._plan.driver,
+            scenarios=tuple(JobScenario(name, self._traces[name].steps,
+                                        self._traces[name].header.seed) for name in names)))
+
+    def _tell(self, kernel: Kernel, event: Event) -> None:
+        """Progress, in words."""
+        match event:
+            case GuestStarted(guest=guest):
+                self._reporter.progress(f"{kernel.name} #{guest}", "boots")
+            case GuestReady(guest=guest, ready=ready, boot_s=boot_s):
+                self.releases[kernel.name] = ready.release
+                self._reporter.progress(f"{kernel.name} #{guest}",
+                                        f"ready after {boot_s:.1f} s: {ready.release}")
+            case ScenarioBegun(guest=guest, scenario=scenario, attempt=attempt):
+                again = f", attempt {attempt}" if attempt > 1 else ""
+                self._reporter.progress(f"{kernel.name} #{guest}", f"{scenario}{again}")
+            case GuestWasLost(loss=loss):
+                self._reporter.progress(f"{kernel.name} #{loss.guest}", "")
+
+
+def judge(trace: Trace, outcome: Outcome, kernel: str) -> tuple[Result, Observations | None]:
+    """The verdict of one scenario on one kernel, and what the twin saw, if it was asked."""
+    ready = outcome.ready
+    result = Result(
+        scenario=outcome.scenario, kernel=kernel, release=ready.release if ready else "",
+        seed=trace.header.seed, verdict=Verdict.SAME, attempts=outcome.attempts,
+        steps=len(trace.steps), kernel_us=_time(outcome.observations))
+    replace = msgspec.structs.replace
+    if outcome.lost:
+        loss = outcome.lost
+        where = "" if loss.step is None else (
+            f" in step {loss.step} ({diff.words(trace.steps[loss.step])})")
+        return replace(result, verdict=Verdict.LOST, console=console_tail(loss.console),
+                       reason=f"{loss.reason}{where}: {loss.detail}"), None
+    if outcome.fault:
+        return replace(result, verdict=Verdict.BROKEN,
+                       reason=f"the kernel side: {outcome.fault}"), None
+    assert ready is not None, "a scenario that ended had a guest that was ready"
+    try:
+        result, twin = _compare(result, trace, outcome.observations, ready)
+    except BadScenario as fault:
+        return replace(result, verdict=Verdict.BROKEN, reason=f"the twin: {fault}"), None
+    except TwinInvariant as fault:
+        return replace(result, verdict=Verdict.DIVERGED, reason=f"the twin: {fault}"), None
+    if outcome.leftovers:
+        result = replace(result, verdict=Verdict.DIVERGED, reason=(
+            f"devices would not go away: {', '.join(outcome.leftovers)}"))
+    return result, twin
+
+
+def _compare(result: Result, trace: Trace, seen: Sequence[Observation], ready: Ready
+             ) -> tuple[Result, Observations]:
+    """Compare with the twin's first order, and with the others where that differs."""
+    profile = Profile.from_probe(ready.probe)
+    steps, seed = trace.steps, trace.header.seed
+    orders = explore.Orders(steps, seed, profile)
+    outcomes: set[bytes] = set()
+    first: tuple[diff.Comparison, tuple[Observation, ...]] | None = None
+    for answers, twin in orders:
+        comparison = diff.compare(trace, seen, twin)
+        outcomes.add(encode(comparison.divergences))
+        if first is None:
+            first = comparison, twin
+        if comparison.same:
+            verdict = Verdict.SAME
+            reason = "" if not answers else (
+                "the kernel took another of the permitted orders, number "
+                f"{orders.tried} that was tried")
+            break
+    else:
+        assert first is not None, "there is always a first order"
+        comparison, twin = first
+        reason, verdict = "", Verdict.DIVERGED
+        if len(outcomes) > 1:
+            reason = f"none of the {orders.tried} permitted orders that were tried is the kernel's"
+            if not orders.complete:
+                verdict = Verdict.NONDETERMINISTIC
+                reason += ", and there are more"
+    header = ObservationsHeader(scenario=result.scenario, seed=seed, side="twin",
+                                profile=profile.facts())
+    return msgspec.structs.replace(
+        result.compared_with(comparison), verdict=verdict, reason=reason, orders=orders.tried,
+        kernel_promises=promise.check(trace, seen), twin_promises=promise.check(trace, twin),
+        twin_us=_time(twin)), Observations(header, twin)
+
+
+def _time(seen: Sequence[Observation]) -> int:
+    return sum(observation.elapsed_us for observation in seen)
+
+
+# -- one trace, for replay ------------------------------------------------------------------------
+
+
+def observe_twin(trace: Trace, profile: Profile) -> Observations:
+    """A trace on the twin, in the order that its header records.
+
+    Raises:
+        BadScenario: a step has no meaning.
+    """
+    header = trace.header
+    seen = explore.run(trace.steps, header.seed, profile, explore.answers_of(header.answers))
+    return Observations(ObservationsHeader(scenario=header.scenario, seed=header.seed, side="twin",
+                                           profile=profile.facts()), seen)
+
+
+def observe_kernel(trace: Trace, kernel: Kernel, *, driver: str = "ioctl"
+                   ) -> tuple[Observations, Outcome]:
+    """A trace in a guest of its own.
+
+    Raises:
+        ProvisioningError: there is no guest, or it was lost.
+        BadScenario: a step has no meaning.
+    """
+    name = trace.header.scenario
+    job = Job(modules=str(kernel.modules), driver=driver,
+              scenarios=(JobScenario(name, trace.steps, trace.header.seed),))
+    with tempfile.TemporaryDirectory(prefix="dmsnap-") as directory:
+        supervisor = Supervisor(kernel, guests=1, results=Path(directory),
+                                job=lambda _names: encode(job), python=Path(sys.executable))
+        outcome = supervisor.run([name])[name]
+    if outcome.fault:
+        raise BadScenario(outcome.fault)
+    if outcome.lost or outcome.ready is None:
+        lost = outcome.lost
+        raise ProvisioningError(
+            f"the guest was lost ({lost.reason}: {lost.detail})" if lost else "no guest came up")
+    ready = outcome.ready
+    return Observations(ObservationsHeader(
+        scenario=name, seed=trace.header.seed, side="kernel", kernel=kernel.name,
+        release=ready.release, version=ready.version, driver=ready.driver, targets=ready.targets,
+        profile=ready.probe), outcome.observations), outcome

@@ -1,0 +1,8 @@
+"""Every scenario of the catalogue, in a real kernel and in the twin."""
+
+from harness.plugin import check
+from harness.report.model import Result
+
+
+def test_scenario(dmsnap_result: Result) -> None:
+    check(dmsnap_result)
