@@ -40,6 +40,11 @@ BLKZEROOUT: Final = 0x127F
 BLKFLSBUF: Final = 0x1261
 _RANGE: Final = struct.Struct("=QQ")
 
+_NAMES: Final[dict[int, str]] = dict(errno.errorcode) | {
+    number: name for name, number in vars(errno).items()
+    if name in {"EAGAIN", "EDEADLK", "EOPNOTSUPP"}}
+"""Where two names have one number, the kernel's own."""
+
 Source = Callable[[int, int], pattern.Buffer]
 """(sector, sectors) → the bytes to write there."""
 
@@ -47,7 +52,7 @@ Source = Callable[[int, int], pattern.Buffer]
 def error_name(fault: OSError) -> str:
     """The errno name of a refusal."""
     number = fault.errno if fault.errno is not None else errno.EIO
-    return errno.errorcode.get(number, f"E{number}")
+    return _NAMES.get(number, f"E{number}")
 
 
 class BlockIO:

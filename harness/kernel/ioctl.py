@@ -104,10 +104,14 @@ def _text(raw: bytes) -> str:
 
 
 def pack_table(lines: Sequence[Line]) -> bytes:
-    """Target specifications; ``next`` counts from the start of each one."""
+    """Target specifications; ``next`` counts from the start of each one.
+
+    The kernel takes a backslash as a quote for the next character; libdevmapper doubles it, so
+    that a target gets it as it was typed, and so do we.
+    """
     parts = []
     for line in lines:
-        params = os.fsencode(line.params) + b"\0"
+        params = os.fsencode(line.params.replace("\\", r"\\")) + b"\0"
         params += bytes(-(SPEC.size + len(params)) % 8)
         kind = os.fsencode(line.type)[:15]
         parts.append(SPEC.pack(line.start, line.length, 0, SPEC.size + len(params), kind) + params)

@@ -96,6 +96,8 @@ def test_disks_follow_each_other_aligned():
     assert [allocator.take(n) for n in (1, 2048, 2049, 8)] == [0, 2048, 4096, 8192]
     with pytest.raises(BadScenario, match="make them smaller"):
         allocator.take(4096)
+    with pytest.raises(BadScenario):
+        disks.Allocator(100).take(101)
     allocator.reset()
     assert allocator.take(10_000) == 0
 
@@ -134,7 +136,13 @@ def test_requests_on_a_file(tmp_path):
     assert fault is None
     assert [run.count for run in runs] == [8, 8, 48]
     assert block.read(str(path), 1, 56, 16)[0] == (steps.Zeros(8),)
+
+
+def test_errors_have_the_names_of_the_kernel():
     assert blockio.error_name(OSError(errno.ENOSPC, "")) == "ENOSPC"
+    assert blockio.error_name(OSError(errno.ENOTSUP, "")) == "EOPNOTSUPP"
+    assert blockio.error_name(OSError(errno.EWOULDBLOCK, "")) == "EAGAIN"
+    assert blockio.error_name(OSError(4711, "")) == "E4711"
 
 
 def test_literal_source_is_cut_by_sector():
@@ -279,7 +287,7 @@ def test_pytest_runs_the_scenarios(tmp_path, left, arguments, said, ends):
     """In a process of its own: a session inside a session would share pytest's state."""
     done = subprocess.run(
         [sys.executable, "-c", SESSION, str(tmp_path / "j"), left, *arguments], cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent),
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
                           "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True, text=True, timeout=60)
     assert said in done.stdout, done.stdout + done.stderr
