@@ -86,6 +86,7 @@ def bring_up(directory: Path, label: str, *, here: bool = False
         ProvisioningError: a module or a driver is missing.
     """
     machine.check(here=here)
+    machine.keep_memory()
     modules.load_all(directory)
     kmsg.unlimit()
     driver = make_driver(label)
