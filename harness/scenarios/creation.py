@@ -62,8 +62,8 @@ def ctr_chunk_sizes(s: Script) -> None:
     s.disk("base", 64)
     s.disk("cow", 4096)
     _try_tables(s, *(f"{{base}} {{cow}} P {word}" for word in (
-        "1", "2", "64", "0", "+8", "008", "-8", "0x8", "8k", "8.0", "x", "3", "24", "65", "4294967295",
-        "4294967296", "18446744073709551616", "4194304", "4194303", "2147483648")))
+        "1", "2", "64", "0", "+8", "008", "-8", "0x8", "8k", "8.0", "x", "3", "24", "65",
+        "4294967295", "4294967296", "18446744073709551616", "4194304", "4194303", "2147483648")))
     _try_tables(s, *(f"{{base}} {{cow}} N {word}" for word in (
         "1", "0", "3", "65", "2097152", "4194304")))
 
@@ -93,8 +93,8 @@ def ctr_features(s: Script) -> None:
 def ctr_faults_in_order(s: Script) -> None:
     """Features are read before devices are opened, and devices before the store."""
     s.disk("base", 64)
-    _try_tables(s, "{nobody} {nothing} X 3 1 bogus", "{nobody} {nothing} X 3", "{base} {nothing} X 3",
-                "{base} {base} X 3")
+    _try_tables(s, "{nobody} {nothing} X 3 1 bogus", "{nobody} {nothing} X 3",
+                "{base} {nothing} X 3", "{base} {base} X 3")
 
 
 @scenario()
@@ -102,8 +102,8 @@ def ctr_devices(s: Script) -> None:
     """Devices that are not there: paths, numbers, and both at once."""
     s.disk("base", 64)
     s.disk("cow", 64)
-    _try_tables(s, "{nobody} {cow} P 8", "{base} {nobody} P 8", "999:7 {cow} P 8", "{base} 999:7 P 8",
-                "/nowhere {cow} P 8", "nowhere {cow} P 8")
+    _try_tables(s, "{nobody} {cow} P 8", "{base} {nobody} P 8", "999:7 {cow} P 8",
+                "{base} 999:7 P 8", "/nowhere {cow} P 8", "nowhere {cow} P 8")
 
 
 @scenario()

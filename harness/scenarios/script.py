@@ -56,7 +56,8 @@ class Script:
 
     # -- devices --
 
-    def disk(self, name: str, sectors: int, *, stamped: bool = False, block_size: int = 512) -> None:
+    def disk(self, name: str, sectors: int, *, stamped: bool = False,
+             block_size: int = 512) -> None:
         """Make a disk; ``stamped`` fills it with sectors that describe themselves."""
         self._sectors[name] = sectors
         self.steps.append(Disk(name=name, sectors=sectors, fill="stamp" if stamped else "zero",
@@ -128,7 +129,7 @@ class Script:
 
     def snapshot_and_origin(self, store: str, chunk: int, *, origin_sectors: int = 256,
                             cow_sectors: int = 512) -> None:
-        """The usual cast: disks ``base`` (stamped) and ``cow``, snapshot ``snap``, origin ``org``."""
+        """The usual cast: disks ``base`` (stamped), ``cow``; snapshot ``snap``, origin ``org``."""
         self.disk("base", origin_sectors, stamped=True)
         self.disk("cow", cow_sectors)
         self.snapshot("snap", "base", "cow", store, chunk)

@@ -12,7 +12,8 @@ from harness.units import bytes_of_sectors
 _COW_SECTORS = 256
 
 
-def _found(s: Script, image: bytes, *, sectors: int = _COW_SECTORS, origin_sectors: int = 256) -> None:
+def _found(s: Script, image: bytes, *, sectors: int = _COW_SECTORS,
+           origin_sectors: int = 256) -> None:
     """Disks ``base`` and ``cow``, the latter stamped and then overwritten by ``image``."""
     s.disk("base", origin_sectors, stamped=True)
     s.disk("cow", sectors, stamped=True)
@@ -240,6 +241,13 @@ def duplicate_entries(s: Script, second: int) -> None:
     _use(s)
 
 
+@scenario(larger=(False, True))
+def duplicate_entries_alone(s: Script, larger: bool) -> None:
+    """Three entries for one old chunk, and none for a larger one, or one: the rule differs."""
+    _found(s, build(8, [(5, 4), (5, 2), (5, 7), *([(6, 9)] if larger else [])]))
+    _use(s)
+
+
 @scenario()
 def two_chunks_in_one_place(s: Script) -> None:
     """Two old chunks in the same new chunk: each write is seen through both."""
@@ -300,7 +308,8 @@ def unwritable_store(s: Script, bad: str) -> None:
     s.disk("base", 64, stamped=True)
     at = 0 if bad == "header" else 8
     lines = [TargetLine(0, 8, "linear", "{store} 0")] if at else []
-    lines += [TargetLine(at, 8, "zero"), TargetLine(at + 8, 120 - at, "linear", f"{{store}} {at + 8}")]
+    lines += [TargetLine(at, 8, "zero"),
+              TargetLine(at + 8, 120 - at, "linear", f"{{store}} {at + 8}")]
     s.device("cow", *lines)
     s.snapshot("snap", "base", "cow", "P", 8)
     s.write("snap", 0, 3)
@@ -340,3 +349,18 @@ def cow_shrinks(s: Script) -> None:
     s.write("snap", 1, 1)
     s.write("snap", 50, 1)
     s.write("snap", 100, 1)
+
+
+@scenario()
+def stale_area(s: Script) -> None:
+    """The COW device is full of old entries where the next area will be: it is zeroed first."""
+    count = entries_per_area(1)
+    s.disk("base", 64, stamped=True)
+    s.disk("cow", 128)
+    s.poke("cow", 34, _entries((number, 50 + number) for number in range(count)))
+    s.snapshot("snap", "base", "cow", "P", 1)
+    s.write("snap", 0, count)
+    s.image("cow")
+    s.remove("snap")
+    s.snapshot("snap", "base", "cow", "P", 1)
+    s.read("snap", 0, 64)

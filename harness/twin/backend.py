@@ -40,6 +40,7 @@ from harness.steps import (
     Wait,
     Write,
     Zeroout,
+    Zeros,
     requests,
 )
 from harness.twin.bio import BlockDevice, is_suspended
@@ -51,8 +52,6 @@ from harness.twin.profile import Profile
 from harness.twin.table import Table as LoadedTable
 from harness.units import SECTOR_BYTES
 
-_IMAGE_SECTORS: Final = 1 << 16
-"""Images are encoded piece by piece (32 MiB), so that a large disk needs no second copy."""
 _UINT_PARAMETERS: Final = ("snapshot_cow_threshold", "snapshot_copy_throttle")
 
 
@@ -253,10 +252,10 @@ class TwinBackend:
         disk = self.world.disks.get(name)
         if disk is None:
             raise BadScenario(f"there is no disk named {name}")
-        return pattern.join([
-            pattern.encode(self._seed, disk.view(sector, min(_IMAGE_SECTORS,
-                                                             disk.sectors - sector)))
-            for sector in range(0, disk.sectors, _IMAGE_SECTORS)])
+        parts: list[Runs] = []
+        for sectors, data in disk.regions():
+            parts.append((Zeros(sectors),) if data is None else pattern.encode(self._seed, data))
+        return pattern.join(parts)
 
     # -- state --
 

@@ -1,0 +1,187 @@
+"""The twin's own rules, on hand-made cases; what a real kernel says of them is in tests/kernel."""
+
+import errno
+
+import pytest
+
+from harness.errors import BadScenario
+from harness.steps import (
+    Create,
+    Disk,
+    Examine,
+    Load,
+    Observation,
+    Read,
+    Resume,
+    Stamped,
+    TargetLine,
+    Write,
+)
+from harness.twin.backend import TwinBackend
+from harness.twin.bio import READ, WRITE, Bio
+from harness.twin.clock import Choices, Clock, WouldBlockForever
+from harness.twin.disk import Disk as TwinDisk
+from harness.twin.kcopyd import Kcopyd
+from harness.twin.profile import PROFILES, Profile, named
+from harness.twin.table import split_args
+
+
+def run(*steps: object, profile: str = "6.12") -> list[Observation]:
+    backend = TwinBackend(named(profile))
+    backend.begin(1)
+    return [backend.execute(index, step) for index, step in enumerate(steps)]  # type: ignore[arg-type]
+
+
+def test_clock_runs_in_time_then_in_order() -> None:
+    clock = Clock()
+    seen: list[object] = []
+    clock.after(5, seen.append, "later")
+    clock.after(3, seen.append, "soon")
+    clock.after(5, seen.append, "last")
+    clock.soon(seen.append, "now")
+    clock.after(0, seen.append, "now too")
+    clock.run_until_idle()
+    assert seen == ["now", "now too", "soon", "later", "last"]
+    assert clock.now == 5
+
+
+def test_clock_waits_for_what_happens_and_says_when_nothing_will() -> None:
+    clock = Clock()
+    seen: list[int] = []
+    clock.after(2, seen.append, 1)
+    clock.after(4, seen.append, 2)
+    clock.wait_until(lambda: seen == [1])
+    assert clock.now == 2
+    clock.wait_until(lambda: len(seen) == 2)
+    with pytest.raises(WouldBlockForever):
+        clock.wait_until(lambda: len(seen) == 3)
+
+
+@pytest.mark.parametrize(("answers", "order"), [({}, "process worker"), ({0: 1}, "worker process")])
+def test_a_worker_overtakes_only_where_the_answer_says_so(answers: dict[int, int],
+                                                          order: str) -> None:
+    choices = Choices(answers)
+    clock = Clock(choices)
+    seen: list[str] = []
+    clock.soon(seen.append, "worker")
+    clock.may_preempt()
+    seen.append("process")
+    clock.run_until_idle()
+    assert " ".join(seen) == order
+    assert choices.points == 1
+
+
+def test_nothing_is_chosen_where_nothing_waits_or_a_worker_runs() -> None:
+    choices = Choices({})
+    clock = Clock(choices)
+    clock.may_preempt()
+    clock.soon(clock.may_preempt)
+    clock.soon(lambda: None)
+    clock.run_until_idle()
+    assert choices.points == 0
+
+
+def submit(disk: TwinDisk, bio: Bio) -> int:
+    disk.submit(bio)
+    return bio.error
+
+
+def test_disk_beyond_its_end() -> None:
+    disk = TwinDisk("d", 16, 1, 254)
+    data = memoryview(bytearray(b"x" * 1024))
+    assert submit(disk, Bio(WRITE, 14, 2, data, lambda _bio: None)) == 0
+    assert submit(disk, Bio(WRITE, 15, 2, data, lambda _bio: None)) == errno.EIO
+    assert submit(disk, Bio(READ, 15, 2, data, lambda _bio: None)) == errno.EIO
+
+
+def test_disk_knows_which_regions_were_written() -> None:
+    disk = TwinDisk("d", 3 * 2048 + 5, 1, 254)
+    data = memoryview(bytes(512 * 4))
+    submit(disk, Bio(WRITE, 2 * 2048 - 2, 4, data, lambda _bio: None))
+    assert [(size, view is not None) for size, view in disk.regions()] == [
+        (2048, False), (2048, True), (2048, True), (5, False)]
+
+
+@pytest.mark.parametrize("subjob", [1, 3, 8, 100])
+def test_kcopyd_copies_in_pieces(subjob: int) -> None:
+    clock = Clock()
+    source, target = TwinDisk("s", 32, 1, 254), TwinDisk("t", 32, 1, 254)
+    source.view(0, 32)[:] = bytes(range(256)) * 64
+    client = Kcopyd(clock, subjob)
+    done: list[tuple[object, bool, bool]] = []
+    client.copy(source, 3, target, 20, 8, lambda *what: done.append(what), "job")
+    assert not done
+    clock.run_until_idle()
+    assert done == [("job", False, False)]
+    assert target.view(20, 8) == source.view(3, 8)
+    assert client.jobs == 0
+    assert client.jobs_peak == 1
+
+
+def test_kcopyd_stops_at_the_first_error_and_keeps_what_it_copied() -> None:
+    clock = Clock()
+    source, target = TwinDisk("s", 6, 1, 254), TwinDisk("t", 32, 1, 254)
+    source.view(0, 6)[:] = b"z" * 3072
+    client = Kcopyd(clock, 4)
+    done: list[tuple[object, bool, bool]] = []
+    client.copy(source, 0, target, 0, 8, lambda *what: done.append(what), None)
+    clock.run_until_idle()
+    assert done == [(None, True, False)]
+    assert bytes(target.view(0, 6)) == b"z" * 2048 + bytes(1024)
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("", []), ("   ", []), ("a b", ["a", "b"]), ("  a\tb\n", ["a", "b"]), ("a\\ b", ["a b"]),
+    ("a\\\\b", ["a\\b"]), ("\\", ["\\"]), ("\\  a", [" ", "a"]),
+])
+def test_split_args(text: str, words: list[str]) -> None:
+    assert split_args(text) == words
+
+
+@pytest.mark.parametrize("name", sorted(PROFILES))
+def test_profiles_and_facts_are_inverse(name: str) -> None:
+    profile = named(name)
+    assert Profile.from_probe(profile.facts()) == profile
+
+
+def test_the_seed_takes_exactly_four_arguments() -> None:
+    table = (TargetLine(0, 64, "snapshot", "{base} {cow} P 8 0"),)
+    steps = (Disk(name="base", sectors=64), Disk(name="cow", sectors=64), Create(name="s"),
+             Load(name="s", table=table))
+    assert run(*steps)[-1].error is None
+    refused = run(*steps, profile="seed")[-1]
+    assert refused.error == "EINVAL"
+    assert refused.log == ("device-mapper: table: {s}: snapshot: requires exactly 4 arguments",
+                           "device-mapper: ioctl: error adding target to table")
+
+
+def test_a_rerun_gives_the_same_observations() -> None:
+    steps = (
+        Disk(name="base", sectors=64, fill="stamp"), Disk(name="cow", sectors=128),
+        Create(name="s"),
+        Load(name="s", table=(TargetLine(0, 64, "snapshot", "{base} {cow} P 8"),)),
+        Resume(name="s"), Write(device="s", sector=3, sectors=20), Examine())
+
+    def plain(observations: list[Observation]) -> list[object]:
+        return [(o.error, o.content, o.image, o.state, o.uevents, o.log) for o in observations]
+
+    assert plain(run(*steps)) == plain(run(*steps))
+
+
+def test_an_unknown_device_is_a_bad_scenario() -> None:
+    with pytest.raises(BadScenario, match="no device named nobody"):
+        run(Read(device="nobody", sector=0, sectors=1))
+
+
+def test_a_full_chunk_is_written_without_reading_the_origin() -> None:
+    seen = run(
+        Create(name="bad"), Load(name="bad", table=(TargetLine(0, 64, "error"),)),
+        Resume(name="bad"), Disk(name="cow", sectors=128), Create(name="s"),
+        Load(name="s", table=(TargetLine(0, 64, "snapshot", "{bad} {cow} N 8"),)),
+        Resume(name="s"), Write(device="s", sector=8, sectors=8),
+        Read(device="s", sector=8, sectors=8), Write(device="s", sector=16, sectors=7))
+    assert [o.error for o in seen[-3:]] == [None, None, "EIO"]
+    assert seen[-2].content == {"s": (Stamped("s", 1, 8, 8),)}
+    state = seen[-1].state["s"]
+    assert state is not None
+    assert state.status == "0 64 snapshot Invalid"
