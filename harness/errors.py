@@ -3,6 +3,19 @@
 A *divergence* between kernel and twin is a value (`harness.diff`), never an exception.
 """
 
+import errno
+from typing import Final
+
+_ERRNO_NAMES: Final[dict[int, str]] = dict(errno.errorcode) | {
+    getattr(errno, name): name for name in ("EAGAIN", "EDEADLK", "EOPNOTSUPP")}
+"""Where two names have one number, the kernel's own."""
+
+
+def errno_name(number: int | None) -> str:
+    """The kernel's name of an errno; of None, ``EIO``."""
+    number = errno.EIO if number is None else number
+    return _ERRNO_NAMES.get(number, f"E{number}")
+
 
 class DmsnapError(Exception):
     """Root of every error that a user may meet; its text names the cause and the cure."""

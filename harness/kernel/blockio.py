@@ -32,6 +32,7 @@ from typing import Final
 import numpy as np
 
 from harness import pattern
+from harness.errors import errno_name
 from harness.steps import REQUEST_SECTORS_MAX, Run, Runs, Unreadable, requests
 from harness.units import SECTOR_BYTES, bytes_of_sectors, sectors_of_bytes
 
@@ -40,19 +41,13 @@ BLKZEROOUT: Final = 0x127F
 BLKFLSBUF: Final = 0x1261
 _RANGE: Final = struct.Struct("=QQ")
 
-_NAMES: Final[dict[int, str]] = dict(errno.errorcode) | {
-    number: name for name, number in vars(errno).items()
-    if name in {"EAGAIN", "EDEADLK", "EOPNOTSUPP"}}
-"""Where two names have one number, the kernel's own."""
-
 Source = Callable[[int, int], pattern.Buffer]
 """(sector, sectors) → the bytes to write there."""
 
 
 def error_name(fault: OSError) -> str:
     """The errno name of a refusal."""
-    number = fault.errno if fault.errno is not None else errno.EIO
-    return _NAMES.get(number, f"E{number}")
+    return errno_name(fault.errno)
 
 
 class BlockIO:

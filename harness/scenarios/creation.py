@@ -39,7 +39,7 @@ def _try_tables(s: Script, *arguments: str, sectors: int = 64, target: str = "sn
 
 @scenario()
 def ctr_argument_count(s: Script) -> None:
-    """Too few words, and words that a backslash joins."""
+    """Too few words; blanks of any number between them; backslashes, which are literal."""
     s.disk("base", 64)
     s.disk("cow", 64)
     _try_tables(s, "", "{base}", "{base} {cow}", "{base} {cow} P", "  {base}   {cow}  P  8  ",

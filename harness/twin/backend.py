@@ -5,8 +5,10 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+import msgspec
+
 from harness import pattern
-from harness.errors import BadScenario, TwinInvariant
+from harness.errors import BadScenario, TwinInvariant, errno_name
 from harness.steps import (
     EXAMINE_END_SECTORS,
     EXAMINE_SECTORS_MAX,
@@ -108,7 +110,10 @@ class TwinBackend:
             case Create(name=name):
                 return _result(world.create(name))
             case Load(name=name, table=table, read_only=read_only):
-                return _result(world.load(name, table, read_only))
+                # libdevmapper quotes backslashes, so that the target gets what the user wrote.
+                lines = tuple(msgspec.structs.replace(line, args=line.args.replace("\\", "\\\\"))
+                              for line in table)
+                return _result(world.load(name, lines, read_only))
             case Clear(name=name):
                 return _result(world.clear(name))
             case Resume(name=name):
@@ -204,7 +209,7 @@ class TwinBackend:
             if len(data) < sectors * SECTOR_BYTES:
                 break
         content = pattern.join(parts)
-        return _Result(errno.errorcode[error] if error else None,
+        return _Result(errno_name(error) if error else None,
                        content={step.device: content} if content or not error else {})
 
     def _lines(self, name: str, inactive: bool, kind: str) -> "_Result":
@@ -243,7 +248,7 @@ class TwinBackend:
             for sector, sectors in requests(first, count):
                 data, error = self._io.read_direct(md, sector, sectors)
                 if error:
-                    lost: Run = Unreadable(errno.errorcode[error], sectors)
+                    lost: Run = Unreadable(errno_name(error), sectors)
                     yield (lost,)
                 else:
                     yield pattern.encode(self._seed, data)
@@ -284,7 +289,7 @@ class _Result:
 
 
 def _result(error: int) -> _Result:
-    return _Result(errno.errorcode[error] if error else None)
+    return _Result(errno_name(error) if error else None)
 
 
 def _status_lines(table: LoadedTable) -> str:

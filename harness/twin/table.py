@@ -10,6 +10,7 @@ import re
 from bisect import bisect_right
 from typing import TYPE_CHECKING
 
+from harness.errors import errno_name
 from harness.steps import REFERENCE, TargetLine
 from harness.twin.bio import BlockDevice
 from harness.twin.profile import errno_of
@@ -49,7 +50,7 @@ class LoadError(Exception):
     """A table was refused; ``code`` is the errno, the log lines are already written."""
 
     def __init__(self, code: int) -> None:
-        super().__init__(errno.errorcode[code])
+        super().__init__(errno_name(code))
         self.code = code
 
 
@@ -110,7 +111,7 @@ class Table:
                 self._starts.append(line.start)
                 return
         if fault is not None:
-            suffix = f" (-{errno.errorcode[fault.code]})" if (
+            suffix = f" (-{errno_name(fault.code)})" if (
                 self.world.profile.log_errno_suffix) else ""
             log(f"{prefix} {line.type}: {fault.text}{suffix}")
         log("ioctl: error adding target to table")
