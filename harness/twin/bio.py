@@ -38,9 +38,11 @@ class Bio:
         error: 0 or an errno, set before ``end_io``.
         context: for the submitter alone (kernel: ``bi_private``).
         chunk: the chunk that tracks this bio, -1 if none (kernel: ``dm_snap_tracked_chunk``).
+        number: which of several clones this is (kernel: ``dm_bio_get_target_bio_nr``).
     """
 
-    __slots__ = ("chunk", "context", "data", "end_io", "error", "op", "sector", "sectors")
+    __slots__ = ("chunk", "context", "data", "end_io", "error", "number", "op", "sector",
+                 "sectors")
 
     def __init__(self, op: Op, sector: int, sectors: int, data: memoryview | None,
                  end_io: EndIo, context: object = None) -> None:
@@ -52,6 +54,7 @@ class Bio:
         self.error = 0
         self.context = context
         self.chunk = -1
+        self.number = 0
 
     def end(self, error: int = 0) -> None:
         """Finish the bio (kernel: ``bio_endio``, ``bio_io_error``)."""

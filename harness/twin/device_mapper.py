@@ -13,6 +13,7 @@ from harness.twin.bio import Bio, BlockDevice
 from harness.twin.clock import Choices, Clock
 from harness.twin.disk import Disk
 from harness.twin.mapped_device import MappedDevice
+from harness.twin.merge import SnapshotMerge
 from harness.twin.origin import Origin, write_to_snapshots
 from harness.twin.profile import Profile, errno_of
 from harness.twin.registry import Registry
@@ -21,7 +22,7 @@ from harness.twin.table import LoadError, Table, split_args
 from harness.twin.target import Error, Linear, Target, Zero
 
 TARGET_TYPES: Final[dict[str, type[Target]]] = {
-    kind.type_name: kind for kind in (Linear, Error, Zero, Snapshot, Origin)
+    kind.type_name: kind for kind in (Linear, Error, Zero, Snapshot, SnapshotMerge, Origin)
 }
 
 

@@ -77,6 +77,17 @@ class ExceptionStore(ABC):
     def drop(self, then: Then) -> None:
         """The snapshot is invalid from now on; make that last."""
 
+    def prepare_merge(self, then: Callable[[int, int, int], None]) -> None:
+        """The next run to merge: ``then(chunks, last old, last new)``.
+
+        0 chunks: nothing is left; -1: the metadata cannot be read.
+        """
+        raise NotImplementedError
+
+    def commit_merge(self, chunks: int, then: Callable[[int], None]) -> None:
+        """Forget the run that was merged: ``then(errno)``."""
+        raise NotImplementedError
+
     @abstractmethod
     def usage(self) -> tuple[int, int, int]:
         """Sectors allocated, in total, and of metadata."""

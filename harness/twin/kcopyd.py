@@ -26,7 +26,7 @@ CopyDone = Callable[[Any, bool, bool], None]
 
 class _Job:
     __slots__ = ("callback", "context", "done", "pages", "piece", "read_error", "sectors", "source",
-                 "source_sector", "target", "target_sector", "write_error", "writing")
+                 "source_sector", "target", "target_sector", "write_error", "writing", "zero")
 
     def __init__(self, source: BlockDevice, source_sector: int, target: BlockDevice,
                  target_sector: int, sectors: int, callback: CopyDone, context: object) -> None:
@@ -39,6 +39,7 @@ class _Job:
         self.piece = 0
         self.pages: memoryview | None = None
         self.writing = False
+        self.zero = False
         self.read_error = False
         self.write_error = False
         self.callback = callback
@@ -67,6 +68,15 @@ class Kcopyd:
         self._count_job()
         self._io.append(_Job(source, source_sector, target, target_sector, sectors, callback,
                              context))
+        self._wake()
+
+    def zero(self, target: BlockDevice, target_sector: int, sectors: int, callback: CopyDone,
+             context: object) -> None:
+        """Write zeros (kernel: ``dm_kcopyd_zero``), in pieces as a copy does."""
+        self._count_job()
+        job = _Job(target, 0, target, target_sector, sectors, callback, context)
+        job.zero = True
+        self._io.append(job)
         self._wake()
 
     def prepare_callback(self) -> None:
@@ -117,6 +127,10 @@ class Kcopyd:
             return
         job.piece = min(job.sectors - job.done, self._subjob_sectors)
         job.pages = memoryview(bytearray(job.piece << SECTOR_SHIFT))
+        if job.zero:
+            job.writing = True
+            self._issue(job)
+            return
         bio = Bio(READ, job.source_sector + job.done, job.piece, job.pages, self._end_io, job)
         job.source.submit(bio)
 

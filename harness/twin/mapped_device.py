@@ -51,6 +51,7 @@ class MappedDevice:
         self.openers = 0
         self.announced = world.profile.uevent_add_at == "create"
         self.limits_known = False
+        self._discard_sectors_max = 0
         self._held: dict[tuple[BlockDevice, int], int] = {}
         self._deferred: list[Bio] = []
         self._in_flight = 0
@@ -113,10 +114,15 @@ class MappedDevice:
         sector = bio.sector
         left = bio.sectors
         data = bio.data
+        discard = bio.op is Op.DISCARD
+        limit = self._discard_sectors_max if discard else left
         while True:
             target = table.find(sector)
-            sectors = target.io_sectors(bio, sector,
-                                        min(left, target.start + target.sectors - sector))
+            sectors = min(left, target.start + target.sectors - sector)
+            if not discard:
+                sectors = target.io_sectors(bio, sector, sectors)
+            elif limit and limit < sectors:
+                sectors = limit
             io.pieces += 1
             piece = data
             if data is not None and sectors != left:
@@ -126,11 +132,23 @@ class MappedDevice:
             device = target.map(clone)
             if device is not None:
                 device.submit(clone)
+            if discard:
+                self._repeat_discard(clone.io, target, sector, sectors)
             left -= sectors
             if not left:
                 return
             sector += sectors
             self.world.clock.may_preempt()
+
+    def _repeat_discard(self, io: _Io, target: Target, sector: int, sectors: int) -> None:
+        """The other clones of a discard, for a target that wants several."""
+        for number in range(1, target.discards):
+            io.pieces += 1
+            clone = _Clone(Op.DISCARD, sector, sectors, None, self._end_clone, io, target)
+            clone.number = number
+            device = target.map(clone)
+            if device is not None:
+                device.submit(clone)
 
     def _flush(self, io: _Io, table: Table) -> None:
         for target in table.targets:
@@ -220,6 +238,7 @@ class MappedDevice:
         if fault is None:
             self.limits_known = True
             self.block_sectors = table.block_sectors()
+            self._discard_sectors_max = table.discard_sectors_max()
             self.max_sectors = (table.max_sectors(UNLIMITED_SECTORS)
                                 if self.world.profile.max_sectors_cut else UNLIMITED_SECTORS)
         return fault

@@ -213,6 +213,56 @@ class PersistentStore(ExceptionStore):
             acknowledge(self.valid)
         then()
 
+    # -- merge --
+
+    def prepare_merge(self, then: Callable[[int, int, int], None]) -> None:
+        """Kernel: ``persistent_prepare_merge``."""
+        if self.committed:
+            self._find_run(then)
+            return
+        if not self.area:
+            then(0, 0, 0)
+            return
+        self.area -= 1
+
+        def read(error: int) -> None:
+            if error:
+                # The area stays stepped back: the next attempt leaves out the one that failed.
+                then(-1, 0, 0)
+                return
+            self.committed = self.entries
+            self._find_run(then)
+
+        self._chunk_io(READ, area_chunk(self.area, self.entries), self._area_bytes, read)
+
+    def _entry(self, index: int) -> tuple[int, int]:
+        old, new = ENTRY.unpack_from(self._area_bytes, index * ENTRY.size)
+        return old, new
+
+    def _find_run(self, then: Callable[[int, int, int], None]) -> None:
+        """The longest run that ends with the last entry, within this area."""
+        last = self.committed - 1
+        last_old, last_new = self._entry(last)
+        chunks = 1
+        while chunks <= last and self._entry(last - chunks) == (last_old - chunks,
+                                                                 last_new - chunks):
+            chunks += 1
+        then(chunks, last_old, last_new)
+
+    def commit_merge(self, chunks: int, then: Callable[[int], None]) -> None:
+        """Kernel: ``persistent_commit_merge``."""
+        end = self.committed * ENTRY.size
+        start = (self.committed - chunks) * ENTRY.size
+        self._area_bytes[start:end] = bytes(end - start)
+
+        def written(error: int) -> None:
+            if not error:
+                self.committed -= chunks
+                self.next_free = area_chunk(self.area, self.entries) + self.committed + 1
+            then(error)
+
+        self._chunk_io(WRITE, area_chunk(self.area, self.entries), self._area_bytes, written)
+
     def drop(self, then: Then) -> None:
         """Write the header with valid = 0 (kernel: ``persistent_drop_snapshot``)."""
         self.valid = False

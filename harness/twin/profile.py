@@ -76,6 +76,9 @@ class Profile:
 
     kcopyd_subjob_sectors: int = 1024
     """Longest piece kcopyd copies at once: 512 KiB since 5.3, 64 KiB before."""
+    merge_flush: bool = True
+    """Merged data is flushed before the store forgets it (dm snapshot: flush merged data before
+    committing metadata, 5.11)."""
     max_sectors_cut: bool = True
     """Bios are also cut at the limit of the queue (5091cdec56fa, dm: use blk_max_size_offset(),
     5.11)."""
@@ -159,7 +162,8 @@ PROFILES: Final = {
         "device  not", "device {org} not")),
     "seed": replace(
         _6_1, features=False, log_errno_suffix=False, duplicate_wins="last by tail",
-        kcopyd_subjob_sectors=128, max_sectors_cut=False),
+        kcopyd_subjob_sectors=128, merge_flush=False,
+        max_sectors_cut=False),
 }
 """Recorded profiles by name; the default of commands that run the twin alone is 6.12."""
 

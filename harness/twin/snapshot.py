@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from harness.twin import exception_store
-from harness.twin.bio import READ, Bio, BlockDevice, EndIo
+from harness.twin.bio import READ, Bio, BlockDevice, EndIo, Op
 from harness.twin.exception_table import ExceptionTable, table_slots
 from harness.twin.kcopyd import Kcopyd
 from harness.twin.table import MODE_READ, Table
@@ -111,6 +111,7 @@ class Snapshot(Target):
                 self.discard_zeroes_cow = True
             elif word.lower() == _DISCARD_PASSDOWN:
                 self.discard_passdown_origin = True
+                self.discards = 2
             else:
                 unknown = True
                 break
@@ -202,6 +203,8 @@ class Snapshot(Target):
         sector = bio.sector
         chunk_sectors = self.store.chunk_sectors
         chunk = sector // chunk_sectors
+        if bio.op is Op.DISCARD:
+            return self._discard(bio, chunk)
         new = self.complete.lookup(chunk)
         if new >= 0:
             bio.sector = new * chunk_sectors + sector % chunk_sectors
@@ -229,6 +232,33 @@ class Snapshot(Target):
             pending.started = True
             self.start_copy(pending)
         return None
+
+    def _discard(self, bio: Bio, chunk: int) -> BlockDevice | None:
+        """A discard makes no exception; one of a chunk's length zeroes where it leads.
+
+        It does so from the discard's own first sector on, aligned or not, and so may run into the
+        neighbour on the COW device, as in the kernel (``zero_exception``).
+        """
+        if bio.number:
+            self._track(bio, chunk)
+            return self.origin
+        chunk_sectors = self.store.chunk_sectors
+        new = self.complete.lookup(chunk)
+        if new < 0:
+            bio.end()
+            return None
+        bio.sector = new * chunk_sectors + bio.sector % chunk_sectors
+        if bio.sectors != chunk_sectors:
+            return self.cow
+        self.kcopyd.zero(self.cow, bio.sector, chunk_sectors, _zeroed, bio)
+        return None
+
+    def discard_sectors_max(self) -> int:
+        """One chunk; a handover destination takes its source's (``snapshot_io_hints``)."""
+        if not self.discard_zeroes_cow:
+            return 0
+        source = self.world.registry.sharing_cow(self).source
+        return (source or self).store.chunk_sectors
 
     def flush_device(self, number: int) -> BlockDevice | None:
         """A flush goes to the COW device, whatever the state of the snapshot."""
@@ -450,6 +480,11 @@ class Snapshot(Target):
     def devices(self) -> list[tuple[BlockDevice, int, int]]:
         """The origin as far as the target reaches, and the whole COW device."""
         return [(self.origin, 0, self.sectors), (self.cow, 0, self.cow.sectors)]
+
+
+def _zeroed(bio: Bio, read_error: bool, write_error: bool) -> None:
+    """Kernel: ``zero_callback``."""
+    bio.end(errno.EIO if read_error or write_error else 0)
 
 
 def _hand_over(source: Snapshot, destination: Snapshot) -> None:

@@ -236,6 +236,11 @@ class Table:
         return max((device.block_sectors for target in self.targets
                     for device, _, _ in target.devices()), default=1)
 
+    def discard_sectors_max(self) -> int:
+        """Stacked longest discard, 0 for any."""
+        return min((limit for target in self.targets if (limit := target.discard_sectors_max())),
+                   default=0)
+
     def max_sectors(self, unlimited: int) -> int:
         """Stacked longest bio, in sectors."""
         return min((device.max_sectors for target in self.targets

@@ -31,7 +31,8 @@ class Target:
         start, sectors: its place on the mapped device.
         max_io_sectors: longest bio it takes, and the boundary bios are cut at; 0 for none
             (kernel: ``ti->max_io_len``).
-        flushes: how many empty flushes each flush becomes (``num_flush_bios``).
+        flushes, discards: how many bios each of them becomes (``num_flush_bios``,
+            ``num_discard_bios``).
     """
 
     type_name: ClassVar[str]
@@ -42,6 +43,7 @@ class Target:
         self.sectors = sectors
         self.max_io_sectors = 0
         self.flushes = 1
+        self.discards = 1
 
     def construct(self, argv: list[str]) -> None:
         """Parse the arguments, open devices (kernel: ``ctr``).
@@ -79,6 +81,10 @@ class Target:
     def takes_discards(self) -> bool:
         """Whether a discard may be sent to this target (``num_discard_bios``)."""
         return True
+
+    def discard_sectors_max(self) -> int:
+        """Longest discard that this target wants to see; 0 for any (``io_hints``)."""
+        return 0
 
     def presuspend(self) -> None:
         """Before the device stops taking bios."""
