@@ -70,6 +70,11 @@ class Result(Struct, frozen=True, kw_only=True, omit_defaults=True):
         """True if either side broke a promise of the documentation."""
         return bool(self.kernel_promises or self.twin_promises)
 
+    @property
+    def by_other_order(self) -> bool:
+        """True if it is *same* in a permitted order that is not the twin's first."""
+        return self.verdict is Verdict.SAME and self.orders > 1
+
     def compared_with(self, comparison: Comparison) -> "Result":
         """This result with what comparing the two sides gave; the verdict is the caller's."""
         return msgspec.structs.replace(

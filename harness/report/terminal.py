@@ -1,12 +1,16 @@
 """The terminal: what happens while a run goes on, then a table, then what there is to say.
 
 On a terminal a few lines move: one for each guest, and a bar with counts.  Elsewhere (a pipe, CI)
-each result is one plain line.  Nothing but such a line is wider than the console, 80 columns where
-its width is unknown; `NO_COLOR` is respected.
+each result is one plain line; of a long run only what is not plainly *same*, and how far it is.
+Nothing but such a line is wider than the console, 80 columns where its width is unknown;
+`NO_COLOR` is respected.
+
+In the table the variants of a scenario share a row as long as there is nothing to tell them apart.
 """
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from rich.console import Console, Group, RenderableType
@@ -36,6 +40,10 @@ SHORT: Final = {
 """Verdicts as they stand in a table with a column for each kernel."""
 MARK: Final = "*"
 """Behind a verdict: a promise of the documentation was broken."""
+LINES_MAX: Final = 20
+"""Where nothing moves, a run with more results than this says only what is not plainly *same*."""
+_PROGRESS_PARTS: Final = 10
+"""How often such a run says how far it is."""
 _CONSOLE_LINES: Final = 12
 
 
@@ -78,23 +86,37 @@ class Terminal:
         if self._live:
             for task in self._bar.task_ids:
                 self._bar.advance(task)
-        if self._live is None or result.verdict is not Verdict.SAME:
-            width = len(str(self._total))
-            line = Text(f"[{self._done:>{width}}/{self._total}] ")
+        same = result.verdict is Verdict.SAME
+        short = self._live is None and self._total > LINES_MAX
+        if (self._live is None and not short) or not same or (short and result.promise_broken):
+            line = self._so_far()
             line.append(f"{result.verdict:<16} ", STYLE[result.verdict])
             line.append(printable(f"{result.kernel}  {result.scenario}"))
             if result.promise_broken:
                 line.append("  promise broken")
             self.console.print(line, soft_wrap=self._live is None)
+        if short and self._part(self._done) > self._part(self._done - 1):
+            line = self._so_far()
+            line.append_text(self._counted(", "))
+            self.console.print(line, soft_wrap=True)
+
+    def _part(self, done: int) -> int:
+        return done * _PROGRESS_PARTS // self._total
+
+    def _so_far(self) -> Text:
+        return Text(f"[{self._done:>{len(str(self._total))}}/{self._total}] ")
+
+    def _counted(self, between: str) -> Text:
+        return Text(between).join(
+            Text(f"{self._counts[verdict]} {verdict}", STYLE[verdict])
+            for verdict in Verdict if verdict in self._counts)
 
     def _moving(self) -> RenderableType:
         guests = tuple(self._guests.items())  # at once: the run goes on in another thread
         lines = [Text(f"{guest}  {doing}", no_wrap=True, overflow="ellipsis")
                  for guest, doing in sorted(guests)]
-        counts = Text(no_wrap=True, overflow="ellipsis")
-        for verdict in Verdict:
-            if verdict in self._counts:
-                counts.append(f"{self._counts[verdict]} {verdict}  ", STYLE[verdict])
+        counts = self._counted("  ")
+        counts.no_wrap, counts.overflow = True, "ellipsis"
         return Group(*lines, self._bar, counts)
 
     # -- and then -------------------------------------------------------------------------------
@@ -146,37 +168,95 @@ class Terminal:
                 self.console.print(Text(part, style), soft_wrap=True)
 
 
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """What one row of a table stands for: scenarios, each with its result by kernel."""
+
+    name: str
+    results: tuple[Mapping[str, Result], ...]
+
+    def one_of(self, kernel: str) -> Result | None:
+        """A result on ``kernel``; the others of this row have the same verdict and mark."""
+        return self.results[0].get(kernel)
+
+    def layers(self) -> str:
+        """The fewest layers that were compared anywhere in this row."""
+        fewest = min(len(result.compared) for by_kernel in self.results
+                     for result in by_kernel.values())
+        return f"{fewest}/{len(Layer)}"
+
+    def steps(self) -> str:
+        """Steps of all scenarios of this row."""
+        return str(sum(max(result.steps for result in by_kernel.values())
+                       for by_kernel in self.results))
+
+
+def _rows(report: RunReport) -> list[_Row]:
+    """Rows in the order of the results.
+
+    The variants of a scenario (``name[…]``) share one row, ``name ×6``, if verdict and mark are
+    the same for all of them.  If not, those that are plainly *same* share one, and each of the
+    others has its own.
+    """
+    by_scenario: dict[str, dict[str, Result]] = {}
+    for result in report.results:
+        by_scenario.setdefault(result.scenario, {})[result.kernel] = result
+    groups: dict[str, list[str]] = {}
+    for name in by_scenario:
+        groups.setdefault(name.partition("[")[0] if name.endswith("]") else name, []).append(name)
+
+    def row(base: str, names: Sequence[str]) -> _Row:
+        title = names[0] if len(names) == 1 else f"{base} ×{len(names)}"
+        return _Row(title, tuple(by_scenario[name] for name in names))
+
+    rows = []
+    for base, names in groups.items():
+        looks = {name: _looks(by_scenario[name]) for name in names}
+        if len(set(looks.values())) == 1:
+            rows.append(row(base, names))
+            continue
+        plain = [name for name in names if all(
+            verdict is Verdict.SAME and not broken for _, verdict, broken in looks[name])]
+        # After an interrupt some may lack a kernel: that must not be hidden either.
+        rows += [row(base, [name for name in plain if looks[name] == look])
+                 for look in dict.fromkeys(looks[name] for name in plain)]
+        rows += [row(base, [name]) for name in names if name not in plain]
+    return rows
+
+
+def _looks(results: Mapping[str, Result]) -> tuple[tuple[str, Verdict, bool], ...]:
+    """All that a row shows of the verdicts of one scenario."""
+    return tuple((kernel, result.verdict, result.promise_broken)
+                 for kernel, result in results.items())
+
+
 def _one_kernel(report: RunReport) -> Table:
-    """One row for each scenario, with all that there is room for."""
+    """One kernel: with all that there is room for."""
     table = _table()
     table.add_column("verdict")
     for name in ("layers", "steps", "kernel", "twin"):
         table.add_column(name, justify="right", no_wrap=True)
-    for result in report.results:
-        table.add_row(Text(printable(result.scenario)), _verdict(result, short=False),
-                      _layers(result), str(result.steps), _time(result.kernel_us),
-                      _time(result.twin_us))
+    for row in _rows(report):
+        results = [result for by_kernel in row.results for result in by_kernel.values()]
+        table.add_row(Text(printable(row.name)), _verdict(results[0], short=False), row.layers(),
+                      row.steps(), _time(sum(result.kernel_us for result in results)),
+                      _time(sum(result.twin_us for result in results)))
     return table
 
 
 def _matrix(report: RunReport) -> Table:
-    """One row for each scenario, one column of verdicts for each kernel."""
+    """Several kernels: a column of verdicts for each, and the slowest twin."""
     kernels = list(report.by_kernel())
     table = _table()
     for kernel in kernels:
         table.add_column(Text(kernel), overflow="fold")
     for name in ("layers", "steps", "twin"):
         table.add_column(name, justify="right", no_wrap=True)
-    rows: dict[str, dict[str, Result]] = {}
-    for result in report.results:
-        rows.setdefault(result.scenario, {})[result.kernel] = result
-    for scenario, results in rows.items():
-        cells = [_verdict(results[kernel], short=True) if kernel in results else Text("–")
-                 for kernel in kernels]
-        fewest = min(results.values(), key=lambda result: len(result.compared))
-        table.add_row(Text(printable(scenario)), *cells, _layers(fewest),
-                      str(max(result.steps for result in results.values())),
-                      _time(max(result.twin_us for result in results.values())))
+    for row in _rows(report):
+        cells = [Text("–") if (result := row.one_of(kernel)) is None
+                 else _verdict(result, short=True) for kernel in kernels]
+        table.add_row(Text(printable(row.name)), *cells, row.layers(), row.steps(), _time(sum(
+            max(result.twin_us for result in by_kernel.values()) for by_kernel in row.results)))
     return table
 
 
@@ -189,10 +269,6 @@ def _table() -> Table:
 def _verdict(result: Result, *, short: bool) -> Text:
     word = SHORT.get(result.verdict, result.verdict) if short else result.verdict
     return Text(word + (MARK if result.promise_broken else ""), STYLE[result.verdict])
-
-
-def _layers(result: Result) -> str:
-    return f"{len(result.compared)}/{len(Layer)}"
 
 
 def _time(microseconds: int) -> str:

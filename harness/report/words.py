@@ -54,10 +54,15 @@ def printable(text: str) -> str:
 
 
 def verdicts(report: RunReport) -> str:
-    """``40 same, 1 diverged, …``: same and diverged always, the others where there are any."""
+    """``40 same (2 by another permitted order), 1 diverged, …``.
+
+    Same and diverged are always told, the others where there are any.
+    """
     always = (Verdict.SAME, Verdict.DIVERGED)
+    other = sum(result.by_other_order for result in report.results)
+    notes = {Verdict.SAME: f" ({other} by another permitted order)"} if other else {}
     counts = [(verdict, report.count(verdict)) for verdict in Verdict]
-    text = ", ".join(f"{count} {verdict}" for verdict, count in counts
+    text = ", ".join(f"{count} {verdict}{notes.get(verdict, '')}" for verdict, count in counts
                      if count or verdict in always)
     broken = sum(result.promise_broken for result in report.results)
     return f"{text}; {broken} with a promise broken" if broken else text

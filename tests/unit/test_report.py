@@ -14,11 +14,11 @@ from harness.diff import Divergence, Layer, LayerLeftOut, Verdict
 from harness.errors import BadTrace
 from harness.place import Place
 from harness.promise import SNAPSHOT_RULE, BrokenPromise
-from harness.report import junit, ktap, model
+from harness.report import junit, ktap, model, words
 from harness.report.junit import JunitReporter
 from harness.report.ktap import KtapReporter
 from harness.report.model import Environment, JsonReporter, Reporter, Reporters, Result, RunReport
-from harness.report.terminal import Terminal
+from harness.report.terminal import LINES_MAX, Terminal
 
 COMPARED = dict.fromkeys(Layer, 12) | {Layer.STORE: 2, Layer.EVENT: 0}
 PLACE = Place(device="cow", byte=4120, sector=8, chunk=1, chunk_sectors=8, differ=1, of=256,
@@ -298,6 +298,72 @@ def test_the_terminal_moves_on_a_tty_and_knows_no_color(monkeypatch: pytest.Monk
     terminal = Terminal(Console(file=out, width=80, force_terminal=True, highlight=False))
     terminal.end(REPORT)
     assert not re.search(r"\x1b\[[0-9;]*3[0-7]m", out.getvalue())
+
+
+def table_of(*results: Result) -> dict[str, list[str]]:
+    """The table of a report: name → the other words of its row."""
+    text = follow(RunReport(results=results), 80, tty=False)
+    header, *rows = text[text.index("scenario "):].split("\n\n")[0].splitlines()
+    at = header.index(header.split()[1])
+    return {row[:at].strip(): row[at:].split() for row in rows}
+
+
+def test_variants_share_a_row_while_nothing_tells_them_apart() -> None:
+    names = [f"fill[{store}-{chunk}]" for store in ("P", "PO") for chunk in (1, 8)]
+    alike = [result(name) for name in names]
+    assert table_of(*alike, result("full"), result("one[P]")) == {
+        "fill ×4": ["same", "8/8", "48", "0.49", "s", "4.9", "ms"],
+        "full": ["same", "8/8", "12", "0.12", "s", "1.2", "ms"],
+        "one[P]": ["same", "8/8", "12", "0.12", "s", "1.2", "ms"]}
+    worst = [msgspec.structs.replace(one, verdict=Verdict.DIVERGED) for one in alike]
+    assert {name: rest[0] for name, rest in table_of(*worst).items()} == {"fill ×4": "diverged"}
+
+
+def test_variants_that_differ_have_rows_of_their_own() -> None:
+    alike = [result(f"fill[{number}]") for number in range(5)]
+    marked = msgspec.structs.replace(alike[3], twin_promises=(BROKEN,))
+    bad = msgspec.structs.replace(alike[1], verdict=Verdict.DIVERGED)
+    less = msgspec.structs.replace(alike[0], compared={Layer.LOG: 1})
+    rows = table_of(less, bad, alike[2], marked, alike[4])
+    assert {name: rest[:3] for name, rest in rows.items()} == {
+        "fill ×3": ["same", "1/8", "36"], "fill[1]": ["diverged", "8/8", "12"],
+        "fill[3]": ["same*", "8/8", "12"]}
+    assert list(table_of(alike[0], bad)) == ["fill[0]", "fill[1]"]
+
+
+def test_variants_are_told_apart_by_any_kernel() -> None:
+    alike = [result(f"fill[{number}]", kernel=kernel) for number in range(3)
+             for kernel in ("uml-6.12", "uml-7.2")]
+    assert {name: rest[:4] for name, rest in table_of(*alike).items()} == {
+        "fill ×3": ["same", "same", "8/8", "36"]}
+    alike[3] = msgspec.structs.replace(alike[3], verdict=Verdict.LOST)
+    assert {name: rest[:4] for name, rest in table_of(*alike).items()} == {
+        "fill ×2": ["same", "same", "8/8", "24"], "fill[1]": ["same", "lost", "8/8", "12"]}
+    assert table_of(*alike[:5])["fill[2]"][:3] == ["same", "–", "8/8"]
+
+
+def test_a_long_run_in_plain_lines_says_what_is_not_plainly_same() -> None:
+    many = [result(f"s{number}") for number in range(2 * LINES_MAX)]
+    many[6] = msgspec.structs.replace(many[6], verdict=Verdict.DIVERGED)
+    many[9] = msgspec.structs.replace(many[9], kernel_promises=(BROKEN,))
+    lines = [line for line in follow(RunReport(results=tuple(many)), 80, tty=False).splitlines()
+             if line.startswith("[")]
+    assert lines == [
+        "[ 4/40] 4 same", "[ 7/40] diverged         uml-6.12  s6", "[ 8/40] 7 same, 1 diverged",
+        "[10/40] same             uml-6.12  s9  promise broken",
+        *(f"[{done}/40] {done - 1} same, 1 diverged" for done in range(12, 41, 4))]
+    few = follow(RunReport(results=tuple(many[:LINES_MAX])), 80, tty=False)
+    assert sum(line.startswith("[") for line in few.splitlines()) == LINES_MAX
+
+
+def test_another_permitted_order_is_counted() -> None:
+    other = [result("a", orders=3, reason="the kernel took another of the permitted orders"),
+             result("b"), result("c", Verdict.DIVERGED, orders=9)]
+    report = RunReport(results=tuple(other))
+    assert words.verdicts(report) == "2 same (1 by another permitted order), 1 diverged"
+    assert "2 same (1 by another permitted order), 1 diverged" in follow(report, 80, tty=False)
+    assert b"# 2 same (1 by another permitted order), 1 diverged" in ktap.render(report)
+    assert "permitted" not in words.verdicts(REPORT)
 
 
 def test_markup_and_controls_of_others_are_only_text() -> None:
