@@ -16,7 +16,7 @@ from typing import Annotated, Final, Literal, Protocol
 import msgspec
 from msgspec import Meta, Struct
 
-NAME_PATTERN: Final = r"^[A-Za-z0-9_.+-]{1,16}$"
+NAME_PATTERN: Final = r"^[A-Za-z0-9_.+-]{1,16}\Z"
 """Device names; 16 bytes, so that a sector can carry the name of its device."""
 SECTOR_MAX: Final = 1 << 54
 """Upper bound of any sector number in a step; beyond it byte offsets leave 63 bits."""

@@ -42,6 +42,8 @@ from harness.steps import (
 from harness.units import SECTOR_BYTES, bytes_of_sectors, sectors_of_bytes
 
 RESERVED: Final = frozenset({".", "..", "control", "dmsnap-hang"})
+_AT_REST_POLLS: Final = 5
+_AT_REST_POLL_S: Final = 0.005
 """Names that are something else in /dev/mapper."""
 
 
@@ -75,6 +77,7 @@ class KernelBackend:
         self._parameters = Parameters()
         self._seed = 0
         self._mapped: list[str] = []
+        self._merges = False
         self._info: dict[str, Info] = {}
         self._states: dict[str, DeviceState] = {}
         self._numbers: dict[str, str] = {}  # major:minor → name, disks too
@@ -99,6 +102,7 @@ class KernelBackend:
         left += self._parameters.restore()
         left += self._disks.reset()
         self._mapped = []
+        self._merges = False
         self._info, self._states, self._numbers, self._disk_numbers = {}, {}, {}, {}
         return left
 
@@ -123,6 +127,7 @@ class KernelBackend:
             found.error = error_name(fault) if fault.errno is not None else steps.TIMEOUT
         except OSError as fault:
             found.error = error_name(fault)
+        self._let_merges_rest()
         elapsed_us = (time.perf_counter_ns() - started) // 1000
         numbers, state = self._look()
         mapped = {number: name for number, name in numbers.items()
@@ -133,6 +138,23 @@ class KernelBackend:
             content=found.content, image=found.image, state=state,
             uevents=select(self._events.drain(), mapped), log=self._log.lines(numbers),
             elapsed_us=elapsed_us)
+
+    def _let_merges_rest(self) -> None:
+        """Wait until no merge makes progress: it has finished, failed, stopped, or is stuck.
+
+        A merge goes on in the background after the step that started it, and nothing signals its
+        end.  One whose numbers do not say that it is over is at rest when they have not changed
+        while this process slept several times: the guest has one CPU, and what can run does.
+        """
+        still, before = 0, None
+        while self._merges and still < _AT_REST_POLLS:
+            now = [info.status for info in self._driver.survey(self._mapped).values()
+                   if not info.suspended and merges_on(info.status)]
+            if not now:
+                return
+            still = still + 1 if now == before else 0
+            before = now
+            time.sleep(_AT_REST_POLL_S)
 
     def _look(self) -> tuple[dict[str, str], dict[str, DeviceState | None]]:
         """Survey the mapped devices: numbers → names for this step, and what changed."""
@@ -161,6 +183,7 @@ class KernelBackend:
                 self._mapped.append(name)
             case steps.Load(name=name, table=table, read_only=read_only):
                 self._own(table)
+                self._merges |= any(line.type == "snapshot-merge" for line in table)
                 self._driver.load(self._command(name), [line_of(line) for line in table],
                                   read_only=read_only)
             case steps.Clear(name=name):
@@ -308,6 +331,16 @@ class KernelBackend:
                 node(name), self._seed, examined(self._block.size(node(name))))
         for disk in self._disks.all:
             found.image[disk] = self._image(disk)
+
+
+def merges_on(status: str | None) -> bool:
+    """Whether a status line is that of a merge that has something left to do."""
+    for line in (status or "").splitlines():
+        words = line.split()
+        if (words[2] == "snapshot-merge" and len(words) == 5
+                and words[3].partition("/")[0] != words[4]):
+            return True
+    return False
 
 
 def examined(sectors: int) -> list[tuple[int, int]]:

@@ -20,6 +20,7 @@ The facts
     n_merge_refused     snapshot-merge of a transient store is refused by its constructor
     duplicate_wins      ``first`` or ``last``: which of two records of one chunk in a store counts
     max_sectors, max_sectors_4k   longest request of a disk, of one with blocks of 4096 bytes
+    physical_block, io_min        block sizes of a disk, in bytes
     discard, discard_4k           bytes of the longest discard of such a disk, 0 for none
     discard_granularity, …_4k     its granularity in bytes
     cow_threshold       default of the module's parameter of that name, −1 where there is none
@@ -128,6 +129,8 @@ class _Prober:
             "duplicate_wins": self.duplicate_wins(),
             "max_sectors": _queue(number_of("org"), "max_sectors_kb") * 2,
             "max_sectors_4k": _queue(number_of("b4k"), "max_sectors_kb") * 2,
+            "physical_block": _queue(number_of("org"), "physical_block_size"),
+            "io_min": _queue(number_of("org"), "minimum_io_size"),
             "discard": _queue(number_of("org"), "discard_max_bytes"),
             "discard_4k": _queue(number_of("b4k"), "discard_max_bytes"),
             "discard_granularity": _queue(number_of("org"), "discard_granularity"),

@@ -16,7 +16,8 @@ from harness.scenarios.script import Script
 from harness.steps import Examine
 from harness.trace import Header, Trace
 
-THEMES: Final = ("creation", "writes", "origins", "stores", "overflow", "tables")
+THEMES: Final = ("creation", "writes", "origins", "stores", "overflow", "tables", "merge",
+                 "discards")
 """Modules of this package that hold scenarios, in the order of the catalogue."""
 DEFAULT_SEED: Final = 1
 

@@ -127,6 +127,24 @@ class Script:
         """Create, load and resume a snapshot-origin."""
         self.device(name, self.origin_line(device))
 
+    def merge_line(self, origin: str, cow: str, store: str, chunk: int, *,
+                   sectors: int | None = None) -> TargetLine:
+        """The table line of a snapshot-merge."""
+        args = f"{{{origin}}} {{{cow}}} {store} {chunk}"
+        return TargetLine(0, sectors or self._sectors_of(origin), "snapshot-merge", args)
+
+    def merge(self, name: str, snapshot: str, origin: str, cow: str, chunk: int, *,
+              store: str = "P") -> None:
+        """Merge ``snapshot`` into ``origin`` through device ``name``, as LVM does it.
+
+        Before this, other snapshots must run; afterwards ``snapshot`` is an error target.
+        """
+        self.load(name, self.merge_line(origin, cow, store, chunk))
+        self.suspend(snapshot, name)
+        self.resume(name)
+        self.load(snapshot, TargetLine(0, self._sectors_of(origin), "error"))
+        self.resume(snapshot)
+
     def snapshot_and_origin(self, store: str, chunk: int, *, origin_sectors: int = 256,
                             cow_sectors: int = 512) -> None:
         """The usual cast: disks ``base`` (stamped), ``cow``; snapshot ``snap``, origin ``org``."""

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Final, Protocol
 
+from harness.twin.limits import Limits
+
 EndIo = Callable[["Bio"], None]
 
 
@@ -72,6 +74,7 @@ class BlockDevice(Protocol):
     name: str
     sectors: int
     block_sectors: int
+    limits: Limits
     max_sectors: int
     read_only: bool
     openers: int

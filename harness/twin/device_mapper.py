@@ -12,6 +12,7 @@ from harness.steps import TargetLine, UEvent
 from harness.twin.bio import Bio, BlockDevice
 from harness.twin.clock import Choices, Clock
 from harness.twin.disk import Disk
+from harness.twin.limits import Limits
 from harness.twin.mapped_device import MappedDevice
 from harness.twin.merge import SnapshotMerge
 from harness.twin.origin import Origin, write_to_snapshots
@@ -20,6 +21,7 @@ from harness.twin.registry import Registry
 from harness.twin.snapshot import Snapshot
 from harness.twin.table import LoadError, Table, split_args
 from harness.twin.target import Error, Linear, Target, Zero
+from harness.units import SECTOR_BYTES
 
 TARGET_TYPES: Final[dict[str, type[Target]]] = {
     kind.type_name: kind for kind in (Linear, Error, Zero, Snapshot, SnapshotMerge, Origin)
@@ -69,7 +71,10 @@ class DeviceMapper:
 
     def add_disk(self, name: str, sectors: int, block_sectors: int) -> Disk:
         """A new disk of zeros."""
-        disk = Disk(name, sectors, block_sectors, self.profile.max_sectors if block_sectors == 1
+        block = block_sectors * SECTOR_BYTES
+        limits = Limits(block, max(block, self.profile.physical_block),
+                        max(block, self.profile.io_min))
+        disk = Disk(name, sectors, limits, self.profile.max_sectors if block_sectors == 1
                     else self.profile.max_sectors_4k)
         disk.discard = bool(self.profile.discard if block_sectors == 1 else self.profile.discard_4k)
         self.disks[name] = disk
@@ -112,13 +117,13 @@ class DeviceMapper:
         except LoadError as refused:
             return refused.code
         if not md.limits_known:
-            fault = md.set_limits(table)
-            if fault is not None:
-                self.log(fault)
+            try:
+                md.set_limits(table)
+            except LoadError as refused:
                 self.log("core: Cannot calculate initial queue limits")
                 self.log("ioctl: unable to set up device queue for new table.")
                 table.destroy()
-                return errno.EINVAL
+                return refused.code
             if not md.announced:
                 md.announced = True
                 self._uevent(md, "add")
@@ -157,11 +162,11 @@ class DeviceMapper:
             table, md.inactive = md.inactive, None
             if not md.suspended:
                 md.suspend()
-            fault = md.set_limits(table)
-            if fault is not None:
-                self.log(fault)
+            try:
+                md.set_limits(table)
+            except LoadError as refused:
                 table.destroy()
-                return errno.EINVAL
+                return refused.code
             old_sectors = md.sectors
             old = md.bind(table)
             if old_sectors and old_sectors != md.sectors:

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from harness.twin.bio import Bio, BlockDevice, Op
-from harness.units import SECTOR_SHIFT
+from harness.twin.limits import Limits
+from harness.units import SECTOR_BYTES, SECTOR_SHIFT
 
 PAGE_SECTORS: Final = 8
 _REGION_SHIFT: Final = 11
@@ -19,12 +20,13 @@ _REGION_SECTORS: Final = 1 << _REGION_SHIFT
 
 
 class Disk:
-    """``sectors`` sectors of zeros, with a logical block of ``block_sectors`` sectors."""
+    """``sectors`` sectors of zeros, with the queue limits of a real disk."""
 
-    def __init__(self, name: str, sectors: int, block_sectors: int, max_sectors: int) -> None:
+    def __init__(self, name: str, sectors: int, limits: Limits, max_sectors: int) -> None:
         self.name = name
         self.sectors = sectors
-        self.block_sectors = block_sectors
+        self.limits = limits
+        self.block_sectors = limits.logical_block // SECTOR_BYTES
         self.max_sectors = max_sectors
         self.read_only = False
         self.openers = 0

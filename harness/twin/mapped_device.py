@@ -8,9 +8,10 @@ import errno
 from typing import TYPE_CHECKING
 
 from harness.twin.bio import Bio, BlockDevice, EndIo, Op
+from harness.twin.limits import STACKING
 from harness.twin.table import Table
 from harness.twin.target import Target
-from harness.units import SECTOR_SHIFT
+from harness.units import SECTOR_BYTES, SECTOR_SHIFT
 
 if TYPE_CHECKING:
     from harness.twin.device_mapper import DeviceMapper
@@ -46,6 +47,7 @@ class MappedDevice:
         self.read_only = False
         self.sectors = 0
         self.block_sectors = 1
+        self.limits = STACKING
         self.max_sectors = UNLIMITED_SECTORS
         self.event = 0
         self.openers = 0
@@ -232,16 +234,18 @@ class MappedDevice:
 
     # -- tables --
 
-    def set_limits(self, table: Table) -> str | None:
-        """Take the queue limits from ``table``; or say, as logged, why they cannot be had."""
-        fault = table.fault_of_limits()
-        if fault is None:
-            self.limits_known = True
-            self.block_sectors = table.block_sectors()
-            self._discard_sectors_max = table.discard_sectors_max()
-            self.max_sectors = (table.max_sectors(UNLIMITED_SECTORS)
-                                if self.world.profile.max_sectors_cut else UNLIMITED_SECTORS)
-        return fault
+    def set_limits(self, table: Table) -> None:
+        """Take the queue limits from ``table``.
+
+        Raises:
+            LoadError: they cannot be had; nothing has changed.
+        """
+        self.limits = table.calculate_limits()
+        self.limits_known = True
+        self.block_sectors = self.limits.logical_block // SECTOR_BYTES
+        self._discard_sectors_max = table.discard_sectors_max()
+        self.max_sectors = (table.max_sectors(UNLIMITED_SECTORS)
+                            if self.world.profile.max_sectors_cut else UNLIMITED_SECTORS)
 
     def bind(self, table: Table) -> Table | None:
         """Make ``table`` live; returns the one it replaces (kernel: ``__bind``)."""

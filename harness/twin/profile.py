@@ -69,6 +69,10 @@ class Profile:
     """Longest request of a disk."""
     max_sectors_4k: int = 254
     """The same of a disk with blocks of 4096 bytes."""
+    physical_block: int = 4096
+    """Physical block size of a disk, in bytes."""
+    io_min: int = 4096
+    """Its minimum I/O size, in bytes."""
     discard: int = 1
     """Longest discard of a disk; 0 if it takes none."""
     discard_4k: int = 1

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from harness.errors import errno_name
 from harness.steps import REFERENCE, TargetLine
 from harness.twin.bio import BlockDevice
+from harness.twin.limits import STACKING, Limits, stack
 from harness.twin.profile import errno_of
 from harness.twin.target import CtrError, Target
 from harness.units import SECTOR_BYTES
@@ -212,29 +213,57 @@ class Table:
             self.md.release(device, used.opened.mode)
         self._devices = []
 
-    def fault_of_limits(self) -> str | None:
-        """The first complaint of ``dm_calculate_queue_limits``, as it is logged, or None."""
-        for target in self.targets:
-            areas = target.devices()
-            block = max((device.block_sectors for device, _, _ in areas), default=1)
-            for device, start, sectors in areas:
-                name = f"table: {{{self.md.name}}}:"
-                size = device.sectors
-                if size and (start >= size or start + sectors > size):
-                    return (f"{name} {{{device.name}}} too small for target: start={start}, "
-                            f"len={sectors}, dev_size={size}")
-                if block > 1 and start % block:
-                    return (f"{name} start={start} not aligned to h/w logical block size "
-                            f"{block * SECTOR_BYTES} of {{{device.name}}}")
-                if block > 1 and sectors % block:
-                    return (f"{name} len={sectors} not aligned to h/w logical block size "
-                            f"{block * SECTOR_BYTES} of {{{device.name}}}")
-        return None
+    def calculate_limits(self) -> Limits:
+        """Stack the limits of all devices; log what does not line up (dm_calculate_queue_limits).
 
-    def block_sectors(self) -> int:
-        """Stacked logical block size, in sectors."""
-        return max((device.block_sectors for target in self.targets
-                    for device, _, _ in target.devices()), default=1)
+        Raises:
+            LoadError: a device area, or the table itself, does not fit; that is logged too.
+        """
+        name = f"table: {{{self.md.name}}}:"
+        limits = STACKING
+        for target in self.targets:
+            own = self._device_limits(target)
+            fault = _area_fault(target, own)
+            if fault is not None:
+                self.world.log(f"{name} {fault}")
+                raise LoadError(errno.EINVAL)
+            limits, fits = stack(limits, own, 0)
+            if not fits:
+                self.world.log(f"{name} adding target device (start sect {target.start} len "
+                               f"{target.sectors}) caused an alignment inconsistency")
+        self._check_alignment(limits)
+        return limits
+
+    def _device_limits(self, target: Target) -> Limits:
+        """Limits of one target's devices (kernel: ``dm_set_device_limits``)."""
+        limits = STACKING
+        for device, start, _ in target.devices():
+            below = device.limits
+            limits, fits = stack(limits, below, start)
+            if not fits:
+                self.world.log(
+                    f"table: {{{self.md.name}}}: adding target device {{{device.name}}} caused an "
+                    f"alignment inconsistency: physical_block_size={below.physical_block}, "
+                    f"logical_block_size={below.logical_block}, "
+                    f"alignment_offset={below.alignment_offset}, start={start * SECTOR_BYTES}")
+        return limits
+
+    def _check_alignment(self, limits: Limits) -> None:
+        """Kernel: ``validate_hardware_logical_block_alignment``."""
+        block = limits.logical_block // SECTOR_BYTES
+        next_start = remaining = number = 0
+        for number, target in enumerate(self.targets, 1):
+            own = self._device_limits(target).logical_block // SECTOR_BYTES
+            if remaining < target.sectors and remaining % own:
+                number -= 1  # noqa: PLW2901 -- the loop ends here
+                break
+            next_start = (next_start + target.sectors) % block
+            remaining = block - next_start if next_start else 0
+        if remaining:
+            self.world.log(f"table: {{{self.md.name}}}: table line {number} (start sect "
+                           f"{target.start} len {target.sectors}) not aligned to h/w logical "
+                           f"block size {limits.logical_block}")
+            raise LoadError(errno.EINVAL)
 
     def discard_sectors_max(self) -> int:
         """Stacked longest discard, 0 for any."""
@@ -245,6 +274,21 @@ class Table:
         """Stacked longest bio, in sectors."""
         return min((device.max_sectors for target in self.targets
                     for device, _, _ in target.devices()), default=unlimited)
+
+
+def _area_fault(target: Target, limits: Limits) -> str | None:
+    """What is wrong with the areas of a target's devices (kernel: ``device_area_is_invalid``)."""
+    block = limits.logical_block // SECTOR_BYTES
+    for device, start, sectors in target.devices():
+        size = device.sectors
+        if size and (start >= size or start + sectors > size):
+            return (f"{{{device.name}}} too small for target: start={start}, len={sectors}, "
+                    f"dev_size={size}")
+        for label, value in (("start", start), ("len", sectors)):
+            if size and value % block:
+                return (f"{label}={value} not aligned to h/w logical block size "
+                        f"{limits.logical_block} of {{{device.name}}}")
+    return None
 
 
 def split_args(text: str) -> list[str]:

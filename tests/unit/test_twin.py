@@ -22,6 +22,7 @@ from harness.twin.bio import READ, WRITE, Bio
 from harness.twin.clock import Choices, Clock, WouldBlockForever
 from harness.twin.disk import Disk as TwinDisk
 from harness.twin.kcopyd import Kcopyd
+from harness.twin.limits import STACKING
 from harness.twin.profile import PROFILES, Profile, named
 from harness.twin.table import split_args
 
@@ -87,7 +88,7 @@ def submit(disk: TwinDisk, bio: Bio) -> int:
 
 
 def test_disk_beyond_its_end() -> None:
-    disk = TwinDisk("d", 16, 1, 254)
+    disk = TwinDisk("d", 16, STACKING, 254)
     data = memoryview(bytearray(b"x" * 1024))
     assert submit(disk, Bio(WRITE, 14, 2, data, lambda _bio: None)) == 0
     assert submit(disk, Bio(WRITE, 15, 2, data, lambda _bio: None)) == errno.EIO
@@ -95,7 +96,7 @@ def test_disk_beyond_its_end() -> None:
 
 
 def test_disk_knows_which_regions_were_written() -> None:
-    disk = TwinDisk("d", 3 * 2048 + 5, 1, 254)
+    disk = TwinDisk("d", 3 * 2048 + 5, STACKING, 254)
     data = memoryview(bytes(512 * 4))
     submit(disk, Bio(WRITE, 2 * 2048 - 2, 4, data, lambda _bio: None))
     assert [(size, view is not None) for size, view in disk.regions()] == [
@@ -105,7 +106,7 @@ def test_disk_knows_which_regions_were_written() -> None:
 @pytest.mark.parametrize("subjob", [1, 3, 8, 100])
 def test_kcopyd_copies_in_pieces(subjob: int) -> None:
     clock = Clock()
-    source, target = TwinDisk("s", 32, 1, 254), TwinDisk("t", 32, 1, 254)
+    source, target = TwinDisk("s", 32, STACKING, 254), TwinDisk("t", 32, STACKING, 254)
     source.view(0, 32)[:] = bytes(range(256)) * 64
     client = Kcopyd(clock, subjob)
     done: list[tuple[object, bool, bool]] = []
@@ -120,7 +121,7 @@ def test_kcopyd_copies_in_pieces(subjob: int) -> None:
 
 def test_kcopyd_stops_at_the_first_error_and_keeps_what_it_copied() -> None:
     clock = Clock()
-    source, target = TwinDisk("s", 6, 1, 254), TwinDisk("t", 32, 1, 254)
+    source, target = TwinDisk("s", 6, STACKING, 254), TwinDisk("t", 32, STACKING, 254)
     source.view(0, 6)[:] = b"z" * 3072
     client = Kcopyd(clock, 4)
     done: list[tuple[object, bool, bool]] = []
