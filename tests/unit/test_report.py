@@ -320,14 +320,15 @@ def test_variants_share_a_row_while_nothing_tells_them_apart() -> None:
 
 
 def test_variants_that_differ_have_rows_of_their_own() -> None:
-    alike = [result(f"fill[{number}]") for number in range(5)]
+    alike = [result(f"fill[{number}]") for number in range(6)]
     marked = msgspec.structs.replace(alike[3], twin_promises=(BROKEN,))
     bad = msgspec.structs.replace(alike[1], verdict=Verdict.DIVERGED)
     less = msgspec.structs.replace(alike[0], compared={Layer.LOG: 1})
-    rows = table_of(less, bad, alike[2], marked, alike[4])
+    also = msgspec.structs.replace(alike[5], kernel_promises=(BROKEN,))
+    rows = table_of(less, bad, alike[2], marked, alike[4], also)
     assert {name: rest[:3] for name, rest in rows.items()} == {
         "fill ×3": ["same", "1/8", "36"], "fill[1]": ["diverged", "8/8", "12"],
-        "fill[3]": ["same*", "8/8", "12"]}
+        "fill[3]": ["same*", "8/8", "12"], "fill[5]": ["same*", "8/8", "12"]}
     assert list(table_of(alike[0], bad)) == ["fill[0]", "fill[1]"]
 
 

@@ -1,0 +1,349 @@
+"""A run: every verdict of `judge`, and `execute` from guests that behave badly to a report.
+
+What the kernel "saw" is what the twin observes; a verdict is made by changing that, or by planting
+a twin that answers something else.  The guests of `execute` are programs, not kernels.
+"""
+
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from harness import diff, run
+from harness.diff import Verdict
+from harness.errors import BadScenario, ProvisioningError, TwinInvariant
+from harness.guest.catalogue import Kernel
+from harness.guest.events import Loss, Outcome
+from harness.guest.process import KeptProcess
+from harness.journal import Ready
+from harness.report.model import Result, RunReport
+from harness.run import Plan, execute, judge
+from harness.scenarios.registry import choose
+from harness.steps import Load, Observation
+from harness.trace import Layer, Trace
+from harness.twin import explore
+from harness.twin.profile import PROFILES, Profile
+
+SEEING_GUEST = Path(__file__).with_name("seeing_guest.py")
+READY = Ready(release="6.12.0-fake", version="#1", probe=Profile().facts())
+
+
+def trace_of(name: str) -> Trace:
+    [scenario] = choose([name])
+    return scenario.trace(7)
+
+
+def outcome_of(trace: Trace, seen: tuple[Observation, ...], **fields: object) -> Outcome:
+    return Outcome(**{"scenario": trace.header.scenario, "seed": 7, "attempts": 1,  # type: ignore[arg-type]
+                      "observations": seen, "ready": READY, **fields})
+
+
+@pytest.fixture(scope="module")
+def bring_up() -> Trace:
+    return trace_of("bring_up[P]")
+
+
+@pytest.fixture(scope="module")
+def seen(bring_up: Trace) -> tuple[Observation, ...]:
+    return explore.run(bring_up.steps, 7, Profile())
+
+
+def verdict(trace: Trace, outcome: Outcome) -> Result:
+    result, _ = judge(trace, outcome, "fake")
+    assert (result.scenario, result.kernel, result.seed) == (trace.header.scenario, "fake", 7)
+    assert result.steps == len(trace.steps)
+    return result
+
+
+# -- judge --------------------------------------------------------------------------------------
+
+
+def test_the_same(bring_up: Trace, seen: tuple[Observation, ...]) -> None:
+    slow = tuple(msgspec.structs.replace(one, elapsed_us=10) for one in seen)
+    result, twin = judge(bring_up, outcome_of(bring_up, slow, attempts=2), "fake")
+    assert (result.verdict, result.reason, result.orders) == (Verdict.SAME, "", 1)
+    assert (result.release, result.attempts, result.kernel_us) == (
+        "6.12.0-fake", 2, 10 * len(seen))
+    assert set(result.compared) == set(Layer)
+    assert all(count for layer, count in result.compared.items() if layer is not Layer.LOG)
+    assert twin is not None
+    assert twin.header.side == "twin"
+    assert twin.header.profile == Profile().facts()
+    assert len(twin.observations) == len(seen)
+
+
+def test_what_differs_is_placed(bring_up: Trace, seen: tuple[Observation, ...]) -> None:
+    other = list(seen)
+    other[3] = msgspec.structs.replace(other[3], error="EIO")
+    result = verdict(bring_up, outcome_of(bring_up, tuple(other)))
+    assert result.verdict is Verdict.DIVERGED
+    [found] = result.divergences
+    assert (found.step, found.layer, found.kernel, found.twin) == (
+        3, Layer.ERROR, "EIO", "success")
+
+
+def test_a_missing_observation_differs(bring_up: Trace, seen: tuple[Observation, ...]) -> None:
+    result = verdict(bring_up, outcome_of(bring_up, seen[:-1]))
+    assert result.verdict is Verdict.DIVERGED
+    assert result.divergences[0].step == len(seen) - 1
+
+
+@pytest.fixture(scope="module")
+def race() -> Trace:
+    return trace_of("overflow_in_one_write[P-org]")
+
+
+@pytest.fixture(scope="module")
+def orders(race: Trace) -> list[tuple[Observation, ...]]:
+    """What is seen in each of the orders that differ from those before them."""
+    found: list[tuple[Observation, ...]] = []
+    for _, observations in explore.Orders(race.steps, 7, Profile()):
+        if all(not diff.compare(race, observations, other).same for other in found):
+            found.append(observations)
+        if len(found) == 3:
+            break
+    return found
+
+
+def test_the_first_order_needs_no_other(race: Trace, orders: list[tuple[Observation, ...]]
+                                        ) -> None:
+    assert len(orders) == 3, "the scenario has several orders that can be told apart"
+    result = verdict(race, outcome_of(race, orders[0]))
+    assert (result.verdict, result.orders, result.by_other_order) == (Verdict.SAME, 1, False)
+
+
+def test_another_permitted_order_is_the_same(race: Trace, orders: list[tuple[Observation, ...]]
+                                             ) -> None:
+    result, twin = judge(race, outcome_of(race, orders[2]), "fake")
+    assert (result.verdict, result.by_other_order) == (Verdict.SAME, True)
+    assert result.orders > 1
+    assert f"number {result.orders} that was tried" in result.reason
+    assert twin is not None
+    # The twin's side of the report is the order that was the kernel's, not the first one.
+    assert diff.compare(race, orders[2], twin.observations).same
+
+
+def test_none_of_the_permitted_orders(race: Trace, orders: list[tuple[Observation, ...]],
+                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = (*orders[0][:-1], msgspec.structs.replace(orders[0][-1], error="EIO"))
+    # Two orders, and there are more than were tried.
+    monkeypatch.setattr(explore, "ORDERS_MAX", 60)
+    result = verdict(race, outcome_of(race, wrong))
+    assert result.verdict is Verdict.NONDETERMINISTIC
+    assert result.reason == ("none of the 60 permitted orders that were tried is the kernel's, "
+                             "and there are more")
+    assert result.divergences == diff.compare(race, wrong, orders[0]).divergences
+
+    class Complete(explore.Orders):
+        def __iter__(self) -> Iterator[explore.Run]:
+            for number, observations in enumerate(orders):
+                self.tried += 1
+                yield {number: 1}, observations
+            self.complete = True
+
+    monkeypatch.setattr(explore, "Orders", Complete)
+    result = verdict(race, outcome_of(race, wrong))
+    assert result.verdict is Verdict.DIVERGED
+    assert result.reason == "none of the 3 permitted orders that were tried is the kernel's"
+
+
+def loss(step: int | None) -> Loss:
+    return Loss(reason="panic", detail="Kernel panic - not syncing: for a test", step=step,
+                guest=2, console="".join(f"line {n}\n" for n in range(100)), log=Path("console"))
+
+
+def test_a_lost_guest_names_the_step(bring_up: Trace) -> None:
+    at = next(index for index, step in enumerate(bring_up.steps) if isinstance(step, Load))
+    result, twin = judge(bring_up, outcome_of(bring_up, (), attempts=2, lost=loss(at)), "fake")
+    assert (result.verdict, twin, result.attempts) == (Verdict.LOST, None, 2)
+    assert result.reason == (
+        f"panic in step {at} (load snap): Kernel panic - not syncing: for a test")
+    assert result.console.endswith("line 99\n")
+    assert len(result.console.splitlines()) < 100
+    before = verdict(bring_up, outcome_of(bring_up, (), lost=loss(None), ready=None))
+    assert (before.reason, before.release) == (
+        "panic: Kernel panic - not syncing: for a test", "")
+
+
+def test_a_scenario_that_the_kernel_side_cannot_carry_out(
+        bring_up: Trace, seen: tuple[Observation, ...]) -> None:
+    result = verdict(bring_up, outcome_of(bring_up, seen[:2], fault="no device named x"))
+    assert (result.verdict, result.reason) == (
+        Verdict.BROKEN, "the kernel side: no device named x")
+
+
+@pytest.mark.parametrize(("fault", "wanted"), [
+    (BadScenario("no device named x"), Verdict.BROKEN),
+    (TwinInvariant("step 3 would never return"), Verdict.DIVERGED)])
+def test_a_twin_that_gives_up(bring_up: Trace, seen: tuple[Observation, ...], fault: Exception,
+                              wanted: Verdict, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise fault
+
+    monkeypatch.setattr(explore, "_run", refuse)
+    result, twin = judge(bring_up, outcome_of(bring_up, seen), "fake")
+    assert (result.verdict, result.reason, twin) == (wanted, f"the twin: {fault}", None)
+
+
+def test_what_would_not_go_away_is_no_sameness(
+        bring_up: Trace, seen: tuple[Observation, ...]) -> None:
+    result = verdict(bring_up, outcome_of(bring_up, seen, leftovers=("snap", "cow")))
+    assert (result.verdict, result.reason) == (
+        Verdict.DIVERGED, "devices would not go away: snap, cow")
+    assert result.divergences == ()
+
+
+def test_the_guest_that_was_probed_decides_the_profile() -> None:
+    """The same answers are right for one kernel and wrong for another."""
+    trace = trace_of("cow_is_origin")
+    answers = explore.run(trace.steps, 7, PROFILES["6.1"])
+    old = msgspec.structs.replace(READY, probe=PROFILES["6.1"].facts())
+    assert verdict(trace, outcome_of(trace, answers, ready=old)).verdict is Verdict.SAME
+    assert verdict(trace, outcome_of(trace, answers)).verdict is Verdict.DIVERGED
+
+
+def test_a_promise_that_both_sides_break_is_reported() -> None:
+    trace = trace_of("origin_not_resumed[P]")
+    result = verdict(trace, outcome_of(trace, explore.run(trace.steps, 7, Profile())))
+    assert result.verdict is Verdict.SAME
+    assert result.kernel_promises == result.twin_promises != ()
+    assert result.promise_broken
+
+
+# -- execute ------------------------------------------------------------------------------------
+
+
+class Recorder:
+    """A reporter that remembers."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.doing: list[tuple[str, str]] = []
+        self.results: list[Result] = []
+
+    def begin(self, kernels: list[str], total: int) -> None:
+        self.calls.append(f"begin {' '.join(kernels)} {total}")
+
+    def progress(self, guest: str, doing: str) -> None:
+        self.doing.append((guest, doing))
+
+    def result(self, result: Result) -> None:
+        self.calls.append("result")
+        self.results.append(result)
+
+    def end(self, report: RunReport) -> None:
+        self.calls.append("end")
+        self.report = report
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+
+class Programs:
+    """Starts `seeing_guest.py` in place of kernels."""
+
+    def check(self, guests: int, results: Path) -> None:
+        """Nothing is needed."""
+
+    def start(self, results: Path) -> KeptProcess:
+        home = str(Path(run.__file__).parents[1])
+        return KeptProcess([sys.executable, "-P", SEEING_GUEST, results], results=results,
+                           env={"PATH": os.defpath, "PYTHONPATH": home})
+
+
+@pytest.fixture
+def programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = run.Supervisor
+
+    def supervisor(kernel: Kernel, **options: object) -> object:
+        return original(kernel, **options, launcher=Programs())  # type: ignore[arg-type]
+
+    monkeypatch.setattr(run, "Supervisor", supervisor)
+
+
+def plan(directory: Path, *names: str, kernels: tuple[str, ...] = ("one",), **fields: object
+         ) -> Plan:
+    traces = []
+    for name in names:
+        trace = trace_of("bring_up[N]")
+        traces.append(msgspec.structs.replace(trace, header=msgspec.structs.replace(
+            trace.header, scenario=name)))
+    return Plan(**{"traces": tuple(traces), "jobs": 2, "directory": directory / "guests",  # type: ignore[arg-type]
+                   "kernels": tuple(Kernel(name, SEEING_GUEST, directory) for name in kernels),
+                   "step_limit_s": 20.0, "boot_limit_s": 20.0, **fields})
+
+
+@pytest.mark.usefixtures("programs")
+def test_a_run_of_every_temper(tmp_path: Path) -> None:
+    names = ["ok-1", "exit-1", "ok-2", "wrong-1", "fault-1", "leftover-1", "exit-once", "ok-3"]
+    recorder = Recorder()
+    report = execute(plan(tmp_path, *names), recorder)
+    assert [result.scenario for result in report.results] == names
+    assert {result.scenario: result.verdict for result in report.results
+            if result.verdict is not Verdict.SAME} == {
+        "exit-1": Verdict.LOST, "wrong-1": Verdict.DIVERGED, "fault-1": Verdict.BROKEN,
+        "leftover-1": Verdict.DIVERGED}
+    by_name = {result.scenario: result for result in report.results}
+    assert by_name["exit-1"].reason.startswith("vanished in step 1 (disk cow): ")
+    assert "console of exit-1" in by_name["exit-1"].console
+    assert by_name["wrong-1"].divergences[0].step == 0
+    assert [by_name[name].attempts for name in ("ok-1", "exit-1", "exit-once")] == [1, 2, 2]
+    assert not report.all_same
+    assert report.environment.kernels == {"one": "6.12.0-fake"}
+    assert report.environment.jobs == 2
+    # Each is told once, as it comes; the report keeps the order of the plan.
+    assert recorder.calls == ["begin one 8", *["result"] * 8, "end", "close"]
+    assert sorted(result.scenario for result in recorder.results) == sorted(names)
+    assert ("one #1", "ok-1") in recorder.doing
+    assert any("attempt 2" in doing for _, doing in recorder.doing)
+    assert any(not doing for _, doing in recorder.doing), "a lost guest's line goes"
+
+
+@pytest.mark.usefixtures("programs")
+def test_kernels_run_one_after_another_and_old_files_go(tmp_path: Path) -> None:
+    for _ in range(2):
+        recorder = Recorder()
+        report = execute(plan(tmp_path, "ok-1", "exit-once", kernels=("one", "two")), recorder)
+        assert report.all_same
+        # `once` is once for each kernel and each run: nothing of the run before was left.
+        assert [(r.kernel, r.scenario, r.attempts) for r in report.results] == [
+            ("one", "ok-1", 1), ("one", "exit-once", 2),
+            ("two", "ok-1", 1), ("two", "exit-once", 2)]
+        assert recorder.calls == ["begin one two 4", *["result"] * 4, "end", "close"]
+
+
+@pytest.mark.usefixtures("programs")
+def test_an_interrupt_reports_what_had_finished(tmp_path: Path) -> None:
+    class Impatient(Recorder):
+        def result(self, result: Result) -> None:
+            super().result(result)
+            raise KeyboardInterrupt
+
+    impatient = Impatient()
+    with pytest.raises(KeyboardInterrupt):
+        execute(plan(tmp_path, "ok-1", "ok-2", jobs=1, kernels=("one", "two")), impatient)
+    assert impatient.calls == ["begin one two 4", "result", "end", "close"]
+    assert [result.scenario for result in impatient.report.results] == ["ok-1"]
+
+
+@pytest.mark.usefixtures("programs")
+def test_guests_that_cannot_be_had_are_no_verdict(tmp_path: Path) -> None:
+    recorder = Recorder()
+    with pytest.raises(ProvisioningError, match="never became ready"):
+        execute(plan(tmp_path, "ok-1", driver="dies"), recorder)
+    assert recorder.calls == ["begin one 1", "close"]
+
+
+@pytest.mark.usefixtures("programs")
+def test_a_full_disk_is_told_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+                                             ) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(ProvisioningError, match="No space left on device; free space"):
+        execute(plan(tmp_path, "ok-1"), Recorder())
