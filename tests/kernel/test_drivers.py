@@ -1,0 +1,48 @@
+"""The two drivers are one protocol: each scenario gives the same observations through both.
+
+This is the longest test of all, since a command of `dmsetup` is a process: some minutes.
+"""
+
+import sys
+from pathlib import Path
+
+from harness.diff import compare, render
+from harness.guest import catalogue
+from harness.guest.events import Outcome
+from harness.guest.supervise import Supervisor
+from harness.kernel.session import Job, JobScenario
+from harness.run import default_jobs
+from harness.scenarios.registry import choose
+from harness.steps import encode
+from harness.trace import Trace
+
+
+def run_with(driver: str, traces: dict[str, Trace], results: Path) -> dict[str, Outcome]:
+    kernel = catalogue.fetch(catalogue.default())
+    supervisor = Supervisor(
+        kernel, guests=default_jobs(), results=results, python=Path(sys.executable),
+        job=lambda names: encode(Job(modules=str(kernel.modules), driver=driver, scenarios=tuple(
+            JobScenario(name, traces[name].steps, traces[name].header.seed) for name in names))))
+    return supervisor.run(list(traces))
+
+
+def test_drivers_are_equal_on_the_whole_catalogue(tmp_path: Path) -> None:
+    traces = {scenario.name: scenario.trace() for scenario in choose([])}
+    by_ioctl = run_with("ioctl", traces, tmp_path / "ioctl")
+    by_dmsetup = run_with("dmsetup", traces, tmp_path / "dmsetup")
+
+    different = []
+    for name, trace in traces.items():
+        one, other = by_ioctl[name], by_dmsetup[name]
+        assert one.ready is not None
+        assert other.ready is not None
+        assert (one.ready.driver, other.ready.driver) == ("ioctl", "dmsetup")
+        assert one.ready.targets == other.ready.targets
+        for outcome in (one, other):
+            assert not outcome.lost, (name, outcome.lost)
+            assert not outcome.fault, (name, outcome.fault)
+            assert not outcome.leftovers, (name, outcome.leftovers)
+        comparison = compare(trace, one.observations, other.observations)
+        if not comparison.same:
+            different.append(f"{name}: " + "; ".join(map(render, comparison.divergences)))
+    assert not different, "\n".join(different)
