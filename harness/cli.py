@@ -39,6 +39,10 @@ class _Group(click.Group):
         except BrokenPipeError:
             sys.stderr.close()  # a reader that had enough, such as head
             ctx.exit(0)
+        except OSError as fault:
+            where = f"{fault.filename}: " if fault.filename else ""
+            click.echo(f"dmsnap: {where}{fault.strerror or fault}", err=True)
+            ctx.exit(EXIT_CANNOT)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

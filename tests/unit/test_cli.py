@@ -1,0 +1,302 @@
+"""The command: what a user types and reads, and that no traceback ever reaches them."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from harness import trace as traces
+from harness.cli import EXIT_CANNOT, EXIT_DIFFERS, chosen_kernels, main
+from harness.errors import ProvisioningError
+from harness.guest import catalogue
+from harness.report.model import RunReport
+from harness.scenarios.registry import choose
+from harness.trace import Trace
+from harness.twin.profile import PROFILES
+
+COMMANDS = ("doctor", "kernels", "list", "replay", "run", "trace")
+
+
+@pytest.fixture
+def dmsnap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Type a command in an empty directory, with an empty cache and nowhere to fetch from."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def nothing(*_: object, **__: object) -> None:
+        raise ProvisioningError("for a test there are no kernels: fetch one")
+
+    monkeypatch.setattr(catalogue, "fetch", nothing)
+
+    def typed(*words: object, standard_input: str | bytes | None = None) -> Result:
+        result = CliRunner().invoke(main, [str(word) for word in words], input=standard_input)
+        assert result.exception is None or isinstance(result.exception, SystemExit), (
+            result.exception)
+        assert "Traceback" not in result.output
+        return result
+
+    return typed
+
+
+def refused(result: Result, *says: str) -> None:
+    """Exit status 2, one line, nothing on standard output."""
+    assert result.exit_code == EXIT_CANNOT
+    assert result.stdout == ""
+    [line] = result.stderr.splitlines()
+    assert line.startswith("dmsnap: ")
+    for text in says:
+        assert text in line
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"]])
+def test_help_names_every_command(dmsnap, words) -> None:
+    text = dmsnap(*words).stdout
+    assert all(f"\n  {command} " in text for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "kernels fetch"])
+def test_each_command_explains_itself(dmsnap, command: str) -> None:
+    result = dmsnap(*command.split(), "--help")
+    assert result.exit_code == 0
+    assert result.stdout.startswith(f"Usage: main {command}")
+    assert len(result.stdout.splitlines()) > 5
+
+
+def test_what_is_no_command_is_refused(dmsnap) -> None:
+    result = dmsnap("runn")
+    assert result.exit_code == EXIT_CANNOT
+    assert "No such command 'runn'" in result.stderr
+
+
+# -- list ---------------------------------------------------------------------------------------
+
+
+def test_list_shows_each_scenario_once_with_what_it_is_about(dmsnap) -> None:
+    result = dmsnap("list")
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert [line for line in lines if line.startswith("  bring_up ")] == ["  bring_up ×3"]
+    assert lines[0] == "creation"
+    assert any(line.startswith("  lost ×3  (only when named)") for line in lines)
+    for scenario in choose([]):
+        assert f"      {scenario.about}" in lines
+    assert "answers:" not in result.stdout
+
+
+def test_list_of_a_pattern(dmsnap) -> None:
+    text = dmsnap("list", "overflow_in*", "bring_up[P]", "--rows").stdout
+    assert [line.strip() for line in text.splitlines() if line[:2] != "  " or line[2] != " "] == [
+        "creation", "bring_up", "overflow", "overflow_in_one_write ×6"]
+    assert "answers: dmtest: bring_up_snapshot_target" in text
+
+
+@pytest.mark.parametrize("command", ["list", "trace", "run"])
+def test_a_pattern_that_matches_nothing(dmsnap, command: str) -> None:
+    refused(dmsnap(command, "nosuch*"), "no scenario matches nosuch*", "dmsnap list")
+
+
+# -- trace --------------------------------------------------------------------------------------
+
+
+def test_trace_prints_what_can_be_read_back(dmsnap) -> None:
+    result = dmsnap("trace", "bring_up[PO]", "--seed", 5)
+    assert result.exit_code == 0
+    assert traces.loads(result.stdout) == choose(["bring_up[PO]"])[0].trace(5)
+
+
+def test_trace_of_a_name_with_variants_names_them(dmsnap) -> None:
+    refused(dmsnap("trace", "bring_up"), "bring_up has 3 variants", "bring_up[P]", "bring_up[N]")
+
+
+@pytest.mark.parametrize("seed", ["-1", "x", str(1 << 63)])
+def test_a_seed_that_is_none(dmsnap, seed: str) -> None:
+    result = dmsnap("trace", "bring_up[P]", "--seed", seed)
+    assert result.exit_code == EXIT_CANNOT
+    assert "'--seed'" in result.stderr
+
+
+# -- replay -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "bring_up.jsonl"
+    path.write_bytes(traces.dumps(bring_up()))
+    return path
+
+
+def bring_up() -> Trace:
+    return choose(["bring_up[P]"])[0].trace()
+
+
+@pytest.mark.parametrize("profile", [None, *PROFILES])
+def test_replay_on_the_twin_writes_observations(dmsnap, file: Path, tmp_path: Path,
+                                                profile: str | None) -> None:
+    named = () if profile is None else ("--profile", profile)
+    result = dmsnap("replay", file, "--on", "twin", *named)
+    assert result.exit_code == 0
+    place = "report/replay/twin.jsonl"
+    assert result.stdout == f"{len(bring_up().steps)} observations: {place}\n"
+    seen = traces.read_observations(tmp_path / place)
+    assert (seen.header.side, seen.header.scenario) == ("twin", "bring_up[P]")
+    assert seen.header.profile == PROFILES[profile or "6.12"].facts()
+    assert [each.step for each in seen.observations] == list(range(len(bring_up().steps)))
+
+
+def test_replay_of_what_comes_in(dmsnap, file: Path, tmp_path: Path) -> None:
+    result = dmsnap("replay", "-", "--on", "twin", "--output", tmp_path / "a" / "b",
+                    standard_input=file.read_bytes())
+    assert result.exit_code == 0
+    assert (tmp_path / "a/b/twin.jsonl").exists()
+
+
+BAD_TRACES = [
+    ("", "trace: the file is empty"),
+    ("not json\n", "line 1: "),
+    ('{"dmsnap-trace":2,"scenario":"x"}\n', "line 1, field $.dmsnap-trace: version 2"),
+    ('{"dmsnap-observations":1,"scenario":"x"}\n', "this is an observations file"),
+    ('{"dmsnap-trace":1,"scenario":"x"}\n{"do":"fly"}\n', "line 2, field $.do"),
+    ('{"dmsnap-trace":1,"scenario":"x"}\n\n{"do":"disk","name":"a","sectors":"8"}\n',
+     "line 3, field $.sectors: Expected `int`, got `str`"),
+    ('{"dmsnap-trace":1,"scenario":"x"}\n{"do":"disk","name":"a"}\n', "line 2, field $.sectors"),
+    ("[" * 100_000, "line 1"),
+]
+
+
+@pytest.mark.parametrize(("text", "says"), BAD_TRACES)
+@pytest.mark.parametrize("side", ["twin", "both"])
+def test_a_malformed_trace_is_told_with_line_and_field(dmsnap, tmp_path: Path, text: str,
+                                                       says: str, side: str) -> None:
+    (tmp_path / "bad.jsonl").write_text(text)
+    refused(dmsnap("replay", "bad.jsonl", "--on", side), says)
+    assert not (tmp_path / "report").exists()
+
+
+def test_a_trace_that_is_no_text(dmsnap, tmp_path: Path) -> None:
+    (tmp_path / "bad.jsonl").write_bytes(b"\xff\xfe\x00")
+    refused(dmsnap("replay", "bad.jsonl", "--on", "twin"), "line 1")
+
+
+def test_a_file_that_is_not_there(dmsnap, tmp_path: Path) -> None:
+    refused(dmsnap("replay", "nowhere.jsonl", "--on", "twin"),
+            "nowhere.jsonl: No such file or directory")
+    (tmp_path / "a directory").mkdir()
+    result = dmsnap("replay", "a directory", "--on", "twin")
+    assert result.exit_code == EXIT_CANNOT
+    assert "'a directory' is a directory" in result.stderr
+
+
+def test_observations_that_cannot_be_written(dmsnap, file: Path, tmp_path: Path) -> None:
+    (tmp_path / "report").write_text("a file in the way")
+    refused(dmsnap("replay", file, "--on", "twin"), "report/replay: ")
+
+
+def test_a_trace_without_meaning(dmsnap, tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text(
+        '{"dmsnap-trace":1,"scenario":"x"}\n{"do":"read","device":"a","sector":0,"sectors":1}\n')
+    refused(dmsnap("replay", "t.jsonl", "--on", "twin"), "no device named a")
+
+
+def test_a_profile_beside_a_kernel(dmsnap, file: Path) -> None:
+    for side in ("kernel", "both"):
+        refused(dmsnap("replay", file, "--on", side, "--profile", "6.1"), "belongs to --on twin")
+    refused(dmsnap("replay", file, "--on", "twin", "--profile", "5.0"), "no profile named '5.0'")
+
+
+def test_a_replay_takes_one_kernel(dmsnap, file: Path) -> None:
+    refused(dmsnap("replay", file, "--kernel", "uml-6.1", "--kernel", "uml-7.2"),
+            "runs on one kernel")
+
+
+# -- kernels ------------------------------------------------------------------------------------
+
+
+def test_modules_belong_to_a_kernel_of_ones_own(dmsnap, tmp_path: Path) -> None:
+    refused(dmsnap("run", "bring_up", "--kernel", "uml-6.1", "--modules", tmp_path),
+            "--modules belongs to a kernel given as a path", "uml-6.1", "leave it out")
+    refused(dmsnap("run", "bring_up", "--modules", tmp_path), "leave it out")
+    refused(dmsnap("run", "bring_up", "--kernel", "./linux"), "say where its modules are")
+
+
+@pytest.mark.parametrize("command", [["run", "bring_up"], ["replay", "bring_up.jsonl"]])
+def test_a_kernel_that_nobody_knows(dmsnap, file: Path, command: list[str]) -> None:
+    assert file.exists()
+    refused(dmsnap(*command, "--kernel", "uml-9"), "uml-9", "uml-6.12")
+
+
+def test_a_program_that_is_no_kernel(dmsnap, tmp_path: Path) -> None:
+    refused(dmsnap("run", "bring_up", "--kernel", tmp_path / "nothing", "--modules", tmp_path),
+            "nothing")
+
+
+def test_a_kernel_that_cannot_be_fetched(dmsnap, file: Path) -> None:
+    refused(dmsnap("run", "bring_up"), "for a test there are no kernels")
+    refused(dmsnap("replay", file), "for a test there are no kernels")
+    refused(dmsnap("kernels", "fetch", "uml-6.1"), "for a test there are no kernels")
+    refused(dmsnap("kernels", "fetch", "uml-9"), "uml-9")
+
+
+def test_kernels_lists_the_catalogue(dmsnap, tmp_path: Path) -> None:
+    text = dmsnap("kernels").stdout
+    for entry in catalogue.entries():
+        assert f"not cached: dmsnap kernels fetch {entry.name}" in text
+    assert text.count("(default)") == 1
+    assert text.endswith(f"cache: {tmp_path / 'cache'}/dmsnap/kernels\n")
+
+
+def test_a_kernel_named_twice_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalogue, "fetch", lambda name, **_: name)
+    assert chosen_kernels(["uml-7.2", "uml-6.1", "uml-7.2"], None) == ("uml-7.2", "uml-6.1")
+    assert chosen_kernels([], None) == (catalogue.default(),)
+
+
+# -- run ----------------------------------------------------------------------------------------
+
+
+def test_here_is_refused_on_a_machine_without_the_mark(dmsnap) -> None:
+    result = dmsnap("run", "bring_up", "--guest", "here")
+    assert result.exit_code == EXIT_CANNOT
+    [line] = result.stderr.splitlines()
+    assert line.startswith("dmsnap: ")
+    refused(dmsnap("run", "bring_up", "--guest", "here", "--kernel", "uml-6.1"), "leave --kernel")
+
+
+@pytest.mark.parametrize(("words", "option"), [
+    (["-j", "0"], "-j"), (["-j", "many"], "-j"), (["--step-limit", "0"], "--step-limit"),
+    (["--driver", "telepathy"], "--driver"), (["--guest", "moon"], "--guest"),
+    (["--seed", "-1"], "--seed"), (["--nosuch"], "--nosuch")])
+def test_options_are_checked(dmsnap, words: list[str], option: str) -> None:
+    result = dmsnap("run", "bring_up", *words)
+    assert result.exit_code == EXIT_CANNOT
+    assert option in result.stderr
+
+
+@pytest.mark.parametrize("verdict", ["same", "diverged"])
+def test_the_exit_status_says_whether_all_are_the_same(dmsnap, tmp_path: Path, verdict: str,
+                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = {}
+
+    def execute(plan, reporter):
+        seen["plan"] = plan
+        report = traces.msgspec.json.decode(json.dumps({
+            "dmsnap-results": 1, "results": [
+                {"scenario": trace.header.scenario, "kernel": "k", "verdict": verdict}
+                for trace in plan.traces]}), type=RunReport)
+        reporter.begin(["k"], len(plan.traces))
+        reporter.end(report)
+        reporter.close()
+        return report
+
+    monkeypatch.setattr("harness.run.execute", execute)
+    monkeypatch.setattr(catalogue, "fetch", lambda name, **_: name)
+    result = dmsnap("run", "bring_up", "-j", 3, "--seed", 9, "--driver", "dmsetup", "--report",
+                    "out", "--step-limit", 7)
+    assert result.exit_code == (0 if verdict == "same" else EXIT_DIFFERS)
+    assert result.stdout.endswith("report: out/junit.xml, run.ktap, results.json\n")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "junit.xml", "results.json", "run.ktap"]
+    plan = seen["plan"]
+    assert (plan.jobs, plan.driver, plan.step_limit_s, str(plan.directory)) == (
+        3, "dmsetup", 7.0, "out/guests")
+    assert [trace.header.seed for trace in plan.traces] == [9, 9, 9]

@@ -1,0 +1,126 @@
+"""The catalogue: every scenario has a name of its own, says what it is about, and makes sense."""
+
+import pytest
+
+from harness import trace as traces
+from harness.errors import BadScenario
+from harness.scenarios import registry
+from harness.scenarios.registry import Scenario, by_theme, catalogue, choose, scenario
+from harness.scenarios.script import Script
+from harness.steps import AnyStep, Crash, Disk, Examine
+from harness.trace import Layer
+from harness.twin import explore
+from harness.twin.profile import PROFILES
+
+SCENARIOS_MIN = 40
+LOST = {"lost[panic]", "lost[hang]", "lost[exit]"}
+
+
+def names(*patterns: str) -> list[str]:
+    return [entry.name for entry in choose(patterns)]
+
+
+@pytest.fixture
+def empty(monkeypatch: pytest.MonkeyPatch) -> dict[str, Scenario]:
+    entries: dict[str, Scenario] = {}
+    monkeypatch.setattr(registry, "_scenarios", entries)
+    return entries
+
+
+def test_the_catalogue_is_large_and_each_entry_tells_about_itself() -> None:
+    entries = catalogue()
+    assert len({name.partition("[")[0] for name in entries}) >= SCENARIOS_MIN
+    for name, entry in entries.items():
+        assert entry.name == name
+        assert entry.about.endswith((".", "?")), name
+        assert entry.theme in registry.THEMES
+        assert name.isascii()
+
+
+def test_themes_hold_everything_once_in_order() -> None:
+    themes = list(by_theme())
+    assert [theme for theme, _ in themes] == list(registry.THEMES)
+    assert [entry for _, entries in themes for entry in entries] == list(catalogue().values())
+
+
+def test_no_two_scenarios_share_a_name_and_all_have_a_docstring(
+        empty: dict[str, Scenario]) -> None:
+    def one(script: Script, store: str) -> None:
+        """About one."""
+
+    def silent(script: Script) -> None:
+        script.examine()
+
+    scenario(store=("P", "N"))(one)
+    assert list(empty) == ["one[P]", "one[N]"]
+    with pytest.raises(AssertionError, match=r"two scenarios are named one\[P\]"):
+        scenario(store=("P",))(one)
+    with pytest.raises(AssertionError, match="silent says nothing about itself"):
+        scenario()(silent)
+
+
+@pytest.mark.parametrize(("patterns", "wanted"), [
+    (["bring_up"], ["bring_up[P]", "bring_up[PO]", "bring_up[N]"]),
+    (["bring_up[PO]"], ["bring_up[PO]"]),
+    (["bring_up[P*"], ["bring_up[P]", "bring_up[PO]"]),
+    (["*_up[?]"], ["bring_up[P]", "bring_up[N]"]),
+    (["bring_up[N]", "bring_up[P]", "bring_up[N]"], ["bring_up[P]", "bring_up[N]"]),
+])
+def test_patterns(patterns: list[str], wanted: list[str]) -> None:
+    assert names(*patterns) == wanted
+
+
+@pytest.mark.parametrize("pattern", ["bring", "bring_up[", "bring_up[X]", "[bB]ring_up", "", "["])
+def test_a_pattern_that_matches_nothing_is_refused(pattern: str) -> None:
+    with pytest.raises(BadScenario, match=r"no scenario matches .*: see dmsnap list"):
+        choose(["bring_up", pattern])
+
+
+def test_what_loses_its_guest_runs_only_when_named() -> None:
+    everything = names()
+    assert not LOST & set(everything)
+    assert {entry.name for entry in catalogue().values() if entry.loses_guest} == LOST
+    assert len(everything) == len(catalogue()) - len(LOST)
+    assert set(names("lost")) == LOST
+    assert names("lost[exit]") == ["lost[exit]"]
+    assert not LOST & set(names("*"))
+    assert names("lo*") == [name for name in catalogue()
+                            if name.startswith("lo") and name not in LOST]
+
+
+@pytest.mark.parametrize("entry", catalogue().values(), ids=lambda entry: entry.name)
+def test_each_ends_with_examine_and_survives_its_file(entry: Scenario) -> None:
+    trace = entry.trace(seed=3)
+    assert (trace.header.scenario, trace.header.seed, trace.header.about) == (
+        entry.name, 3, entry.about)
+    assert isinstance(trace.steps[-1], Examine)
+    assert not any(isinstance(step, Examine) for step in trace.steps[-2:-1])
+    assert entry.trace(seed=3) == trace, "writing a scenario twice gives the same steps"
+    assert traces.loads(traces.dumps(trace)) == trace
+    assert entry.loses_guest == any(isinstance(step, Crash) for step in trace.steps)
+
+
+def test_a_scenario_that_ends_with_examine_gets_no_second_one(empty: dict[str, Scenario]) -> None:
+    @scenario()
+    def short(script: Script) -> None:
+        """It leaves the log out, and examines."""
+        script.leave_out(Layer.LOG, "for a test")
+        script.disk("a", 8)
+        script.examine()
+
+    trace = empty["short"].trace()
+    assert trace.steps == (Disk(name="a", sectors=8), Examine())
+    assert [(left.layer, left.reason) for left in trace.header.not_compared] == [
+        (Layer.LOG, "for a test")]
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_each_makes_sense_to_the_twin_under_every_profile(profile: str) -> None:
+    """No BadScenario, no broken invariant; and a step is seen exactly once."""
+    for entry in choose([]):
+        steps: tuple[AnyStep, ...] = entry.trace().steps
+        try:
+            seen = explore.run(steps, 1, PROFILES[profile])
+        except Exception as fault:
+            raise AssertionError(f"{entry.name} under {profile}") from fault
+        assert [each.step for each in seen] == list(range(len(steps))), entry.name
