@@ -24,6 +24,7 @@ from harness.steps import (
     DeviceState,
     Examine,
     Observation,
+    Parallel,
     Read,
     Runs,
     Wait,
@@ -312,4 +313,6 @@ def _field(state: DeviceState | None, field: str) -> str | None:
 def _text_layer(step: AnyStep) -> Layer:
     if isinstance(step, TableStep):
         return Layer.TABLE
+    if isinstance(step, Parallel):
+        return Layer.ERROR
     return Layer.EVENT if isinstance(step, Wait) else Layer.STATUS

@@ -56,6 +56,16 @@ class Line(Struct, frozen=True):
     words: tuple[str, ...]  # a device is {name}
     image: Image | None = None
 
+    @property
+    def straight(self) -> bool:
+        """The line maps its sectors to one device as they are: linear, or delayed alike."""
+        words = self.words
+        if len(words) < 2 or not words[1].isdecimal():
+            return False
+        groups = range(0, len(words), 3)
+        return (self.type == "linear" and len(words) == 2) or (
+            self.type == "delay" and all(words[at : at + 2] == words[:2] for at in groups))
+
     def device(self, index: int) -> str:
         """The device that argument ``index`` names; empty if it is none."""
         match = do.REFERENCE.fullmatch(self.words[index]) if index < len(self.words) else None
@@ -96,7 +106,7 @@ class World:
             a, b = max(start, line.start), min(end, line.start + line.length)
             if a >= b:
                 continue
-            if line.type == "linear" and len(line.words) == 2 and line.words[1].isdecimal():
+            if line.straight:
                 shift = int(line.words[1]) - line.start
                 for x, y, leaf, at in self.pieces(line.device(0), a + shift, b + shift):
                     yield x - shift, y - shift, leaf, at
@@ -143,7 +153,7 @@ class World:
             if part.empty or line.type in ("zero", "error"):
                 continue
             origin = line.device(0)
-            if line.type == "linear" and len(line.words) == 2 and line.words[1].isdecimal():
+            if line.straight:
                 self.write(origin, part.shifted(int(line.words[1]) - line.start), kept)
             elif line.type == "snapshot-origin":
                 self.write(origin, part, kept + self.registered(origin))
@@ -229,8 +239,23 @@ class World:
                     self.write(step.device, written(self.seed, step, failed=failed))
                     if isinstance(step, do.Discard):
                         self.discard(step)
+            case do.Parallel():
+                self.parallel(step, observation)
             case do.Crash():
                 self.give_up()
+
+    def parallel(self, step: do.Parallel, observation: Observation) -> None:
+        """What overlaps, or was refused, is anybody's guess; the rest is as if done in turns."""
+        ended = (observation.text or "").splitlines()
+        writes = [(io, said == "ok") for io, said in zip(step.ios, ended, strict=False)
+                  if isinstance(io, do.Write)]
+        for io, done in writes:
+            shared = any(
+                other is not io and other.device == io.device
+                and other.sector < io.sector + io.sectors
+                and io.sector < other.sector + other.sectors
+                for other, _ in writes)
+            self.write(io.device, written(self.seed, io, failed=shared or not done))
 
     def discard(self, step: do.Discard) -> None:
         """Discards that are passed down reach the origin, and by the rules nobody is told."""

@@ -8,6 +8,7 @@ tries the other orders that are permitted (`harness.twin.explore`).
 
 import os
 import platform
+import re
 import shutil
 import sys
 import tempfile
@@ -45,6 +46,8 @@ from harness.twin.profile import Profile
 
 GUESTS_DIRECTORY: Final = "guests"
 """Below the report: journals and consoles of the guests, by kernel."""
+_NOT_IN_A_NAME: Final = re.compile(r"[^A-Za-z0-9.+-]+|^\.+")
+_NAME_CHARACTERS_MAX: Final = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +126,8 @@ class _Run:
     def on_kernel(self, kernel: Kernel) -> None:
         """All scenarios on one kernel."""
         plan = self._plan
-        keep = plan.directory / kernel.name
+        # The name of a kernel of one's own is its path: it must not lead out of the report.
+        keep = plan.directory / _NOT_IN_A_NAME.sub("_", kernel.name)[-_NAME_CHARACTERS_MAX:]
         shutil.rmtree(keep, ignore_errors=True)
         keep.parent.mkdir(parents=True, exist_ok=True)
         found: dict[str, Result] = {}

@@ -16,6 +16,8 @@ from typing import Annotated, Final, Literal, Protocol
 import msgspec
 from msgspec import Meta, Struct
 
+from harness.errors import BadScenario
+
 NAME_PATTERN: Final = r"^[A-Za-z0-9_.+-]{1,16}\Z"
 """Device names; 16 bytes, so that a sector can carry the name of its device."""
 SECTOR_MAX: Final = 1 << 54
@@ -194,6 +196,17 @@ class Zeroout(Step, frozen=True, kw_only=True):
     sectors: SectorCount
 
 
+class Parallel(Step, frozen=True, kw_only=True):
+    """Several reads and writes in flight at once, submitted in order, none waiting for another.
+
+    Each is one request, so at most `REQUEST_SECTORS_MAX` long, and direct; at most one of them
+    reads a device.  The step ends with the last of them; its error is the first that one of them
+    met, in the order of submission, and its text has a line for each: ``ok`` or the errno.
+    """
+
+    ios: Annotated[tuple[Write | Read, ...], Meta(min_length=1, max_length=256)]
+
+
 class Image(Step, frozen=True, kw_only=True):
     """Every byte of a disk."""
 
@@ -223,7 +236,8 @@ class Crash(Step, frozen=True, kw_only=True):
 
 AnyStep = (
     Disk | Create | Load | Clear | Resume | Suspend | Remove | Rename | Message | Status | Table
-    | Wait | Write | Poke | Read | Flush | Discard | Zeroout | Image | Parameter | Examine | Crash
+    | Wait | Write | Poke | Read | Flush | Discard | Zeroout | Parallel | Image | Parameter
+    | Examine | Crash
 )
 
 # -- observations -----------------------------------------------------------------------------
@@ -295,7 +309,8 @@ class Observation(Struct, frozen=True, kw_only=True, omit_defaults=True,
     Attributes:
         step: index of the step in the trace, from 0.
         error: errno name (``EIO``), `SUSPENDED`, `TIMEOUT`, or None.
-        text: the lines that `Status` or `Table` asked for; the new event number of `Wait`.
+        text: the lines that `Status` or `Table` asked for; the new event number of `Wait`; how
+            each I/O of `Parallel` ended.
         content: device name → what was read.
         image: disk name → every sector of it.
         state: mapped devices whose state changed in this step; None for one that is gone.
@@ -340,6 +355,21 @@ def references(step: AnyStep) -> tuple[str, ...]:
     if not isinstance(step, Load):
         return ()
     return tuple(m[1] for line in step.table for m in REFERENCE.finditer(line.args))
+
+
+def check_parallel(step: Parallel) -> None:
+    """Refuse what cannot be one set of requests.
+
+    Raises:
+        BadScenario: an I/O is too long or buffered, or a device is read twice.
+    """
+    for io in step.ios:
+        if io.sectors > REQUEST_SECTORS_MAX or io.buffered:
+            raise BadScenario(f"an I/O of a parallel step is direct and at most "
+                              f"{REQUEST_SECTORS_MAX} sectors long")
+    readers = [io.device for io in step.ios if isinstance(io, Read)]
+    if len(set(readers)) != len(readers):
+        raise BadScenario("a parallel step reads a device once: what it shows is kept by device")
 
 
 def requests(sector: int, sectors: int) -> list[tuple[int, int]]:

@@ -23,7 +23,7 @@ from typing import Final, Protocol
 
 from harness import pattern, steps
 from harness.errors import BadScenario
-from harness.kernel import machine, removal
+from harness.kernel import aio, machine, removal
 from harness.kernel.blockio import BLKDISCARD, BLKZEROOUT, BlockIO, Source, error_name
 from harness.kernel.disks import Disks
 from harness.kernel.driver import UUID_PREFIX, Driver, Info, Line, node
@@ -208,6 +208,8 @@ class KernelBackend:
                 if not name.isidentifier():
                     raise BadScenario(f"{name!r} is no name of a module parameter")
                 self._parameters.set(name, value)
+            case steps.Parallel():
+                self._parallel(step, found)
             case steps.Image(device=device):
                 if device not in self._disks.all:
                     raise BadScenario(f"an image is made of a disk, and {device} is none")
@@ -302,6 +304,28 @@ class KernelBackend:
                 self._block.control(path, BLKDISCARD, sector, sectors)
             case steps.Zeroout(sector=sector, sectors=sectors):
                 self._block.control(path, BLKZEROOUT, sector, sectors)
+
+    def _parallel(self, step: steps.Parallel, found: _Found) -> None:
+        steps.check_parallel(step)
+        requests = []
+        for io in step.ios:
+            if io.device not in self._disks.all and io.device not in self._info:
+                raise BadScenario(f"there is no device {io.device}: make it before it is used")
+            if self._waits(io.device):
+                found.error = steps.SUSPENDED
+                return
+            data = None
+            if isinstance(io, steps.Write):
+                source = zeros if io.fill == "zero" else self._stamps(io.device, io.generation)
+                data = source(io.sector, io.sectors)
+            requests.append(aio.Request(node(io.device), io.sector, io.sectors, data))
+        answers = aio.submit_all(requests)
+        said = [error_name(answer) if isinstance(answer, OSError) else "ok" for answer in answers]
+        found.text = "\n".join(said)
+        found.error = next((word for word in said if word != "ok"), None)
+        for io, answer in zip(step.ios, answers, strict=True):
+            if isinstance(io, steps.Read) and isinstance(answer, memoryview):
+                found.content[io.device] = pattern.encode(self._seed, answer)
 
     def _waits(self, device: str) -> bool:
         """Whether I/O on ``device`` would wait: it, or one below it, is suspended."""

@@ -17,6 +17,7 @@ from harness.steps import (
     Image,
     Load,
     Message,
+    Parallel,
     Parameter,
     Poke,
     Read,
@@ -189,6 +190,15 @@ class Script:
     def read(self, device: str, sector: int, sectors: int, *, buffered: bool = False) -> None:
         """Read."""
         self.steps.append(Read(device=device, sector=sector, sectors=sectors, buffered=buffered))
+
+    def parallel(self, *ios: tuple[str, int, int]) -> None:
+        """Several writes in flight at once, each (device, sector, sectors)."""
+        writes = []
+        for device, sector, sectors in ios:
+            self._generation += 1
+            writes.append(Write(device=device, sector=sector, sectors=sectors,
+                                generation=self._generation))
+        self.steps.append(Parallel(ios=tuple(writes)))
 
     def flush(self, device: str) -> None:
         """Flush."""

@@ -27,6 +27,7 @@ from harness.steps import (
     Load,
     Message,
     Observation,
+    Parallel,
     Parameter,
     Poke,
     Read,
@@ -43,6 +44,7 @@ from harness.steps import (
     Write,
     Zeroout,
     Zeros,
+    check_parallel,
     requests,
 )
 from harness.twin.bio import BlockDevice, is_suspended
@@ -134,6 +136,8 @@ class TwinBackend:
                 return self._wait(name, event)
             case Examine():
                 return self._examine()
+            case Parallel():
+                return self._parallel(step)
             case Image(device=device):
                 return _Result(image={device: self._image(device)})
             case Parameter(name=name, value=value):
@@ -167,6 +171,36 @@ class TwinBackend:
             case Zeroout(sector=sector, sectors=sectors):
                 return _result(self._io.zeroout(device, sector, sectors))
 
+    def _parallel(self, step: Parallel) -> "_Result":
+        check_parallel(step)
+        devices = []
+        for io in step.ios:
+            device = self.world.device(io.device)
+            if device is None:
+                raise BadScenario(f"there is no device named {io.device}")
+            if not device.announced:
+                return _result(errno.ENXIO)
+            if is_suspended(device):
+                return _Result(SUSPENDED)
+            devices.append(device)
+        buffers = [bytearray(io.sectors * SECTOR_BYTES) if isinstance(io, Read) else
+                   self._data(io, io.sector, io.sectors) for io in step.ios]
+        errors = self._io.parallel([
+            (device, isinstance(io, Write), io.sector, memoryview(data))
+            for device, io, data in zip(devices, step.ios, buffers, strict=True)])
+        content = {io.device: pattern.encode(self._seed, data)
+                   for io, data, error in zip(step.ios, buffers, errors, strict=True)
+                   if isinstance(io, Read) and not error}
+        said = [errno_name(error) if error else "ok" for error in errors]
+        return _Result(next((word for word in said if word != "ok"), None),
+                       text="\n".join(said), content=content)
+
+    def _data(self, step: Write, sector: int, sectors: int) -> memoryview:
+        """What a step writes to a range."""
+        if step.fill == "zero":
+            return memoryview(bytes(sectors * SECTOR_BYTES))
+        return pattern.fill(self._seed, step.device, sector, sectors, step.generation).data
+
     def _make_disk(self, step: Disk) -> "_Result":
         if self.world.device(step.name) is not None:
             raise BadScenario(f"there is a device named {step.name} already")
@@ -184,11 +218,7 @@ class TwinBackend:
     def _write(self, device: BlockDevice, step: Write) -> "_Result":
         pieces = []
         for sector, sectors in requests(step.sector, step.sectors):
-            if step.fill == "zero":
-                data = memoryview(bytes(sectors * SECTOR_BYTES))
-            else:
-                data = pattern.fill(self._seed, step.device, sector, sectors,
-                                    step.generation).data
+            data = self._data(step, sector, sectors)
             if not step.buffered:
                 error = self._io.write_direct(device, sector, data)
                 if error:

@@ -7,6 +7,7 @@ of the cache, in ascending order.
 """
 
 import errno
+from collections.abc import Sequence
 from typing import Final
 
 from harness.twin.bio import READ, WRITE, Bio, BlockDevice, Op
@@ -35,6 +36,36 @@ class BlockIO:
             self._clock.wait_until(lambda: all(bio.context is _ENDED for bio in left))
         self._clock.run_until_idle()
         return next((bio.error for bio in reversed(bios) if bio.error), 0)
+
+    def parallel(self, ios: Sequence[tuple[BlockDevice, bool, int, memoryview]]) -> list[int]:
+        """Direct requests (device, writes, sector, buffer), all in flight at once; their errnos.
+
+        One that crosses the end of its device does the part inside, and counts as refused: a
+        write gets ENOSPC, a read EINVAL, since it came back short.
+        """
+        bios: list[Bio | None] = []
+        errors = []
+        for device, writes, sector, data in ios:
+            sectors = len(data) >> SECTOR_SHIFT
+            inside = max(0, min(sectors, device.sectors - sector))
+            beyond = errno.ENOSPC if writes else errno.EINVAL
+            bio: Bio | None = None
+            error = 0 if inside == sectors else beyond
+            if writes and device.read_only:
+                error = errno.EPERM
+            elif inside and (sector % device.block_sectors or inside % device.block_sectors):
+                error = errno.EINVAL
+            elif inside:
+                bio = Bio(WRITE if writes else READ, sector, inside,
+                          data[: inside << SECTOR_SHIFT], _end)
+                device.submit(bio)
+                self._clock.may_preempt()
+            bios.append(bio)
+            errors.append(error)
+        self._clock.wait_until(lambda: all(bio is None or bio.context is _ENDED for bio in bios))
+        self._clock.run_until_idle()
+        return [bio.error if bio is not None and bio.error else error
+                for bio, error in zip(bios, errors, strict=True)]
 
     def write_direct(self, device: BlockDevice, sector: int, data: memoryview) -> int:
         """``pwrite`` with O_DIRECT until it is all written or refused; the errno."""

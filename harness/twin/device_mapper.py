@@ -11,6 +11,7 @@ from typing import Final
 from harness.steps import TargetLine, UEvent
 from harness.twin.bio import Bio, BlockDevice
 from harness.twin.clock import Choices, Clock
+from harness.twin.delay import Delay
 from harness.twin.disk import Disk
 from harness.twin.limits import Limits
 from harness.twin.mapped_device import MappedDevice
@@ -24,7 +25,7 @@ from harness.twin.target import Error, Linear, Target, Zero
 from harness.units import SECTOR_BYTES
 
 TARGET_TYPES: Final[dict[str, type[Target]]] = {
-    kind.type_name: kind for kind in (Linear, Error, Zero, Snapshot, SnapshotMerge, Origin)
+    kind.type_name: kind for kind in (Linear, Error, Zero, Delay, Snapshot, SnapshotMerge, Origin)
 }
 
 

@@ -196,6 +196,10 @@ class Snapshot(Target):
 
     def map(self, bio: Bio) -> BlockDevice | None:
         """Kernel: ``snapshot_map``."""
+        if self._drop_waiters is not None:
+            # The snapshot is locked while its header is written.
+            self._drop_waiters.append(partial(self._map_again, bio))
+            return None
         reading = bio.op is READ
         if not self.valid or (self.overflowed and not reading):
             bio.end(errno.EIO)
@@ -232,6 +236,11 @@ class Snapshot(Target):
             pending.started = True
             self.start_copy(pending)
         return None
+
+    def _map_again(self, bio: Bio) -> None:
+        device = self.map(bio)
+        if device is not None:
+            device.submit(bio)
 
     def _discard(self, bio: Bio, chunk: int) -> BlockDevice | None:
         """A discard makes no exception; one of a chunk's length zeroes where it leads.
@@ -360,7 +369,7 @@ class Snapshot(Target):
 
     def _pending_complete(self, pending: PendingException, success: bool) -> None:
         """The store has, or will never have, this exception (kernel: ``pending_complete``)."""
-        if not success:
+        if not success or self._drop_waiters is not None:
             self.invalidate(errno.EIO, partial(self._finish, pending, True))
         elif not self.valid:
             self._finish(pending, True)

@@ -317,6 +317,18 @@ def test_kernels_run_one_after_another_and_old_files_go(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("programs")
+@pytest.mark.parametrize("name", ["{tmp}/build/linux", "..", "../../x"])
+def test_a_kernel_that_is_named_by_its_path_keeps_its_files(tmp_path: Path, name: str) -> None:
+    """Guests' files go below the report, whatever the kernel is called."""
+    (tmp_path / "build/linux").mkdir(parents=True)
+    (tmp_path / "build/linux/precious").touch()
+    report = execute(plan(tmp_path, "ok-1", kernels=(name.format(tmp=tmp_path),)), Recorder())
+    assert report.all_same
+    assert [path.name for path in (tmp_path / "build/linux").iterdir()] == ["precious"]
+    assert [path.name for path in tmp_path.glob("guests/*/*")] == ["guest-0001"]
+
+
+@pytest.mark.usefixtures("programs")
 def test_an_interrupt_reports_what_had_finished(tmp_path: Path) -> None:
     class Impatient(Recorder):
         def result(self, result: Result) -> None:

@@ -1,0 +1,74 @@
+"""What the documents show is what the program does."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from harness import promise
+from harness.scenarios import registry
+from harness.scenarios.registry import Scenario
+from harness.steps import Write
+from harness.twin import explore
+from harness.twin.profile import PROFILES, Profile
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *DOCS.glob("*.md")])
+LINES_MAX = 10
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> dict[str, Scenario]:
+    """The catalogue that the example alone makes."""
+    entries: dict[str, Scenario] = {}
+    monkeypatch.setattr(registry, "_scenarios", entries)
+    [block] = re.findall(r"^```python scenario\n(.*?)^```", (
+        DOCS / "adding-a-scenario.md").read_text(), re.MULTILINE | re.DOTALL)
+    lines = block[block.index("@scenario"):].strip().splitlines()
+    assert len(lines) <= LINES_MAX, "it is to take ten lines"
+    exec(compile(block, "adding-a-scenario.md", "exec"), {"__name__": "harness.scenarios.shown"})
+    return entries
+
+
+def test_the_example_of_a_scenario_runs(shown: dict[str, Scenario]) -> None:
+    assert list(shown) == ["last_sector_of_a_chunk[P]", "last_sector_of_a_chunk[N]"]
+    for entry in shown.values():
+        trace = entry.trace()
+        seen = explore.run(trace.steps, trace.header.seed, Profile())
+        assert not any(observation.error for observation in seen)
+        assert promise.check(trace, seen) == ()
+        [at] = [at for at, step in enumerate(trace.steps) if isinstance(step, Write)]
+        [run, *_] = seen[at + 1].content["snap"]
+        assert run.count == 7, "the other seven sectors are the origin's"
+
+
+def test_fidelity_names_every_fact_and_real_scenarios() -> None:
+    text = (DOCS / "FIDELITY.md").read_text()
+    for fact in Profile().facts():
+        assert f"`{fact}`" in text, fact
+    named = set(re.findall(r"scenario `([a-z0-9_]+)`", text))
+    bases = {name.partition("[")[0] for name in registry.catalogue()}
+    assert named
+    assert named <= bases, named - bases
+    assert all(f"`{name}`" in text for name in PROFILES)
+
+
+def test_architecture_names_every_module() -> None:
+    text = (DOCS / "ARCHITECTURE.md").read_text()
+    modules = {path.relative_to(ROOT).with_suffix("").as_posix()
+               for path in (ROOT / "harness").rglob("*.py") if path.name != "__init__.py"}
+    missing = {module for module in modules if f"`{module.rpartition('/')[2]}`" not in text}
+    assert missing == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+        if not target.startswith("https://"):
+            assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_page_is_unfinished(page: Path) -> None:
+    assert "TODO" not in page.read_text()
