@@ -7,6 +7,7 @@ are those of `harness.promise`.
 """
 
 from collections.abc import Iterator
+from typing import Final
 
 from msgspec import Struct
 
@@ -45,6 +46,10 @@ class Image(Leaf):
         """Nothing is promised of this snapshot any more, whatever is written to it."""
         self.content.clear()
         self.frozen = self.lost = True
+
+
+NOWHERE: Final = Leaf(0)
+"""What an error target leads to."""
 
 
 class Line(Struct, frozen=True):
@@ -114,6 +119,8 @@ class World:
                 yield from self.pieces(line.device(0), a, b)
             elif line.image and line.image.owner == name:
                 yield a, b, line.image, a
+            elif line.type == "error":
+                yield a, b, NOWHERE, 0
             else:
                 yield a, b, None, 0
 
@@ -369,14 +376,18 @@ class World:
                 self.write(image.origin, Extents(a, b), (image, *self.registered(image.origin)))
 
     def look_again(self) -> None:
-        """An origin, or a COW device, that has come to lie elsewhere is not the one it was."""
+        """An origin, or a COW device, that has come to lie elsewhere is not the one it was.
+
+        One that fails in places for a while still is.
+        """
         for image in self.images:
             pieces = list(self.pieces(image.origin, 0, image.sectors))
-            if image.owner and image.frozen and pieces != image.pieces:
+            if image.owner and image.frozen and pieces != image.pieces and not (
+                    _out_of_reach(image.pieces, pieces)):
                 image.forget()
                 image.pieces = pieces
             store = list(self.pieces(image.cow, 0, do.SECTOR_MAX))
-            if image.owner and store != image.store:
+            if image.owner and store != image.store and not _out_of_reach(image.store, store):
                 if not _grown(image.store, store):
                     image.forget()
                 image.store = store
@@ -397,9 +408,16 @@ class World:
                           line.image) for line in getattr(mapped, slot)])
 
 
+def _out_of_reach(home: list[Piece], now: list[Piece]) -> bool:
+    """True if nothing has moved, and some of it cannot be reached for now (error targets)."""
+    reached = [piece for piece in now if piece[2] is not NOWHERE]
+    return len(reached) < len(now) and _grown(reached, home)
+
+
 def _overlap(one: list[Piece], other: list[Piece]) -> bool:
     return any(p is q and a < c + (y - x) and c < a + (e - b)
-               for b, e, p, a in one if p for x, y, q, c in other)
+               for b, e, p, a in one if p and p is not NOWHERE
+               for x, y, q, c in other)
 
 
 def _grown(old: list[Piece], new: list[Piece]) -> bool:

@@ -14,7 +14,8 @@ from harness.trace import Trace
 from harness.twin.backend import TwinBackend
 from harness.twin.profile import Profile
 
-BREAKS = ("origin_not_resumed", "snapshot_in_the_middle_of_a_merge[2]")
+BREAKS = ("origin_not_resumed", "snapshot_in_the_middle_of_a_merge[2]",
+          "merge_commit_fails[True]")
 """Scenarios in which real kernels break a promise, and the twin does as they do."""
 PROMISED_MIN = 0.8
 """Of the sectors, zeros apart, that the last examine of each scenario shows on mapped devices."""
