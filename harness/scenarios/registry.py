@@ -17,7 +17,7 @@ from harness.steps import Examine
 from harness.trace import Header, Trace
 
 THEMES: Final = ("creation", "writes", "origins", "stores", "overflow", "tables", "merge",
-                 "discards", "parallel")
+                 "discards", "parallel", "workloads")
 """Modules of this package that hold scenarios, in the order of the catalogue."""
 DEFAULT_SEED: Final = 1
 
@@ -57,20 +57,23 @@ _scenarios: dict[str, Scenario] = {}
 
 def scenario(*, rows: Iterable[str] = (), loses_guest: bool = False,
              **parameters: Iterable[Any]) -> Callable[[Author], Author]:
-    """Enter a function into the catalogue, once for each combination of ``parameters``."""
+    """Enter a function into the catalogue, once for each combination of ``parameters``.
+
+    ``rows`` may name parameters: ``create_lots_of_snaps_{store}``.
+    """
 
     def enter(author: Author) -> Author:
         about = " ".join((author.__doc__ or "").split())
         assert about, f"{author.__name__} says nothing about itself"
         theme = author.__module__.rpartition(".")[2]
         for values in itertools.product(*parameters.values()):
+            chosen = dict(zip(parameters, values, strict=True))
             label = "-".join(str(value) for value in values)
             name = f"{author.__name__}[{label}]" if label else author.__name__
             assert name not in _scenarios, f"two scenarios are named {name}"
             _scenarios[name] = Scenario(
-                name=name, theme=theme, about=about, author=author,
-                parameters=dict(zip(parameters, values, strict=True)), rows=tuple(rows),
-                loses_guest=loses_guest)
+                name=name, theme=theme, about=about, author=author, parameters=chosen,
+                rows=tuple(row.format(**chosen) for row in rows), loses_guest=loses_guest)
         return author
 
     return enter
