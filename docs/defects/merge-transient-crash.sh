@@ -17,7 +17,7 @@ ram=/dev/ram0  # where the disks are made
 next=0  # its first sector that no disk has taken yet
 disk() {  # NAME SECTORS: /dev/mapper/bug_NAME, full of zeros
     dmsetup create "bug_$1" --table "0 $2 linear $ram $next" || exit 2
-    dd if=/dev/zero of="/dev/mapper/bug_$1" bs=512 count="$2" oflag=direct 2>/dev/null
+    dd if=/dev/zero of="/dev/mapper/bug_$1" bs=512 count="$2" conv=fsync 2>/dev/null
     eval "at_$1=$next size_$1=$2"; next=$((next + $2))
 }
 table() {  # NAME TABLE: replace the table of a live device

@@ -1,0 +1,119 @@
+#!/bin/sh
+# The sectors of a run of consecutive chunks that is merged in one go are counted in 32 bits.
+# A run of 2 TiB + 8 MiB is merged as one of 8 MiB; then the whole run is taken off the metadata:
+# what the snapshot held of the other 2 TiB is gone, and the merge reports success.
+# The COW device is crafted as 2 TiB of writes in ascending order leave it, but for where the data
+# starts; most of it and of the origin is made of dm-zero.
+
+set -u
+export LC_ALL=C DM_DISABLE_UDEV=1
+if [ "${1-}" != --this-machine-is-disposable ]; then
+    echo "usage: sh $0 --this-machine-is-disposable" >&2
+    echo "It overwrites /dev/ram0, makes device-mapper devices, and may kill the kernel." >&2
+    exit 2
+fi
+[ -b /dev/ram0 ] || modprobe brd rd_nr=1 rd_size=65536 || exit 2
+modprobe -q dm-snapshot 2>/dev/null
+dmsetup targets | grep -q '^snapshot ' || { echo "no dm-snapshot in this kernel" >&2; exit 2; }
+
+ram=/dev/ram0  # where the disks are made
+next=0  # its first sector that no disk has taken yet
+disk() {  # NAME SECTORS: /dev/mapper/bug_NAME, full of zeros
+    dmsetup create "bug_$1" --table "0 $2 linear $ram $next" || exit 2
+    dd if=/dev/zero of="/dev/mapper/bug_$1" bs=512 count="$2" conv=fsync 2>/dev/null
+    eval "at_$1=$next size_$1=$2"; next=$((next + $2))
+}
+table() {  # NAME TABLE: replace the table of a live device
+    dmsetup load "bug_$1" --table "$2" && dmsetup suspend "bug_$1" && dmsetup resume "bug_$1"
+}
+heal() { eval "table $1 \"0 \$size_$1 linear $ram \$at_$1\""; }
+fail() {  # NAME FIRST COUNT: these sectors of the disk give I/O errors
+    eval "a=\$at_$1 n=\$size_$1"; e=$(($2 + $3))
+    { [ "$2" -eq 0 ] || echo "0 $2 linear $ram $a"
+      echo "$2 $3 error"
+      [ $e -eq "$n" ] || echo "$e $((n - e)) linear $ram $((a + e))"; } > "$tmp/table"
+    dmsetup load "bug_$1" "$tmp/table" && dmsetup suspend "bug_$1" && dmsetup resume "bug_$1"
+}
+put() {  # NAME FIRST COUNT WORD [SECTORS-A-WRITE]: each sector says WORD and its own number
+    j=$2; e=$(($2 + $3))
+    while [ $j -lt $e ]; do printf "%-511s\n" "$4 $j"; j=$((j + 1)); done > "$tmp/data"
+    s=${5:-$3}
+    dd if="$tmp/data" of="/dev/mapper/bug_$1" bs=$((s * 512)) seek=$(($2 / s)) conv=notrunc \
+        oflag=direct 2>/dev/null
+}
+look() {  # NAME SECTOR: what stands there, in words
+    dd if="/dev/mapper/bug_$1" of="$tmp/sector" bs=512 skip="$2" count=1 iflag=direct 2>/dev/null \
+        || { echo "(I/O error)"; return; }
+    if [ "$(tr -d '\0' < "$tmp/sector" | wc -c)" -eq 0 ]; then echo "(zeros)"
+    elif [ "$(tr -cd '[:print:]' < "$tmp/sector" | wc -c)" -gt 500 ]; then
+        sed 's/ *$//' "$tmp/sector"
+    else od -An -tx4 -N16 "$tmp/sector"; fi
+}
+status() { dmsetup status "bug_$1"; }
+settle() {  # NAME: wait (10 s at most) until the merge no longer moves
+    old=; n=0
+    while s=$(status "$1"); [ "$s" != "$old" ] && [ $n -lt 20 ]; do
+        old=$s; n=$((n + 1)); sleep 0.5
+    done
+}
+klog() { dmesg | tail -n "+$log" | grep -E "${1:-device-mapper}" | grep -v inconsistency | sed 's|^|  kernel: |'; }
+clean() {
+    for n in 1 2 3 4 5 6; do
+        for d in $(dmsetup ls 2>/dev/null | sed -n 's/^\(bug_[a-z0-9]*\).*/\1/p'); do
+            dmsetup resume "$d" 2>/dev/null; dmsetup remove "$d" 2>/dev/null
+        done
+    done
+    [ "$ram" = /dev/ram0 ] || losetup -d "$ram"
+    rm -rf "$tmp"
+}
+shown() { echo "DEFECT SHOWN: $*"; exit 0; }
+not_shown() { echo "not shown: $*"; exit 1; }
+tmp=$(mktemp -d) || exit 2
+trap clean EXIT
+trap 'exit 2' INT TERM
+log=$(($(dmesg | wc -l) + 1))
+echo "kernel $(uname -r)"
+
+# ---- the story
+cs=16384                  # sectors in a chunk: 8 MiB
+run=$(((1 << 32) / cs + 1))
+sectors=$((run * cs))
+disk base $((2 * cs)); disk meta $((2 * cs)); disk data $((2 * cs))
+put base 0 8 old; put base $cs 8 old
+put data 0 8 new; put data $cs 8 new
+# The header says 8 MiB chunks; entry i maps chunk i to chunk i + 256 of the COW device.
+printf 'SnAp\1\0\0\0\1\0\0\0\0\100\0\0' | dd of=/dev/mapper/bug_meta conv=notrunc 2>/dev/null
+octal() { eval "$1='\\$((($2 >> 6) & 7))$((($2 >> 3) & 7))$(($2 & 7))'"; }
+all=; i=0
+while [ $i -lt 256 ]; do
+    octal low $i; all="$all$low\$old\\0\\0\\0\\0\\0$low\$new\\0\\0\\0\\0\\0"; i=$((i + 1))
+    [ $i -ne 1 ] || one=$all
+done
+part() {  # TEMPLATE HIGH: its entries, with all but the lowest byte of the numbers from HIGH
+    octal a $(($2 & 255)); octal b $(($2 >> 8)); old=$a$b
+    octal a $((($2 + 1) & 255)); octal b $((($2 + 1) >> 8)); new=$a$b
+    eval "line=\"$1\""; printf "$line"
+}
+{ high=0; while [ $high -lt $((run / 256)) ]; do part "$all" $high; high=$((high + 1)); done
+  part "$one" $high; } > "$tmp/area"
+echo "$run entries in $(wc -c < "$tmp/area") bytes"
+dd if="$tmp/area" of=/dev/mapper/bug_meta bs=1M seek=8 conv=notrunc,fsync 2>/dev/null
+{ echo "0 $((2 * cs)) linear /dev/mapper/bug_base 0"
+  echo "$((2 * cs)) $((sectors - 2 * cs)) zero"; } > "$tmp/table"
+dmsetup create bug_o "$tmp/table"
+{ echo "0 $((2 * cs)) linear /dev/mapper/bug_meta 0"
+  echo "$((2 * cs)) $((254 * cs)) zero"
+  echo "$((256 * cs)) $((2 * cs)) linear /dev/mapper/bug_data 0"
+  echo "$((258 * cs)) $sectors zero"; } > "$tmp/table"
+dmsetup create bug_c "$tmp/table"
+dmsetup create bug_s --table "0 $sectors snapshot /dev/mapper/bug_o /dev/mapper/bug_c P $cs" || exit 2
+echo "snapshot: $(status s)"
+echo "snapshot, first sectors of chunks 0 and 1: $(look s 0), $(look s $cs)"
+[ "$(look s 0), $(look s $cs)" = "new 0, new $cs" ] || exit 2
+dmsetup remove bug_s
+dmsetup create bug_m --table "0 $sectors snapshot-merge /dev/mapper/bug_o /dev/mapper/bug_c P $cs"
+settle m
+echo "merged: $(status m)"; klog
+echo "merge target, first sectors of chunks 0 and 1: $(look m 0), $(look m $cs)"
+[ "$(look m 0), $(look m $cs)" = "new 0, new $cs" ] && not_shown "everything was merged"
+shown "the changes behind the first 8 MiB are lost"
