@@ -107,13 +107,17 @@ def _note(line: str) -> None:
               help="Goes into the contents of every sector.")
 @click.option("--driver", type=click.Choice(["ioctl", "dmsetup"]), default="ioctl",
               show_default=True, help="How the kernel is driven.")
+@click.option("--defects", type=click.Choice(["faithful", "fixed"]), default="faithful",
+              show_default=True, help="Where kernels are known to break a promise: the twin does "
+              "as they do, or as promised.")
 @click.option("--report", "directory", type=click.Path(path_type=Path, file_okay=False),
               default=Path("report"), show_default=True, metavar="DIR",
               help="Where junit.xml, run.ktap and results.json go.")
 @click.option("--step-limit", type=click.FloatRange(min=1), default=30.0, show_default=True,
               metavar="SECONDS", help="A guest that is silent for longer is lost.")
 def run(patterns: tuple[str, ...], kernels: tuple[str, ...], modules: Path | None, guest: str,
-        jobs: int | None, seed: int, driver: str, directory: Path, step_limit: float) -> None:
+        jobs: int | None, seed: int, driver: str, defects: str, directory: Path,
+        step_limit: float) -> None:
     """Run scenarios in a kernel and in the twin, and compare.
 
     A PATTERN is the name of a scenario, with or without its parameters, or has * in it; without
@@ -139,7 +143,7 @@ def run(patterns: tuple[str, ...], kernels: tuple[str, ...], modules: Path | Non
     else:
         report = execute(Plan(
             traces=traces, kernels=chosen_kernels(kernels, modules), driver=driver,
-            jobs=jobs or default_jobs(), directory=directory / GUESTS_DIRECTORY,
+            defects=defects, jobs=jobs or default_jobs(), directory=directory / GUESTS_DIRECTORY,
             step_limit_s=step_limit), reporter)
     click.echo(f"report: {directory}/junit.xml, run.ktap, results.json")
     if not report.all_same:

@@ -72,5 +72,9 @@ class MalformedStore(DmsnapError):
         self.field = field
 
 
+class KernelCrash(DmsnapError):
+    """The twin has come to a place where the kernel crashes; there is nothing after it."""
+
+
 class TwinInvariant(DmsnapError):
     """The twin contradicts itself: a defect of dmsnap, please report it with the trace."""

@@ -6,6 +6,7 @@ found, and the two are compared.  Where they differ and the kernel had a choice 
 tries the other orders that are permitted (`harness.twin.explore`).
 """
 
+import dataclasses
 import os
 import platform
 import re
@@ -24,7 +25,13 @@ import msgspec
 
 from harness import __version__, diff, promise
 from harness.diff import Verdict
-from harness.errors import BadScenario, ProvisioningError, TwinInvariant
+from harness.errors import (
+    BadScenario,
+    DmsnapError,
+    KernelCrash,
+    ProvisioningError,
+    TwinInvariant,
+)
 from harness.guest.catalogue import Kernel
 from harness.guest.events import (
     Event,
@@ -37,12 +44,13 @@ from harness.guest.events import (
 )
 from harness.guest.supervise import BOOT_LIMIT_S, STEP_LIMIT_S, Supervisor
 from harness.journal import Ready
-from harness.kernel.session import Job, JobScenario
+from harness.kernel.session import Job, JobScenario, fault_of
 from harness.report.model import Environment, Reporter, Result, RunReport, console_tail
 from harness.steps import Observation, encode
 from harness.trace import Observations, ObservationsHeader, Trace
 from harness.twin import explore
-from harness.twin.profile import Profile
+from harness.twin.backend import TwinBackend
+from harness.twin.profile import FAITHFUL, Profile
 
 GUESTS_DIRECTORY: Final = "guests"
 """Below the report: journals and consoles of the guests, by kernel."""
@@ -59,6 +67,7 @@ class Plan:
         kernels: each gets all of them.
         jobs: guests at the same time.
         driver: ``ioctl`` or ``dmsetup``.
+        defects: whether the twin does as kernels do, or as promised, where the two differ.
         directory: where the guests' files stay; nothing of a run before is left in it.
     """
 
@@ -67,6 +76,7 @@ class Plan:
     jobs: int
     directory: Path
     driver: str = "ioctl"
+    defects: str = FAITHFUL
     step_limit_s: float = STEP_LIMIT_S
     boot_limit_s: float = BOOT_LIMIT_S
 
@@ -136,7 +146,8 @@ class _Run:
             self._tell(kernel, event)
             if isinstance(event, ScenarioEnded):
                 outcome = event.outcome
-                result, _ = judge(self._traces[outcome.scenario], outcome, kernel.name)
+                result, _ = judge(self._traces[outcome.scenario], outcome, kernel.name,
+                                  self._plan.defects)
                 found[result.scenario] = result
                 self._reporter.result(result)
 
@@ -171,7 +182,8 @@ class _Run:
                 self._reporter.progress(f"{kernel.name} #{loss.guest}", "")
 
 
-def judge(trace: Trace, outcome: Outcome, kernel: str) -> tuple[Result, Observations | None]:
+def judge(trace: Trace, outcome: Outcome, kernel: str, defects: str = FAITHFUL
+          ) -> tuple[Result, Observations | None]:
     """The verdict of one scenario on one kernel, and what the twin saw, if it was asked."""
     ready = outcome.ready
     result = Result(
@@ -183,6 +195,9 @@ def judge(trace: Trace, outcome: Outcome, kernel: str) -> tuple[Result, Observat
         loss = outcome.lost
         where = "" if loss.step is None else (
             f" in step {loss.step} ({diff.words(trace.steps[loss.step])})")
+        if loss.reason == "panic" and ready and _twin_crashes(trace, loss.step, ready, defects):
+            return replace(result, verdict=Verdict.SAME, console=console_tail(loss.console),
+                           reason=f"both sides crash{where}: {loss.detail}"), None
         return replace(result, verdict=Verdict.LOST, console=console_tail(loss.console),
                        reason=f"{loss.reason}{where}: {loss.detail}"), None
     if outcome.fault:
@@ -190,21 +205,39 @@ def judge(trace: Trace, outcome: Outcome, kernel: str) -> tuple[Result, Observat
                        reason=f"the kernel side: {outcome.fault}"), None
     assert ready is not None, "a scenario that ended had a guest that was ready"
     try:
-        result, twin = _compare(result, trace, outcome.observations, ready)
+        result, twin = _compare(result, trace, outcome.observations, ready, defects)
     except BadScenario as fault:
         return replace(result, verdict=Verdict.BROKEN, reason=f"the twin: {fault}"), None
-    except TwinInvariant as fault:
+    except (KernelCrash, TwinInvariant) as fault:
         return replace(result, verdict=Verdict.DIVERGED, reason=f"the twin: {fault}"), None
+    except Exception as fault:  # noqa: BLE001 - a twin that breaks is a result, and not the last
+        return replace(result, verdict=Verdict.DIVERGED, reason=(
+            f"the twin broke: {fault_of(fault)}; please report it with the trace")), None
     if outcome.leftovers:
         result = replace(result, verdict=Verdict.DIVERGED, reason=(
             f"devices would not go away: {', '.join(outcome.leftovers)}"))
     return result, twin
 
 
-def _compare(result: Result, trace: Trace, seen: Sequence[Observation], ready: Ready
+def _twin_crashes(trace: Trace, step: int | None, ready: Ready, defects: str) -> bool:
+    """Whether the twin comes to a crash of the kernel in this very step."""
+    profile = dataclasses.replace(Profile.from_probe(ready.probe), defects=defects)
+    backend = TwinBackend(profile)
+    backend.begin(trace.header.seed)
+    for index, each in enumerate(trace.steps):
+        try:
+            backend.execute(index, each)
+        except KernelCrash:
+            return index == step
+        except DmsnapError:
+            return False
+    return False
+
+
+def _compare(result: Result, trace: Trace, seen: Sequence[Observation], ready: Ready, defects: str
              ) -> tuple[Result, Observations]:
     """Compare with the twin's first order, and with the others where that differs."""
-    profile = Profile.from_probe(ready.probe)
+    profile = dataclasses.replace(Profile.from_probe(ready.probe), defects=defects)
     steps, seed = trace.steps, trace.header.seed
     orders = explore.Orders(steps, seed, profile)
     outcomes: set[bytes] = set()

@@ -321,7 +321,7 @@ def merge_step_back_fails(s: Script, retry: bool) -> None:
     if retry:
         s.suspend("org")
         s.resume("org")
-        s.status("org")
+        s.image("cow-disk")
     s.read("org", 0, 128)
     s.remove("org", "snap")
     s.device("org", s.merge_line("base", "cow", "P", 1))
@@ -365,3 +365,14 @@ def merge_of_a_crafted_store(s: Script) -> None:
     s.poke("cow", 0, build(8, [(2, 2), (5, 3), (3, 5), (4, 6), (5, 7), (9, 8)])[:8192])
     s.device("org", s.merge_line("base", "cow", "P", 8))
     s.read("org", 0, 128)
+
+
+@scenario(loses_guest=True)
+def merge_of_transient_crashes(s: Script) -> None:
+    """A merge of a transient store, loaded directly: refused by some kernels, fatal to others."""
+    s.disk("base", 128, stamped=True)
+    s.disk("cow", 256)
+    s.create("org")
+    s.load("org", s.merge_line("base", "cow", "N", 8))
+    s.resume("org")
+    s.read("org", 0, 8)

@@ -141,11 +141,17 @@ class TwinBackend:
             case Image(device=device):
                 return _Result(image={device: self._image(device)})
             case Parameter(name=name, value=value):
-                return _result(_parameter_error(name, value))
+                return _result(self._set_parameter(name, value))
             case Crash():
                 raise BadScenario("a crash has no meaning in the twin: run it on a kernel")
             case _:
                 return self._do_io(step)
+
+    def _set_parameter(self, name: str, value: str) -> int:
+        error = _parameter_error(name, value)
+        if not error and name == "snapshot_cow_threshold" and value:
+            self.world.cow_threshold = int(value)
+        return error
 
     def _do_io(self, step: Write | Poke | Read | Flush | Discard | Zeroout) -> "_Result":
         device = self.world.device(step.device)

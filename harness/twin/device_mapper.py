@@ -22,6 +22,7 @@ from harness.twin.registry import Registry
 from harness.twin.snapshot import Snapshot
 from harness.twin.table import LoadError, Table, split_args
 from harness.twin.target import Error, Linear, Target, Zero
+from harness.twin.throttle import DEFAULT_COW_THRESHOLD
 from harness.units import SECTOR_BYTES
 
 TARGET_TYPES: Final[dict[str, type[Target]]] = {
@@ -35,6 +36,7 @@ class DeviceMapper:
     def __init__(self, profile: Profile, choices: Choices | None = None) -> None:
         self.profile = profile
         self.target_types = TARGET_TYPES
+        self.cow_threshold = DEFAULT_COW_THRESHOLD
         self.clock = Clock(choices)
         self.registry = Registry()
         self.disks: dict[str, Disk] = {}

@@ -13,6 +13,7 @@ the next resume tries again; what the kernel does wrong then is done here too.
 import errno
 from functools import partial
 
+from harness.errors import KernelCrash
 from harness.twin.bio import READ, Bio, BlockDevice, Op
 from harness.twin.origin import write_to_snapshots
 from harness.twin.snapshot import Snapshot
@@ -65,6 +66,12 @@ class SnapshotMerge(Snapshot):
         """Both devices."""
         return self.cow if number else self.origin
 
+    def io_sectors(self, bio: Bio, sector: int, sectors: int) -> int:
+        """The boundary is that of the last resume, unless defects are fixed."""
+        if self.world.profile.fixed:
+            self.max_io_sectors = self.world.registry.minimum_chunk_sectors(self.origin)
+        return super().io_sectors(bio, sector, sectors)
+
     # -- start and stop --
 
     def resume(self) -> None:
@@ -105,6 +112,9 @@ class SnapshotMerge(Snapshot):
         elif not self.valid:
             self.world.log("snapshots: Snapshot is invalid: can't merge")
             self._running = False
+        elif not self.store.can_merge:
+            raise KernelCrash("snapshot-merge calls prepare_merge of a store that has none: the "
+                              "kernel follows a null pointer")
         else:
             self.store.prepare_merge(self._prepared)
 

@@ -7,6 +7,7 @@ resume.
 """
 
 import errno
+from functools import partial
 from typing import TYPE_CHECKING
 
 from harness.twin.bio import Bio, BlockDevice, Op
@@ -42,6 +43,8 @@ class Origin(Target):
         if bio.op is not Op.WRITE:
             return sectors
         boundary = self.split_boundary
+        if self.world.profile.fixed:
+            boundary = self.world.registry.minimum_chunk_sectors(self.device) or boundary
         left = boundary - (sector & (boundary - 1))
         return left if left < sectors else sectors
 
@@ -49,7 +52,20 @@ class Origin(Target):
         """Kernel: ``origin_map``."""
         if bio.op is not Op.WRITE:
             return self.device
+        for snapshot in self.world.registry.snapshots(self.device):
+            if snapshot.throttle.holds_back():
+                snapshot.throttle.wait(partial(self._admitted, bio))
+                return None
         return None if self.world.origin_write(self.device, bio.sector, bio) else self.device
+
+    def _admitted(self, bio: Bio) -> None:
+        """One snapshot has room for ``bio``; the others must have, too."""
+        for snapshot in self.world.registry.snapshots(self.device):
+            if snapshot.throttle.full():
+                snapshot.throttle.wait(partial(self._admitted, bio))
+                return
+        if not self.world.origin_write(self.device, bio.sector, bio):
+            self.device.submit(bio)
 
     def flush_device(self, number: int) -> BlockDevice | None:
         """To the origin device only."""

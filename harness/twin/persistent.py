@@ -228,6 +228,9 @@ class PersistentStore(ExceptionStore):
         def read(error: int) -> None:
             if error:
                 # The area stays stepped back: the next attempt leaves out the one that failed.
+                if self.world.profile.fixed:
+                    self.area += 1
+                    self._area_bytes = bytearray(self._chunk_bytes())
                 then(-1, 0, 0)
                 return
             self.committed = self.entries
@@ -253,10 +256,15 @@ class PersistentStore(ExceptionStore):
         """Kernel: ``persistent_commit_merge``."""
         end = self.committed * ENTRY.size
         start = (self.committed - chunks) * ENTRY.size
+        entries = self._area_bytes[start:end]
         self._area_bytes[start:end] = bytes(end - start)
 
         def written(error: int) -> None:
-            if not error:
+            if error:
+                # The entries stay zeroed, and counted: the next attempt merges zeros.
+                if self.world.profile.fixed:
+                    self._area_bytes[start:end] = entries
+            else:
                 self.committed -= chunks
                 self.next_free = area_chunk(self.area, self.entries) + self.committed + 1
             then(error)

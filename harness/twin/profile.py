@@ -17,6 +17,8 @@ from harness.twin.exception_table import Order
 Fact = bool | int | str
 
 
+FAITHFUL: Final = "faithful"
+FIXED: Final = "fixed"
 ACCEPTED: Final = "accepted"
 """In place of an errno: the kernel took it."""
 
@@ -80,6 +82,8 @@ class Profile:
 
     kcopyd_subjob_sectors: int = 1024
     """Longest piece kcopyd copies at once: 512 KiB since 5.3, 64 KiB before."""
+    threshold_semaphore: bool = False
+    """The limit on copies in flight is the seed's; see `harness.twin.throttle`."""
     merge_flush: bool = True
     """Merged data is flushed before the store forgets it (dm snapshot: flush merged data before
     committing metadata, 5.11)."""
@@ -89,6 +93,14 @@ class Profile:
     origin_default_boundary_sectors: int = 1 << 31
     """Split boundary of an origin without snapshots (7e768532b239, dm snapshot: properly fix a
     crash when an origin has no snapshots, 5.13)."""
+
+    defects: str = FAITHFUL
+    """Known defects of kernels (docs/KERNEL-DEFECTS.md): done as kernels do, or `FIXED`."""
+
+    @property
+    def fixed(self) -> bool:
+        """Do as the documentation promises where kernels do not."""
+        return self.defects == FIXED
 
     @classmethod
     def from_probe(cls, facts: Mapping[str, Fact]) -> "Profile":
@@ -166,7 +178,7 @@ PROFILES: Final = {
         "device  not", "device {org} not")),
     "seed": replace(
         _6_1, features=False, log_errno_suffix=False, duplicate_wins="last by tail",
-        kcopyd_subjob_sectors=128, merge_flush=False,
+        kcopyd_subjob_sectors=128, threshold_semaphore=True, merge_flush=False,
         max_sectors_cut=False),
 }
 """Recorded profiles by name; the default of commands that run the twin alone is 6.12."""

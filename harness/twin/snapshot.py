@@ -20,6 +20,7 @@ from harness.twin.exception_table import ExceptionTable, table_slots
 from harness.twin.kcopyd import Kcopyd
 from harness.twin.table import MODE_READ, Table
 from harness.twin.target import CtrError, Target, parse_unsigned
+from harness.twin.throttle import Throttle
 
 if TYPE_CHECKING:
     from harness.twin.exception_store import Then
@@ -127,7 +128,8 @@ class Snapshot(Target):
     def _construct_on_origin(self, argv: list[str]) -> None:
         same = CtrError("COW device cannot be the same as origin device", errno.EINVAL)
         origin = self._opened_origin.device
-        check_before_open = not self.world.profile.same_device_checked_after_open
+        profile = self.world.profile
+        check_before_open = profile.fixed or not profile.same_device_checked_after_open
         if check_before_open and self.table.look_up(argv[1]) is origin:
             raise same
         try:
@@ -155,6 +157,7 @@ class Snapshot(Target):
                            errno.EINVAL)
         slots = table_slots(cow.sectors, self.store.chunk_sectors)
         self.complete = ExceptionTable(slots, profile.exception_order)
+        self.throttle = Throttle(self.world)
         self.kcopyd = Kcopyd(self.world.clock, profile.kcopyd_subjob_sectors)
         registry = self.world.registry
         if registry.register(self):
@@ -201,6 +204,12 @@ class Snapshot(Target):
             self._drop_waiters.append(partial(self._map_again, bio))
             return None
         reading = bio.op is READ
+        if not reading and self.throttle.holds_back():
+            self.throttle.wait(partial(self._map_again, bio))
+            return None
+        return self._map(bio, reading)
+
+    def _map(self, bio: Bio, reading: bool) -> BlockDevice | None:
         if not self.valid or (self.overflowed and not reading):
             bio.end(errno.EIO)
             return None
@@ -238,7 +247,7 @@ class Snapshot(Target):
         return None
 
     def _map_again(self, bio: Bio) -> None:
-        device = self.map(bio)
+        device = self._map(bio, bio.op is READ)
         if device is not None:
             device.submit(bio)
 
@@ -256,7 +265,12 @@ class Snapshot(Target):
         if new < 0:
             bio.end()
             return None
-        bio.sector = new * chunk_sectors + bio.sector % chunk_sectors
+        offset = bio.sector % chunk_sectors
+        bio.sector = new * chunk_sectors + offset
+        if self.world.profile.fixed and offset + bio.sectors > chunk_sectors:
+            # What lies in the next chunk is not this exception's to zero.
+            self.kcopyd.zero(self.cow, bio.sector, chunk_sectors - offset, _zeroed, bio)
+            return None
         if bio.sectors != chunk_sectors:
             return self.cow
         self.kcopyd.zero(self.cow, bio.sector, chunk_sectors, _zeroed, bio)
@@ -323,8 +337,9 @@ class Snapshot(Target):
         # An origin that shrank leaves a length that wraps around in the kernel, and a read that
         # fails.
         sectors = min(chunk_sectors, left) if left > 0 else chunk_sectors
-        self.kcopyd.copy(self.origin, first, self.cow, pending.new * chunk_sectors, sectors,
-                         self._copied, pending)
+        self.throttle.start(lambda: self.kcopyd.copy(
+            self.origin, first, self.cow, pending.new * chunk_sectors, sectors, self._copied,
+            pending))
 
     def _start_full_bio(self, pending: PendingException, bio: Bio) -> None:
         """The bio overwrites the whole chunk: no copy is needed (``start_full_bio``)."""
@@ -332,6 +347,9 @@ class Snapshot(Target):
         pending.full_bio_end_io = bio.end_io
         bio.context = pending
         bio.end_io = self._end_full_bio
+        self.throttle.start(partial(self._submit_full_bio, bio))
+
+    def _submit_full_bio(self, bio: Bio) -> None:
         self.kcopyd.prepare_callback()
         self.cow.submit(bio)
 
@@ -344,6 +362,7 @@ class Snapshot(Target):
         pending.copy_error = read_error or write_error
         self._copied_out_of_order[pending.sequence] = pending
         self._commit_in_order()
+        self.throttle.end()
 
     def _commit_in_order(self) -> None:
         ready = self._copied_out_of_order

@@ -1,0 +1,76 @@
+"""The limit on copies in flight (module parameter ``snapshot_cow_threshold``).
+
+Two policies have existed.  In the seed each snapshot has a semaphore, filled when its table is
+loaded (0 or less: no limit), that a copy takes before it starts.  Since b21555786f18 (dm snapshot:
+rework COW throttling to fix deadlock, 5.4) a *write* waits before it is even looked at, as long as
+more copies than the parameter says are in flight: it takes effect at once, 0 lets one copy through
+at a time, and only a huge value is no limit.  Writes through snapshot-merge never wait.
+
+What waits goes on in the order in which it came.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from harness.twin.device_mapper import DeviceMapper
+
+DEFAULT_COW_THRESHOLD = 2048
+
+Then = Callable[[], None]
+
+
+class Throttle:
+    """Copies in flight of one snapshot.
+
+    Attributes:
+        in_progress, peak: how many there are, and how many there ever were at once.
+    """
+
+    __slots__ = ("_semaphore", "_waiting", "_world", "in_progress", "peak")
+
+    def __init__(self, world: "DeviceMapper") -> None:
+        self._world = world
+        self.in_progress = 0
+        self.peak = 0
+        self._waiting: deque[Then] = deque()
+        self._semaphore: int | None = None
+        if world.profile.threshold_semaphore and world.cow_threshold > 0:
+            self._semaphore = world.cow_threshold
+
+    def full(self) -> bool:
+        """Whether a write has to wait (kernel: ``wait_for_in_progress``)."""
+        return (not self._world.profile.threshold_semaphore
+                and self.in_progress > self._world.cow_threshold)
+
+    def holds_back(self) -> bool:
+        """Whether a new write has to wait: there is no room, or others wait before it."""
+        return self.full() or (self._semaphore is None and bool(self._waiting))
+
+    def wait(self, then: Then) -> None:
+        """Go on when it is this one's turn."""
+        self._waiting.append(then)
+
+    def start(self, copy: Then) -> None:
+        """Start a copy, now or when the semaphore lets it (``account_start_copy``, ``down``)."""
+        if self._semaphore is not None:
+            if not self._semaphore:
+                self._waiting.append(lambda: self.start(copy))
+                return
+            self._semaphore -= 1
+        self.in_progress += 1
+        if self.in_progress > self.peak:
+            self.peak = self.in_progress
+        copy()
+
+    def end(self) -> None:
+        """A copy has ended (kernel: ``account_end_copy``, ``up``)."""
+        self.in_progress -= 1
+        if self._semaphore is not None:
+            self._semaphore += 1
+            if self._waiting:
+                self._waiting.popleft()()
+            return
+        while self._waiting and self.in_progress <= self._world.cow_threshold:
+            self._waiting.popleft()()
