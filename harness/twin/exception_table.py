@@ -1,39 +1,67 @@
 """The table of completed exceptions (kernel: ``dm_exception_table`` in dm-snap.c).
 
-A hash table whose slots hold lists of *runs*: consecutive old chunks that went to consecutive new
-chunks are one record.  The low 8 bits of a chunk number do not enter the hash, so a run never
-leaves its slot.
+What the table answers is what the kernel's lists answer (`harness.twin.exception_lists`); how long
+it takes does not depend on how many exceptions there are.
 
-Order within a slot decides which record wins when a crafted store maps one chunk twice, and it
-changed over the years; `Order` names the three rules that kernels have followed.  Pending
-exceptions need no runs, and their order cannot be observed: a dict serves them.
+Where new chunks are handed out in ascending order and no chunk is mapped twice, order within a slot
+decides little.  A run can only be continued by the exception that comes right after its last one,
+and wherever that run stands, the kernel's scan gets to it: it is at the head, or everything before
+it is smaller.  So runs need no lists: they are kept by *group* (old chunk without its low 8 bits),
+which no run leaves; a group holds at most 256.  What is left of the order is each run's *epoch*.
+With `Order.head_scan_to_head` a run that is larger than all in its slot goes to the head, and from
+then on all smaller ones are put before it: it begins an epoch of its slot, whose runs are sorted,
+and stand before those of older epochs.  The other rules keep a slot sorted: it has one epoch.
+
+A crafted store may break these conditions, and so does an exception that is made after some were
+merged away.  Then the runs are laid out as the kernel's lists, and that is how it goes on.
+
+A run is one integer: low 8 bits of the old chunk, new chunk, number of further chunks, epoch.  The
+value of a group is its run, or a sorted list of its runs.
 """
 
+from array import array
+from bisect import bisect_left, insort
 from collections.abc import Iterator
-from enum import Enum
 from typing import Final
 
-CONSECUTIVE_BITS: Final = 8
-"""Low bits left out of the hash (kernel: ``DM_CHUNK_CONSECUTIVE_BITS``)."""
-CHUNK_NUMBER_BITS: Final = 56
-"""A record keeps its count in the top byte of the new chunk (``DM_CHUNK_NUMBER_BITS``)."""
-_CHUNK_MASK: Final = (1 << CHUNK_NUMBER_BITS) - 1
+import numpy as np
+import numpy.typing as npt
+
+from harness.twin.exception_lists import (
+    CHUNK_NUMBER_BITS,
+    CONSECUTIVE_BITS,
+    ExceptionLists,
+    Order,
+)
+
+__all__ = ["ExceptionTable", "Order", "table_slots"]
+
 SLOTS_MIN: Final = 64
 SLOTS_MAX: Final = 2 * 1024 * 1024 // 16
 """2 MiB of list heads (kernel: ``calc_max_buckets``)."""
 
+_LOW_MASK: Final = (1 << CONSECUTIVE_BITS) - 1
+_EPOCH_BITS: Final = 32
+_EPOCH_MASK: Final = (1 << _EPOCH_BITS) - 1
+_EXTRA_SHIFT: Final = _EPOCH_BITS
+_NEW_SHIFT: Final = _EXTRA_SHIFT + CONSECUTIVE_BITS
+_NEW_MASK: Final = (1 << CHUNK_NUMBER_BITS) - 1
+_LOW_SHIFT: Final = _NEW_SHIFT + CHUNK_NUMBER_BITS
+_ONE_MORE: Final = 1 << _EXTRA_SHIFT
+_WITHOUT_FIRST: Final = (1 << _LOW_SHIFT) + (1 << _NEW_SHIFT) - _ONE_MORE
+_WORD_BITS: Final = 64
+_OLD_BITS: Final = 63
+"""Old chunks up to here fit a signed word; beyond, the lists take over."""
+_ANY: Final = 1 << 64
+"""Greater than every new chunk: whatever comes is not in ascending order."""
+_FEW: Final = 32
+"""So few exceptions are inserted one by one sooner than sorted."""
+_BLOCK: Final = 1 << 16
+"""Groups that are made Python objects at once, while a table is filled."""
 
-class Order(Enum):
-    """Where a record that joins no other goes.
-
-    ``tail_scan``: the seed; scan from the tail, insert behind the first smaller one.
-    ``head_scan``: 5.2 on; scan from the head, insert before the first larger one, else at the
-    tail.  ``head_scan_to_head``: the same, else at the head (8581b19eb2c5, 6.19).
-    """
-
-    tail_scan = "tail_scan"
-    head_scan = "head_scan"
-    head_scan_to_head = "head_scan_to_head"
+Pairs = npt.NDArray[np.uint64]
+"""Exceptions as stores hold them, shape (n, 2): old chunk, new chunk."""
+_Signed = npt.NDArray[np.int64]
 
 
 def table_slots(cow_sectors: int, chunk_sectors: int) -> int:
@@ -47,38 +75,62 @@ def table_slots(cow_sectors: int, chunk_sectors: int) -> int:
     return 1 << (size.bit_length() - 1)
 
 
-class _Run:
-    """Chunks old … old + extra went to new … new + extra."""
-
-    __slots__ = ("extra", "new", "old")
-
-    def __init__(self, old: int, new: int, extra: int) -> None:
-        self.old = old
-        self.new = new
-        self.extra = extra
-
-
 class ExceptionTable:
     """Old chunk → new chunk, with runs."""
 
-    __slots__ = ("_mask", "_order", "_slots")
+    __slots__ = ("_count", "_epochs", "_groups", "_largest", "_last_old", "_lists", "_newest",
+                 "_order", "_slots")
 
     def __init__(self, slots: int, order: Order = Order.head_scan_to_head) -> None:
         assert slots > 0, slots
         assert slots & (slots - 1) == 0, slots
-        self._mask = slots - 1
+        self._slots = slots
         self._order = order
-        self._slots: dict[int, list[_Run]] = {}
+        self._lists: ExceptionLists | None = None
+        self._groups: dict[int, int | list[int]] = {}
+        self._count = 0
+        # The exception inserted last: the only one that may be continued.
+        self._last_old = -2
+        self._newest = -1
+        # By slot, with head_scan_to_head: first old chunk of the largest run, and the epoch that
+        # it began.
+        self._largest = array("q")
+        self._epochs = array("I")
 
     def lookup(self, old: int) -> int:
         """The new chunk of ``old``, or -1 (kernel: ``dm_lookup_exception``)."""
-        slot = self._slots.get(old >> CONSECUTIVE_BITS & self._mask)
-        if slot is not None:
-            for run in slot:
-                offset = old - run.old
-                if 0 <= offset <= run.extra:
-                    return run.new + offset
+        run = self._groups.get(old >> CONSECUTIVE_BITS)
+        if run is None:
+            return -1 if self._lists is None else self._lists.lookup(old)
+        low = old & _LOW_MASK
+        if isinstance(run, list):
+            index = bisect_left(run, low + 1 << _LOW_SHIFT)
+            if not index:
+                return -1
+            run = run[index - 1]
+        offset = low - (run >> _LOW_SHIFT)
+        if 0 <= offset <= run >> _EXTRA_SHIFT & _LOW_MASK:
+            return (run >> _NEW_SHIFT & _NEW_MASK) + offset
         return -1
+
+    def is_free(self, first: int, count: int) -> bool:
+        """Whether none of ``count`` chunks from ``first`` on has an exception."""
+        if self._lists is not None:
+            return all(self.lookup(old) < 0 for old in range(first, first + count))
+        groups = self._groups
+        end = first + count
+        for group in range(first >> CONSECUTIVE_BITS, (end - 1 >> CONSECUTIVE_BITS) + 1):
+            runs = groups.get(group)
+            if runs is None:
+                continue
+            start = group << CONSECUTIVE_BITS
+            for run in runs if isinstance(runs, list) else (runs,):
+                old = start + (run >> _LOW_SHIFT)
+                if old < end and first <= old + (run >> _EXTRA_SHIFT & _LOW_MASK):
+                    return False
+        return True
+
+    # -- insertion --
 
     def insert(self, old: int, new: int) -> None:
         """Add one exception, joining a run where it continues one (``dm_insert_exception``).
@@ -86,67 +138,231 @@ class ExceptionTable:
         The top byte of ``new`` is read as a count, as the kernel does with what a crafted store
         says.
         """
-        extra = new >> CHUNK_NUMBER_BITS
-        new &= _CHUNK_MASK
-        slot = self._slots.setdefault(old >> CONSECUTIVE_BITS & self._mask, [])
-        backwards = self._order is Order.tail_scan
-        position = -1
-        for index in range(len(slot) - 1, -1, -1) if backwards else range(len(slot)):
-            run = slot[index]
-            if old == run.old + run.extra + 1 and new == run.new + run.extra + 1:
-                run.extra += 1
-                return
-            if old == run.old - 1 and new == run.new - 1:
-                run.old -= 1
-                run.new -= 1
-                run.extra += 1
-                return
-            if backwards and old > run.old:
-                position = index + 1
-                break
-            if not backwards and old < run.old:
-                position = index
-                break
-        if position < 0:
-            position = len(slot) if self._order is Order.head_scan else 0
-        slot.insert(position, _Run(old, new, extra))
+        if self._lists is not None:
+            self._lists.insert(old, new)
+            return
+        if old == self._last_old + 1 and new == self._newest + 1 and self._extend(old, new, 1):
+            return
+        if (new <= self._newest or new > _NEW_MASK or old >> _OLD_BITS
+                or self.lookup(old) >= 0):
+            self._become_lists().insert(old, new)
+            return
+        group = old >> CONSECUTIVE_BITS
+        run = ((old & _LOW_MASK) << _LOW_SHIFT | new << _NEW_SHIFT | self._epoch_of(old))
+        beside = self._groups.get(group)
+        if beside is None:
+            self._groups[group] = run
+        elif isinstance(beside, list):
+            insort(beside, run)
+        else:
+            self._groups[group] = [beside, run] if beside < run else [run, beside]
+        self._count += 1
+        self._last_old = old
+        self._newest = new
+
+    def insert_run(self, old: int, new: int, count: int) -> None:
+        """Add ``count`` exceptions, consecutive on both sides, in ascending order."""
+        end = old + count
+        while old < end:
+            self.insert(old, new)
+            old += 1
+            new += 1
+            more = min(end - old, -old & _LOW_MASK)
+            if more and self._lists is None and self._extend(old, new, more):
+                old += more
+                new += more
+
+    def _extend(self, old: int, new: int, more: int) -> bool:
+        """Let the run of the last exception go on with ``more`` chunks; False if it cannot.
+
+        The caller knows that ``old`` and ``new`` continue it.
+        """
+        low = old & _LOW_MASK
+        if not low or new + more > _NEW_MASK + 1:
+            return False
+        group = old >> CONSECUTIVE_BITS
+        run = self._groups[group]
+        if isinstance(run, list):
+            index = bisect_left(run, low << _LOW_SHIFT)
+            if index < len(run) and run[index] >> _LOW_SHIFT < low + more:
+                return False
+            run[index - 1] += more * _ONE_MORE
+        else:
+            self._groups[group] = run + more * _ONE_MORE
+        self._count += more
+        self._last_old = old + more - 1
+        self._newest = new + more - 1
+        return True
+
+    def _epoch_of(self, old: int) -> int:
+        """The epoch of a new run; see the module docstring."""
+        if self._order is not Order.head_scan_to_head:
+            return 0
+        if not self._largest:
+            self._largest = array("q", (-1,)) * self._slots
+            self._epochs = array("I", (0,)) * self._slots
+        slot = old >> CONSECUTIVE_BITS & self._slots - 1
+        if old > self._largest[slot]:
+            self._largest[slot] = old
+            self._epochs[slot] += 1
+        return self._epochs[slot]
+
+    # -- many at once --
+
+    def load(self, pairs: Pairs) -> None:
+        """Add exceptions in the order in which a store lists them: `insert` for each."""
+        if len(pairs) < _FEW or self._newest >= 0 or not self._sort(pairs):
+            for old, new in pairs.tolist():
+                self.insert(old, new)
+
+    def _sort(self, pairs: Pairs) -> bool:
+        """Fill the empty table from ``pairs``; False, and nothing done, if order matters."""
+        new = pairs[:, 1]
+        if (int(new[-1]) > _NEW_MASK or int(pairs[:, 0].max()) >> _OLD_BITS
+                or not (new[1:] > new[:-1]).all()):
+            return False
+        old = pairs[:, 0].astype(np.int64)
+        # A run ends where either number jumps, and where a group ends.
+        first = np.flatnonzero(np.concatenate((
+            [True], (old[1:] - old[:-1] != 1) | (new[1:] - new[:-1] != 1)
+            | (old[1:] & _LOW_MASK == 0))))
+        extra = np.diff(np.append(first, len(old))) - 1
+        start = old[first]
+        ascending = np.argsort(start, kind="stable")
+        sorted_start = start[ascending]
+        if not (sorted_start[1:] > sorted_start[:-1] + extra[ascending][:-1]).all():
+            return False
+        # A run has more than 64 bits: its upper and its lower word.
+        upper = ((start & _LOW_MASK) << _LOW_SHIFT - _WORD_BITS
+                 | (new[first] >> np.uint64(_WORD_BITS - _NEW_SHIFT)).astype(np.int64))
+        lower = new[first] << np.uint64(_NEW_SHIFT) | (
+            extra << _EXTRA_SHIFT | self._epochs_of(start, ascending)).astype(np.uint64)
+        self._fill(sorted_start >> CONSECUTIVE_BITS, upper[ascending], lower[ascending])
+        self._count = len(pairs)
+        self._last_old, self._newest = (int(number) for number in pairs[-1])
+        return True
+
+    def _epochs_of(self, start: _Signed, ascending: _Signed) -> _Signed:
+        """`_epoch_of` for each run of an empty table: ``start`` in order of insertion.
+
+        ``ascending`` sorts ``start``.
+        """
+        if self._order is not Order.head_scan_to_head:
+            return np.zeros(len(start), np.int64)
+        rank = np.empty_like(ascending)
+        rank[ascending] = np.arange(len(start))
+        slot = start >> CONSECUTIVE_BITS & self._slots - 1
+        by_slot = np.argsort(slot, kind="stable")
+        slot = slot[by_slot]
+        # Slot above rank: the greatest so far is the greatest of its slot.
+        key = slot << 40 | rank[by_slot]
+        largest = np.maximum.accumulate(key)
+        begun = np.cumsum(key == largest)
+        head = np.flatnonzero(np.append(True, slot[1:] != slot[:-1]))
+        lengths = np.diff(np.append(head, len(slot)))
+        begun -= np.repeat(begun[head] - 1, lengths)
+        epochs = np.empty_like(begun)
+        epochs[by_slot] = begun
+        last = head + lengths - 1
+        all_largest = np.full(self._slots, -1, np.int64)
+        all_largest[slot[head]] = start[ascending[largest[last] & (1 << 40) - 1]]
+        all_epochs = np.zeros(self._slots, np.uint32)
+        all_epochs[slot[head]] = begun[last]
+        self._largest = array("q", all_largest.tobytes())
+        self._epochs = array("I", all_epochs.tobytes())
+        return epochs
+
+    def _fill(self, group: _Signed, upper: _Signed, lower: Pairs) -> None:
+        """Make the groups from runs that are sorted, each run in two words."""
+        groups = self._groups
+        heads = np.flatnonzero(np.append(True, group[1:] != group[:-1]))
+        ends = np.append(heads[1:], len(group))
+        for at in range(0, len(heads), _BLOCK):
+            base = int(heads[at])
+            whole = slice(base, int(ends[min(at + _BLOCK, len(heads)) - 1]))
+            runs = [high << _WORD_BITS | low for high, low in
+                    zip(upper[whole].tolist(), lower[whole].tolist(), strict=True)]
+            part = slice(at, at + _BLOCK)
+            keys = group[heads[part]].tolist()
+            if len(keys) == len(runs):
+                groups.update(zip(keys, runs, strict=True))
+                continue
+            spans = zip((heads[part] - base).tolist(), (ends[part] - base).tolist(), strict=True)
+            groups.update(zip(keys, (runs[a] if b - a == 1 else runs[a:b] for a, b in spans),
+                              strict=True))
+
+    # -- removal --
 
     def remove(self, old: int) -> str | None:
         """Forget one chunk from an end of its run; None, or what the kernel calls corruption.
 
         Kernel: ``__remove_single_exception_chunk``.
         """
-        key = old >> CONSECUTIVE_BITS & self._mask
-        slot = self._slots.get(key, [])
-        for run in slot:
-            if not 0 <= old - run.old <= run.extra:
-                continue
-            if not run.extra:
-                slot.remove(run)
-                if not slot:
-                    del self._slots[key]
-                return None
-            if old == run.old:
-                run.old += 1
-                run.new += 1
-            elif old != run.old + run.extra:
-                return (f"Attempt to merge block {old} from the middle of a chunk range "
-                        f"[{run.old} - {run.old + run.extra}]")
-            run.extra -= 1
-            return None
-        return f"Corruption detected: exception for block {old} is on disk but not in memory"
+        if self._lists is not None:
+            return self._lists.remove(old)
+        group = old >> CONSECUTIVE_BITS
+        low = old & _LOW_MASK
+        found = self._groups.get(group)
+        runs = found if isinstance(found, list) else [] if found is None else [found]
+        index = bisect_left(runs, low + 1 << _LOW_SHIFT) - 1
+        run = runs[index] if index >= 0 else 0
+        start = run >> _LOW_SHIFT
+        extra = run >> _EXTRA_SHIFT & _LOW_MASK
+        if index < 0 or low > start + extra:
+            return f"Corruption detected: exception for block {old} is on disk but not in memory"
+        if start < low < start + extra:
+            first = old - low + start
+            return (f"Attempt to merge block {old} from the middle of a chunk range "
+                    f"[{first} - {first + extra}]")
+        if extra:
+            runs[index] += _WITHOUT_FIRST if low == start else -_ONE_MORE
+        else:
+            del runs[index]
+        if not runs:
+            del self._groups[group]
+        elif not isinstance(found, list):
+            self._groups[group] = runs[0]
+        self._count -= 1
+        # What is inserted from now on may join or pass what the epochs do not tell.
+        self._last_old = -2
+        self._newest = _ANY
+        return None
+
+    # -- order --
+
+    def _in_list_order(self) -> list[tuple[int, int, int]]:
+        """Every run as (old, new, extra), slot by slot as the kernel's lists hold them."""
+        mask = self._slots - 1
+        runs = sorted(
+            (group & mask, -(run & _EPOCH_MASK), group << CONSECUTIVE_BITS | run >> _LOW_SHIFT,
+             run >> _NEW_SHIFT & _NEW_MASK, run >> _EXTRA_SHIFT & _LOW_MASK)
+            for group, value in self._groups.items()
+            for run in (value if isinstance(value, list) else (value,)))
+        return [run[2:] for run in runs]
+
+    def _become_lists(self) -> ExceptionLists:
+        """From now on, as the kernel does it."""
+        self._lists = ExceptionLists(self._slots, self._order)
+        self._lists.append_runs(self._in_list_order())
+        self._groups = {}
+        return self._lists
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         """Every (old, new) pair, slot by slot in list order."""
-        for slot in self._slots.values():
-            for run in slot:
-                for offset in range(run.extra + 1):
-                    yield run.old + offset, run.new + offset
+        if self._lists is not None:
+            yield from self._lists
+            return
+        for old, new, extra in self._in_list_order():
+            for offset in range(extra + 1):
+                yield old + offset, new + offset
 
     def __len__(self) -> int:
         """Number of chunks that have an exception."""
-        return sum(run.extra + 1 for slot in self._slots.values() for run in slot)
+        return self._count if self._lists is None else len(self._lists)
 
     def runs(self) -> int:
         """Number of records."""
-        return sum(len(slot) for slot in self._slots.values())
+        if self._lists is not None:
+            return self._lists.runs()
+        return sum(len(value) if isinstance(value, list) else 1
+                   for value in self._groups.values())
