@@ -17,7 +17,8 @@ from harness.steps import Examine
 from harness.trace import Header, Trace
 
 THEMES: Final = ("creation", "writes", "origins", "stores", "overflow", "tables", "merge",
-                 "discards", "parallel", "workloads")
+                 "discards", "parallel", "workloads", "lvm", "android",
+                 "fixes")
 """Modules of this package that hold scenarios, in the order of the catalogue."""
 DEFAULT_SEED: Final = 1
 

@@ -220,7 +220,7 @@ def no_snapshot(s: Script, pattern: str) -> None:
 
 @scenario(fs=("xfs", "ext4"), store=STORES, rows=("dmtest: bonnie_rolling_snap_{fs}_{store}",))
 def rolling_snapshot(s: Script, fs: str, store: str) -> None:
-    """A benchmark on the origin; again, twice, under a snapshot; and under the next in its place."""
+    """A benchmark on the origin; twice more under a snapshot, and under the next in its place."""
     sectors = 2 * GROUP
     s.disk("base", sectors)
     s.origin("org", "base")
