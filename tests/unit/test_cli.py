@@ -85,7 +85,7 @@ def test_list_shows_each_scenario_once_with_what_it_is_about(dmsnap) -> None:
 
 
 def test_list_of_a_pattern(dmsnap) -> None:
-    text = dmsnap("list", "overflow_in*", "bring_up[P]", "--rows").stdout
+    text = dmsnap("list", "overflow_in_one*", "bring_up[P]", "--rows").stdout
     assert [line.strip() for line in text.splitlines() if line[:2] != "  " or line[2] != " "] == [
         "creation", "bring_up", "overflow", "overflow_in_one_write ×6"]
     assert "answers: dmtest: bring_up_snapshot_target" in text

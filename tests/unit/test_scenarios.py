@@ -63,7 +63,7 @@ def test_no_two_scenarios_share_a_name_and_all_have_a_docstring(
     (["bring_up"], ["bring_up[P]", "bring_up[PO]", "bring_up[N]"]),
     (["bring_up[PO]"], ["bring_up[PO]"]),
     (["bring_up[P*"], ["bring_up[P]", "bring_up[PO]"]),
-    (["*_up[?]"], ["bring_up[P]", "bring_up[N]"]),
+    (["bring_*[?]"], ["bring_up[P]", "bring_up[N]"]),
     (["bring_up[N]", "bring_up[P]", "bring_up[N]"], ["bring_up[P]", "bring_up[N]"]),
 ])
 def test_patterns(patterns: list[str], wanted: list[str]) -> None:
@@ -78,14 +78,16 @@ def test_a_pattern_that_matches_nothing_is_refused(pattern: str) -> None:
 
 def test_what_loses_its_guest_runs_only_when_named() -> None:
     everything = names()
-    assert not LOST & set(everything)
-    assert {entry.name for entry in catalogue().values() if entry.loses_guest} == LOST
-    assert len(everything) == len(catalogue()) - len(LOST)
+    losing = {entry.name for entry in catalogue().values() if entry.loses_guest}
+    assert losing >= LOST
+    assert not losing & set(everything)
+    assert len(everything) == len(catalogue()) - len(losing)
     assert set(names("lost")) == LOST
-    assert names("lost[exit]") == ["lost[exit]"]
-    assert not LOST & set(names("*"))
+    for name in losing:
+        assert names(name) == [name]
+    assert not losing & set(names("*"))
     assert names("lo*") == [name for name in catalogue()
-                            if name.startswith("lo") and name not in LOST]
+                            if name.startswith("lo") and name not in losing]
 
 
 @pytest.mark.parametrize("entry", catalogue().values(), ids=lambda entry: entry.name)
@@ -97,7 +99,7 @@ def test_each_ends_with_examine_and_survives_its_file(entry: Scenario) -> None:
     assert not any(isinstance(step, Examine) for step in trace.steps[-2:-1])
     assert entry.trace(seed=3) == trace, "writing a scenario twice gives the same steps"
     assert traces.loads(traces.dumps(trace)) == trace
-    assert entry.loses_guest == any(isinstance(step, Crash) for step in trace.steps)
+    assert entry.loses_guest or not any(isinstance(step, Crash) for step in trace.steps)
 
 
 def test_a_scenario_that_ends_with_examine_gets_no_second_one(empty: dict[str, Scenario]) -> None:
