@@ -6,14 +6,14 @@ ARGS ?=
 
 BIN := .venv/bin
 PYTHON_FILES := harness tests
-FAST := $(filter-out tests/kernel,$(wildcard tests/*))
+FAST := $(filter-out tests/kernel tests/mutation,$(wildcard tests/*))
 
 # A Python of somebody else's must not reach ours.
 unexport PYTHONHOME PYTHONPATH
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test test-fast lint bench clean distclean venv kernel
+.PHONY: help setup run test test-fast lint mutants bench clean distclean venv kernel
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -36,6 +36,10 @@ lint: venv ## check style (ruff), types (mypy), and that rooms use only rooms be
 	@$(BIN)/ruff check $(PYTHON_FILES)
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
+
+mutants: setup ## change the twin in 320 places, one at a time, and see that recorded kernels notice
+	@$(BIN)/dmsnap run --kernel uml-6.12 --kernel uml-6.1 --kernel uml-7.2 >/dev/null
+	@$(BIN)/python tests/mutation/mutants.py $(ARGS)
 
 bench: setup ## measure twin, kernel side and store parsing
 	@$(BIN)/python -m harness.bench $(ARGS)
