@@ -4,6 +4,8 @@ What a scenario leaves out is chosen so that more is seen: a write takes a new g
 gets a table and is resumed, a snapshot is as long as its origin.
 """
 
+import msgspec
+
 from harness.errors import BadScenario
 from harness.steps import (
     AnyStep,
@@ -61,8 +63,10 @@ class Script:
              block_size: int = 512) -> None:
         """Make a disk; ``stamped`` fills it with sectors that describe themselves."""
         self._sectors[name] = sectors
-        self.steps.append(Disk(name=name, sectors=sectors, fill="stamp" if stamped else "zero",
-                               block_size=block_size))  # type: ignore[arg-type]
+        made = Disk(name=name, sectors=sectors, fill="stamp" if stamped else "zero")
+        if block_size != made.block_size:  # a default that is given is not left out in JSON
+            made = msgspec.structs.replace(made, block_size=block_size)
+        self.steps.append(made)
 
     def create(self, name: str) -> None:
         """Make a mapped device without a table."""

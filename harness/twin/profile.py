@@ -37,8 +37,8 @@ class Profile:
     log_errno_suffix: bool = True
     """Constructor errors are logged with `` (-EINVAL)`` (between 5.10 and 6.1)."""
     self_reference: str = "EINVAL"
-    """What a table gets that names its own device, which never had a table: EINVAL where that is
-    refused as such (since between 6.1 and 6.12), else the same as any such device."""
+    """What a table gets that names its own device: EINVAL where that is refused as such (since
+    between 6.1 and 6.12), whether it ever had a table or not."""
     unloaded_device: str = "ENXIO"
     """What a table gets that names a mapped device which never had a table."""
     uevent_add_at: str = "load"
@@ -165,8 +165,8 @@ def errno_of(answer: str) -> int:
 
 _6_12: Final = Profile()
 _6_1: Final = Profile(
-    enoent="ENODEV", self_reference="ENXIO", message_no_table=ACCEPTED,
-    error_args=ACCEPTED, duplicate_wins="first", discard=0, discard_4k=0, same_device_log=(
+    enoent="ENODEV", self_reference=ACCEPTED, message_no_table=ACCEPTED,
+    error_args=ACCEPTED, duplicate_wins="first", discard=0, same_device_log=(
         "device-mapper: table: {s}: snapshot: COW device cannot be the same as origin device "
         "(-EINVAL)\n"
         "device-mapper: ioctl: error adding target to table"))
