@@ -7,7 +7,7 @@ from harness.steps import TargetLine
 STORES = ("P", "PO", "N")
 
 
-@scenario(store=STORES, rows=("dmtest: bring_up_snapshot_target",))
+@scenario(store=STORES, rows=("dmtest: bring_up_snapshot_target_{store[0]}",))
 def bring_up(s: Script, store: str) -> None:
     """A snapshot is made, asked for everything it can tell, and removed."""
     s.disk("base", 256, stamped=True)
@@ -260,7 +260,7 @@ def table_chunk_larger_than_cow(s: Script) -> None:
     s.snapshot("snap", "base", "cow", "P", 64)
 
 
-@scenario()
+@scenario(rows=("lvm2: snapshot-usage (read-only)",))
 def read_only_snapshot(s: Script) -> None:
     """A read-only table still writes the header, and origin writes still copy."""
     s.disk("base", 64, stamped=True)

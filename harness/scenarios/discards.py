@@ -19,7 +19,7 @@ def _snapshot(s: Script, features: str) -> None:
 FEATURES = ("1 discard_zeroes_cow", "2 discard_zeroes_cow discard_passdown_origin")
 
 
-@scenario(features=FEATURES)
+@scenario(features=FEATURES, rows=("F: discard features", "G5: the discard features"))
 def discard_whole_chunks(s: Script, features: str) -> None:
     """Chunks with an exception read zeros afterwards; others are left alone."""
     _snapshot(s, features)
@@ -30,7 +30,7 @@ def discard_whole_chunks(s: Script, features: str) -> None:
     s.write("snap", 8 * CHUNK, CHUNK)
 
 
-@scenario(features=FEATURES)
+@scenario(features=FEATURES, rows=("F: discard features", "G5: the discard features"))
 def discard_parts(s: Script, features: str) -> None:
     """Parts of a chunk are passed to the COW device as they are."""
     _snapshot(s, features)
@@ -39,7 +39,8 @@ def discard_parts(s: Script, features: str) -> None:
     s.read("snap", 0, 6 * CHUNK)
 
 
-@scenario(sector=(8, 256, 504), features=FEATURES)
+@scenario(sector=(8, 256, 504), features=FEATURES,
+          rows=("F: discard features", "G5: the discard features"))
 def discard_unaligned(s: Script, sector: int, features: str) -> None:
     """A chunk's length from the middle of one: zeros run into the neighbour on the COW device."""
     _snapshot(s, features)
@@ -48,7 +49,7 @@ def discard_unaligned(s: Script, sector: int, features: str) -> None:
     s.image("cow")
 
 
-@scenario()
+@scenario(rows=("F: discard features", "G5: the discard features"))
 def discard_of_overflowed(s: Script) -> None:
     """A snapshot that has overflowed takes no discard, an invalid one neither."""
     s.disk("base", 16 * CHUNK, stamped=True)
@@ -60,7 +61,7 @@ def discard_of_overflowed(s: Script) -> None:
     s.read("snap", 0, CHUNK)
 
 
-@scenario(features=FEATURES)
+@scenario(features=FEATURES, rows=("F: discard features", "G5: the discard features"))
 def discard_feature_in_lines(s: Script, features: str) -> None:
     """The table line shows the features, and a reload may drop them."""
     _snapshot(s, features)

@@ -11,7 +11,8 @@ def _origin_again(s: Script) -> None:
     s.remove("snap")
 
 
-@scenario(store=("P", "PO"), chunk=(1, 8, 16), rows=("android: DmSnapshotMerge", "lvm2: merge"))
+@scenario(store=("P", "PO"), chunk=(1, 8, 16), rows=(
+    "android: DmSnapshot", "lvm2: snapshot-merge (in use)"))
 def merge_recipe(s: Script, store: str, chunk: int) -> None:
     """Written on both sides, merged as LVM does it, then an origin again."""
     s.snapshot_and_origin(store, chunk)
@@ -27,7 +28,7 @@ def merge_recipe(s: Script, store: str, chunk: int) -> None:
     s.write("org", 60, 8)
 
 
-@scenario()
+@scenario(rows=("G4: the status line step by step",))
 def merge_order(s: Script) -> None:
     """Runs are merged backwards, the last committed first, and only within consecutive chunks."""
     s.snapshot_and_origin("P", 8)
@@ -63,7 +64,8 @@ def merge_tail(s: Script, rest: int) -> None:
     s.read("org", 0, 64 + rest)
 
 
-@scenario(state=("valid", "overflowed", "invalid"))
+@scenario(state=("valid", "overflowed", "invalid"), rows=(
+    "lvm2: merge resumed by activation", "android: MergeInRecovery"))
 def merge_after_activation(s: Script, state: str) -> None:
     """The snapshot is gone when the merge is loaded: the store is read from the disk."""
     s.disk("base", 128, stamped=True)
@@ -103,7 +105,7 @@ def merge_of_transient_refused(s: Script) -> None:
     s.write("snap", 30, 3)
 
 
-@scenario(rows=("lvm2: snapshot-merge",))
+@scenario(rows=("lvm2: snapshot-merge (a second one refused)",))
 def second_merge_refused(s: Script) -> None:
     """One merge for each origin, as long as it is handed over."""
     s.snapshot_and_origin("P", 8)
@@ -133,7 +135,7 @@ def two_merges_at_once(s: Script) -> None:
     s.read("two", 0, 128)
 
 
-@scenario(chunk=(8, 4, 32))
+@scenario(chunk=(8, 4, 32), rows=("lvm2: snapshot-merge (copies out to one more)",))
 def merge_copies_out(s: Script, chunk: int) -> None:
     """Another snapshot, of equal, smaller or larger chunks, keeps what the merge overwrites."""
     s.snapshot_and_origin("P", 8)

@@ -15,7 +15,8 @@ def _snapshots(s: Script, count: int, store: str, chunk: int, cow_sectors: int) 
     return names
 
 
-@scenario(count=(1, 2, 8, 101), store=STORES, rows=("dmtest: create_lots_of_snaps",))
+@scenario(count=(101,), store=STORES, rows=("dmtest: create_lots_of_snaps_{store}",))
+@scenario(count=(1, 2, 8), store=STORES)
 def snapshots_of_one_origin(s: Script, count: int, store: str) -> None:
     """Every snapshot gets its own copy of what the origin loses."""
     s.disk("base", 128, stamped=True)
@@ -30,7 +31,7 @@ def snapshots_of_one_origin(s: Script, count: int, store: str) -> None:
     s.write("org", 64, 8)
 
 
-@scenario(store=STORES, rows=("dmtest: many_snapshots_of_same_volume",))
+@scenario(store=STORES, rows=("dmtest: many_snapshots_of_same_volume_{store}",))
 def many_snapshots_of_same_volume(s: Script, store: str) -> None:
     """Sixteen snapshots; the origin is written before and after, then the first snapshot."""
     s.disk("base", 512, stamped=True)
@@ -44,7 +45,7 @@ def many_snapshots_of_same_volume(s: Script, store: str) -> None:
     s.read(names[15], 0, 512)
 
 
-@scenario(store=STORES, rows=("dmtest: many_snaps_with_changes",))
+@scenario(store=STORES, rows=("dmtest: many_snaps_with_changes_{store}",))
 def many_snapshots_with_changes(s: Script, store: str) -> None:
     """One generation after another, a snapshot of each."""
     s.disk("base", 64, stamped=True)
@@ -181,7 +182,7 @@ def snapshot_of_a_snapshot(s: Script) -> None:
     s.read("snap", 0, 64)
 
 
-@scenario(store=STORES)
+@scenario(store=STORES, rows=("F: a whole chunk is written without reading the origin",))
 def bad_origin(s: Script, store: str) -> None:
     """An origin that cannot be read: whole chunks are written all the same, a copy is fatal."""
     s.device("bad", TargetLine(0, 64, "error"))

@@ -22,7 +22,7 @@ def overflow_by_snapshot(s: Script, store: str) -> None:
     s.flush("snap")
 
 
-@scenario(store=STORES)
+@scenario(store=STORES, rows=("blksnap: overflow", "dattobd: overflow"))
 def overflow_by_origin(s: Script, store: str) -> None:
     """The origin writes more than fits: the snapshot is invalid, the origin goes on."""
     s.snapshot_and_origin(store, 8, origin_sectors=128, cow_sectors=40)
@@ -85,7 +85,8 @@ def overflow_in_one_write(s: Script, store: str, writer: str) -> None:
     s.read("org", 0, 256)
 
 
-@scenario(store=STORES, chunk=(1, 16))
+@scenario(store=STORES, chunk=(1, 16),
+          rows=("G4: the status line step by step", "lvm2: usage percent"))
 def fill_chunk_by_chunk(s: Script, store: str, chunk: int) -> None:
     """Status after every chunk until nothing fits any more."""
     s.snapshot_and_origin(store, chunk, origin_sectors=64 * chunk, cow_sectors=20 * chunk + 5)

@@ -28,7 +28,7 @@ def whole_chunk_behind_a_part(s: Script, store: str) -> None:
     s.read("snap", 0, 16)
 
 
-@scenario(store=STORES, count=(4, 40))
+@scenario(store=STORES, count=(4, 40), rows=("F: commits in the order of allocation",))
 def many_chunks(s: Script, store: str, count: int) -> None:
     """Many chunks at once: committed in the order of allocation, few area writes."""
     s.snapshot_and_origin(store, 8, origin_sectors=512, cow_sectors=1024)
@@ -71,7 +71,7 @@ def _slow_cow(s: Script, store: str, ms: int, *, cow_sectors: int = 512) -> None
     s.origin("org", "base")
 
 
-@scenario(store=STORES)
+@scenario(store=STORES, rows=("F: commits in the order of allocation",))
 def slow_cow(s: Script, store: str) -> None:
     """Copies stay in flight; later writes find their exceptions pending."""
     _slow_cow(s, store, 50)
@@ -81,7 +81,8 @@ def slow_cow(s: Script, store: str) -> None:
     s.read("snap", 32, 16)
 
 
-@scenario(store=STORES)
+@scenario(store=STORES,
+          rows=("F: read of the origin and the exception that overtakes it",))
 def slow_origin(s: Script, store: str) -> None:
     """The origin reads slowly: a read of it is in flight while an origin write wants to go on."""
     s.disk("disk", 128, stamped=True)
@@ -96,7 +97,7 @@ def slow_origin(s: Script, store: str) -> None:
     s.read("org", 0, 16)
 
 
-@scenario(store=("P", "PO", "N"))
+@scenario(store=("P", "PO", "N"), rows=("F: header and metadata at invalidation",))
 def overflow_in_flight(s: Script, store: str) -> None:
     """More chunks at once than fit: some are in flight when the store overflows."""
     s.snapshot_and_origin(store, 8, origin_sectors=128, cow_sectors=48)

@@ -30,7 +30,9 @@ def _use(s: Script, chunk: int = 8, store: str = "P") -> None:
     s.write("snap", 100, 12)
 
 
-@scenario(chunk=(1, 2, 8), delta=(-1, 0, 1), rows=("android: Snapshot_Metadata",))
+@scenario(chunk=(1, 2, 8), delta=(-1, 0, 1), rows=(
+    "android: Snapshot_Metadata", "lvmsync: an exactly full area",
+    "G2: every byte of the store, areas exactly full"))
 def full_area(s: Script, chunk: int, delta: int) -> None:
     """One exception less than an area holds, exactly as many, one more; then loaded again."""
     count = entries_per_area(chunk) + delta
@@ -47,7 +49,9 @@ def full_area(s: Script, chunk: int, delta: int) -> None:
     s.read("snap", 0, (count + 8) * chunk)
 
 
-@scenario(chunk=(1, 2), areas=(2, 3))
+@scenario(chunk=(1, 2), areas=(2, 3), rows=(
+    "lvmsync: an exactly full area", "lvmsync_go: data chunks between areas",
+    "G2: every byte of the store, areas exactly full"))
 def full_areas(s: Script, chunk: int, areas: int) -> None:
     """Several areas, the last exactly full, built and loaded again; then one more exception."""
     count = entries_per_area(chunk) * areas
@@ -134,7 +138,8 @@ def reactivate_invalid(s: Script) -> None:
     s.write("snap", 0, 3)
 
 
-@scenario(rows=("lvm2: snapshot-usage",), disk=(4, 16, 32), table=(0, 4, 8, 16))
+@scenario(rows=("lvm2: snapshot-usage (stale header of another chunk size)",),
+          disk=(4, 16, 32), table=(0, 4, 8, 16))
 def other_chunk_size_on_disk(s: Script, disk: int, table: int) -> None:
     """The header names another chunk size than the table: the header wins."""
     s.disk("base", 256, stamped=True)
@@ -271,7 +276,7 @@ def old_chunk_beyond_the_origin(s: Script) -> None:
     _use(s)
 
 
-@scenario(areas=(1, 2))
+@scenario(areas=(1, 2), rows=("lvmsync: an exactly full area",))
 def device_ends_behind_a_full_area(s: Script, areas: int) -> None:
     """The last area is full and the next one lies behind the end: the load fails."""
     image = build(1, allocate(range(32 * areas), 1))
@@ -317,7 +322,7 @@ def unwritable_store(s: Script, bad: str) -> None:
     s.snapshot("snap", "base", "cow", "P", 8)
 
 
-@scenario(rows=("android: DmSnapshot",))
+@scenario(rows=("lvm2: lvextend-snapshot-policy",))
 def cow_grows(s: Script) -> None:
     """The COW device grows under a live snapshot: there is room at once, an overflow stays."""
     s.disk("store", 256)

@@ -67,7 +67,7 @@ def messages(s: Script, target: str) -> None:
     s.message(name, "hello", sector=256)
 
 
-@scenario()
+@scenario(rows=("blksnap: destroyed in use", "dattobd: destroyed in use"))
 def busy_devices(s: Script) -> None:
     """A device that a table uses cannot be removed."""
     s.disk("disk", 128, stamped=True)
@@ -142,7 +142,7 @@ def reload_with_other_store(s: Script, first: str, second: str) -> None:
     s.read("snap", 0, 64)
 
 
-@scenario(store=STORES)
+@scenario(store=STORES, rows=("G3: handover in every order",))
 def handover_between_devices(s: Script, store: str) -> None:
     """A second device takes the exceptions of the first, which stays behind as Invalid."""
     s.snapshot_and_origin(store, 8)
@@ -164,7 +164,7 @@ def handover_between_devices(s: Script, store: str) -> None:
     s.write("heir", 40, 3)
 
 
-@scenario(store=("P", "N"))
+@scenario(store=("P", "N"), rows=("G3: handover in every order",))
 def handover_source_running(s: Script, store: str) -> None:
     """The heir is resumed while the source runs: refused, and it can be tried again."""
     s.snapshot_and_origin(store, 8)
@@ -183,7 +183,7 @@ def handover_source_running(s: Script, store: str) -> None:
     s.write("heir", 8, 3)
 
 
-@scenario(store=("P", "N"))
+@scenario(store=("P", "N"), rows=("G3: handover in every order",))
 def handover_cancelled(s: Script, store: str) -> None:
     """The source is removed before the handover: the heir is invalid, the disk is not."""
     s.snapshot_and_origin(store, 8)
@@ -199,7 +199,7 @@ def handover_cancelled(s: Script, store: str) -> None:
     s.read("snap", 0, 16)
 
 
-@scenario()
+@scenario(rows=("G3: handover in every order",))
 def handover_destination_dropped(s: Script) -> None:
     """The heir goes first: the source never notices."""
     s.snapshot_and_origin("P", 8)

@@ -62,7 +62,8 @@ def write_across_areas(s: Script, store: str, chunk: int) -> None:
     s.read("snap", 0, sectors)
 
 
-@scenario(chunk=(1, 2, 8))
+@scenario(chunk=(1, 2, 8), rows=("lvm2: snapshot-usage (metadata sectors)",
+                                 "G4: the status line step by step"))
 def one_by_one_through_areas(s: Script, chunk: int) -> None:
     """Status after each exception: where allocation and metadata jump at the end of an area."""
     count = {1: 70, 2: 70, 8: 12}[chunk]
@@ -83,7 +84,7 @@ def in_turns(s: Script, store: str, chunk: int) -> None:
     s.read("snap", 0, 16 * chunk)
 
 
-@scenario(rows=("dmtest: snapshot_writes_do_not_affect_origin",), store=STORES)
+@scenario(rows=("dmtest: snapshot_writes_do_not_affect_origin_{store}",), store=STORES)
 def snapshot_writes_do_not_affect_origin(s: Script, store: str) -> None:
     """The snapshot is written in many places; the origin shows none of it."""
     s.snapshot_and_origin(store, 8, origin_sectors=1024, cow_sectors=2048)
@@ -92,7 +93,7 @@ def snapshot_writes_do_not_affect_origin(s: Script, store: str) -> None:
     s.read("org", 0, 1024)
 
 
-@scenario(rows=("dmtest: origin_writes_do_not_affect_snapshot",), store=STORES)
+@scenario(rows=("dmtest: origin_writes_do_not_affect_snapshot_{store}",), store=STORES)
 def origin_writes_do_not_affect_snapshot(s: Script, store: str) -> None:
     """The origin is written in many places, twice; the snapshot shows none of it."""
     s.snapshot_and_origin(store, 8, origin_sectors=1024, cow_sectors=2048)
@@ -102,7 +103,8 @@ def origin_writes_do_not_affect_snapshot(s: Script, store: str) -> None:
     s.read("snap", 0, 1024)
 
 
-@scenario(store=STORES, rest=(1, 5, 7))
+@scenario(store=STORES, rest=(1, 5, 7),
+          rows=("blksnap: boundary writes", "dattobd: boundary writes"))
 def tail_chunk(s: Script, store: str, rest: int) -> None:
     """An origin that is no multiple of the chunk: its last chunk is copied as far as it goes."""
     s.disk("base", 64 + rest, stamped=True)
@@ -125,7 +127,7 @@ def full_tail_chunk_is_short(s: Script, store: str) -> None:
     s.image("cow")
 
 
-@scenario(store=STORES)
+@scenario(store=STORES, rows=("blksnap: boundary writes", "dattobd: boundary writes"))
 def beyond_the_end(s: Script, store: str) -> None:
     """Reads and writes that cross or lie behind the end of the device."""
     s.snapshot_and_origin(store, 8)
@@ -206,7 +208,7 @@ def zeros_are_data(s: Script, store: str) -> None:
     s.read("snap", 0, 64)
 
 
-@scenario(rows=("huge sparse disk: chunk 16 N, 128, 512",),
+@scenario(rows=("huge sparse disk: chunks of 16, 128, 512",),
           chunk=(16, 128, 512))
 def over_zero_target(s: Script, chunk: int) -> None:
     """A snapshot of dm-zero: a huge sparse disk of 17 TiB, written at both ends."""
