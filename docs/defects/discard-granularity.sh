@@ -1,7 +1,7 @@
 #!/bin/sh
 # A snapshot with discard_zeroes_cow tells the block layer how large its units of discard are; the
 # number is the chunk size in sectors, but the block layer takes it for bytes.  So discards that
-# are no whole chunks get through (they are lost, or see discard-zeroes-neighbour).
+# are no whole chunks get through (some do nothing, some do harm: discard-zeroes-neighbour).
 # Needs losetup (util-linux).
 
 set -u
@@ -55,7 +55,10 @@ settle() {  # NAME: wait (10 s at most) until the merge no longer moves
         old=$s; n=$((n + 1)); sleep 0.5
     done
 }
-klog() { dmesg | tail -n "+$log" | grep -E "${1:-device-mapper}" | grep -v inconsistency | sed 's|^|  kernel: |'; }
+klog() {  # [PATTERN]: what the kernel has logged since the start
+    dmesg | tail -n "+$log" | grep -E "${1:-device-mapper}" | grep -v inconsistency \
+        | sed 's|^|  kernel: |'
+}
 clean() {
     for n in 1 2 3 4 5 6; do
         for d in $(dmsetup ls 2>/dev/null | sed -n 's/^\(bug_[a-z0-9]*\).*/\1/p'); do
@@ -79,7 +82,8 @@ ram=$(losetup -f --show "$tmp/disk") || exit 2
 disk base 16384; disk cow 16384
 dmsetup create bug_s --table \
     "0 16384 snapshot /dev/mapper/bug_base /dev/mapper/bug_cow P 4096 1 discard_zeroes_cow" || exit 2
-said=$(cat /sys/block/"$(basename "$(readlink -f /sys/dev/block/"$(dmsetup info -c --noheadings -o major,minor bug_s)")")"/queue/discard_granularity)
+number=$(dmsetup info -c --noheadings --separator : -o major,minor bug_s)
+said=$(cat "/sys/dev/block/$number/queue/discard_granularity")
 echo "chunk size: 4096 sectors, $((4096 * 512)) bytes; discard granularity: $said bytes"
 [ "$said" -lt $((4096 * 512)) ] && shown "the granularity is not a chunk"
 not_shown "the granularity is a chunk"

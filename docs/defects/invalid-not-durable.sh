@@ -55,7 +55,10 @@ settle() {  # NAME: wait (10 s at most) until the merge no longer moves
         old=$s; n=$((n + 1)); sleep 0.5
     done
 }
-klog() { dmesg | tail -n "+$log" | grep -E "${1:-device-mapper}" | grep -v inconsistency | sed 's|^|  kernel: |'; }
+klog() {  # [PATTERN]: what the kernel has logged since the start
+    dmesg | tail -n "+$log" | grep -E "${1:-device-mapper}" | grep -v inconsistency \
+        | sed 's|^|  kernel: |'
+}
 clean() {
     for n in 1 2 3 4 5 6; do
         for d in $(dmsetup ls 2>/dev/null | sed -n 's/^\(bug_[a-z0-9]*\).*/\1/p'); do
@@ -83,7 +86,8 @@ for i in 0 8 16; do put o $i 8 new; done
 put o 24 8 new            # finds the COW device full
 echo "COW device full: $(status s)"
 put o 32 8 new
-dd if=/dev/zero of=/dev/mapper/bug_o seek=200 count=1 conv=fsync,notrunc 2>/dev/null  # flushed, too
+# the origin is flushed, too:
+dd if=/dev/zero of=/dev/mapper/bug_o seek=200 count=1 conv=fsync,notrunc 2>/dev/null
 sync; sleep 2
 dmsetup message bug_logged 0 mark power-cut
 dmsetup remove bug_s; dmsetup remove bug_o; dmsetup remove bug_logged
@@ -92,8 +96,12 @@ entries=$(dd if=/dev/mapper/bug_log bs=512 count=1 2>/dev/null | od -An -tu8 -j1
 at=1; n=0; cut=no
 while [ $n -lt "$entries" ]; do
     set -- $(dd if=/dev/mapper/bug_log bs=512 skip=$at count=1 2>/dev/null | od -An -tu8 -N32 -w32)
-    if [ $(($3 & 8)) -ne 0 ]; then cut=yes; echo "log: ---- power cut"; at=$((at + 1)); n=$((n + 1)); continue; fi
-    echo "log: sectors $1 + $2$([ $(($3 & 1)) -eq 0 ] || echo ' flush')$([ $(($3 & 2)) -eq 0 ] || echo ' FUA')"
+    if [ $(($3 & 8)) -ne 0 ]; then    # a mark: ours, then one that closes the log
+        [ $cut = yes ] && echo "log: ---- end" || echo "log: ---- power cut"
+        cut=yes; at=$((at + 1)); n=$((n + 1)); continue
+    fi
+    how=; [ $(($3 & 1)) -eq 0 ] || how=" flush"; [ $(($3 & 2)) -eq 0 ] || how="$how FUA"
+    echo "log: sectors $1 + $2$how"
     [ $cut = yes ] || [ "$2" -eq 0 ] || dd if=/dev/mapper/bug_log of=/dev/mapper/bug_after bs=512 \
         skip=$((at + 1)) seek="$1" count="$2" conv=notrunc 2>/dev/null
     at=$((at + 1 + $2)); n=$((n + 1))

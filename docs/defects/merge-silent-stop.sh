@@ -53,7 +53,10 @@ settle() {  # NAME: wait (10 s at most) until the merge no longer moves
         old=$s; n=$((n + 1)); sleep 0.5
     done
 }
-klog() { dmesg | tail -n "+$log" | grep -E "${1:-device-mapper}" | grep -v inconsistency | sed 's|^|  kernel: |'; }
+klog() {  # [PATTERN]: what the kernel has logged since the start
+    dmesg | tail -n "+$log" | grep -E "${1:-device-mapper}" | grep -v inconsistency \
+        | sed 's|^|  kernel: |'
+}
 clean() {
     for n in 1 2 3 4 5 6; do
         for d in $(dmsetup ls 2>/dev/null | sed -n 's/^\(bug_[a-z0-9]*\).*/\1/p'); do
