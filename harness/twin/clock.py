@@ -41,6 +41,14 @@ class Choices:
         self.points += 1
         return self._answers.get(self.points - 1, 0)
 
+    def pass_points(self, count: int) -> bool:
+        """Meet ``count`` points at once; False, and none is met, if the answer to one is 1."""
+        met = range(self.points, self.points + count)
+        if any(answer and point in met for point, answer in self._answers.items()):
+            return False
+        self.points += count
+        return True
+
 
 class Clock:
     """Runs events; see the module docstring for their order."""
@@ -99,6 +107,14 @@ class Clock:
         """
         if self._soon and not self._running and self._choices.choose():
             self.run_until_idle()
+
+    def pass_points(self, count: int) -> bool:
+        """Go past points where workers wait and none may overtake; False if one is to."""
+        return self._choices.pass_points(count)
+
+    def idle(self) -> bool:
+        """Whether nothing is left to do, now or later, and nothing is being done."""
+        return not (self._soon or self._ahead or self._running)
 
     def wait_until(self, happened: Callable[[], bool]) -> None:
         """What a process does when it sleeps: run the world until ``happened()``.

@@ -100,6 +100,10 @@ class DeviceMapper:
         """Call ``then`` when the next pending exception, of any snapshot, is over."""
         self._exception_waiters.append(then)
 
+    def at_rest(self) -> bool:
+        """Whether nothing is going to happen by itself, and nothing waits for an exception."""
+        return self.clock.idle() and not self._exception_waiters
+
     # -- ioctls --
 
     def create(self, name: str) -> int:

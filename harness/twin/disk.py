@@ -77,6 +77,10 @@ class Disk:
             self._written[first : last + 1] = bytes(b"\1" * (last + 1 - first))
         return self._memory[sector << SECTOR_SHIFT : (sector + sectors) << SECTOR_SHIFT]
 
+    def content(self, sector: int, sectors: int) -> memoryview:
+        """The bytes of a range, to be read."""
+        return self._memory[sector << SECTOR_SHIFT : (sector + sectors) << SECTOR_SHIFT]
+
     def regions(self) -> Iterator[tuple[int, memoryview | None]]:
         """The whole disk in pieces: length in sectors, and bytes, None if never written."""
         for region in range(0, self.sectors, _REGION_SECTORS):

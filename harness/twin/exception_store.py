@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from harness.store.layout import chunk_size_fault
 from harness.twin.bio import BlockDevice
+from harness.twin.exception_table import Pairs
 from harness.twin.target import CtrError, parse_unsigned
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 Committed = Callable[[bool], None]
 """``acknowledge(success)``: the exception is in the store, or never will be."""
 Then = Callable[[], None]
+Extent = tuple[int, int, int]
+"""First old chunk, first new chunk, and how many."""
 
 
 class ExceptionStore(ABC):
@@ -53,8 +56,8 @@ class ExceptionStore(ABC):
         """
 
     @abstractmethod
-    def read_metadata(self, add: Callable[[int, int], None]) -> bool:
-        """Load the store, ``add(old, new)`` for each exception; False if it is marked invalid.
+    def read_metadata(self, add: Callable[[Pairs], None]) -> bool:
+        """Load the store, ``add`` all exceptions in their order; False if it is marked invalid.
 
         Raises:
             OSError: with the errno that the load fails with.
@@ -72,6 +75,21 @@ class ExceptionStore(ABC):
         ``acknowledge`` may be kept for later; ``then`` is called when the caller may go on, which
         is before this returns if the COW device answers at once.
         """
+
+    def has_room(self, count: int) -> bool:
+        """Whether ``count`` exceptions can be made at once and no I/O of theirs can fail.
+
+        The COW device is a plain disk, and no exception is pending.
+        """
+        raise NotImplementedError
+
+    def prepare_extent(self, count: int) -> list[tuple[int, int]]:
+        """Allocate ``count`` chunks that have room: first chunk and length of each range."""
+        raise NotImplementedError
+
+    def commit_extents(self, extents: list[Extent]) -> None:
+        """Record exceptions that were allocated in this order, all of them, and all are copied."""
+        raise NotImplementedError
 
     @abstractmethod
     def drop(self, then: Then) -> None:

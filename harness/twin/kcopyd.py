@@ -88,6 +88,10 @@ class Kcopyd:
         self._complete.append((callback, context, False, write_error))
         self._wake()
 
+    def passed(self, jobs: int) -> None:
+        """So many jobs were there together and have ended; nobody had to wait for them."""
+        self.jobs_peak = max(self.jobs_peak, self.jobs + jobs)
+
     def block(self) -> None:
         """The worker sleeps inside a callback."""
         self._blocked = True

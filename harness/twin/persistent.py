@@ -12,6 +12,8 @@ import errno
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from harness.store.layout import (
     ENTRY,
     HEADER_CHUNK,
@@ -22,7 +24,8 @@ from harness.store.layout import (
     entries_per_area,
 )
 from harness.twin.bio import READ, WRITE, Bio, BlockDevice, Op
-from harness.twin.exception_store import Committed, ExceptionStore, Then
+from harness.twin.exception_store import Committed, ExceptionStore, Extent, Then
+from harness.twin.exception_table import Pairs
 from harness.twin.target import CtrError
 from harness.units import SECTOR_SHIFT
 
@@ -91,7 +94,7 @@ class PersistentStore(ExceptionStore):
 
     # -- loading --
 
-    def read_metadata(self, add: Callable[[int, int], None]) -> bool:
+    def read_metadata(self, add: Callable[[Pairs], None]) -> bool:
         """Read the header and every area, or make a new store (``persistent_read_metadata``)."""
         if self._read_header():
             if self._chunk_io_sync(WRITE, HEADER_CHUNK, self._header()):
@@ -138,23 +141,40 @@ class PersistentStore(ExceptionStore):
         self.entries = entries_per_area(self.chunk_sectors)
         return False
 
-    def _read_areas(self, add: Callable[[int, int], None]) -> None:
+    def _read_areas(self, add: Callable[[Pairs], None]) -> None:
         """Area after area, until one is not full (kernel: ``read_exceptions``)."""
         self.area = 0
+        full: list[Pairs] = []
         while True:
             data = bytearray(self._chunk_bytes())
             if self._chunk_io_sync(READ, area_chunk(self.area, self.entries), data):
                 raise OSError(errno.EIO, f"area {self.area}")
-            for index, (old, new) in enumerate(ENTRY.iter_unpack(data)):
-                if not new:
-                    self.committed = index
-                    self._area_bytes = data
-                    self._skip_metadata()
-                    return
-                if self.next_free <= new:
-                    self.next_free = new + 1 & _U64
-                add(old, new)
+            pairs = np.frombuffer(data, dtype="<u8").reshape(-1, 2)
+            end = np.flatnonzero(pairs[:, 1] == 0)
+            if len(end):
+                self.committed = int(end[0])
+                self._area_bytes = data
+                full.append(pairs[: self.committed])
+                break
+            full.append(pairs)
             self.area += 1
+        for pairs in full:
+            self._count_as_used(pairs[:, 1])
+        self._skip_metadata()
+        add(np.concatenate(full))
+
+    def _count_as_used(self, new: Pairs) -> None:
+        """Let the next free chunk be behind all of ``new`` (kernel: ``insert_exceptions``)."""
+        if not len(new):
+            return
+        greatest = int(new.max())
+        if greatest == _U64:
+            # It wraps around, and then it depends on what follows.
+            for chunk in new.tolist():
+                if self.next_free <= chunk:
+                    self.next_free = chunk + 1 & _U64
+        elif self.next_free <= greatest:
+            self.next_free = greatest + 1
 
     # -- allocation and commit --
 
@@ -212,6 +232,46 @@ class PersistentStore(ExceptionStore):
         for acknowledge in callbacks:
             acknowledge(self.valid)
         then()
+
+    # -- extents --
+
+    def has_room(self, count: int) -> bool:
+        """See `ExceptionStore.has_room`: on the disk, with the areas between and one ahead."""
+        if not self.valid or self.pending:
+            return False
+        chunks = self.cow.sectors // self.chunk_sectors
+        areas = (self.committed + count) // self.entries
+        return (self.next_free + count + count // self.entries + 2 <= chunks
+                and area_chunk(self.area + areas, self.entries) < chunks)
+
+    def prepare_extent(self, count: int) -> list[tuple[int, int]]:
+        """Ranges between areas; see `prepare_exception`."""
+        ranges = []
+        stride = self.entries + 1
+        while count:
+            new = self.next_free
+            length = min(count, (area_chunk(0, self.entries) - new) % stride or stride)
+            ranges.append((new, length))
+            self.next_free = new + length
+            self._skip_metadata()
+            self.pending += length
+            count -= length
+        return ranges
+
+    def commit_extents(self, extents: list[Extent]) -> None:
+        """The last entry of each area, and of all, is committed as any other, and writes it."""
+        for old, new, count in extents:
+            done = 0
+            while done < count:
+                last = min(count, done + self.entries - self.committed) - 1
+                start, end = self.committed, self.committed + last - done
+                entries = np.frombuffer(self._area_bytes, dtype="<u8").reshape(-1, 2)
+                entries[start:end, 0] = np.arange(old + done, old + last)
+                entries[start:end, 1] = np.arange(new + done, new + last)
+                self.committed = end
+                self.pending -= last - done
+                self.commit_exception(old + last, new + last, True, _nothing, _nothing)
+                done = last + 1
 
     # -- merge --
 
@@ -290,3 +350,8 @@ class PersistentStore(ExceptionStore):
     def table_line(self) -> str:
         """``P <chunk size>`` or ``PO <chunk size>``."""
         return f"{'PO' if self.overflow_supported else 'P'} {self.chunk_sectors}"
+
+
+def _nothing(success: bool = True) -> None:
+    """Nobody waits."""
+    del success

@@ -23,7 +23,7 @@ from harness.twin.target import CtrError, Target, parse_unsigned
 from harness.twin.throttle import Throttle
 
 if TYPE_CHECKING:
-    from harness.twin.exception_store import Then
+    from harness.twin.exception_store import Extent, Then
 
 _FEATURES_MAX = 2
 _DISCARD_ZEROES = "discard_zeroes_cow"
@@ -165,7 +165,7 @@ class Snapshot(Target):
             self.store.chunk_sectors = 0
             return
         try:
-            if not self.store.read_metadata(self.complete.insert):
+            if not self.store.read_metadata(self.complete.load):
                 self.valid = False
                 self.world.log("snapshots: Snapshot is marked invalid.")
             if not self.store.chunk_sectors:
@@ -433,6 +433,39 @@ class Snapshot(Target):
         waiters, self._drop_waiters = self._drop_waiters or [], None
         for then in waiters:
             then()
+
+    # -- extents (harness.twin.extent) --
+
+    def at_rest(self) -> bool:
+        """Whether nothing of it is in flight or waits."""
+        return not (self.pending or self._tracked or self._committing or self.kcopyd.jobs
+                    or self._drop_waiters is not None)
+
+    def takes_extent(self, count: int) -> bool:
+        """Whether ``count`` exceptions can be made at once; the COW device is a plain disk."""
+        return (self.valid and not self.overflowed and self.at_rest()
+                and count < self.throttle.room() and self.store.has_room(count))
+
+    def make_exceptions(self, ranges: "list[tuple[int, int]]") -> "list[Extent]":
+        """Completed exceptions for ranges (first chunk, count), ascending; the caller moves data.
+
+        As if a pending exception had been made, copied and committed for each chunk.
+        """
+        extents: list[Extent] = []
+        for first, count in ranges:
+            old = first
+            for new, length in self.store.prepare_extent(count):
+                extents.append((old, new, length))
+                old += length
+        self.store.commit_extents(extents)
+        for extent in extents:
+            self.complete.insert_run(*extent)
+        made = sum(count for _, count in ranges)
+        self._start_sequence += made
+        self._complete_sequence += made
+        self.kcopyd.passed(made)
+        self.throttle.passed(made)
+        return extents
 
     # -- resume and handover --
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from harness.twin.device_mapper import DeviceMapper
 
 DEFAULT_COW_THRESHOLD = 2048
+_NO_LIMIT = 1 << 63
 
 Then = Callable[[], None]
 
@@ -47,6 +48,20 @@ class Throttle:
     def holds_back(self) -> bool:
         """Whether a new write has to wait: there is no room, or others wait before it."""
         return self.full() or (self._semaphore is None and bool(self._waiting))
+
+    def room(self) -> int:
+        """How many copies may start now, and none of them nor of the writes has to wait."""
+        if self._waiting:
+            return 0
+        if self._semaphore is not None:
+            return self._semaphore
+        if self._world.profile.threshold_semaphore:
+            return _NO_LIMIT
+        return self._world.cow_threshold - self.in_progress
+
+    def passed(self, copies: int) -> None:
+        """So many copies started together and have ended."""
+        self.peak = max(self.peak, self.in_progress + copies)
 
     def wait(self, then: Then) -> None:
         """Go on when it is this one's turn."""

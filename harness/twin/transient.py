@@ -6,7 +6,8 @@ a snapshot holds is gone with its table.
 
 from collections.abc import Callable
 
-from harness.twin.exception_store import Committed, ExceptionStore, Then
+from harness.twin.exception_store import Committed, ExceptionStore, Extent, Then
+from harness.twin.exception_table import Pairs
 
 
 class TransientStore(ExceptionStore):
@@ -18,7 +19,7 @@ class TransientStore(ExceptionStore):
     def parse_options(self, options: str) -> None:
         """The kernel does not look at what follows the N."""
 
-    def read_metadata(self, add: Callable[[int, int], None]) -> bool:
+    def read_metadata(self, add: Callable[[Pairs], None]) -> bool:
         """There is none."""
         del add
         return True
@@ -37,6 +38,19 @@ class TransientStore(ExceptionStore):
         del old, new
         acknowledge(copied)
         then()
+
+    def has_room(self, count: int) -> bool:
+        """See `ExceptionStore.has_room`."""
+        return self._next_free_sectors + count * self.chunk_sectors <= self.cow.sectors
+
+    def prepare_extent(self, count: int) -> list[tuple[int, int]]:
+        """One range, whatever lies there."""
+        first = self._next_free_sectors // self.chunk_sectors
+        self._next_free_sectors += count * self.chunk_sectors
+        return [(first, count)]
+
+    def commit_extents(self, extents: list[Extent]) -> None:
+        """Nothing to record."""
 
     def drop(self, then: Then) -> None:
         """Nothing to make last."""

@@ -1,0 +1,147 @@
+"""Long writes that move whole extents: what bio by bio would do, at once.
+
+A long write to fresh chunks of a snapshot, or to an origin whose snapshots have to copy first, is
+cut into one bio for each chunk, and each goes through the same steps.  Where nothing can happen
+between them, the end is known beforehand: chunks are allocated in ascending order, all data is
+moved, all exceptions are committed, area by area.  So the data moves with a few copies.
+
+`write_extent` does that only where no one could tell:
+
+- it is the only bio in flight of its world, and nothing else waits to be done: no worker, no
+  delayed bio, no merge, no handover, no write that the limit on copies holds back;
+- it stays inside one target, and all devices below are plain disks, which answer at once and do
+  not fail; every sector that would be touched exists;
+- all exceptions have room, in the store, in the limit on copies and on the disk, the area that is
+  zeroed ahead included: what overflows does so bio by bio;
+- no choice point on the way is answered other than by the first order.  The points are counted
+  all the same, so that exploring meets them, and then goes bio by bio.
+
+Everything is found out before anything changes.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+from harness.twin.bio import WRITE, Bio, BlockDevice
+from harness.twin.disk import Disk
+from harness.twin.exception_table import ExceptionTable
+from harness.twin.mapped_device import MappedDevice
+from harness.twin.origin import Origin
+from harness.twin.snapshot import Snapshot
+from harness.units import SECTOR_SHIFT
+
+PIECES_MIN = 32
+"""Shorter writes go bio by bio, in so many pieces."""
+
+_LONG: Final = 1 << 40
+
+Chunks = list[tuple[int, int]]
+"""Ranges of chunks: first, count."""
+
+
+def write_extent(device: BlockDevice, bio: Bio) -> bool:
+    """Do a write that a process waits for and that is alone in the world, if it may be done so.
+
+    Returns False, with nothing changed, if it has to go bio by bio; ``bio`` is not ended.
+    """
+    if bio.op is not WRITE or bio.sectors < PIECES_MIN or type(device) is not MappedDevice:
+        return False
+    table = device.live
+    if (table is None or device.suspended or device.internally_suspended
+            or bio.sector + bio.sectors > device.sectors):
+        return False
+    target = table.find(bio.sector)
+    if bio.sector + bio.sectors > target.start + target.sectors:
+        return False
+    if not device.world.at_rest():
+        return False
+    if type(target) is Snapshot:
+        return _write_snapshot(target, bio)
+    if type(target) is Origin:
+        return _write_origin(target, bio)
+    return False
+
+
+def _write_snapshot(snapshot: Snapshot, bio: Bio) -> bool:
+    """Whole fresh chunks of a snapshot: they need no copy."""
+    cow = snapshot.cow
+    size = snapshot.store.chunk_sectors
+    if (type(cow) is not Disk
+            or snapshot.io_sectors(bio, snapshot.start, _LONG) != size
+            or snapshot.start % size or bio.sector % size or bio.sectors % size):
+        return False
+    first, count = bio.sector // size, bio.sectors // size
+    if (count < PIECES_MIN or not snapshot.complete.is_free(first, count)
+            or not snapshot.takes_extent(count) or not snapshot.world.clock.pass_points(count - 1)):
+        return False
+    data = bio.data
+    assert data is not None
+    for old, new, length in snapshot.make_exceptions([(first, count)]):
+        start = old * size - bio.sector << SECTOR_SHIFT
+        cow.view(new * size, length * size)[:] = data[start : start + (length * size
+                                                                       << SECTOR_SHIFT)]
+    return True
+
+
+def _write_origin(target: Origin, bio: Bio) -> bool:
+    """An origin: every snapshot copies what it lacks, then the data goes to the origin."""
+    origin = target.device
+    sector = bio.sector
+    end = sector + bio.sectors
+    boundary = target.io_sectors(bio, 0, _LONG)
+    pieces = (end - 1) // boundary - sector // boundary + 1
+    if type(origin) is not Disk or pieces < PIECES_MIN or end > origin.sectors:
+        return False
+    copies: list[tuple[Snapshot, Chunks]] = []
+    cows: list[BlockDevice] = [origin]
+    waits_from = end
+    for snapshot in target.world.registry.snapshots(origin):
+        if snapshot.is_merge or not snapshot.at_rest():
+            return False
+        if not snapshot.valid or not snapshot.active or sector >= snapshot.table.sectors:
+            continue
+        size = snapshot.store.chunk_sectors
+        lacks = list(_lacking(snapshot.complete, sector // size,
+                              (min(end, snapshot.table.sectors) - 1) // size + 1))
+        if not lacks:
+            continue
+        if (boundary > size or type(snapshot.cow) is not Disk or snapshot.cow in cows
+                or not snapshot.takes_extent(sum(count for _, count in lacks))):
+            return False
+        copies.append((snapshot, lacks))
+        cows.append(snapshot.cow)
+        waits_from = min(waits_from, max(sector, lacks[0][0] * size))
+    # Workers are there to be overtaken by once the first piece waits.
+    if not target.world.clock.pass_points(
+            max(0, pieces - 1 - (waits_from // boundary - sector // boundary))):
+        return False
+    for snapshot, lacks in copies:
+        _copy(snapshot, lacks, origin)
+    assert bio.data is not None
+    origin.view(sector, bio.sectors)[:] = bio.data
+    return True
+
+
+def _copy(snapshot: Snapshot, lacks: Chunks, origin: Disk) -> None:
+    size = snapshot.store.chunk_sectors
+    cow = snapshot.cow
+    assert isinstance(cow, Disk)
+    for old, new, length in snapshot.make_exceptions(lacks):
+        # The last chunk is copied up to the end of the origin.
+        sectors = min(length * size, origin.sectors - old * size)
+        cow.view(new * size, sectors)[:] = origin.content(old * size, sectors)
+
+
+def _lacking(table: ExceptionTable, first: int, end: int) -> Iterator[tuple[int, int]]:
+    """Ranges of chunks without an exception."""
+    if table.is_free(first, end - first):
+        yield first, end - first
+        return
+    start = first
+    for chunk in range(first, end):
+        if table.lookup(chunk) >= 0:
+            if start < chunk:
+                yield start, chunk - start
+            start = chunk + 1
+    if start < end:
+        yield start, end - start
