@@ -127,12 +127,16 @@ class SnapshotMerge(Snapshot):
             return
         self._copy_out(last_old + 1 - count, last_new + 1 - count, count)
 
+    def _run_sectors(self, count: int) -> int:
+        """Length of a run; the kernel multiplies in 32 bits, and loses what is beyond 2 TiB."""
+        sectors = count * self.store.chunk_sectors
+        return sectors if self.world.profile.fixed else sectors & 0xFFFFFFFF
+
     def _copy_out(self, old: int, new: int, count: int) -> None:
         """Let every other snapshot take its copy first (kernel: ``origin_write_extent``)."""
-        chunk_sectors = self.store.chunk_sectors
-        first = old * chunk_sectors
+        first = old * self.store.chunk_sectors
         must_wait = False
-        for offset in range(0, count * chunk_sectors, self.max_io_sectors):
+        for offset in range(0, self._run_sectors(count), self.max_io_sectors):
             # The list may change while copies are made, so it is looked up each time.
             snapshots = self.world.registry.snapshots(self.origin)
             if write_to_snapshots(snapshots, first + offset, None):
@@ -154,7 +158,8 @@ class SnapshotMerge(Snapshot):
         chunk_sectors = self.store.chunk_sectors
         first = old * chunk_sectors
         left = self.origin.sectors - first
-        sectors = min(count * chunk_sectors, left) if left > 0 else count * chunk_sectors
+        length = self._run_sectors(count)
+        sectors = min(length, left) if left > 0 else length
         self.kcopyd.copy(self.cow, new * chunk_sectors, self.origin, first, sectors,
                          self._merged, None)
 
