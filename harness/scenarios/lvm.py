@@ -176,7 +176,8 @@ def store_as_large_as_it_can_need(s: Script, chunk: int, spare: int, writer: str
     needed = chunks_needed(count, entries_per_area(chunk))
     s.snapshot_and_origin("P", chunk, origin_sectors=count * chunk,
                           cow_sectors=(needed + spare) * chunk)
-    s.write(writer, 0, count * chunk)
+    s.write(writer, 0, (count - 1) * chunk)
+    s.write(writer, (count - 1) * chunk, chunk)
     s.status("snap")
     s.read("snap", 0, 64)
     s.write("snap", 0, count * chunk)

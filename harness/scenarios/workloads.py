@@ -288,8 +288,8 @@ def volume_of_256_mib_overflows(s: Script, store: str) -> None:
     s.snapshot("snap", "base", "cow", store, 8)
     s.resume("org")
     _mount(s, "snap", sectors)
-    for number in range(5):
-        s.write("snap", 64 * mib + number * mib, mib)
+    for sector in range(0, 5 * mib, 128):
+        s.write("snap", 64 * mib + sector, 128)
     s.flush("snap")
     s.read("snap", 64 * mib, 64)
     s.write("org", 64 * mib, 64)
