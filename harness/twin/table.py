@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 MODE_READ = 1
 MODE_WRITE = 2
 
+_SECTORS_MAX = (1 << 63) - 1 >> 9
+"""Longest table: what lies behind it no file offset reaches."""
 _NUMBERS = re.compile(r"^\s*\d+:\d+$")
 
 
@@ -97,6 +99,8 @@ class Table:
         fault: CtrError | None = None
         if not line.length:
             log(f"{prefix} zero-length target")
+        elif line.start + line.length > _SECTORS_MAX:
+            log(f"{prefix} too large device")
         elif (kind := self.world.target_types.get(line.type)) is None:
             log(f"{prefix} {line.type}: unknown target type")
         elif line.start != (self.sectors if self.targets else 0):
