@@ -24,13 +24,14 @@ from typing import Final
 
 from harness.twin.bio import WRITE, Bio, BlockDevice
 from harness.twin.disk import Disk
+from harness.twin.exception_store import Extent
 from harness.twin.exception_table import ExceptionTable
 from harness.twin.mapped_device import MappedDevice
 from harness.twin.origin import Origin
 from harness.twin.snapshot import Snapshot
 from harness.units import SECTOR_SHIFT
 
-PIECES_MIN = 32
+PIECES_MIN = 16
 """Shorter writes go bio by bio, in so many pieces."""
 
 _LONG: Final = 1 << 40
@@ -76,7 +77,7 @@ def _write_snapshot(snapshot: Snapshot, bio: Bio) -> bool:
         return False
     data = bio.data
     assert data is not None
-    for old, new, length in snapshot.make_exceptions([(first, count)]):
+    for old, new, length in _make_exceptions(snapshot, cow, [(first, count)]):
         start = old * size - bio.sector << SECTOR_SHIFT
         cow.view(new * size, length * size)[:] = data[start : start + (length * size
                                                                        << SECTOR_SHIFT)]
@@ -118,6 +119,7 @@ def _write_origin(target: Origin, bio: Bio) -> bool:
     for snapshot, lacks in copies:
         _copy(snapshot, lacks, origin)
     assert bio.data is not None
+    origin.expect(sector, bio.sectors)
     origin.view(sector, bio.sectors)[:] = bio.data
     return True
 
@@ -126,10 +128,18 @@ def _copy(snapshot: Snapshot, lacks: Chunks, origin: Disk) -> None:
     size = snapshot.store.chunk_sectors
     cow = snapshot.cow
     assert isinstance(cow, Disk)
-    for old, new, length in snapshot.make_exceptions(lacks):
+    for old, new, length in _make_exceptions(snapshot, cow, lacks):
         # The last chunk is copied up to the end of the origin.
         sectors = min(length * size, origin.sectors - old * size)
         cow.view(new * size, sectors)[:] = origin.content(old * size, sectors)
+
+
+def _make_exceptions(snapshot: Snapshot, cow: Disk, ranges: Chunks) -> list[Extent]:
+    chunks = sum(count for _, count in ranges)
+    # The data, the areas between, each with 32 entries or more, and the area that is zeroed ahead.
+    cow.expect(snapshot.store.usage()[0],
+               (chunks + chunks // 32 + 2) * snapshot.store.chunk_sectors)
+    return snapshot.make_exceptions(ranges)
 
 
 def _lacking(table: ExceptionTable, first: int, end: int) -> Iterator[tuple[int, int]]:

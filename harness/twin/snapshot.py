@@ -444,7 +444,7 @@ class Snapshot(Target):
     def takes_extent(self, count: int) -> bool:
         """Whether ``count`` exceptions can be made at once; the COW device is a plain disk."""
         return (self.valid and not self.overflowed and self.at_rest()
-                and count < self.throttle.room() and self.store.has_room(count))
+                and count <= self.throttle.room() and self.store.has_room(count))
 
     def make_exceptions(self, ranges: "list[tuple[int, int]]") -> "list[Extent]":
         """Completed exceptions for ranges (first chunk, count), ascending; the caller moves data.
