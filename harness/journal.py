@@ -76,15 +76,15 @@ class JournalWriter:
     def __init__(self, path: Path) -> None:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
 
-    def write(self, record: Record) -> None:
-        """Append one record and fsync.
+    def write(self, *records: Record) -> None:
+        """Append records and fsync, once for all of them.
 
         Raises:
             OSError: the disk is full or gone; nothing can be reported any more.
         """
-        line = encode(record) + b"\n"
-        while line:
-            line = line[os.write(self._fd, line):]
+        lines = b"".join(encode(record) + b"\n" for record in records)
+        while lines:
+            lines = lines[os.write(self._fd, lines):]
         os.fsync(self._fd)
 
     def close(self) -> None:

@@ -69,14 +69,14 @@ class Runner:
         self._journal = journal
         self._seed = seed
 
-    def record(self, record: Record) -> None:
-        """Write a record.
+    def record(self, *records: Record) -> None:
+        """Write records.
 
         Raises:
             JournalLost: it could not be written.
         """
         try:
-            self._journal.write(record)
+            self._journal.write(*records)
         except OSError as fault:
             raise JournalLost(
                 f"the journal cannot be written ({fault.strerror}): make room where the results "
@@ -89,9 +89,13 @@ class Runner:
         fault = ""
         try:
             self._backend.begin(seed)
+            # What a step gave and the start of the next are one write, and one wait for the disk.
+            before: tuple[Record, ...] = ()
             for index, step in enumerate(scenario.steps):
-                self.record(Started(index))
-                self.record(Observed(self._backend.execute(index, step)))
+                self.record(*before, Started(index))
+                before = (Observed(self._backend.execute(index, step)),)
+            if before:
+                self.record(*before)
         except JournalLost:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the next scenario can run
