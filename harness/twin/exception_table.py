@@ -257,17 +257,15 @@ class ExceptionTable:
         # Slot above rank: the greatest so far is the greatest of its slot.
         key = slot << 40 | rank[by_slot]
         largest = np.maximum.accumulate(key)
+        # Counted over all slots: within one, they still ascend.
         begun = np.cumsum(key == largest)
-        head = np.flatnonzero(np.append(True, slot[1:] != slot[:-1]))
-        lengths = np.diff(np.append(head, len(slot)))
-        begun -= np.repeat(begun[head] - 1, lengths)
         epochs = np.empty_like(begun)
         epochs[by_slot] = begun
-        last = head + lengths - 1
+        last = np.flatnonzero(np.append(slot[1:] != slot[:-1], True))
         all_largest = np.full(self._slots, -1, np.int64)
-        all_largest[slot[head]] = start[ascending[largest[last] & (1 << 40) - 1]]
+        all_largest[slot[last]] = start[ascending[largest[last] & (1 << 40) - 1]]
         all_epochs = np.zeros(self._slots, np.uint32)
-        all_epochs[slot[head]] = begun[last]
+        all_epochs[slot[last]] = begun[last]
         self._largest = array("q", all_largest.tobytes())
         self._epochs = array("I", all_epochs.tobytes())
         return epochs
@@ -324,7 +322,6 @@ class ExceptionTable:
             self._groups[group] = runs[0]
         self._count -= 1
         # What is inserted from now on may join or pass what the epochs do not tell.
-        self._last_old = -2
         self._newest = _ANY
         return None
 
