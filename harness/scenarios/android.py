@@ -12,8 +12,8 @@ from harness.scenarios.script import Script
 from harness.steps import TargetLine
 from harness.store.layout import chunks_needed, entries_per_area
 
-COUNT: Final = 100
-"""Chunks of an update in the scenarios below: more than three areas of chunks of one sector."""
+COUNT: Final = 70
+"""Chunks of an update in the scenarios below: more than two areas of chunks of one sector."""
 
 
 def _writes(order: str, count: int = COUNT) -> list[int]:
@@ -176,7 +176,7 @@ def merge_interrupted(s: Script, order: str, stops: str) -> None:
         s.write("system", chunk, 1)
     s.remove("system")
     merged = _writes(order)[::-1]
-    places = (20, 45, 70, 95) if stops == "fixed" else (3, 41, 38, 99)
+    places = (15, 30, 45, 60) if stops == "fixed" else (3, 41, 38, 69)
     for place in places:
         bad = merged[place]
         lines = [TargetLine(bad, 1, "error"),

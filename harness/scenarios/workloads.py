@@ -100,8 +100,7 @@ def generations(s: Script, store: str) -> None:
         s.disk(f"cow{number}", sectors + 64)
         s.snapshot(f"snap{number}", "base", f"cow{number}", store, 8)
         s.resume("org")
-        for file in range(3):
-            s.write("org", (number * 41 + file * 167) % (sectors - 24), 3 + 7 * file)
+        s.write("org", (number * 41 + 167) % (sectors - 24), 3 + 2 * (number % 10))
         s.write("org", 2, 2)
     for number in range(0, count, 5):
         s.read(f"snap{number}", 0, sectors)
@@ -159,7 +158,7 @@ def breaking(s: Script, chunk: int, io: int, store: str) -> None:
     s.read("snap", 0, sectors)
 
 
-WORKLOADS: Final = {"randwrite": (8, 128), "seqwrite": (512, 8), "randread": (8, 128),
+WORKLOADS: Final = {"randwrite": (8, 64), "seqwrite": (512, 8), "randread": (8, 64),
                     "seqread": (512, 8)}
 """Sectors of a request, and how many there are."""
 
