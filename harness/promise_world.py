@@ -302,13 +302,7 @@ class World:
                     self.images.remove(image)
         if failed and transient:
             return None
-        for a, b, leaf, at in where:
-            if leaf:
-                leaf.content.drop(at, at + b - a)
-                for image in self.images:
-                    for x, y, below, start in image.pieces:
-                        if below is leaf and start < at + b - a and at < start + y - x:
-                            image.forget()  # its origin has become a COW device
+        self.become_cow(where)
         if failed or known:
             return known
         image = Image(line.start + line.length, origin, cow)
@@ -320,6 +314,16 @@ class World:
             image.forget()
         self.images.append(image)
         return image
+
+    def become_cow(self, where: list[Piece]) -> None:
+        """The kernel may write anything to these places from now on."""
+        for a, b, leaf, at in where:
+            if leaf:
+                leaf.content.drop(at, at + b - a)
+                for image in self.images:
+                    for x, y, below, start in image.pieces:
+                        if below is leaf and start < at + b - a and at < start + y - x:
+                            image.forget()  # its origin has become a COW device
 
     def drop(self, name: str, slot: str) -> None:
         """A table goes away; its snapshots lie dormant, and a transient one is gone."""
@@ -390,6 +394,7 @@ class World:
             if image.owner and store != image.store and not _out_of_reach(image.store, store):
                 if not _grown(image.store, store):
                     image.forget()
+                self.become_cow(store)
                 image.store = store
 
     def rename(self, old: str, new: str) -> None:
