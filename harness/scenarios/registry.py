@@ -11,10 +11,10 @@ from fnmatch import fnmatchcase
 from importlib import import_module
 from typing import Any, Final
 
-from harness.errors import BadScenario
+from harness.errors import BadScenario, BadTrace
 from harness.scenarios.script import Script
 from harness.steps import Examine
-from harness.trace import Header, Trace
+from harness.trace import Header, Trace, dumps, loads
 
 THEMES: Final = ("creation", "writes", "origins", "stores", "overflow", "tables", "merge",
                  "discards", "parallel", "workloads", "lvm", "android",
@@ -43,14 +43,22 @@ class Scenario:
     loses_guest: bool = False
 
     def trace(self, seed: int = DEFAULT_SEED) -> Trace:
-        """The scenario as data; it ends with `Examine`."""
+        """The scenario as data; it ends with `Examine`.
+
+        Raises:
+            BadScenario: a step has a field that no trace may have.
+        """
         script = Script()
         self.author(script, **self.parameters)
         steps = script.steps
         if not steps or not isinstance(steps[-1], Examine):
             steps.append(Examine())
-        return Trace(Header(scenario=self.name, seed=seed, about=self.about,
-                            not_compared=tuple(script.not_compared)), tuple(steps))
+        written = Trace(Header(scenario=self.name, seed=seed, about=self.about,
+                               not_compared=tuple(script.not_compared)), tuple(steps))
+        try:
+            return loads(dumps(written))  # which checks every field
+        except BadTrace as fault:
+            raise BadScenario(f"scenario {self.name}, {fault}") from None
 
 
 _scenarios: dict[str, Scenario] = {}

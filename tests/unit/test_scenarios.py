@@ -126,3 +126,13 @@ def test_each_makes_sense_to_the_twin_under_every_profile(profile: str) -> None:
         except Exception as fault:
             raise AssertionError(f"{entry.name} under {profile}") from fault
         assert [each.step for each in seen] == list(range(len(steps))), entry.name
+
+
+def test_a_step_that_no_trace_may_have_names_its_scenario() -> None:
+    def nothing(s: Script) -> None:
+        """Reads nothing."""
+        s.read("base", 0, 0)
+
+    wrong = Scenario(name="wrong", theme="none", about="Reads nothing.", author=nothing)
+    with pytest.raises(BadScenario, match=r"scenario wrong, line 2, field \$\.sectors"):
+        wrong.trace()
