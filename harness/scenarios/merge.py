@@ -271,6 +271,17 @@ def _heal(s: Script, device: str, size: int) -> None:
     s.reload(device, TargetLine(0, size, "linear", f"{{{device}-disk}} 0"))
 
 
+def _try_again(s: Script, retry: bool) -> None:
+    """The failed merge is resumed, or removed and loaded anew."""
+    if retry:
+        s.suspend("org")
+        s.resume("org")
+    else:
+        s.remove("org", "snap")
+        s.device("org", s.merge_line("base", "cow", "P", 1))
+    s.read("org", 0, 128)
+
+
 @scenario(rows=("lvm2: snapshot-merge-stack",), device=("base", "cow"), retry=(False, True))
 def merge_data_fails(s: Script, device: str, retry: bool) -> None:
     """The origin cannot be written, or the data cannot be read: "Merge failed"; then healed."""
@@ -282,13 +293,7 @@ def merge_data_fails(s: Script, device: str, retry: bool) -> None:
     s.write("org", 62, 4)
     s.write("org", 100, 4)
     _heal(s, device, size)
-    if retry:
-        s.suspend("org")
-        s.resume("org")
-    else:
-        s.remove("org", "snap")
-        s.device("org", s.merge_line("base", "cow", "P", 1))
-    s.read("org", 0, 128)
+    _try_again(s, retry)
 
 
 @scenario(retry=(False, True))
@@ -303,13 +308,7 @@ def merge_commit_fails(s: Script, retry: bool) -> None:
     s.resume("org")
     s.read("org", 0, 128)
     _heal(s, "cow", 512)
-    if retry:
-        s.suspend("org")
-        s.resume("org")
-    else:
-        s.remove("org", "snap")
-        s.device("org", s.merge_line("base", "cow", "P", 1))
-    s.read("org", 0, 128)
+    _try_again(s, retry)
 
 
 @scenario(retry=(False, True))
