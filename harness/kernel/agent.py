@@ -16,9 +16,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-# Third-party plugins that happen to be installed cost a guest their imports.
-os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
-
 import msgspec
 
 from harness.errors import DmsnapError, ProvisioningError
