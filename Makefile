@@ -13,7 +13,7 @@ unexport PYTHONHOME PYTHONPATH
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test test-fast lint mutants bench clean distclean venv kernel
+.PHONY: help setup run test test-fast test-drivers lint mutants bench clean distclean venv kernel
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -31,6 +31,9 @@ test: setup ## run all tests: the fast ones, then those that boot kernels
 
 test-fast: venv ## run the tests that boot nothing
 	@$(BIN)/python -m pytest $(FAST) $(ARGS)
+
+test-drivers: setup ## compare both drivers on the whole catalogue (half an hour)
+	@$(BIN)/python -m pytest tests/kernel/test_drivers.py --scenario '*' $(ARGS)
 
 lint: venv ## check style (ruff), types (mypy), and that rooms use only rooms below (import-linter)
 	@$(BIN)/ruff check $(PYTHON_FILES)

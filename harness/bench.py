@@ -1,18 +1,22 @@
 """How fast the two sides are, as ratios of times taken in one run (``make bench``).
 
-Machines differ and are noisy; a ratio from one run says more than a time.  Nothing here is a test:
-it prints, and exits with 0.
+Machines differ and are noisy; a ratio from one run says more than a time.  What is compared is
+measured in turns, and the quickest turn counts.  Nothing here is a test: it prints, and exits with
+0.
 """
 
 import argparse
+import gc
 import sys
 import tempfile
 import time
+import tracemalloc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from harness import store
 from harness.errors import DmsnapError
@@ -21,12 +25,32 @@ from harness.report.model import Result
 from harness.run import Plan, execute
 from harness.scenarios.registry import choose
 from harness.scenarios.script import Script
-from harness.steps import Examine
+from harness.steps import AnyStep, Clear, Create, Disk, Examine, Load, Resume, TargetLine
 from harness.trace import Header, Trace
+from harness.twin.backend import TwinBackend
+from harness.twin.blockio import BlockIO
+from harness.twin.exception_table import ExceptionTable, table_slots
+from harness.twin.mapped_device import MappedDevice
+from harness.twin.profile import named
+from harness.units import SECTOR_BYTES
 
 _WRITES: Final = 4000
 _STORE_EXCEPTIONS: Final = 1_000_000
 _CHUNK_SECTORS: Final = 8
+_SIZES: Final = (10_000, 100_000, 1_000_000, 10_000_000)
+_OPERATIONS: Final = 2000
+_ROUNDS: Final = 7
+_STREAM_MIB: Final = 64
+_REQUEST_BYTES: Final = 1 << 20
+
+Chunks = npt.NDArray[np.int64]
+KINDS: Final[dict[str, Callable[[int], Chunks]]] = {
+    "dense": np.arange,
+    "one in each group of 256": lambda count: np.arange(count) * 256,
+    "at random, a quarter of all": lambda count: np.random.default_rng(1).permutation(
+        4 * count)[:count],
+}
+"""Old chunks of so many exceptions, in the order in which they were made."""
 
 
 class _Quiet:
@@ -84,6 +108,138 @@ def bench_store() -> None:
           f"ratio {parse_s / copy_s:.1f}")
 
 
+def _world(steps: Sequence[AnyStep]) -> TwinBackend:
+    twin = TwinBackend(named("6.12"))
+    for index, step in enumerate(steps):
+        error = twin.execute(index, step).error
+        assert error is None, (step, error)
+    return twin
+
+
+class _Loaded:
+    """A snapshot in the twin whose store holds so many exceptions, and what it costs to use."""
+
+    def __init__(self, olds: Chunks) -> None:
+        self.olds = olds
+        self.best: dict[str, float] = {}
+        count = len(olds)
+        # Room for what the rounds write.
+        free = 2 * _ROUNDS * _OPERATIONS
+        self._free = int(olds.max()) + 1
+        sectors = (self._free + free) * _CHUNK_SECTORS
+        self._twin = _world((
+            Disk(name="base", sectors=sectors), Create(name="snap"),
+            Disk(name="cow", sectors=(count + count // 256 + free) * _CHUNK_SECTORS)))
+        cow = self._twin.world.disks["cow"]
+        for offset, data in store.pieces(_CHUNK_SECTORS, store.allocate(olds, _CHUNK_SECTORS)):
+            cow.view(offset // SECTOR_BYTES, len(data) // SECTOR_BYTES)[:] = data
+        self._load = Load(name="snap", table=(TargetLine(
+            0, sectors, "snapshot", f"{{base}} {{cow}} P {_CHUNK_SECTORS}"),))
+        self._random = np.random.default_rng(2)
+        self._io = BlockIO(self._twin.world.clock)
+
+    def load(self) -> None:
+        """Load the table."""
+        self._twin.execute(0, Clear(name="snap"))
+        gc.collect()
+        self._time("load", len(self.olds), lambda: self._twin.execute(0, self._load))
+
+    def use(self) -> None:
+        """Read and write through the device, and look up in the table alone."""
+        device = self._twin.world.mapped["snap"]
+        if device.live is None:
+            self._twin.execute(0, Resume(name="snap"))
+        some = self._random.choice(self.olds, _OPERATIONS).tolist()
+        self._read("read", device, some)
+        self._free += _OPERATIONS
+        buffer = memoryview(bytes(_CHUNK_SECTORS * SECTOR_BYTES))
+        chunks = range(self._free - _OPERATIONS, self._free)
+        self._time("write", _OPERATIONS, lambda: [
+            self._io.write_direct(device, chunk * _CHUNK_SECTORS, buffer) for chunk in chunks])
+        table = self._twin.world.registry.snapshots(self._twin.world.disks["base"])[0].complete
+        self._time("lookup, random", _OPERATIONS, lambda: [table.lookup(old) for old in some])
+        row = np.sort(self.olds[: _OPERATIONS]).tolist()
+        self._time("lookup, in a row", _OPERATIONS, lambda: [table.lookup(old) for old in row])
+
+    def _read(self, what: str, device: MappedDevice, chunks: list[int]) -> None:
+        self._time(what, len(chunks), lambda: [
+            self._io.read_direct(device, chunk * _CHUNK_SECTORS, _CHUNK_SECTORS)
+            for chunk in chunks])
+
+    def _time(self, what: str, operations: int, work: Callable[[], object]) -> None:
+        started = time.process_time()
+        work()
+        each = (time.process_time() - started) / operations
+        self.best[what] = min(self.best.get(what, each), each)
+
+
+def bench_exceptions(sizes: Sequence[int]) -> None:
+    """Cost of one operation, and memory, by the number of exceptions."""
+    for kind, chunks in KINDS.items():
+        loaded = [_Loaded(chunks(count)) for count in sizes]
+        for turn in range(_ROUNDS):
+            for one in loaded:
+                # The largest takes seconds.
+                if turn < 3 or len(one.olds) < sizes[-1]:
+                    one.load()
+        for _ in range(_ROUNDS):
+            for one in loaded:
+                one.use()
+        print(f"exceptions, {kind}: ns for each of {', '.join(f'{size:,}' for size in sizes)}")
+        for what, base in loaded[0].best.items():
+            figures = "  ".join(f"{one.best[what] * 1e9:8,.0f}" for one in loaded)
+            print(f"  {what:17} {figures}   largest/smallest {loaded[-1].best[what] / base:.2f}")
+        del loaded
+        print("  memory (tracemalloc), bytes for each: " + ", ".join(
+            f"{_memory(chunks(count)):.1f} of {count:,}" for count in sizes if count <= 1_000_000))
+
+
+def _memory(olds: Chunks) -> float:
+    """Bytes of a table for each exception."""
+    entries = store.allocate(olds, _CHUNK_SECTORS)
+    pairs = entries.view(np.uint64).reshape(-1, 2)
+    tracemalloc.start()
+    table = ExceptionTable(table_slots(2 * len(olds) * _CHUNK_SECTORS, _CHUNK_SECTORS))
+    table.load(pairs)
+    used, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return used / len(table)
+
+
+def bench_stream() -> None:
+    """Copy-on-write in requests of 1 MiB, through a snapshot and through an origin."""
+    size = _STREAM_MIB << 20
+    sectors = size // SECTOR_BYTES
+    source = np.random.default_rng(1).integers(0, 256, size, dtype=np.uint8)
+    data = memoryview(source)
+
+    def stream(device: str) -> float:
+        twin = _world((
+            Disk(name="base", sectors=sectors),
+            Disk(name="cow", sectors=sectors + sectors // 64), Create(name="snap"),
+            Load(name="snap", table=(TargetLine(
+                0, sectors, "snapshot", f"{{base}} {{cow}} P {_CHUNK_SECTORS}"),)),
+            Resume(name="snap"), Create(name="origin"),
+            Load(name="origin", table=(TargetLine(0, sectors, "snapshot-origin", "{base}"),)),
+            Resume(name="origin")))
+        twin.world.disks["base"].view(0, sectors)[:] = data
+        io = BlockIO(twin.world.clock)
+        target = twin.world.mapped[device]
+        return best(lambda: [io.write_direct(target, at // SECTOR_BYTES,
+                                             data[at : at + _REQUEST_BYTES])
+                             for at in range(0, size, _REQUEST_BYTES)], 1)
+
+    copy_s = snap_s = origin_s = float("inf")
+    for _ in range(_ROUNDS):
+        copy_s = min(copy_s, best(source.copy, 1))
+        snap_s = min(snap_s, stream("snap"))
+        origin_s = min(origin_s, stream("origin"))
+    speed = size / 1e6
+    print(f"streaming copy-on-write, chunks of 4 KiB: snapshot {speed / snap_s:,.0f} MB/s, origin "
+          f"{speed / origin_s:,.0f} MB/s, plain copy {speed / copy_s:,.0f} MB/s; ratio "
+          f"{copy_s / snap_s:.2f} and {copy_s / origin_s:.2f}")
+
+
 def _sides(label: str, results: Sequence[Result]) -> None:
     steps = sum(result.steps for result in results)
     kernel_s = sum(result.kernel_us for result in results) / 1e6
@@ -97,6 +253,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point."""
     parser = argparse.ArgumentParser(prog="dmsnap bench", description=__doc__)
     parser.add_argument("--kernel", default=catalogue.default())
+    parser.add_argument("--exceptions", type=int, default=_SIZES[-1], metavar="N",
+                        help="the largest table measured; ten million take 6 GB")
     options = parser.parse_args(arguments)
     try:
         kernel = catalogue.fetch(options.kernel, progress=lambda line: print(line, file=sys.stderr))
@@ -113,6 +271,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _sides("catalogue", report.results[:-1])
     _sides(f"{_WRITES:,} copy-on-write writes of 4 KiB", report.results[-1:])
     bench_store()
+    bench_stream()
+    bench_exceptions([size for size in _SIZES if size <= options.exceptions])
     return 0
 
 
