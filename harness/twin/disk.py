@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final
 
+import numpy as np
+
 from harness.twin.bio import Bio, BlockDevice, Op
 from harness.twin.limits import Limits
 from harness.units import SECTOR_BYTES, SECTOR_SHIFT
@@ -42,8 +44,10 @@ class Disk:
         self.discard = False
         self.write_cache = False
         self._written = bytearray((sectors >> _REGION_SHIFT) + 1)
-        self._map = mmap.mmap(-1, sectors << SECTOR_SHIFT, flags=_FLAGS)
-        self._memory = memoryview(self._map)
+        self._map = mmap.mmap(-1, (sectors << SECTOR_SHIFT) + _LARGE_PAGE, flags=_FLAGS)
+        # Large pages begin where their size divides the address.
+        self._start = -int(np.frombuffer(self._map, np.uint8).ctypes.data) % _LARGE_PAGE
+        self._memory = memoryview(self._map)[self._start :][: sectors << SECTOR_SHIFT]
 
     def submit(self, bio: Bio) -> None:
         """Do the I/O at once; beyond the end it fails (kernel: ``bio_check_eod``)."""
@@ -88,12 +92,12 @@ class Disk:
     def expect(self, sector: int, sectors: int) -> None:
         """A range is about to be written: a long one may come in large pages, to be quicker."""
         if sectors >= _LONG_SECTORS:
-            start = (sector << SECTOR_SHIFT) // _LARGE_PAGE * _LARGE_PAGE
-            end = min(-(-(sector + sectors << SECTOR_SHIFT) // _LARGE_PAGE) * _LARGE_PAGE,
-                      self.sectors << SECTOR_SHIFT)
+            first = (sector << SECTOR_SHIFT) // _LARGE_PAGE
+            end = -(-(sector + sectors << SECTOR_SHIFT) // _LARGE_PAGE)
             # A machine without them refuses, and nothing is different.
             with suppress(OSError):
-                self._map.madvise(mmap.MADV_HUGEPAGE, start, end - start)
+                self._map.madvise(mmap.MADV_HUGEPAGE, self._start + first * _LARGE_PAGE,
+                                  (end - first) * _LARGE_PAGE)
 
     def content(self, sector: int, sectors: int) -> memoryview:
         """The bytes of a range, to be read."""
