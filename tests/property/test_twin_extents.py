@@ -48,6 +48,10 @@ class Life:
 def lives(draw: st.DrawFn) -> Life:
     base = draw(st.sampled_from((SECTORS, SECTORS - 3)))
     steps: list[AnyStep] = [Disk(name="base", sectors=base, fill="stamp")]
+    if draw(st.integers(0, 4)) == 0:
+        # The seed's profile takes it when a table is loaded.
+        steps.append(Parameter(name="snapshot_cow_threshold",
+                               value=draw(st.sampled_from(("1", "40", "300")))))
     names = []
     smallest = draw(st.sampled_from((1, 2, 8)))
     for number in range(draw(st.integers(1, 3))):
@@ -55,7 +59,8 @@ def lives(draw: st.DrawFn) -> Life:
         names.append(name)
         chunk = smallest << draw(st.integers(0, 2))
         # From hopelessly small to ample, and often near to what the writes need.
-        cow = draw(st.one_of(st.integers(6 * chunk, 2 * SECTORS), st.just(2 * SECTORS + 400)))
+        ample = 2 * SECTORS + 400
+        cow = draw(st.one_of(st.just(ample), st.just(ample), st.integers(6 * chunk, ample)))
         length = draw(st.sampled_from((base, base, base // 2, base + 100)))
         kind = draw(st.sampled_from(("P", "PO", "N")))
         steps += [Disk(name=f"c{number}", sectors=cow), Create(name=name),
@@ -68,9 +73,9 @@ def lives(draw: st.DrawFn) -> Life:
     devices = st.sampled_from(("o", *names))
     for _ in range(draw(st.integers(1, 7))):
         device = draw(devices)
-        grain = draw(st.sampled_from((1, 8, 64)))
+        grain = draw(st.sampled_from((1, 32, 32, 32)))
         first = draw(st.integers(0, SECTORS // grain - 1)) * grain
-        count = draw(st.integers(1, max(1, 1200 // grain))) * grain
+        count = min(draw(st.integers(1, 1200 // grain)) * grain, SECTORS - first)
         match draw(st.integers(0, 11)):
             case 0:
                 steps.append(Read(device=device, sector=first, sectors=count))
