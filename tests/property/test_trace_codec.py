@@ -39,8 +39,8 @@ def strategy(kind: msgspec.inspect.Type) -> st.SearchStrategy[Any]:
             return st.sampled_from(sorted(values, key=repr))
         case info.EnumType(cls=cls):
             return st.sampled_from(cls)
-        case info.VarTupleType(item_type=item):
-            return st.lists(strategy(item), max_size=4).map(tuple)
+        case info.VarTupleType(item_type=item, min_length=fewest):
+            return st.lists(strategy(item), min_size=fewest or 0, max_size=4).map(tuple)
         case info.DictType(key_type=key, value_type=value):
             return st.dictionaries(strategy(key), strategy(value), max_size=3)
         case info.UnionType(types=types):
