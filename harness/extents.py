@@ -72,6 +72,8 @@ class Extents:
         """[start, end) in pieces, with the unknown ones in their places."""
         items, at = self._items, start
         found: list[tuple[int, int, Content]] = []
+        if start >= end:
+            return found
         for a, b, what in items[bisect_right(items, start, key=lambda item: item[1]):]:
             if a >= end:
                 break
