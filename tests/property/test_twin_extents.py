@@ -25,7 +25,6 @@ from harness.steps import (
     TargetLine,
     Write,
 )
-from harness.store.layout import ENTRY, Header
 from harness.twin import extent
 from harness.twin.backend import TwinBackend
 from harness.twin.exception_table import ExceptionTable
@@ -53,17 +52,9 @@ def lives(draw: st.DrawFn) -> Life:
         # The seed's profile takes it when a table is loaded.
         steps.append(Parameter(name="snapshot_cow_threshold",
                                value=draw(st.sampled_from(("1", "40", "300")))))
-    names: list[str] = []
-    kinds: dict[str, str] = {}
-    origin = [Create(name="o"),
-              Load(name="o", table=(TargetLine(0, base, "snapshot-origin", "{base}"),)),
-              Resume(name="o")]
-    # An origin that was resumed before its last snapshots came cuts at the wrong places.
-    resumed_before = draw(st.sampled_from((0, 1, 3, 3, 3)))
+    names = []
     smallest = draw(st.sampled_from((1, 2, 8)))
     for number in range(draw(st.integers(1, 3))):
-        if number == resumed_before:
-            steps += origin
         name = f"s{number}"
         names.append(name)
         chunk = smallest << draw(st.integers(0, 2))
@@ -71,13 +62,14 @@ def lives(draw: st.DrawFn) -> Life:
         ample = 2 * SECTORS + 400
         cow = draw(st.one_of(st.just(ample), st.just(ample), st.integers(6 * chunk, ample)))
         length = draw(st.sampled_from((base, base, base // 2, base + 100)))
-        kind = kinds[name] = draw(st.sampled_from(("P", "PO", "N")))
+        kind = draw(st.sampled_from(("P", "PO", "N")))
         steps += [Disk(name=f"c{number}", sectors=cow), Create(name=name),
                   Load(name=name, table=(TargetLine(
                       0, length, "snapshot", f"{{base}} {{c{number}}} {kind} {chunk}"),)),
                   Resume(name=name)]
-    if origin[0] not in steps:
-        steps += origin
+    steps += [Create(name="o"),
+              Load(name="o", table=(TargetLine(0, base, "snapshot-origin", "{base}"),)),
+              Resume(name="o")]
     devices = st.sampled_from(("o", *names))
     for _ in range(draw(st.integers(1, 7))):
         device = draw(devices)
@@ -101,13 +93,6 @@ def lives(draw: st.DrawFn) -> Life:
                 steps += [Suspend(name=device),
                           Load(name=device, table=(TargetLine(0, base, "error"),)),
                           Status(name=device), Resume(name=device)]
-            case 6 if device != "o" and kinds[device] != "N":  # that kills some kernels
-                line = next(step.table[0] for step in steps
-                            if isinstance(step, Load) and step.name == device)
-                merge = TargetLine(0, line.length, "snapshot-merge", line.args)
-                steps += [Suspend(name="o"), Suspend(name=device),
-                          Load(name=device, table=(merge,)), Resume(name=device),
-                          Resume(name="o")]
             case _:
                 steps.append(Write(device=device, sector=first, sectors=count))
     # A table that is loaded from what the writes left.
@@ -188,61 +173,3 @@ def test_extents_are_moved() -> None:
     assert moved == ["snapshot", "snapshot-origin"]
     _, moved = live(Life(steps, {5: 1}, "6.12"), extent.PIECES_MIN)
     assert moved == ["snapshot-origin"]
-
-
-def test_an_area_that_lies_beyond_the_device() -> None:
-    """A store whose full area names few chunks: there is room for data, not for the next area."""
-    header = Header(chunk_sectors=1).pack().ljust(512, b"\0")
-    area = b"".join(ENTRY.pack(1000 + number, 2) for number in range(32))
-    steps = (Disk(name="base", sectors=2000), Disk(name="cow", sectors=50),
-             Poke(device="cow", sector=0, data=header), Poke(device="cow", sector=1, data=area),
-             Create(name="s"),
-             Load(name="s", table=(TargetLine(0, 2000, "snapshot", "{base} {cow} P 1"),)),
-             Resume(name="s"), Write(device="s", sector=0, sectors=40), Status(name="s"))
-    exact, _ = live(Life(steps, {}, "6.12"), NEVER)
-    quick, moved = live(Life(steps, {}, "6.12"), 1)
-    assert exact == quick
-    assert moved == []
-
-
-def on_snapshot(kind: str, cow: int, *rest: AnyStep) -> tuple[AnyStep, ...]:
-    return (Disk(name="base", sectors=640, fill="stamp"), Disk(name="cow", sectors=cow),
-            Create(name="s"),
-            Load(name="s", table=(TargetLine(0, 640, "snapshot", f"{{base}} {{cow}} {kind} 8"),)),
-            Resume(name="s"), Create(name="o"),
-            Load(name="o", table=(TargetLine(0, 640, "snapshot-origin", "{base}"),)),
-            Resume(name="o"), *rest)
-
-
-@pytest.mark.parametrize(("kind", "enough"), [("N", 160), ("P", 8 * (2 + 20 + 2))])
-def test_only_what_has_room_is_moved(kind: str, enough: int) -> None:
-    for cow, expected in ((enough, ["snapshot"]), (enough - 1, [])):
-        steps = on_snapshot(kind, cow, Write(device="s", sector=8, sectors=160), Examine())
-        exact, _ = live(Life(steps, {}, "6.12"), NEVER)
-        quick, moved = live(Life(steps, {}, "6.12"), 1)
-        assert exact == quick
-        assert moved == expected
-
-
-def test_an_origin_that_something_merges_into_goes_bio_by_bio() -> None:
-    merge = TargetLine(0, 640, "snapshot-merge", "{base} {cow} P 8")
-    steps = on_snapshot("P", 2000, Write(device="s", sector=0, sectors=96), Suspend(name="o"),
-                        Suspend(name="s"), Load(name="s", table=(merge,)), Resume(name="s"),
-                        Resume(name="o"), Write(device="o", sector=0, sectors=640), Examine())
-    exact, _ = live(Life(steps, {}, "6.12"), NEVER)
-    quick, moved = live(Life(steps, {}, "6.12"), 1)
-    assert exact == quick
-    assert moved == ["snapshot"]
-
-
-def test_what_waits_for_an_exception_is_not_passed_over() -> None:
-    """A merge that copies out counts the exceptions of other snapshots as they come."""
-    backend = TwinBackend(named("6.12"))
-    for index, step in enumerate(on_snapshot("P", 2000)):
-        backend.execute(index, step)
-    waited: list[int] = []
-    backend.world.when_exception_done(lambda: waited.append(1))
-    with extents_from(1) as moved:
-        backend.execute(0, Write(device="s", sector=0, sectors=640))
-    assert moved == []
-    assert waited == [1]
