@@ -1,5 +1,8 @@
 """The two drivers are one protocol: each scenario gives the same observations through both.
 
+Where a race decides (I/Os in flight together, a preemptible kernel), two runs of the same driver
+differ too: then each of the two outcomes must be one that the twin permits.
+
 A command of `dmsetup` is a process, and a step takes four of them, so this is the longest test.
 By default it takes the first variant of each scenario; ``make test-drivers`` takes all of them
 (``--scenario '*'``; half an hour on two cores).
@@ -10,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from harness.diff import compare, render
+from harness.diff import Verdict, compare, render
 from harness.guest import catalogue
 from harness.guest.events import Outcome
 from harness.guest.supervise import Supervisor
 from harness.kernel.session import Job, JobScenario
-from harness.run import default_jobs
+from harness.run import default_jobs, judge
 from harness.scenarios.registry import choose
 from harness.steps import encode
 from harness.trace import Trace
@@ -36,6 +39,11 @@ def chosen(patterns: list[str]) -> dict[str, Trace]:
     return {scenario.name: scenario.trace() for scenario in scenarios}
 
 
+def permitted(trace: Trace, outcome: Outcome) -> bool:
+    """Whether some order that is open to the kernel gives this outcome in the twin."""
+    return judge(trace, outcome, catalogue.default())[0].verdict is Verdict.SAME
+
+
 def test_drivers_are_equal(tmp_path: Path, pytestconfig: pytest.Config) -> None:
     traces = chosen(pytestconfig.getoption("--scenario"))
     by_ioctl = run_with("ioctl", traces, tmp_path / "ioctl")
@@ -53,6 +61,6 @@ def test_drivers_are_equal(tmp_path: Path, pytestconfig: pytest.Config) -> None:
             assert not outcome.fault, (name, outcome.fault)
             assert not outcome.leftovers, (name, outcome.leftovers)
         comparison = compare(trace, one.observations, other.observations)
-        if not comparison.same:
+        if not comparison.same and not (permitted(trace, one) and permitted(trace, other)):
             different.append(f"{name}: " + "; ".join(map(render, comparison.divergences)))
     assert not different, "\n".join(different)
