@@ -34,11 +34,20 @@ class BlockIO:
             device.submit(bio)
             if bio is not bios[-1]:
                 self._clock.may_preempt()
-        left = [bio for bio in bios if bio.context is not _ENDED]
-        if left:
-            self._clock.wait_until(lambda: all(bio.context is _ENDED for bio in left))
+        self._wait(bios)
         self._clock.run_until_idle()
         return next((bio.error for bio in reversed(bios) if bio.error), 0)
+
+    def _wait(self, bios: list[Bio]) -> None:
+        """Sleep until all have ended; each is looked at until it has, and not again."""
+        left = bios[::-1]
+
+        def ended() -> bool:
+            while left and left[-1].context is _ENDED:
+                left.pop()
+            return not left
+
+        self._clock.wait_until(ended)
 
     def parallel(self, ios: Sequence[tuple[BlockDevice, bool, int, memoryview]]) -> list[int]:
         """Direct requests (device, writes, sector, buffer), all in flight at once; their errnos.
@@ -65,7 +74,7 @@ class BlockIO:
                 self._clock.may_preempt()
             bios.append(bio)
             errors.append(error)
-        self._clock.wait_until(lambda: all(bio is None or bio.context is _ENDED for bio in bios))
+        self._wait([bio for bio in bios if bio is not None])
         self._clock.run_until_idle()
         return [bio.error if bio is not None and bio.error else error
                 for bio, error in zip(bios, errors, strict=True)]

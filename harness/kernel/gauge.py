@@ -1,0 +1,165 @@
+"""An agent that also measures: copy jobs of kcopyd in flight, and the memory that they take.
+
+Run in a guest as ``python -m harness.kernel.gauge RESULTS_DIR``; it does a job as
+`harness.kernel.agent` does.  While a buffered write runs, a second thread reads the line
+``kcopyd_job`` of /proc/slabinfo (kernel: ``_job_cache`` in dm-kcopyd.c), and the peak goes to
+``gauge.json``, by scenario.
+
+One object of that cache is one job with room for the eight pieces it may be cut into
+(``SPLIT_COUNT``), so it takes more than 3 KB.  Each client of kcopyd, that is each snapshot, keeps
+eight of them in reserve (``MIN_JOBS``); they are there before the write, and are told apart by
+``before``.
+
+Left out on purpose: the pages that a job copies through.  kcopyd takes them from the page
+allocator, where they cannot be told from others.
+"""
+
+import contextlib
+import mmap
+import sys
+import threading
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from harness.errors import DmsnapError, ProvisioningError
+from harness.files import write_whole
+from harness.journal import Done, JournalWriter
+from harness.kernel import agent
+from harness.kernel.session import JournalLost, Runner
+from harness.steps import AnyStep, Backend, Observation, Write
+
+NAME: Final = "gauge.json"
+CACHE: Final = "kcopyd_job"
+_SLABINFO: Final = Path("/proc/slabinfo")
+_PERIOD_S: Final = 0.02
+
+
+class Slab(Struct, frozen=True):
+    """One reading of a slab cache.
+
+    Attributes:
+        jobs: objects in use.
+        job_bytes: size of one.
+        slab_bytes: memory of all slabs of the cache, used or not.
+    """
+
+    jobs: int
+    job_bytes: int
+    slab_bytes: int
+
+
+class Gauged(Struct, frozen=True):
+    """What a scenario's buffered write did (the last, if there are several): before, at the peak.
+
+    Attributes:
+        elapsed_us: time that the write took, up to and with its fsync.
+        readings: how often the cache was looked at.
+    """
+
+    before: Slab
+    peak: Slab
+    elapsed_us: int
+    readings: int
+
+
+def read_slab(text: str, page_bytes: int) -> Slab:
+    """The cache's line of /proc/slabinfo.
+
+    Raises:
+        ProvisioningError: it has none.
+    """
+    for line in text.splitlines():
+        words = line.split()
+        if words and words[0] == CACHE:
+            active, _, size, _, pages = (int(word) for word in words[1:6])
+            slabs = int(words[words.index("slabdata") + 2])
+            return Slab(active, size, slabs * pages * page_bytes)
+    raise ProvisioningError(
+        f"/proc/slabinfo has no line {CACHE}: the kernel has merged the cache with another one of "
+        "its size (boot it with slab_nomerge), or shows none (CONFIG_SLUB_DEBUG)")
+
+
+def _read() -> Slab:
+    try:
+        return read_slab(_SLABINFO.read_text(), mmap.PAGESIZE)
+    except OSError as fault:
+        raise ProvisioningError(f"{_SLABINFO}: {fault.strerror}; the gauge needs a kernel that "
+                                "has it, and root") from None
+
+
+class GaugedBackend:
+    """A backend whose buffered writes are measured."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self.gauged: Gauged | None = None
+
+    def begin(self, seed: int) -> None:
+        """Forget what was measured."""
+        self.gauged = None
+        self._backend.begin(seed)
+
+    def end(self) -> list[str]:
+        """See `harness.steps.Backend`."""
+        return self._backend.end()
+
+    def execute(self, index: int, step: AnyStep) -> Observation:
+        """Do one step; a buffered write under the eyes of a second thread."""
+        if not (isinstance(step, Write) and step.buffered):
+            return self._backend.execute(index, step)
+        readings = [_read()]
+        over = threading.Event()
+
+        def watch() -> None:
+            while not over.wait(_PERIOD_S):
+                readings.append(_read())
+
+        watcher = threading.Thread(target=watch, name="gauge")
+        watcher.start()
+        try:
+            seen = self._backend.execute(index, step)
+        finally:
+            over.set()
+            watcher.join()
+        self.gauged = Gauged(readings[0], max(readings, key=lambda reading: reading.jobs),
+                             seen.elapsed_us, len(readings))
+        return seen
+
+
+def serve(directory: Path) -> None:
+    """Do the job in ``directory``, and leave what was measured there."""
+    job = agent.read_job(directory)
+    found: dict[str, Gauged] = {}
+    with contextlib.ExitStack() as stack:
+        backend, ready = stack.enter_context(agent.bring_up(Path(job.modules), job.driver))
+        journal = stack.enter_context(JournalWriter(directory / agent.JOURNAL))
+        gauged = GaugedBackend(backend)
+        runner = Runner(gauged, journal, job.seed)
+        runner.record(ready)
+        for scenario in job.scenarios:
+            runner.run(scenario)
+            if gauged.gauged is not None:
+                found[scenario.name] = gauged.gauged
+            # Before the journal says that it is over: then the host looks.
+            write_whole(directory / NAME, msgspec.json.encode(found))
+        runner.record(Done())
+
+
+def main(arguments: list[str]) -> int:
+    """Entry point; errors become one line on the console."""
+    if len(arguments) != 1:
+        agent.say("usage: python -m harness.kernel.gauge RESULTS_DIR")
+        return 2
+    try:
+        serve(Path(arguments[0]))
+    except (DmsnapError, OSError, JournalLost) as fault:
+        agent.say(f"cannot measure: {fault}")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
