@@ -70,8 +70,8 @@ def _dmtest() -> list[Row]:
                    "not explored."),
         *_variants("many_snapshots_of_same_volume",
                    "16 snapshots; the origin before and after, then the first snapshot",
-                   "Memory and time of copy jobs in flight are measured apart, by `dmsnap headline`; "
-                   "contents are the same with any limit (`cow_threshold`, "
+                   "Memory and time of copy jobs in flight are measured apart, by `dmsnap "
+                   "headline`; contents are the same with any limit (`cow_threshold`, "
                    "`threshold_in_flight`)."),
         *_variants("snapshot_writes_do_not_affect_origin",
                    "a tenth of the snapshot is overwritten; the origin keeps its pattern"),
