@@ -34,7 +34,9 @@ class _Group(click.Group):
             click.echo(f"dmsnap: {fault}", err=True)
             ctx.exit(EXIT_CANNOT)
         except KeyboardInterrupt:
-            click.echo("dmsnap: interrupted; what had finished is in the report", err=True)
+            more = ("; `dmsnap run --resume` with the same arguments goes on from there"
+                    if ctx.invoked_subcommand == "run" else "")
+            click.echo(f"dmsnap: interrupted; what had finished is in the report{more}", err=True)
             ctx.exit(EXIT_INTERRUPTED)
         except BrokenPipeError:
             sys.stderr.close()  # a reader that had enough, such as head
@@ -61,8 +63,9 @@ def _kernel_options(command: Command) -> Command:
         help="Modules of a kernel that is given as a path.")(command)
     return click.option(
         "--kernel", "kernels", multiple=True, metavar="NAME|PATH",
-        help="A kernel of `dmsnap kernels`, or a User-mode Linux that you built; may be "
-             f"repeated.  [default: {catalogue.default()}]")(command)
+        help="A kernel of `dmsnap kernels` (`all`, or with * in it, for several), or a User-mode "
+             "Linux that you built; may be repeated.  "
+             f"[default: {catalogue.default()}]")(command)
 
 
 def chosen_kernels(names: Sequence[str], modules: Path | None) -> tuple[Kernel, ...]:
@@ -73,7 +76,9 @@ def chosen_kernels(names: Sequence[str], modules: Path | None) -> tuple[Kernel, 
     """
     found = []
     known = [entry.name for entry in catalogue.entries()]
-    for name in dict.fromkeys(names or [catalogue.default()]):
+    wanted = [name for pattern in names or [catalogue.default()]
+              for name in (_matching(known, "*" if pattern == "all" else pattern) or [pattern])]
+    for name in dict.fromkeys(wanted):
         if name in known:
             if modules is not None:
                 raise ProvisioningError(f"--modules belongs to a kernel given as a path, and "
@@ -87,6 +92,11 @@ def chosen_kernels(names: Sequence[str], modules: Path | None) -> tuple[Kernel, 
         else:
             catalogue.entry_of(name)  # which says what there is
     return tuple(found)
+
+
+def _matching(known: Sequence[str], pattern: str) -> list[str]:
+    """Kernels of the catalogue that ``pattern`` names; a path names none."""
+    return [] if "/" in pattern else fnmatch.filter(known, pattern)
 
 
 def _note(line: str) -> None:
@@ -113,10 +123,13 @@ def _note(line: str) -> None:
 @click.option("--report", "directory", type=click.Path(path_type=Path, file_okay=False),
               default=Path("report"), show_default=True, metavar="DIR",
               help="Where junit.xml, run.ktap and results.json go.")
+@click.option("--resume", is_flag=True,
+              help="Go on where a run into the same report was stopped: what had finished there "
+              "is not run again.")
 @click.option("--step-limit", type=click.FloatRange(min=1), default=30.0, show_default=True,
               metavar="SECONDS", help="A guest that is silent for longer is lost.")
 def run(patterns: tuple[str, ...], kernels: tuple[str, ...], modules: Path | None, guest: str,
-        jobs: int | None, seed: int, driver: str, defects: str, directory: Path,
+        jobs: int | None, seed: int, driver: str, defects: str, directory: Path, resume: bool,
         step_limit: float) -> None:
     """Run scenarios in a kernel and in the twin, and compare.
 
@@ -125,28 +138,56 @@ def run(patterns: tuple[str, ...], kernels: tuple[str, ...], modules: Path | Non
     """
     from harness.report.junit import JunitReporter
     from harness.report.ktap import KtapReporter
-    from harness.report.model import JsonReporter, Reporters
+    from harness.report.ledger import LEDGER_NAME, Ledger
+    from harness.report.model import JsonReporter, Reporter, Reporters
     from harness.report.terminal import Terminal
     from harness.run import GUESTS_DIRECTORY, Plan, default_jobs, execute
     from harness.scenarios.registry import choose
 
     traces = tuple(scenario.trace(seed) for scenario in choose(patterns))
-    reporter = Reporters([
+    reporters: list[Reporter] = [
         Terminal(), JunitReporter(directory / "junit.xml"), KtapReporter(directory / "run.ktap"),
-        JsonReporter(directory / "results.json")])
+        JsonReporter(directory / "results.json")]
     if guest == "here":
         from harness.here import execute_here
         if kernels:
             raise ProvisioningError("--guest here runs the kernel of this machine: leave --kernel "
                                     "out")
-        report = execute_here(traces, reporter, modules=modules, driver=driver)
+        if resume:
+            raise ProvisioningError("--guest here starts anew each time: leave --resume out")
+        report = execute_here(traces, Reporters(reporters), modules=modules, driver=driver)
     else:
-        report = execute(Plan(
+        plan = Plan(
             traces=traces, kernels=chosen_kernels(kernels, modules), driver=driver,
             defects=defects, jobs=jobs or default_jobs(), directory=directory / GUESTS_DIRECTORY,
-            step_limit_s=step_limit), reporter)
+            step_limit_s=step_limit)
+        ledger = Ledger(directory / LEDGER_NAME, plan.keys())
+        finished = ledger.finished() if resume else []
+        report = execute(plan, Reporters([*reporters, ledger]), finished)
     click.echo(f"report: {directory}/junit.xml, run.ktap, results.json")
     if not report.all_same:
+        raise click.exceptions.Exit(EXIT_DIFFERS)
+
+
+@main.command()
+@click.argument("a", metavar="A")
+@click.argument("b", metavar="B")
+def compare(a: str, b: str) -> None:
+    """Put two runs beside each other: verdicts, status lines, times.
+
+    A and B are directories that `dmsnap run --report` wrote, each with :KERNEL behind it to look
+    at one kernel only; `dmsnap compare report:uml-6.1 report:uml-6.12` compares two kernels of
+    one run.  The exit status is 0 if nothing differs but times.
+    """
+    from harness import compare as sides
+
+    left, right = sides.open_side(a), sides.open_side(b)
+    found = [sides.compare(left, right, kernels) for kernels in sides.pairs(left, right)]
+    click.echo(f"A  {a}: {left.report.environment.started or 'start unknown'}\n"
+               f"B  {b}: {right.report.environment.started or 'start unknown'}")
+    for pair in found:
+        click.echo(sides.render(pair))
+    if not all(pair.same for pair in found):
         raise click.exceptions.Exit(EXIT_DIFFERS)
 
 
@@ -302,7 +343,7 @@ def fetch(names: tuple[str, ...], refresh: bool) -> None:
     """
     known = [entry.name for entry in catalogue.entries()]
     wanted = [name for pattern in names
-              for name in (fnmatch.filter(known, pattern) or [catalogue.entry_of(pattern).name])]
+              for name in (_matching(known, pattern) or [catalogue.entry_of(pattern).name])]
     for name in dict.fromkeys(wanted):
         cached = catalogue.find(name) is not None
         kernel = catalogue.fetch(name, progress=lambda line, name=name: _note(  # type: ignore[misc]

@@ -7,6 +7,7 @@ tries the other orders that are permitted (`harness.twin.explore`).
 """
 
 import dataclasses
+import hashlib
 import os
 import platform
 import re
@@ -14,7 +15,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -47,7 +48,7 @@ from harness.journal import Ready
 from harness.kernel.session import Job, JobScenario, fault_of
 from harness.report.model import Environment, Reporter, Result, RunReport, console_tail
 from harness.steps import Observation, encode
-from harness.trace import Observations, ObservationsHeader, Trace
+from harness.trace import Observations, ObservationsHeader, Trace, dumps
 from harness.twin import explore
 from harness.twin.backend import TwinBackend
 from harness.twin.profile import FAITHFUL, Profile
@@ -68,7 +69,8 @@ class Plan:
         jobs: guests at the same time.
         driver: ``ioctl`` or ``dmsetup``.
         defects: whether the twin does as kernels do, or as promised, where the two differ.
-        directory: where the guests' files stay; nothing of a run before is left in it.
+        directory: where the guests' files stay; of a run before, only those of results that are
+            taken over are left in it.
     """
 
     traces: tuple[Trace, ...]
@@ -80,67 +82,115 @@ class Plan:
     step_limit_s: float = STEP_LIMIT_S
     boot_limit_s: float = BOOT_LIMIT_S
 
+    def keys(self) -> dict[tuple[str, str], str]:
+        """(kernel, scenario) → a digest of all that its result follows from.
+
+        That is dmsnap's own code, the kernel's program and device-mapper modules, the scenario,
+        and the options that change what is run; not the number of guests or a time limit.
+        """
+        code = _digest(path.read_bytes() for path in sorted(
+            Path(__file__).parent.rglob("*.py")))
+        scenarios = {trace.header.scenario: dumps(trace) for trace in self.traces}
+        found: dict[tuple[str, str], str] = {}
+        for kernel in self.kernels:
+            files = [kernel.program, *sorted(kernel.modules.rglob("dm-*.ko*"))]
+            base = _digest([code, kernel.name.encode(), self.driver.encode(),
+                            self.defects.encode(), *(path.read_bytes() for path in files)])
+            found |= {(kernel.name, name): _digest([base, text]).hex()
+                      for name, text in scenarios.items()}
+        return found
+
+
+def _digest(parts: Iterable[bytes]) -> bytes:
+    """One digest of several byte strings; where one ends and the next begins matters."""
+    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).digest()
+
+
+def files_of(directory: Path, kernel: str) -> Path:
+    """Where a run keeps the files of a kernel's guests.
+
+    The name of a kernel of one's own is its path: it must not lead out of ``directory``.
+    """
+    return directory / _NOT_IN_A_NAME.sub("_", kernel)[-_NAME_CHARACTERS_MAX:]
+
 
 def default_jobs() -> int:
     """One guest for each core that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
-def execute(plan: Plan, reporter: Reporter) -> RunReport:
-    """Run everything; the reporter hears of it as it happens.
+def execute(plan: Plan, reporter: Reporter, finished: Sequence[Result] = ()) -> RunReport:
+    """Run everything that is not ``finished``; the reporter hears of all as it happens.
 
-    Ctrl-C ends the guests and reports what had finished.
+    Ctrl-C ends the guests and reports what had finished.  A kernel whose guests cannot be had
+    does not keep the others from their turn.
 
     Raises:
-        ProvisioningError: guests cannot be had.
+        ProvisioningError: guests of a kernel cannot be had; what had finished is reported.
     """
     started = time.monotonic()
     about = platform.uname()
-    run = _Run(plan, reporter)
+    run = _Run(plan, reporter, finished)
     environment = Environment(
         dmsnap=__version__, command=tuple(sys.argv),
         machine=f"{about.system} {about.release} {about.machine}",
         python=platform.python_version(), jobs=plan.jobs,
         started=datetime.now(UTC).isoformat(timespec="seconds"))
     interrupted = False
+    faults: list[ProvisioningError] = []
     with ExitStack() as stack:
         stack.callback(reporter.close)
         reporter.begin([kernel.name for kernel in plan.kernels],
                        len(plan.traces) * len(plan.kernels))
         try:
+            for result in finished:
+                reporter.result(result)
             for kernel in plan.kernels:
-                run.on_kernel(kernel)
+                try:
+                    run.on_kernel(kernel)
+                except ProvisioningError as fault:
+                    faults.append(fault)
         except KeyboardInterrupt:
             interrupted = True
         report = RunReport(
             environment=msgspec.structs.replace(
-                environment, seconds=time.monotonic() - started, kernels=run.releases),
-            results=tuple(run.results))
-        reporter.end(report)
+                environment, seconds=time.monotonic() - started, kernels=run.releases,
+                resumed=len(finished)),
+            results=run.results())
+        if report.results or not faults:
+            reporter.end(report)
     if interrupted:
         raise KeyboardInterrupt
+    if faults:
+        raise faults[0]
     return report
 
 
 class _Run:
     """The state of a run."""
 
-    def __init__(self, plan: Plan, reporter: Reporter) -> None:
+    def __init__(self, plan: Plan, reporter: Reporter, finished: Sequence[Result]) -> None:
         self._plan = plan
         self._reporter = reporter
         self._traces = {trace.header.scenario: trace for trace in plan.traces}
-        self.results: list[Result] = []
-        self.releases: dict[str, str] = {}
-        self._boots: dict[int, float] = {}
+        self._found = {(result.kernel, result.scenario): result for result in finished}
+        self.releases = {result.kernel: result.release for result in finished if result.release}
+
+    def results(self) -> tuple[Result, ...]:
+        """What has finished, in the order of the plan."""
+        return tuple(self._found[kernel.name, name] for kernel in self._plan.kernels
+                     for name in self._traces if (kernel.name, name) in self._found)
 
     def on_kernel(self, kernel: Kernel) -> None:
-        """All scenarios on one kernel."""
+        """All scenarios on one kernel that have no result yet."""
         plan = self._plan
-        # The name of a kernel of one's own is its path: it must not lead out of the report.
-        keep = plan.directory / _NOT_IN_A_NAME.sub("_", kernel.name)[-_NAME_CHARACTERS_MAX:]
-        shutil.rmtree(keep, ignore_errors=True)
+        missing = [name for name in self._traces if (kernel.name, name) not in self._found]
+        if not missing:
+            return
+        keep = files_of(plan.directory, kernel.name)
+        if len(missing) == len(self._traces):
+            shutil.rmtree(keep, ignore_errors=True)
         keep.parent.mkdir(parents=True, exist_ok=True)
-        found: dict[str, Result] = {}
 
         def hear(event: Event) -> None:
             self._tell(kernel, event)
@@ -148,17 +198,13 @@ class _Run:
                 outcome = event.outcome
                 result, _ = judge(self._traces[outcome.scenario], outcome, kernel.name,
                                   self._plan.defects)
-                found[result.scenario] = result
+                self._found[kernel.name, result.scenario] = result
                 self._reporter.result(result)
 
-        supervisor = Supervisor(
+        Supervisor(
             kernel, guests=plan.jobs, results=keep, job=lambda names: self._job(kernel, names),
             python=Path(sys.executable), step_limit_s=plan.step_limit_s,
-            boot_limit_s=plan.boot_limit_s)
-        try:
-            supervisor.run(list(self._traces), hear)
-        finally:
-            self.results += [found[name] for name in self._traces if name in found]
+            boot_limit_s=plan.boot_limit_s).run(missing, hear)
 
     def _job(self, kernel: Kernel, names: list[str]) -> bytes:
         return encode(Job(

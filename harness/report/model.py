@@ -94,6 +94,7 @@ class Environment(Struct, frozen=True, kw_only=True, omit_defaults=True):
         started: time of the start, ISO 8601 with its zone; empty if unknown.
         seconds: how long the run took.
         jobs: guests that ran at a time.
+        resumed: results that were taken over from an earlier start (``--resume``).
         kernels: name → what the kernel's own uname gave, for kernels that came up.
     """
 
@@ -104,6 +105,7 @@ class Environment(Struct, frozen=True, kw_only=True, omit_defaults=True):
     started: str = ""
     seconds: float = 0.0
     jobs: int = 1
+    resumed: int = 0
     kernels: dict[str, str] = {}
 
 

@@ -148,6 +148,9 @@ class Terminal:
             self._say(f"{MARK} a promise of the documentation is broken there")
         color = "green" if report.all_same else "red"
         seconds = report.environment.seconds
+        resumed = report.environment.resumed
+        if resumed:
+            self._say(f"{resumed} results are of an earlier start of this run")
         self._say(verdicts(report) + (f", in {seconds:.1f} s" if seconds else ""),
                   style=f"bold {color}")
 

@@ -277,7 +277,8 @@ def test_the_exit_status_says_whether_all_are_the_same(dmsnap, tmp_path: Path, v
                                                        monkeypatch: pytest.MonkeyPatch) -> None:
     seen = {}
 
-    def execute(plan, reporter):
+    def execute(plan, reporter, finished):
+        assert not finished
         seen["plan"] = plan
         report = traces.msgspec.json.decode(json.dumps({
             "dmsnap-results": 1, "results": [
@@ -289,13 +290,14 @@ def test_the_exit_status_says_whether_all_are_the_same(dmsnap, tmp_path: Path, v
         return report
 
     monkeypatch.setattr("harness.run.execute", execute)
-    monkeypatch.setattr(catalogue, "fetch", lambda name, **_: name)
+    monkeypatch.setattr(catalogue, "fetch", lambda name, **_: catalogue.Kernel(
+        name, Path(__file__), tmp_path))
     result = dmsnap("run", "bring_up", "-j", 3, "--seed", 9, "--driver", "dmsetup", "--report",
                     "out", "--step-limit", 7)
     assert result.exit_code == (0 if verdict == "same" else EXIT_DIFFERS)
     assert result.stdout.endswith("report: out/junit.xml, run.ktap, results.json\n")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "junit.xml", "results.json", "run.ktap"]
+        "junit.xml", "progress.jsonl", "results.json", "run.ktap"]
     plan = seen["plan"]
     assert (plan.jobs, plan.driver, plan.step_limit_s, str(plan.directory)) == (
         3, "dmsetup", 7.0, "out/guests")

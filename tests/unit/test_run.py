@@ -4,10 +4,12 @@ What the kernel "saw" is what the twin observes; a verdict is made by changing t
 a twin that answers something else.  The guests of `execute` are programs, not kernels.
 """
 
+import dataclasses
 import errno
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -19,11 +21,14 @@ from harness.errors import BadScenario, ProvisioningError, TwinInvariant
 from harness.guest.catalogue import Kernel
 from harness.guest.events import Loss, Outcome
 from harness.guest.process import KeptProcess
+from harness.guest.recording import recorded
 from harness.journal import Ready
-from harness.report.model import CONSOLE_LINES_MAX, Result, RunReport
+from harness.kernel.session import Job, JobScenario
+from harness.report.ledger import Ledger
+from harness.report.model import CONSOLE_LINES_MAX, Reporters, Result, RunReport
 from harness.run import Plan, execute, judge
 from harness.scenarios.registry import choose
-from harness.steps import Load, Observation
+from harness.steps import Load, Observation, encode
 from harness.trace import Layer, Trace
 from harness.twin import explore
 from harness.twin.profile import PROFILES, Profile
@@ -359,3 +364,103 @@ def test_a_full_disk_is_told_in_one_sentence(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(ProvisioningError, match="No space left on device; free space"):
         execute(plan(tmp_path, "ok-1"), Recorder())
+
+
+@pytest.mark.usefixtures("programs")
+def test_one_kernel_that_never_comes_up_does_not_stop_the_others(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run._Run, "_job", lambda self, kernel, names: encode(Job(
+        modules="", driver="dies" if kernel.name == "bad" else "ioctl", scenarios=tuple(
+            JobScenario(name, self._traces[name].steps, 7) for name in names))))
+    recorder = Recorder()
+    with pytest.raises(ProvisioningError, match="never became ready"):
+        execute(plan(tmp_path, "ok-1", kernels=("bad", "good")), recorder)
+    assert recorder.calls == ["begin bad good 2", "result", "end", "close"]
+    assert [result.kernel for result in recorder.report.results] == ["good"]
+
+
+# -- resume -------------------------------------------------------------------------------------
+
+
+def resumed(directory: Path, whole: Plan, *, stop_after: int | None = None) -> Recorder:
+    """Go on with a run; it is stopped after so many new results."""
+    ledger = Ledger(directory / "progress.jsonl", whole.keys())
+    finished = ledger.finished() if (directory / "progress.jsonl").exists() else []
+
+    class Stopping(Recorder):
+        def result(self, result: Result) -> None:
+            super().result(result)
+            if len(self.results) == len(finished) + (stop_after or 0) and stop_after:
+                raise KeyboardInterrupt
+
+    recorder = Stopping()
+    with suppress(KeyboardInterrupt):
+        execute(whole, Reporters([ledger, recorder]), finished)
+    return recorder
+
+
+@pytest.mark.usefixtures("programs")
+def test_a_run_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
+    whole = plan(tmp_path, "ok-1", "wrong-1", "ok-2", jobs=1, kernels=("one", "two"))
+    first = resumed(tmp_path, whole, stop_after=2)
+    assert [(r.kernel, r.scenario) for r in first.report.results] == [
+        ("one", "ok-1"), ("one", "wrong-1")]
+    second = resumed(tmp_path, whole, stop_after=2)
+    assert [doing for _, doing in second.doing if doing.startswith(("ok", "wrong"))][:2] == [
+        "ok-2", "ok-1"], "nothing that had finished runs again"
+    third = resumed(tmp_path, whole)
+    assert [(r.kernel, r.scenario, r.verdict) for r in third.report.results] == [
+        (kernel, name, verdict) for kernel in ("one", "two") for name, verdict in (
+            ("ok-1", Verdict.SAME), ("wrong-1", Verdict.DIVERGED), ("ok-2", Verdict.SAME))]
+    assert third.report.environment.resumed == 4
+    assert third.report.environment.kernels == {"one": "6.12.0-fake", "two": "6.12.0-fake"}
+    # The files of guests whose results are taken over stay.  (A guest is ahead of what it is
+    # told: what it did before it was stopped may be there twice.)
+    assert {each.scenario for each in recorded(tmp_path / "guests/one")} == {
+        "ok-1", "ok-2", "wrong-1"}
+    assert len(list(tmp_path.glob("guests/one/*"))) == 2
+    last = resumed(tmp_path, whole)
+    assert (last.report.results, last.doing) == (third.report.results, [])
+
+
+@pytest.mark.usefixtures("programs")
+@pytest.mark.parametrize("change", ["scenario", "kernel", "module", "driver", "defects"])
+def test_what_has_changed_runs_again(tmp_path: Path, change: str) -> None:
+    module = tmp_path / "dm-snapshot.ko"
+    module.write_bytes(b"one build")
+    whole = plan(tmp_path, "ok-1", "ok-2")
+    resumed(tmp_path, whole)
+    again = whole
+    match change:
+        case "scenario":
+            other = msgspec.structs.replace(whole.traces[0], steps=whole.traces[0].steps[:-1])
+            again = dataclasses.replace(whole, traces=(other, whole.traces[1]))
+        case "kernel":
+            program = tmp_path / "linux"
+            program.write_bytes(b"another build")
+            again = dataclasses.replace(whole, kernels=(Kernel("one", program, tmp_path),))
+        case "module":
+            module.write_bytes(b"another build")
+        case "driver":
+            again = dataclasses.replace(whole, driver="dmsetup")
+        case "defects":
+            again = dataclasses.replace(whole, defects="fixed")
+    recorder = resumed(tmp_path, again)
+    assert recorder.report.environment.resumed == (1 if change == "scenario" else 0)
+    assert len(recorder.report.results) == 2
+
+
+@pytest.mark.usefixtures("programs")
+def test_a_line_that_was_cut_short_is_not_there(tmp_path: Path) -> None:
+    whole = plan(tmp_path, "ok-1", "ok-2", jobs=1)
+    resumed(tmp_path, whole)
+    file = tmp_path / "progress.jsonl"
+    file.write_bytes(file.read_bytes()[:-5])
+    recorder = resumed(tmp_path, whole)
+    assert recorder.report.environment.resumed == 1
+    assert [result.scenario for result in recorder.report.results] == ["ok-1", "ok-2"]
+
+
+def test_without_a_run_there_is_nothing_to_resume(tmp_path: Path) -> None:
+    with pytest.raises(ProvisioningError, match=r"no run to resume in .*leave --resume out"):
+        Ledger(tmp_path / "progress.jsonl", {}).finished()

@@ -1,0 +1,98 @@
+"""What has finished of a run, on disk as it happens, so that ``--resume`` goes on where it was.
+
+``progress.jsonl`` holds one line for each result, with the key that it was made under: a digest
+of everything that it follows from (dmsnap itself, the kernel and its modules, the scenario, the
+options).  A later run takes a result over only under the same key, so a kernel that was built
+anew or a scenario that was changed runs again.  A line that was cut short counts as not there.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from io import BufferedWriter
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from harness.errors import ProvisioningError
+from harness.files import write_whole
+from harness.report.model import Result, RunReport
+from harness.steps import encode
+
+LEDGER_NAME: Final = "progress.jsonl"
+
+Keys = Mapping[tuple[str, str], str]
+"""(kernel, scenario) → key of its result."""
+
+
+class _Line(Struct, frozen=True):
+    key: str
+    result: Result
+
+
+class Ledger:
+    """A reporter that writes each result down at once.
+
+    Args:
+        path: the file.
+        keys: of every result that the run can give.
+    """
+
+    def __init__(self, path: Path, keys: Keys) -> None:
+        self._path = path
+        self._keys = keys
+        self._kept: set[tuple[str, str]] = set()
+        self._file: BufferedWriter | None = None
+
+    def finished(self) -> list[Result]:
+        """The results of an earlier run that this one need not make again.
+
+        Raises:
+            ProvisioningError: there is no earlier run.
+        """
+        try:
+            lines = self._path.read_bytes().split(b"\n")[:-1]
+        except FileNotFoundError:
+            raise ProvisioningError(
+                f"there is no run to resume in {self._path.parent}: leave --resume out, or name "
+                "the directory of the run with --report") from None
+        found: dict[tuple[str, str], Result] = {}
+        for line in lines:
+            with suppress(msgspec.MsgspecError):
+                entry = msgspec.json.decode(line, type=_Line)
+                name = entry.result.kernel, entry.result.scenario
+                if self._keys.get(name) == entry.key:
+                    found[name] = entry.result
+        self._kept = set(found)
+        return list(found.values())
+
+    def begin(self, kernels: Sequence[str], total: int) -> None:  # noqa: ARG002
+        """Start the file anew, with what is kept."""
+        kept = self.finished() if self._kept else []
+        write_whole(self._path, b"".join(map(self._line, kept)))
+        self._file = self._path.open("ab")
+
+    def _line(self, result: Result) -> bytes:
+        return encode(_Line(self._keys[result.kernel, result.scenario], result)) + b"\n"
+
+    def progress(self, guest: str, doing: str) -> None:
+        """Nothing to do."""
+
+    def result(self, result: Result) -> None:
+        """Write it down, unless it is one of the kept."""
+        if self._file is not None and (result.kernel, result.scenario) not in self._kept:
+            # A disk that is full costs a later run its time, and this one nothing.
+            with suppress(OSError):
+                self._file.write(self._line(result))
+                self._file.flush()
+
+    def end(self, report: RunReport) -> None:
+        """Nothing to do."""
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            with suppress(OSError):
+                self._file.close()
+            self._file = None
