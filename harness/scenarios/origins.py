@@ -137,6 +137,23 @@ def shorter_snapshot(s: Script, store: str) -> None:
     s.write("org", 0, 128)
 
 
+@scenario(store=("P", "N"), sectors=(40, 64, 400, 1200))
+def written_past_a_shorter_snapshot(s: Script, store: str, sectors: int) -> None:
+    """A write crosses the end of a snapshot within a chunk: what is behind it waits for no copy."""
+    s.disk("base", 2400, stamped=True)
+    s.disk("cow1", 4096)
+    s.disk("cow2", 4096)
+    s.snapshot("snap1", "base", "cow1", store, 32, sectors=1200)
+    s.snapshot("snap2", "base", "cow2", "P", 8, sectors=1200)
+    s.origin("org", "base")
+    s.write("org", 1184, sectors)
+    s.read("snap1", 1100, 100)
+    s.read("snap2", 1100, 100)
+    s.write("org", 8, sectors)
+    s.read("snap1", 0, 1200)
+    s.examine()
+
+
 @scenario()
 def two_origins_on_one_disk(s: Script) -> None:
     """Two snapshot-origin targets on the same device, resumed at different times."""

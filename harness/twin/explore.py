@@ -1,9 +1,9 @@
 """Running a trace on the twin: in its first order, or in every one that a kernel may take.
 
 What a kernel does in the background may overtake a process that submits several bios, or not.
-The first order is that of a kernel that is not preemptible and has one CPU.  The others differ
-from it by the points at which the workers ran early; they are tried with one such point, then with
-two, up to a bound, since the last one before the event that everybody sees is what decides.
+The first order is that of a kernel that is not preemptible and has one CPU.  The second is that of
+one whose workers overtake wherever they can.  Then come those with one such point, then with two,
+up to a bound, since the last one before the event that everybody sees is what decides.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -67,6 +67,9 @@ class Orders:
         """Run them; at most `ORDERS_MAX`, with at most `PREEMPTIONS_MAX` early points each."""
         seen, points = self._run({})
         yield {}, seen
+        if points > PREEMPTIONS_MAX:
+            always = dict.fromkeys(range(points), 1)
+            yield always, self._run(always)[0]
         frontier: list[tuple[dict[int, int], int]] = [({}, points)]
         for _ in range(PREEMPTIONS_MAX):
             grown: list[tuple[dict[int, int], int]] = []

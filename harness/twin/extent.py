@@ -13,6 +13,7 @@ moved, all exceptions are committed, area by area.  So the data moves with a few
   not fail; every sector that would be touched exists;
 - all exceptions have room, in the store, in the limit on copies and on the disk, the area that is
   zeroed ahead included: what overflows does so bio by bio;
+- no part of the write overtakes a copy of the chunk that it lies in;
 - no choice point on the way is answered other than by the first order.  The points are counted
   all the same, so that exploring meets them, and then goes bio by bio.
 
@@ -102,6 +103,9 @@ def _write_origin(target: Origin, bio: Bio) -> bool:
         if not snapshot.valid or not snapshot.active or sector >= snapshot.table.sectors:
             continue
         size = snapshot.store.chunk_sectors
+        if end > snapshot.table.sectors and snapshot.table.sectors % size:
+            # What lies beyond the snapshot waits for no copy, and may be in the last one.
+            return False
         lacks = list(_lacking(snapshot.complete, sector // size,
                               (min(end, snapshot.table.sectors) - 1) // size + 1))
         if not lacks:
