@@ -137,6 +137,10 @@ class _Loaded:
         # The same ones in each turn, so that the disk's own memory is there when it counts.
         self._some: list[int] = np.random.default_rng(2).choice(olds, _OPERATIONS).tolist()
         self._row: list[int] = np.sort(olds)[:_OPERATIONS].tolist()
+        # What the machine can do: a random look into a plain dict, and into an array of numbers.
+        self._dict = dict(zip(olds.tolist(), range(count), strict=True))
+        self._array = np.arange(count).data
+        self._places: list[int] = np.random.default_rng(3).integers(0, count, _OPERATIONS).tolist()
         self._io = BlockIO(self._twin.world.clock)
 
     def load(self) -> None:
@@ -163,6 +167,10 @@ class _Loaded:
             table.lookup(old) for old in self._some])
         self._time("lookup, in a row", _OPERATIONS, lambda: [
             table.lookup(old) for old in self._row])
+        plain = self._dict.get
+        self._time("plain dict, random", _OPERATIONS, lambda: [plain(old) for old in self._some])
+        self._time("array, random", _OPERATIONS, lambda: [
+            self._array[place] for place in self._places])
 
     def _time(self, what: str, operations: int, work: Callable[[], object]) -> None:
         started = time.process_time()
@@ -186,7 +194,7 @@ def bench_exceptions(sizes: Sequence[int]) -> None:
         print(f"exceptions, {kind}: ns for each of {', '.join(f'{size:,}' for size in sizes)}")
         for what, base in loaded[0].best.items():
             figures = "  ".join(f"{one.best[what] * 1e9:8,.0f}" for one in loaded)
-            print(f"  {what:17} {figures}   largest/smallest {loaded[-1].best[what] / base:.2f}")
+            print(f"  {what:18} {figures}   largest/smallest {loaded[-1].best[what] / base:.2f}")
         del loaded
         print("  memory (tracemalloc), bytes for each: " + ", ".join(
             f"{_memory(chunks(count)):.1f} of {count:,}" for count in sizes if count <= 1_000_000))

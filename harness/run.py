@@ -332,7 +332,7 @@ def observe_twin(trace: Trace, profile: Profile) -> Observations:
     header = trace.header
     seen = explore.run(trace.steps, header.seed, profile, explore.answers_of(header.answers))
     return Observations(ObservationsHeader(scenario=header.scenario, seed=header.seed, side="twin",
-                                           profile=profile.facts()), seen)
+                                           targets=profile.targets, profile=profile.facts()), seen)
 
 
 def observe_kernel(trace: Trace, kernel: Kernel, *, driver: str = "ioctl"

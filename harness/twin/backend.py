@@ -148,7 +148,7 @@ class TwinBackend:
                 return self._do_io(step)
 
     def _set_parameter(self, name: str, value: str) -> int:
-        error = _parameter_error(name, value)
+        error = _parameter_error(name, value, self._profile)
         if not error and name == "snapshot_cow_threshold" and value:
             self.world.cow_threshold = int(value)
         return error
@@ -347,13 +347,18 @@ def _state(md: MappedDevice) -> DeviceState:
         suspended=md.suspended, read_only=md.read_only, event=md.event, open=md.openers)
 
 
-def _parameter_error(name: str, value: str) -> int:
-    """What writing a parameter of dm_snapshot returns (kernel: ``param_set_uint``)."""
+def _parameter_error(name: str, value: str, profile: Profile) -> int:
+    """What writing a parameter of dm_snapshot returns (``param_set_uint``, ``param_set_int``)."""
     if name not in _UINT_PARAMETERS:
         return errno.ENOENT
     if not value:
         return 0  # a write of nothing
-    digits = value.strip().removeprefix("+")
+    signed = profile.threshold_semaphore and name == "snapshot_cow_threshold"
+    text = value.strip()
+    negative = signed and text.startswith("-")
+    digits = text[1:] if negative or text.startswith("+") else text
     if not digits.isascii() or not digits.isdigit():
         return errno.EINVAL
-    return errno.ERANGE if int(digits) >= 1 << 32 else 0
+    number = -int(digits) if negative else int(digits)
+    lowest, end = (-1 << 31, 1 << 31) if signed else (0, 1 << 32)
+    return 0 if lowest <= number < end else errno.ERANGE

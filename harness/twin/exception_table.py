@@ -16,7 +16,9 @@ A crafted store may break these conditions, and so does an exception that is mad
 merged away.  Then the runs are laid out as the kernel's lists, and that is how it goes on.
 
 A run is one integer: low 8 bits of the old chunk, new chunk, number of further chunks, epoch.  The
-value of a group is its run, or a sorted list of its runs.
+value of a group is its run, or a sorted list of its runs.  What a store was loaded with lies in
+arrays (`harness.twin.loaded_runs`), which are not changed: a group that is to be changed is taken
+over first, and then it is no more looked for there.
 """
 
 from array import array
@@ -33,6 +35,7 @@ from harness.twin.exception_lists import (
     ExceptionLists,
     Order,
 )
+from harness.twin.loaded_runs import NEW_BITS, LoadedRuns
 
 __all__ = ["ExceptionTable", "Order", "table_slots"]
 
@@ -49,15 +52,12 @@ _NEW_MASK: Final = (1 << CHUNK_NUMBER_BITS) - 1
 _LOW_SHIFT: Final = _NEW_SHIFT + CHUNK_NUMBER_BITS
 _ONE_MORE: Final = 1 << _EXTRA_SHIFT
 _WITHOUT_FIRST: Final = (1 << _LOW_SHIFT) + (1 << _NEW_SHIFT) - _ONE_MORE
-_WORD_BITS: Final = 64
 _OLD_BITS: Final = 63
 """Old chunks up to here fit a signed word; beyond, the lists take over."""
 _ANY: Final = 1 << 64
 """Greater than every new chunk: whatever comes is not in ascending order."""
 _FEW: Final = 32
 """So few exceptions are inserted one by one sooner than sorted."""
-_BLOCK: Final = 1 << 16
-"""Groups that are made Python objects at once, while a table is filled."""
 
 Pairs = npt.NDArray[np.uint64]
 """Exceptions as stores hold them, shape (n, 2): old chunk, new chunk."""
@@ -78,8 +78,8 @@ def table_slots(cow_sectors: int, chunk_sectors: int) -> int:
 class ExceptionTable:
     """Old chunk → new chunk, with runs."""
 
-    __slots__ = ("_count", "_epochs", "_groups", "_largest", "_last_old", "_lists", "_newest",
-                 "_order", "_slots")
+    __slots__ = ("_count", "_epochs", "_groups", "_largest", "_last_old", "_lists", "_loaded",
+                 "_newest", "_order", "_slots")
 
     def __init__(self, slots: int, order: Order = Order.head_scan_to_head) -> None:
         assert slots > 0, slots
@@ -88,6 +88,7 @@ class ExceptionTable:
         self._order = order
         self._lists: ExceptionLists | None = None
         self._groups: dict[int, int | list[int]] = {}
+        self._loaded: LoadedRuns | None = None
         self._count = 0
         # The exception inserted last: the only one that may be continued.
         self._last_old = -2
@@ -101,6 +102,8 @@ class ExceptionTable:
         """The new chunk of ``old``, or -1 (kernel: ``dm_lookup_exception``)."""
         run = self._groups.get(old >> CONSECUTIVE_BITS)
         if run is None:
+            if self._loaded is not None:
+                return self._loaded.lookup(old)
             return -1 if self._lists is None else self._lists.lookup(old)
         low = old & _LOW_MASK
         if isinstance(run, list):
@@ -117,18 +120,30 @@ class ExceptionTable:
         """Whether none of ``count`` chunks from ``first`` on has an exception."""
         if self._lists is not None:
             return all(self.lookup(old) < 0 for old in range(first, first + count))
-        groups = self._groups
         end = first + count
         for group in range(first >> CONSECUTIVE_BITS, (end - 1 >> CONSECUTIVE_BITS) + 1):
-            runs = groups.get(group)
-            if runs is None:
-                continue
             start = group << CONSECUTIVE_BITS
-            for run in runs if isinstance(runs, list) else (runs,):
+            for run in self._runs_of(group):
                 old = start + (run >> _LOW_SHIFT)
                 if old < end and first <= old + (run >> _EXTRA_SHIFT & _LOW_MASK):
                     return False
         return True
+
+    def _runs_of(self, group: int) -> list[int]:
+        """The runs of one group, ascending."""
+        value = self._groups.get(group)
+        if value is None:
+            return [] if self._loaded is None else [
+                low << _LOW_SHIFT | new << _NEW_SHIFT | extra << _EXTRA_SHIFT | epoch
+                for low, new, extra, epoch in self._loaded.of(group)]
+        return value if isinstance(value, list) else [value]
+
+    def _take_over(self, group: int) -> None:
+        """Make sure that a group can be changed."""
+        if self._loaded is not None and group not in self._groups:
+            runs = self._runs_of(group)
+            if runs:
+                self._groups[group] = runs
 
     # -- insertion --
 
@@ -149,6 +164,7 @@ class ExceptionTable:
             return
         group = old >> CONSECUTIVE_BITS
         run = ((old & _LOW_MASK) << _LOW_SHIFT | new << _NEW_SHIFT | self._epoch_of(old))
+        self._take_over(group)
         beside = self._groups.get(group)
         if beside is None:
             self._groups[group] = run
@@ -181,6 +197,7 @@ class ExceptionTable:
         if not low or new + more > _NEW_MASK + 1:
             return False
         group = old >> CONSECUTIVE_BITS
+        self._take_over(group)
         run = self._groups[group]
         if isinstance(run, list):
             index = bisect_left(run, low << _LOW_SHIFT)
@@ -218,7 +235,7 @@ class ExceptionTable:
     def _sort(self, pairs: Pairs) -> bool:
         """Fill the empty table from ``pairs``; False, and nothing done, if order matters."""
         new = pairs[:, 1]
-        if (int(new[-1]) > _NEW_MASK or int(pairs[:, 0].max()) >> _OLD_BITS
+        if (int(new[-1]) >> NEW_BITS or int(pairs[:, 0].max()) >> _OLD_BITS
                 or not (new[1:] > new[:-1]).all()):
             return False
         old = pairs[:, 0].astype(np.int64)
@@ -232,12 +249,9 @@ class ExceptionTable:
         sorted_start = start[ascending]
         if not (sorted_start[1:] > sorted_start[:-1] + extra[ascending][:-1]).all():
             return False
-        # A run has more than 64 bits: its upper and its lower word.
-        upper = ((start & _LOW_MASK) << _LOW_SHIFT - _WORD_BITS
-                 | (new[first] >> np.uint64(_WORD_BITS - _NEW_SHIFT)).astype(np.int64))
-        lower = new[first] << np.uint64(_NEW_SHIFT) | (
-            extra << _EXTRA_SHIFT | self._epochs_of(start, ascending)).astype(np.uint64)
-        self._fill(sorted_start >> CONSECUTIVE_BITS, upper[ascending], lower[ascending])
+        self._loaded = LoadedRuns(
+            sorted_start, new[first][ascending].astype(np.int64), extra[ascending],
+            self._epochs_of(start, ascending)[ascending])
         self._count = len(pairs)
         self._last_old, self._newest = (int(number) for number in pairs[-1])
         return True
@@ -270,25 +284,6 @@ class ExceptionTable:
         self._epochs = array("I", all_epochs.tobytes())
         return epochs
 
-    def _fill(self, group: _Signed, upper: _Signed, lower: Pairs) -> None:
-        """Make the groups from runs that are sorted, each run in two words."""
-        groups = self._groups
-        heads = np.flatnonzero(np.append(True, group[1:] != group[:-1]))
-        ends = np.append(heads[1:], len(group))
-        for at in range(0, len(heads), _BLOCK):
-            base = int(heads[at])
-            whole = slice(base, int(ends[min(at + _BLOCK, len(heads)) - 1]))
-            runs = [high << _WORD_BITS | low for high, low in
-                    zip(upper[whole].tolist(), lower[whole].tolist(), strict=True)]
-            part = slice(at, at + _BLOCK)
-            keys = group[heads[part]].tolist()
-            if len(keys) == len(runs):
-                groups.update(zip(keys, runs, strict=True))
-                continue
-            spans = zip((heads[part] - base).tolist(), (ends[part] - base).tolist(), strict=True)
-            groups.update(zip(keys, (runs[a] if b - a == 1 else runs[a:b] for a, b in spans),
-                              strict=True))
-
     # -- removal --
 
     def remove(self, old: int) -> str | None:
@@ -300,8 +295,7 @@ class ExceptionTable:
             return self._lists.remove(old)
         group = old >> CONSECUTIVE_BITS
         low = old & _LOW_MASK
-        found = self._groups.get(group)
-        runs = found if isinstance(found, list) else [] if found is None else [found]
+        runs = self._runs_of(group)
         index = bisect_left(runs, low + 1 << _LOW_SHIFT) - 1
         run = runs[index] if index >= 0 else 0
         start = run >> _LOW_SHIFT
@@ -316,10 +310,8 @@ class ExceptionTable:
             runs[index] += _WITHOUT_FIRST if low == start else -_ONE_MORE
         else:
             del runs[index]
-        if not runs:
-            del self._groups[group]
-        elif not isinstance(found, list):
-            self._groups[group] = runs[0]
+        # Also an empty one, so that what was loaded does not come back.
+        self._groups[group] = runs
         self._count -= 1
         # What is inserted from now on may join or pass what the epochs do not tell.
         self._newest = _ANY
@@ -330,18 +322,21 @@ class ExceptionTable:
     def _in_list_order(self) -> list[tuple[int, int, int]]:
         """Every run as (old, new, extra), slot by slot as the kernel's lists hold them."""
         mask = self._slots - 1
-        runs = sorted(
+        runs = [
             (group & mask, -(run & _EPOCH_MASK), group << CONSECUTIVE_BITS | run >> _LOW_SHIFT,
              run >> _NEW_SHIFT & _NEW_MASK, run >> _EXTRA_SHIFT & _LOW_MASK)
-            for group, value in self._groups.items()
-            for run in (value if isinstance(value, list) else (value,)))
-        return [run[2:] for run in runs]
+            for group in self._groups for run in self._runs_of(group)]
+        runs += [
+            (group & mask, -run.epoch, group << CONSECUTIVE_BITS | run.low, run.new, run.extra)
+            for group, run in self._loaded or () if group not in self._groups]
+        return [run[2:] for run in sorted(runs)]
 
     def _become_lists(self) -> ExceptionLists:
         """From now on, as the kernel does it."""
         self._lists = ExceptionLists(self._slots, self._order)
         self._lists.append_runs(self._in_list_order())
         self._groups = {}
+        self._loaded = None
         return self._lists
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
@@ -361,8 +356,10 @@ class ExceptionTable:
         """Number of records."""
         if self._lists is not None:
             return self._lists.runs()
-        return sum(len(value) if isinstance(value, list) else 1
-                   for value in self._groups.values())
+        runs = sum(len(self._runs_of(group)) for group in self._groups)
+        if self._loaded is not None:
+            runs += len(self._loaded) - sum(self._loaded.count(group) for group in self._groups)
+        return runs
 
 
 def _order_of(keys: _Signed) -> _Signed:

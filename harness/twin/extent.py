@@ -90,6 +90,8 @@ def _write_origin(target: Origin, bio: Bio) -> bool:
     origin = target.device
     sector = bio.sector
     end = sector + bio.sectors
+    if not target.split_boundary:
+        return False
     boundary = target.io_sectors(bio, 0, _LONG)
     pieces = (end - 1) // boundary - sector // boundary + 1
     if type(origin) is not Disk or pieces < PIECES_MIN or end > origin.sectors:

@@ -8,13 +8,17 @@ resume.
 
 import errno
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from harness.errors import KernelCrash
 from harness.twin.bio import Bio, BlockDevice, Op
 from harness.twin.target import CtrError, Target
 
 if TYPE_CHECKING:
     from harness.twin.snapshot import PendingException, Snapshot
+
+
+_NO_BOUNDARY: Final = 1 << 31
 
 
 class Origin(Target):
@@ -44,7 +48,15 @@ class Origin(Target):
             return sectors
         boundary = self.split_boundary
         if self.world.profile.fixed:
-            boundary = self.world.registry.minimum_chunk_sectors(self.device) or boundary
+            boundary = (self.world.registry.minimum_chunk_sectors(self.device) or boundary
+                        or _NO_BOUNDARY)
+        if not boundary:
+            # 32 bits, as in the kernel: there is nothing left before sector 0.
+            left = -sector & 0xFFFFFFFF
+            if not left:
+                raise KernelCrash(f"an origin without snapshots splits a write at sector {sector} "
+                                  "after 0 sectors: the kernel stops in bio_split")
+            return min(left, sectors)
         left = boundary - (sector & (boundary - 1))
         return left if left < sectors else sectors
 

@@ -83,7 +83,8 @@ class Profile:
     kcopyd_subjob_sectors: int = 1024
     """Longest piece kcopyd copies at once: 512 KiB since 5.3, 64 KiB before."""
     threshold_semaphore: bool = False
-    """The limit on copies in flight is the seed's; see `harness.twin.throttle`."""
+    """The limit on copies in flight is the seed's, and a signed number; see
+    `harness.twin.throttle`."""
     merge_flush: bool = True
     """Merged data is flushed before the store forgets it (dm snapshot: flush merged data before
     committing metadata, 5.11)."""
@@ -92,7 +93,11 @@ class Profile:
     5.11)."""
     origin_default_boundary_sectors: int = 1 << 31
     """Split boundary of an origin without snapshots (7e768532b239, dm snapshot: properly fix a
-    crash when an origin has no snapshots, 5.13)."""
+    crash when an origin has no snapshots, 5.13); 0 before, which splits a write at sector 0 into
+    nothing."""
+    zero_chunk_refused: bool = True
+    """A table that comes out with no chunk size is refused (``N 0``); the seed frees the snapshot
+    and reports success."""
 
     defects: str = FAITHFUL
     """Known defects of kernels (docs/KERNEL-DEFECTS.md): done as kernels do, or `FIXED`."""
@@ -143,6 +148,12 @@ class Profile:
         return _ORDERS[self.duplicate_wins]
 
     @property
+    def targets(self) -> dict[str, str]:
+        """Versions of the targets of dm-snapshot; the features' commit raised two of them."""
+        snapshot, merge = ("1.16.0", "1.5.0") if self.features else ("1.15.0", "1.4.0")
+        return {"snapshot": snapshot, "snapshot-merge": merge, "snapshot-origin": "1.9.0"}
+
+    @property
     def same_device_checked_after_open(self) -> bool:
         """COW == origin is found after both are open."""
         return _STALE in self.same_device_log
@@ -179,7 +190,7 @@ PROFILES: Final = {
     "seed": replace(
         _6_1, features=False, log_errno_suffix=False, duplicate_wins="last by tail",
         kcopyd_subjob_sectors=128, threshold_semaphore=True, merge_flush=False,
-        max_sectors_cut=False),
+        max_sectors_cut=False, origin_default_boundary_sectors=0, zero_chunk_refused=False),
 }
 """Recorded profiles by name; the default of commands that run the twin alone is 6.12."""
 

@@ -62,7 +62,9 @@ def assert_same(table: ExceptionTable, lists: ExceptionLists, olds: list[int]) -
     assert len(table) == len(lists)
     assert table.runs() == lists.runs()
     for old in olds:
-        for chunk in (old - 1, old, old + 1):
+        # The last two are as far away as a number of groups that is a power of two.
+        far = 1 << 8 + len(olds).bit_length()
+        for chunk in (old - 1, old, old + 1, old + far, old ^ 1 << 20):
             if chunk >= 0:
                 assert table.lookup(chunk) == lists.lookup(chunk)
 
@@ -86,7 +88,6 @@ def test_loaded_and_then_inserted_into(few: int, data: st.DataObject, order: Ord
     table, lists = ExceptionTable(slots, order), ExceptionLists(slots, order)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("harness.twin.exception_table._FEW", few)
-        patch.setattr("harness.twin.exception_table._BLOCK", 3)
         table.load(np.array(pairs[:cut], dtype=np.uint64).reshape(-1, 2))
     for old, new in pairs[:cut]:
         lists.insert(old, new)
