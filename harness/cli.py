@@ -63,13 +63,19 @@ def _kernel_options(command: Command) -> Command:
         help="Modules of a kernel that is given as a path.")(command)
     return click.option(
         "--kernel", "kernels", multiple=True, metavar="NAME|PATH",
-        help="A kernel of `dmsnap kernels` (`all`, or with * in it, for several), or a User-mode "
-             "Linux that you built; may be repeated.  "
+        help="A kernel of `dmsnap kernels` (`all`, or with * in it, for several), or one that you "
+             "built (User-mode Linux, bzImage); may be repeated.  "
              f"[default: {catalogue.default()}]")(command)
 
 
-def chosen_kernels(names: Sequence[str], modules: Path | None) -> tuple[Kernel, ...]:
+def chosen_kernels(names: Sequence[str], modules: Path | None, guest: str | None = None
+                   ) -> tuple[Kernel, ...]:
     """The kernels that a command line names; those of the catalogue are fetched if need be.
+
+    Args:
+        names: of the catalogue, or paths.
+        modules: of kernels given as a path.
+        guest: what is to boot them; by default what each is made for.
 
     Raises:
         ProvisioningError: one of them cannot be had.
@@ -83,12 +89,16 @@ def chosen_kernels(names: Sequence[str], modules: Path | None) -> tuple[Kernel, 
             if modules is not None:
                 raise ProvisioningError(f"--modules belongs to a kernel given as a path, and "
                                         f"{name} is one of the catalogue: leave it out")
+            entry = catalogue.entry_of(name)
+            if guest not in (None, entry.guest):
+                raise ProvisioningError(f"{name} is a kernel for guest {entry.guest}: leave "
+                                        f"--guest {guest} out")
             found.append(catalogue.fetch(name, progress=_note))
         elif "/" in name or Path(name).exists():
             if modules is None:
                 raise ProvisioningError(f"--kernel {name} is a program of your own: say where its "
                                         "modules are, with --modules DIR")
-            found.append(catalogue.custom(Path(name), modules))
+            found.append(catalogue.custom(Path(name), modules, guest))
         else:
             catalogue.entry_of(name)  # which says what there is
     return tuple(found)
@@ -109,8 +119,9 @@ def _note(line: str) -> None:
 @main.command()
 @click.argument("patterns", nargs=-1, metavar="[PATTERN]...")
 @_kernel_options
-@click.option("--guest", type=click.Choice(["uml", "here"]), default="uml", show_default=True,
-              help="Where the kernel lives: in guests, or this disposable machine itself.")
+@click.option("--guest", type=click.Choice(["uml", "qemu", "here"]), default=None,
+              help="Where the kernel lives: in guests of that kind, or this disposable machine "
+              "itself.  [default: what the kernel is made for]")
 @click.option("-j", "--jobs", type=click.IntRange(1, 64), metavar="N",
               help="Guests at the same time.  [default: one for each core]")
 @click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), default=1, show_default=True,
@@ -128,8 +139,9 @@ def _note(line: str) -> None:
               "is not run again.")
 @click.option("--step-limit", type=click.FloatRange(min=1), default=30.0, show_default=True,
               metavar="SECONDS", help="A guest that is silent for longer is lost.")
-def run(patterns: tuple[str, ...], kernels: tuple[str, ...], modules: Path | None, guest: str,
-        jobs: int | None, seed: int, driver: str, defects: str, directory: Path, resume: bool,
+def run(patterns: tuple[str, ...], kernels: tuple[str, ...], modules: Path | None,
+        guest: str | None, jobs: int | None, seed: int, driver: str, defects: str,
+        directory: Path, resume: bool,
         step_limit: float) -> None:
     """Run scenarios in a kernel and in the twin, and compare.
 
@@ -158,7 +170,7 @@ def run(patterns: tuple[str, ...], kernels: tuple[str, ...], modules: Path | Non
         report = execute_here(traces, Reporters(reporters), modules=modules, driver=driver)
     else:
         plan = Plan(
-            traces=traces, kernels=chosen_kernels(kernels, modules), driver=driver,
+            traces=traces, kernels=chosen_kernels(kernels, modules, guest), driver=driver,
             defects=defects, jobs=jobs or default_jobs(), directory=directory / GUESTS_DIRECTORY,
             step_limit_s=step_limit)
         ledger = Ledger(directory / LEDGER_NAME, plan.keys())

@@ -58,7 +58,8 @@ def examine(host: Host | None = None) -> list[Finding]:
             machine, as_root, name, package, needed=needed))
           for name, package, needed in (
               ("apt-get", "apt", True), ("dpkg-deb", "dpkg", True), ("dmsetup", "dmsetup", True),
-              ("qemu-system-x86_64", "qemu-system-x86", False), ("vagrant", "vagrant", False))),
+              ("qemu-system-x86_64", "qemu-system-x86", False),
+              ("busybox", "busybox-static", False), ("vagrant", "vagrant", False))),
         ("Debian keys", lambda: _keys(machine, as_root)),
         ("memory", lambda: _memory(machine)),
         ("executable memory files", lambda: _executable(machine)),

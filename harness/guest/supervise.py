@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from harness.errors import BadScenario, ProvisioningError
-from harness.guest.catalogue import Kernel
+from harness.guest.catalogue import QEMU, Kernel
 from harness.guest.events import (
     Event,
     GuestReady,
@@ -35,8 +35,10 @@ from harness.guest.events import (
     StepObserved,
 )
 from harness.guest.follow import Finished, Follower, Rubbish
+from harness.guest.host_root import AGENT
 from harness.guest.process import CONSOLE_NAME, JOB_NAME, JOURNAL_NAME, Guest, Launcher
-from harness.guest.uml import AGENT, UmlGuest
+from harness.guest.qemu import QemuGuest
+from harness.guest.uml import UmlGuest
 from harness.journal import Begin, JournalReader, Observed, Ready, Record
 
 ATTEMPTS_MAX: Final = 2
@@ -78,11 +80,11 @@ class Supervisor:
         results: directory for one subdirectory a guest (job, journal, console); made if missing.
         job: makes the agent's job file from the scenarios that one guest is to run, in order.
         python: interpreter that runs in the guest.
-        step_limit_s: longest time without a new record in the journal.
+        step_limit_s: longest time without a new record in the journal; stretched, as the other
+            limits are, by how slow this machine's guests of that kind are.
         boot_limit_s: longest time until `Ready`.
-        memory_mib: memory of each guest.
         argv: what Python runs in the guest.
-        launcher: starts guests instead of User-mode Linux.
+        launcher: starts the guests; by default what the kernel is made for.
 
     Attributes:
         outcomes: of the scenarios that have one so far; complete when `run` returns, and what
@@ -92,7 +94,7 @@ class Supervisor:
     def __init__(self, kernel: Kernel, *, guests: int, results: Path,
                  job: Callable[[list[str]], bytes], python: Path,
                  step_limit_s: float = STEP_LIMIT_S, boot_limit_s: float = BOOT_LIMIT_S,
-                 memory_mib: int = 512, argv: Sequence[str] = AGENT,
+                 argv: Sequence[str] = AGENT,
                  launcher: Launcher | None = None) -> None:
         if guests < 1:
             raise ProvisioningError(f"{guests} guests cannot run anything; ask for 1 or more (-j)")
@@ -102,8 +104,8 @@ class Supervisor:
         self._job = job
         self._step_limit_s = step_limit_s
         self._boot_limit_s = boot_limit_s
-        self._launcher = launcher or UmlGuest(kernel, python=python, argv=argv,
-                                              memory_mib=memory_mib)
+        self._launcher = launcher or launcher_of(kernel, python=python, argv=argv)
+        self._slowness = 1.0
         self._on_event: Callable[[Event], None] = lambda _event: None
         self._losses: dict[str, list[Loss]] = {}
         self._next_number = 1
@@ -134,6 +136,7 @@ class Supervisor:
                                     f"{fault.strerror}; choose another") from fault
         if slots:
             self._launcher.check(count, self._results)
+            self._slowness = self._launcher.slowness
         try:
             with selectors.DefaultSelector() as self._selector:
                 for slot in slots:
@@ -189,16 +192,20 @@ class Supervisor:
         except Rubbish as fault:
             self._lose(slot, guest, "rubbish", f"{fault}")
             return
-        follower, silent_s = slot.follower, now_s - slot.heard_at
+        # In the time of a guest for which the limits were made.
+        follower, silent_s = slot.follower, (now_s - slot.heard_at) / self._slowness
+        booting_s = (now_s - slot.started_at) / self._slowness
         if follower.over:
             if ended or follower.spoilt or silent_s > _POWER_OFF_LIMIT_S:
                 self._replace(slot, follower.remaining)
         elif ended:
             self._lose(slot, guest, "vanished", "the guest ended before its work was done")
-        elif follower.ready is None and now_s - slot.started_at > self._boot_limit_s:
-            self._lose(slot, guest, "hang", f"not ready {self._boot_limit_s:g} s after its start")
+        elif follower.ready is None and booting_s > self._boot_limit_s:
+            self._lose(slot, guest, "hang",
+                       f"not ready {self._boot_limit_s * self._slowness:.3g} s after its start")
         elif follower.ready is not None and silent_s > self._step_limit_s:
-            self._lose(slot, guest, "hang", f"no progress within {self._step_limit_s:g} s")
+            self._lose(slot, guest, "hang",
+                       f"no progress within {self._step_limit_s * self._slowness:.3g} s")
 
     def _take(self, slot: _Slot, records: list[Record], now_s: float) -> None:
         """Understand records, and tell them.
@@ -300,6 +307,12 @@ class Supervisor:
             guest, slot.guest = slot.guest, None
             self._selector.unregister(guest)  # before `end`, which closes the descriptor
             guest.end()
+
+
+def launcher_of(kernel: Kernel, *, python: Path, argv: Sequence[str] = AGENT) -> Launcher:
+    """What starts guests of a kernel."""
+    guest = QemuGuest if kernel.guest == QEMU else UmlGuest
+    return guest(kernel, python=python, argv=argv)
 
 
 def free_bytes(directory: Path) -> int:

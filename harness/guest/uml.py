@@ -9,30 +9,21 @@ another directory is taken.
 Left out on purpose: network, block devices of the host, the management console's commands.
 """
 
-import contextlib
 import mmap
 import os
-import shlex
 import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-import harness
 from harness.errors import ProvisioningError
-from harness.guest.catalogue import Kernel, vm_file
+from harness.guest.catalogue import Kernel
+from harness.guest.host_root import AGENT, check_seen, private_dir, write_init
 from harness.guest.process import KeptProcess
 
-AGENT: Final = ("-m", "harness.kernel.agent")
-"""What Python runs in the guest; the results directory is added as the last argument."""
 MEMORY_MIB_MIN: Final = 64
 """Below this the kernel and Python do not both fit."""
-
-_HIDDEN: Final = ("/dev", "/proc", "/sys")
-"""Where the guest mounts something of its own, so that the host's files cannot be seen."""
-_SOCKET_PATH_MAX: Final = 80
-"""A socket path holds 107 bytes; the kernel adds ``/uml/mconsole`` and temporary names."""
 
 
 def memory_dirs() -> list[Path]:
@@ -77,23 +68,6 @@ def _unfit_for_memory(directory: Path, need_mib: int) -> str:
     return "" if free_mib >= need_mib else f"{free_mib} MiB free"
 
 
-def _private_dir() -> Path:
-    """A new directory with a short path that the guest can see."""
-    for parent in ("/tmp", tempfile.gettempdir(), "/var/tmp"):  # noqa: S108
-        with contextlib.suppress(OSError):
-            path = Path(tempfile.mkdtemp(prefix="dmsnap-", dir=parent))
-            if len(os.fsencode(path)) <= _SOCKET_PATH_MAX and not _hidden(path):
-                return path
-            path.rmdir()
-    raise ProvisioningError(
-        "no place for the private directory of a guest: neither /tmp nor TMPDIR is writable "
-        f"with a path of at most {_SOCKET_PATH_MAX} bytes; set TMPDIR to such a directory")
-
-
-def _hidden(path: Path) -> bool:
-    return any(path.resolve().is_relative_to(top) for top in _HIDDEN)
-
-
 class UmlGuest:
     """Starts User-mode Linux guests of one kernel; a `harness.guest.process.Launcher`.
 
@@ -103,6 +77,9 @@ class UmlGuest:
         argv: its arguments, to which the results directory is added.
         memory_mib: memory of the guest.
     """
+
+    slowness = 1.0
+    """The limits of the supervisor are made for these guests."""
 
     def __init__(self, kernel: Kernel, *, python: Path, argv: Iterable[str] = AGENT,
                  memory_mib: int = 512) -> None:
@@ -121,13 +98,7 @@ class UmlGuest:
             ProvisioningError: cause and cure.
         """
         memory_dir(self._memory_mib * guests)
-        seen = {"results directory": results, "modules directory": self.kernel.modules,
-                "Python": self._python, "dmsnap": Path(harness.__file__)}
-        for what, path in seen.items():
-            if _hidden(path):
-                raise ProvisioningError(
-                    f"the guest cannot see the {what} {path}: it mounts its own "
-                    f"{', '.join(_HIDDEN)}; put it elsewhere")
+        check_seen(self.kernel, self._python, results)
 
     def start(self, results: Path) -> KeptProcess:
         """Boot a guest; it reads its job from ``results`` and writes its journal there.
@@ -136,9 +107,11 @@ class UmlGuest:
             ProvisioningError: the guest cannot be started; cause and cure.
         """
         memory = memory_dir(self._memory_mib)
-        private = _private_dir()
+        private = private_dir()
         try:
-            self._write_init(private, results)
+            write_init(private, kernel=self.kernel, python=self._python, argv=self._argv,
+                       results=results, mount={"TYPE": "hostfs", "SOURCE": "none",
+                                               "OPTIONS": str(results)})
         except OSError as fault:
             shutil.rmtree(private, ignore_errors=True)
             raise ProvisioningError(f"cannot prepare a guest in {private}: {fault.strerror}; "
@@ -161,20 +134,3 @@ class UmlGuest:
             "panic=-1", "oops=panic",
             "quiet",
         ]
-
-    def _write_init(self, private: Path, results: Path) -> None:
-        init = private / "init"
-        shutil.copyfile(vm_file("init"), init)
-        init.chmod(0o755)
-        argv = shlex.join([str(self._python), *self._argv, str(results)])
-        home = Path(harness.__file__).parent.parent
-        variables = {
-            "RESULTS": str(results),
-            "GUEST_ARGV": argv,
-            "DMSNAP_GUEST": "uml",
-            "DMSNAP_MODULES": str(self.kernel.modules),
-            # The guest runs this very code, also where it is not installed in ``python``.
-            "PYTHONPATH": str(home),
-        }
-        lines = [f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()]
-        (private / "env").write_text("".join(lines))

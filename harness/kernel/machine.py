@@ -1,7 +1,8 @@
 """Where the kernel side may run: in a disposable guest only; and how a guest is lost on purpose.
 
-A User-mode Linux is a guest by its nature.  Any other machine could be somebody's: it must carry
-a mark that its owner put there (the file /etc/dmsnap-disposable, or the word dmsnap.disposable on
+A User-mode Linux is a guest by its nature, a QEMU guest says on its kernel's command line
+(``dmsnap.guest``) that dmsnap made it.  Any other machine could be somebody's: it must carry a
+mark that its owner put there (the file /etc/dmsnap-disposable, or the word dmsnap.disposable on
 the kernel's command line), and the user must have said ``--guest here``.
 """
 
@@ -16,6 +17,8 @@ from harness.kernel.driver import UUID_PREFIX, Driver, Line, node
 
 MARKER: Final = "etc/dmsnap-disposable"
 COMMAND_LINE_WORD: Final = "dmsnap.disposable"
+GUEST_WORD: Final = "dmsnap.guest"
+"""As `harness.guest.qemu` boots its kernels."""
 _POWER_OFF: Final = 0x4321FEDC
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
 _HANG_DEVICE: Final = "dmsnap-hang"
@@ -34,10 +37,19 @@ def is_uml(root: Path = Path("/")) -> bool:
     return "User Mode Linux" in _text(root / "proc/cpuinfo")
 
 
+def is_guest(root: Path = Path("/")) -> bool:
+    """Whether dmsnap started this machine, or nobody could mind."""
+    return is_uml(root) or GUEST_WORD in _words(root)
+
+
+def _words(root: Path) -> list[str]:
+    return _text(root / "proc/cmdline").split()
+
+
 def is_marked(root: Path = Path("/")) -> bool:
     """Whether this machine is marked as disposable."""
     return ((root / MARKER).exists()
-            or COMMAND_LINE_WORD in _text(root / "proc/cmdline").split())
+            or COMMAND_LINE_WORD in _words(root))
 
 
 def check(*, here: bool = False, root: Path = Path("/")) -> None:
@@ -50,7 +62,7 @@ def check(*, here: bool = False, root: Path = Path("/")) -> None:
     Raises:
         UnsafeMachine: this machine may be somebody's.
     """
-    if is_uml(root):
+    if is_guest(root):
         return
     if not here:
         raise UnsafeMachine(

@@ -1,0 +1,200 @@
+"""QEMU: any x86-64 kernel, as distributions build it, in a virtual machine.
+
+The guest's root is the host's own file system, read-only (9p), so Python and dmsnap run in it
+unchanged and no image is ever built; its results directory is a second share, read-write, mounted
+over itself.  A distribution's kernel needs an initramfs to get there
+(`harness.guest.initramfs`); `vm/init` is then its first process, as in User-mode Linux.
+
+The command line is all our own, from ``-no-user-config -nodefaults`` on: a machine with one CPU,
+one serial line as console and two 9p devices, nothing else.  Whatever goes wrong in the guest ends
+QEMU (``-no-reboot``, ``panic=-1``, ``oops=panic``), whatever happens to dmsnap does too: QEMU is
+kept like every guest (`harness.guest.keeper`).
+
+Left out on purpose: network, disks, a display, more than one CPU, other machines than x86-64.
+"""
+
+import os
+import select
+import shutil
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from harness.errors import ProvisioningError
+from harness.guest import acceleration, initramfs
+from harness.guest.apt import run
+from harness.guest.catalogue import Kernel, cache_dir
+from harness.guest.host_root import AGENT, check_seen, private_dir, write_init
+from harness.guest.process import KeptProcess
+
+PROGRAM: Final = "qemu-system-x86_64"
+WORKS: Final = "dmsnap: this machine works"
+"""What `vm/initramfs-init` says where nothing follows it."""
+MARK: Final = "dmsnap.guest"
+"""On the kernel's command line: this machine was made by dmsnap (`harness.kernel.machine`)."""
+MEMORY_MIB_MIN: Final = 256
+"""A distribution's kernel and Python do not both fit below this."""
+
+_HOST_MIB: Final = 192
+"""What QEMU itself takes, most of it translated code."""
+_PROOF_MIB: Final = 256
+_VERSION_LIMIT_S: Final = 20.0
+_MEMINFO: Final = Path("/proc/meminfo")
+
+
+def program() -> str:
+    """Path of QEMU.
+
+    Raises:
+        ProvisioningError: it is not installed.
+    """
+    found = shutil.which(PROGRAM)
+    if found is None:
+        raise ProvisioningError(f"{PROGRAM} is missing on this machine, kernels of guest qemu "
+                                f"need it; type: {initramfs.INSTALL}")
+    return found
+
+
+def machine(accelerator: str, memory_mib: int) -> list[str]:
+    """The virtual machine, without what it boots."""
+    # 5-level page tables, which the emulated `max` has, cost time and give nothing here.
+    cpu = "host" if accelerator == acceleration.KVM else "max,la57=off"
+    return [
+        program(), "-no-user-config", "-nodefaults", "-display", "none", "-no-reboot",
+        "-machine", "q35,usb=off,vmport=off", "-accel", accelerator, "-cpu", cpu,
+        "-smp", "1", "-m", f"{memory_mib}M", "-serial", "stdio",
+    ]
+
+
+def boots(kernel: Path, initramfs_file: Path) -> list[str]:
+    """What the machine boots."""
+    words = ("console=ttyS0", "quiet", "panic=-1", "oops=panic", MARK,
+             # Nobody attacks the guest from within, and an emulated retpoline is dear.
+             "mitigations=off",
+             # The watchdogs of a kernel take an emulator that has to wait for a hung CPU.
+             "nowatchdog", "rcupdate.rcu_cpu_stall_suppress=1")
+    return ["-kernel", str(kernel), "-initrd", str(initramfs_file), "-append", " ".join(words)]
+
+
+def share(tag: str, path: Path, *, writable: bool) -> list[str]:
+    """A directory of the host as a 9p device."""
+    # A comma separates options, two are one in a name.
+    name = str(path).replace(",", ",,")
+    # "none": files are the user's that runs QEMU; to change their owner is tried, and may fail.
+    access = "security_model=none,multidevs=remap" + ("" if writable else ",readonly=on")
+    return ["-fsdev", f"local,id={tag},path={name},{access}",
+            "-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}"]
+
+
+class QemuGuest:
+    """Starts QEMU guests of one kernel; a `harness.guest.process.Launcher`.
+
+    Args:
+        kernel: what to boot.
+        python: interpreter that runs in the guest; a venv's, so that it finds its packages.
+        argv: its arguments, to which the results directory is added.
+        memory_mib: memory of the guest.
+    """
+
+    def __init__(self, kernel: Kernel, *, python: Path, argv: Iterable[str] = AGENT,
+                 memory_mib: int = 768) -> None:
+        if memory_mib < MEMORY_MIB_MIN:
+            raise ProvisioningError(f"a guest needs at least {MEMORY_MIB_MIN} MiB of memory, "
+                                    f"{memory_mib} were asked")
+        self.kernel = kernel
+        self._python = python
+        self._argv = tuple(argv)
+        self._memory_mib = memory_mib
+        self._proof: acceleration.Proof | None = None
+
+    @property
+    def slowness(self) -> float:
+        """How much slower than User-mode Linux a guest is; time limits are stretched by it."""
+        return self._proven().slowness
+
+    def check(self, guests: int, results: Path) -> None:
+        """See that ``guests`` guests find memory, and see every path that they need.
+
+        Raises:
+            ProvisioningError: cause and cure.
+        """
+        program()
+        initramfs.busybox()
+        need_mib, free_mib = (self._memory_mib + _HOST_MIB) * guests, _available_mib()
+        if free_mib < need_mib:
+            raise ProvisioningError(
+                f"{guests} QEMU guests take {need_mib} MiB of memory, {free_mib} MiB are free: "
+                "run fewer guests (-j)")
+        check_seen(self.kernel, self._python, results)
+        self._proven()
+
+    def start(self, results: Path) -> KeptProcess:
+        """Boot a guest; it reads its job from ``results`` and writes its journal there.
+
+        Raises:
+            ProvisioningError: the guest cannot be started; cause and cure.
+        """
+        accelerator = self._proven().name
+        private = private_dir()
+        try:
+            write_init(
+                private, kernel=self.kernel, python=self._python, argv=self._argv,
+                results=results, mount={
+                    "TYPE": "9p", "SOURCE": "results",
+                    # Nothing of it is kept in the guest: the host sees each record at once.
+                    "OPTIONS": "trans=virtio,version=9p2000.L,msize=512000,cache=none"})
+            first = private / "initramfs"
+            first.write_bytes(initramfs.build(self.kernel.modules, private / "init"))
+        except OSError as fault:
+            shutil.rmtree(private, ignore_errors=True)
+            raise ProvisioningError(f"cannot prepare a guest in {private}: {fault.strerror}; "
+                                    "free space there") from fault
+        except ProvisioningError:
+            shutil.rmtree(private, ignore_errors=True)
+            raise
+        return KeptProcess(self.command(accelerator, first, results), results=results,
+                           private=private, env={"PATH": os.defpath, "LC_ALL": "C"})
+
+    def command(self, accelerator: str, first: Path, results: Path) -> list[str]:
+        """QEMU and its arguments."""
+        return [*machine(accelerator, self._memory_mib), *boots(self.kernel.program, first),
+                *share("root", Path("/"), writable=False),
+                *share("results", results, writable=True)]
+
+    # -- the proof --
+
+    def _proven(self) -> acceleration.Proof:
+        if self._proof is None:
+            status, said = run([program(), "--version"], limit_s=_VERSION_LIMIT_S)
+            version = said.splitlines()[0] if said and not status else ""
+            self._proof = acceleration.proven(
+                acceleration.this_machine(version), self._boot_small,
+                cache=cache_dir().parent / "acceleration.json")
+        return self._proof
+
+    def _boot_small(self, accelerator: str, limit_s: float) -> float | None:
+        """Boot a machine that only says that it works; how long that took, or None."""
+        private = private_dir()
+        console = private / "console"
+        console.mkdir()
+        first = private / "initramfs"
+        first.write_bytes(initramfs.build(None, None))
+        command = [*machine(accelerator, _PROOF_MIB), *boots(self.kernel.program, first)]
+        started = time.monotonic()
+        guest = KeptProcess(command, results=console, private=private,
+                            env={"PATH": os.defpath, "LC_ALL": "C"})
+        try:
+            select.select([guest], [], [], limit_s)
+            took = time.monotonic() - started
+        finally:
+            guest.end()
+        return took if WORKS in guest.console_tail() else None
+
+
+def _available_mib() -> int:
+    for line in _MEMINFO.read_text().splitlines():
+        name, _, rest = line.partition(":")
+        if name == "MemAvailable":
+            return int(rest.split()[0]) >> 10
+    return 0
