@@ -27,6 +27,8 @@ BOOT_LIMIT_S = 5.0
 class Recording:
     """Starts User-mode Linux guests and remembers them."""
 
+    slowness = 1.0
+
     def __init__(self, kernel):
         self._launcher = UmlGuest(kernel, python=Path(sys.executable), argv=[str(AGENT)],
                                   memory_mib=256)

@@ -51,8 +51,11 @@ def fetches(monkeypatch):
 
 def test_the_catalogue_is_oldest_first_and_its_default_is_stable():
     entries = catalogue.entries()
-    assert [entry.name for entry in entries] == ["uml-6.1", "uml-6.12", "uml-7.2"]
-    assert [entry.suite for entry in entries] == ["bookworm", "trixie", "sid"]
+    assert [entry.name for entry in entries] == [
+        "uml-6.1", "uml-6.12", "uml-7.2", "deb-5.10", "deb-6.1", "deb-6.12", "deb-7.2"]
+    assert [entry.suite for entry in entries] == [
+        "bookworm", "trixie", "sid", "bullseye", "bookworm", "trixie", "sid"]
+    assert {entry.guest for entry in entries if entry.name.startswith("deb")} == {"qemu"}
     assert catalogue.default() == "uml-6.12"
 
 

@@ -251,6 +251,8 @@ class Recorder:
 class Programs:
     """Starts `seeing_guest.py` in place of kernels."""
 
+    slowness = 1.0
+
     def check(self, guests: int, results: Path) -> None:
         """Nothing is needed."""
 

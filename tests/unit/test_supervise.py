@@ -26,6 +26,8 @@ KERNEL = Kernel("fake", FAKE, FAKE.parent)
 class FakeLauncher:
     """Starts fake guests, and can tell whether anything of them is left."""
 
+    slowness = 1.0
+
     def __init__(self):
         self.mark = f"DMSNAP_TEST={uuid.uuid4().hex}"
         self.guests = []
