@@ -17,7 +17,9 @@ off (ten in five seconds): whether they appear depends on the steps before.  The
 layer's own ``attempt to access beyond end of device``, ``Buffer I/O error on dev``, ``I/O error,
 dev`` and device-mapper's ``mapping table unavailable``; the error itself is observed anyhow.
 
-Numbers and kernel names of our devices become ``{name}``.
+Numbers and kernel names of our devices become ``{name}``.  What the kernel prints from memory that
+it has freed (``device … not in table devices list``, docs/KERNEL-DEFECTS.md) becomes ``{freed}``:
+it may be the name that was there, nothing, or bytes of somebody else's.
 """
 
 import contextlib
@@ -41,6 +43,7 @@ _SPLAT: Final = re.compile(
     r"INFO: rcu|rcu:.*stall|Kernel panic|Call Trace|divide error|Modules linked in:|"
     r"------------\[ cut here)|possible recursive locking|refcount_t:|list_(add|del) corruption|"
     r"\bKASAN\b|\bUBSAN\b|\bKCSAN\b")
+_FREED: Final = re.compile(r"(?<=: device ).*(?= not in table devices list$)", re.DOTALL)
 _RATE_LIMITED: Final = re.compile(
     r"attempt to access beyond end of device|^Buffer I/O error on dev|I/O error, dev |"
     r"rw=\d+, (want|sector)=|callbacks suppressed$|mapping table unavailable, erroring io")
@@ -70,6 +73,7 @@ def normalise(text: str, numbers: Mapping[str, str]) -> str:
 
     ``numbers`` maps ``major:minor`` to names; mapped devices share one major number.
     """
+    text = _FREED.sub("{freed}", text)
     if not _ANYTHING.search(text):
         return text
     minors = {number.split(":")[1]: name for number, name in numbers.items()}

@@ -16,6 +16,9 @@ The facts
     same_device_log     the log lines of a snapshot whose COW device is its origin, one per line
     message_no_table    errno of a message to a device without a table, or ``accepted``
     error_args          errno of target error with two words that are no device, or ``accepted``
+    resize_uevent       a mapped device that gets another size says so in its uevent
+    too_long            errno of a table of 2^54 sectors, whose bytes no 64-bit number can count,
+                        or ``accepted``
     features            the snapshot target takes feature arguments
     n_merge_refused     snapshot-merge of a transient store is refused by its constructor
     duplicate_wins      ``first`` or ``last``: which of two records of one chunk in a store counts
@@ -48,6 +51,7 @@ from harness.units import SECTOR_BYTES
 
 Facts = dict[str, bool | int | str]
 _SECTORS: Final = 2048
+_TOO_LONG_SECTORS: Final = 1 << 54
 _SNAP_MAGIC: Final = 0x70416E53
 
 
@@ -101,6 +105,13 @@ class _Prober:
                 return "last"
         return "unknown"
 
+    def resize_uevent(self) -> bool:
+        self.do(steps.Create(name="grown"))
+        for sectors in (_SECTORS, 2 * _SECTORS):
+            self.load("grown", "zero", "", sectors)
+            resumed = self.do(steps.Resume(name="grown"))
+        return any("RESIZE" in uevent.properties for uevent in resumed.uevents)
+
     def facts(self, number_of: Callable[[str], str]) -> Facts:
         for disk in ("org", "cow"):
             self.do(steps.Disk(name=disk, sectors=_SECTORS))
@@ -124,6 +135,8 @@ class _Prober:
             "same_device_log": "\n".join(same.log),
             "message_no_table": message.error or "accepted",
             "error_args": self.answer("s", "error", "no device"),
+            "resize_uevent": self.resize_uevent(),
+            "too_long": self.answer("s", "zero", "", _TOO_LONG_SECTORS),
             "features": features == "accepted",
             "n_merge_refused": self.answer("s", "snapshot-merge", "{org} {cow} N 8") != "accepted",
             "duplicate_wins": self.duplicate_wins(),

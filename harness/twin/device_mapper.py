@@ -43,6 +43,7 @@ class DeviceMapper:
         self.mapped: dict[str, MappedDevice] = {}
         self._log: list[str] = []
         self._uevents: list[UEvent] = []
+        self.exceptions_done = 0
         self._exception_waiters: list[Callable[[], None]] = []
 
     # -- what the world tells --
@@ -92,13 +93,17 @@ class DeviceMapper:
 
     def exception_done(self) -> None:
         """Some pending exception is over (``increment_pending_exceptions_done_count``)."""
+        self.exceptions_done += 1
         waiters, self._exception_waiters = self._exception_waiters, []
         for waiter in waiters:
             self.clock.soon(waiter)
 
-    def when_exception_done(self, then: Callable[[], None]) -> None:
-        """Call ``then`` when the next pending exception, of any snapshot, is over."""
-        self._exception_waiters.append(then)
+    def when_exception_done(self, before: int, then: Callable[[], None]) -> None:
+        """Call ``then`` when more exceptions, of any snapshots, are over than ``before``."""
+        if self.exceptions_done == before:
+            self._exception_waiters.append(then)
+        else:
+            self.clock.soon(then)
 
     def at_rest(self) -> bool:
         """Whether nothing is going to happen by itself, and nothing waits for an exception."""

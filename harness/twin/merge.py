@@ -135,14 +135,16 @@ class SnapshotMerge(Snapshot):
     def _copy_out(self, old: int, new: int, count: int) -> None:
         """Let every other snapshot take its copy first (kernel: ``origin_write_extent``)."""
         first = old * self.store.chunk_sectors
-        must_wait = False
+        must_wait, done_before = False, self.world.exceptions_done
         for offset in range(0, self._run_sectors(count), self.max_io_sectors):
             # The list may change while copies are made, so it is looked up each time.
             snapshots = self.world.registry.snapshots(self.origin)
             if write_to_snapshots(snapshots, first + offset, None):
                 must_wait = True
+                # The first run is prepared by the process that resumes: copies may overtake it.
+                self.world.clock.may_preempt()
         if must_wait:
-            self.world.when_exception_done(partial(self._copy_out, old, new, count))
+            self.world.when_exception_done(done_before, partial(self._copy_out, old, new, count))
             return
         self._first, self._count = old, count
         self._wait_for_writes(old, new, count, 0)

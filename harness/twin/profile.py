@@ -45,7 +45,7 @@ class Profile:
     """When a mapped device is announced, and can be opened: at ``create`` or at its first
     ``load``."""
     same_device_log: str = (
-        "device-mapper: table: {s}: device  not in table devices list\n"
+        "device-mapper: table: {s}: device {freed} not in table devices list\n"
         "device-mapper: table: {s}: snapshot: COW device cannot be the same as origin device "
         "(-EINVAL)\n"
         "device-mapper: ioctl: error adding target to table\n"
@@ -58,6 +58,12 @@ class Profile:
     no table)."""
     error_args: str = "EINVAL"
     """What target error says to two words that are no device: it looks at them since 1.6.0."""
+    resize_uevent: bool = True
+    """A mapped device that gets another size says so in its uevent (dm: use
+    set_capacity_and_notify, 5.11)."""
+    too_long: str = "EINVAL"
+    """What a table gets whose bytes a 64-bit number cannot count (refused since between 5.10 and
+    6.1)."""
     features: bool = True
     """Tables may carry features (2e6023850e17, dm snapshot: add optional discard support
     features, 5.3); without, exactly four arguments are taken."""
@@ -158,11 +164,6 @@ class Profile:
         """COW == origin is found after both are open."""
         return _STALE in self.same_device_log
 
-    @property
-    def stale_device_named(self) -> bool:
-        """The complaint about the stale device still shows its name."""
-        return f"{{org}} {_STALE}" in self.same_device_log
-
 
 _STALE: Final = "not in table devices list"
 _ORDERS: Final = {"first": Order.head_scan, "last": Order.head_scan_to_head,
@@ -185,12 +186,12 @@ _6_1: Final = Profile(
 PROFILES: Final = {
     "6.12": _6_12,
     "6.1": _6_1,
-    "7.2": replace(_6_12, same_device_log=_6_12.same_device_log.replace(
-        "device  not", "device {org} not")),
+    "7.2": _6_12,
     "seed": replace(
-        _6_1, features=False, log_errno_suffix=False, duplicate_wins="last by tail",
-        kcopyd_subjob_sectors=128, threshold_semaphore=True, merge_flush=False,
-        max_sectors_cut=False, origin_default_boundary_sectors=0, zero_chunk_refused=False),
+        _6_1, features=False, log_errno_suffix=False, resize_uevent=False, too_long=ACCEPTED,
+        duplicate_wins="last by tail", kcopyd_subjob_sectors=128, threshold_semaphore=True,
+        merge_flush=False, max_sectors_cut=False, origin_default_boundary_sectors=0,
+        zero_chunk_refused=False),
 }
 """Recorded profiles by name; the default of commands that run the twin alone is 6.12."""
 

@@ -14,7 +14,7 @@ from harness.errors import errno_name
 from harness.steps import REFERENCE, TargetLine
 from harness.twin.bio import BlockDevice
 from harness.twin.limits import STACKING, Limits, stack
-from harness.twin.profile import errno_of
+from harness.twin.profile import ACCEPTED, errno_of
 from harness.twin.target import CtrError, Target
 from harness.units import SECTOR_BYTES
 
@@ -99,7 +99,8 @@ class Table:
         fault: CtrError | None = None
         if not line.length:
             log(f"{prefix} zero-length target")
-        elif line.start + line.length > _SECTORS_MAX:
+        elif (line.start + line.length > _SECTORS_MAX
+              and self.world.profile.too_long != ACCEPTED):
             log(f"{prefix} too large device")
         elif (kind := self.world.target_types.get(line.type)) is None:
             log(f"{prefix} {line.type}: unknown target type")
@@ -188,8 +189,7 @@ class Table:
         used = next((used for used in self._devices if used.opened is opened), None)
         if used is None:
             # The kernel prints the name from memory that the upgrade has freed.
-            name = f"{{{opened.device.name}}}" if self.world.profile.stale_device_named else ""
-            self.world.log(f"table: {{{self.md.name}}}: device {name} not in table devices list")
+            self.world.log(f"table: {{{self.md.name}}}: device {{freed}} not in table devices list")
             return
         used.count -= 1
         if not used.count:
