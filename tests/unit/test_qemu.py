@@ -265,8 +265,8 @@ def test_without_qemu_one_line_says_what_to_type(tmp_path, monkeypatch):
     monkeypatch.setattr(qemu.shutil, "which", lambda _name: None)
     guest = QemuGuest(Kernel("k", tmp_path, tmp_path, guest="qemu"), python=tmp_path)
     with pytest.raises(ProvisioningError, match=(
-            "qemu-system-x86_64 is missing .*sudo apt-get install -y qemu-system-x86 "
-            "busybox-static")):
+            r"qemu-system-x86_64 is missing .*sudo apt-get install -y qemu-system-x86 "
+            r"busybox-static")):
         guest.check(1, tmp_path)
 
 
@@ -342,7 +342,7 @@ class Packages:
     def download(self, package):
         return Path(package)
 
-    def unpack(self, deb, into):
+    def unpack(self, _deb, into):
         shutil.copytree(self.tree, into, dirs_exist_ok=True)
 
 
