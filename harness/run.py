@@ -69,8 +69,13 @@ class Plan:
         jobs: guests at the same time.
         driver: ``ioctl`` or ``dmsetup``.
         defects: whether the twin does as kernels do, or as promised, where the two differ.
+<<<<<<< HEAD
         directory: where the guests' files stay; of a run before, only those of results that are
             taken over are left in it.
+=======
+        directory: where the guests' files stay; nothing of a run before is left in it.
+        functions: of the module, to be counted by scenario (`harness.coverage`).
+>>>>>>> 44e8e72 (Coverage: the kernel counts which functions of the module a scenario reaches (guest side))
     """
 
     traces: tuple[Trace, ...]
@@ -81,6 +86,7 @@ class Plan:
     defects: str = FAITHFUL
     step_limit_s: float = STEP_LIMIT_S
     boot_limit_s: float = BOOT_LIMIT_S
+    functions: tuple[str, ...] = ()
 
     def keys(self) -> dict[tuple[str, str], str]:
         """(kernel, scenario) → a digest of all that its result follows from.
@@ -119,8 +125,19 @@ def default_jobs() -> int:
     return len(os.sched_getaffinity(0))
 
 
+<<<<<<< HEAD
 def execute(plan: Plan, reporter: Reporter, finished: Sequence[Result] = ()) -> RunReport:
     """Run everything that is not ``finished``; the reporter hears of all as it happens.
+=======
+def guests_directory(directory: Path, kernel: Kernel) -> Path:
+    """Where below the plan's directory the guests of a kernel have their files."""
+    # The name of a kernel of one's own is its path: it must not lead out of the report.
+    return directory / _NOT_IN_A_NAME.sub("_", kernel.name)[-_NAME_CHARACTERS_MAX:]
+
+
+def execute(plan: Plan, reporter: Reporter) -> RunReport:
+    """Run everything; the reporter hears of it as it happens.
+>>>>>>> 44e8e72 (Coverage: the kernel counts which functions of the module a scenario reaches (guest side))
 
     Ctrl-C ends the guests and reports what had finished.  A kernel whose guests cannot be had
     does not keep the others from their turn.
@@ -184,12 +201,17 @@ class _Run:
     def on_kernel(self, kernel: Kernel) -> None:
         """All scenarios on one kernel that have no result yet."""
         plan = self._plan
+<<<<<<< HEAD
         missing = [name for name in self._traces if (kernel.name, name) not in self._found]
         if not missing:
             return
         keep = files_of(plan.directory, kernel.name)
         if len(missing) == len(self._traces):
             shutil.rmtree(keep, ignore_errors=True)
+=======
+        keep = guests_directory(plan.directory, kernel)
+        shutil.rmtree(keep, ignore_errors=True)
+>>>>>>> 44e8e72 (Coverage: the kernel counts which functions of the module a scenario reaches (guest side))
         keep.parent.mkdir(parents=True, exist_ok=True)
 
         def hear(event: Event) -> None:
@@ -209,6 +231,7 @@ class _Run:
     def _job(self, kernel: Kernel, names: list[str]) -> bytes:
         return encode(Job(
             modules=str(kernel.modules), driver=self._plan.driver,
+            functions=self._plan.functions,
             scenarios=tuple(JobScenario(name, self._traces[name].steps,
                                         self._traces[name].header.seed) for name in names)))
 

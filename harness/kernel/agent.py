@@ -12,7 +12,7 @@ not start, 3 the journal was lost.
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from harness.errors import DmsnapError, ProvisioningError
 from harness.journal import Done, JournalWriter, Ready
 from harness.kernel import kmsg, machine, modules
 from harness.kernel.backend import KernelBackend
+from harness.kernel.coverage import LOADING, UNLOADING, Coverage
 from harness.kernel.driver import Driver
 from harness.kernel.ioctl import IoctlDriver
 from harness.kernel.probe import probe
@@ -100,20 +101,39 @@ def bring_up(directory: Path, label: str, *, here: bool = False
         backend.close()
 
 
+@contextmanager
+def counted(functions: Sequence[str], directory: Path) -> Iterator[Callable[[str], None]]:
+    """Counts functions of the module; call it with the name of what has just ended."""
+    if not functions:
+        yield lambda _name: None
+        return
+    coverage = Coverage(functions, directory)
+    try:
+        yield coverage.note
+    finally:
+        coverage.close()
+
+
 def serve(directory: Path) -> int:
     """Do the job in ``directory``; the exit status."""
     job = read_job(directory)
+    machine.check(here=job.here)
     with ExitStack() as stack:
+        coverage = stack.enter_context(counted(job.functions, directory))
         backend, ready = stack.enter_context(
             bring_up(Path(job.modules), job.driver, here=job.here))
         journal = stack.enter_context(JournalWriter(directory / JOURNAL))
-        runner = Runner(backend, journal, job.seed)
+        coverage(LOADING)
+        runner = Runner(backend, journal, job.seed, coverage)
         runner.record(ready)
         say(f"ready after {time.process_time():.2f} s of work, {len(job.scenarios)} scenarios")
         plugin = ScenarioPlugin(job.scenarios, runner)
         status = run_session(plugin, job.pytest, str(directory))
         if plugin.lost:
             raise JournalLost(plugin.lost)
+        if job.functions:
+            modules.unload("dm-snapshot")
+            coverage(UNLOADING)
         runner.record(Done())
     return 1 if status else 0
 

@@ -11,7 +11,7 @@ would not go away, and a journal that cannot be written.
 """
 
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -40,6 +40,7 @@ class Job(Struct, frozen=True, forbid_unknown_fields=True):
         seed: goes into every stamp, unless a scenario has its own.
         pytest: further arguments for the session.
         here: the user said that this machine is the guest.
+        functions: of the module, to be counted by scenario (`harness.kernel.coverage`).
     """
 
     modules: str
@@ -48,6 +49,7 @@ class Job(Struct, frozen=True, forbid_unknown_fields=True):
     seed: int = 0
     pytest: tuple[str, ...] = ()
     here: bool = False
+    functions: tuple[str, ...] = ()
 
 
 class JournalLost(Exception):
@@ -62,12 +64,21 @@ def fault_of(error: BaseException) -> str:
 
 
 class Runner:
-    """Drives a backend through scenarios and keeps the journal."""
+    """Drives a backend through scenarios and keeps the journal.
 
-    def __init__(self, backend: Backend, journal: JournalWriter, seed: int) -> None:
+    Args:
+        backend: carries out steps.
+        journal: of the guest.
+        seed: of scenarios without their own.
+        after: called with the name of each scenario that has ended.
+    """
+
+    def __init__(self, backend: Backend, journal: JournalWriter, seed: int,
+                 after: Callable[[str], None] = lambda _name: None) -> None:
         self._backend = backend
         self._journal = journal
         self._seed = seed
+        self._after = after
 
     def record(self, *records: Record) -> None:
         """Write records.
@@ -104,6 +115,7 @@ class Runner:
             left = tuple(self._backend.end())
         except Exception as error:  # noqa: BLE001 - the guest cannot be trusted any more
             left = (f"unknown: {fault_of(error)}",)
+        self._after(scenario.name)
         end = End(scenario.name, left, fault)
         self.record(end)
         return end

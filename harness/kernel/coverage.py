@@ -1,0 +1,97 @@
+"""Which functions of the module a scenario reaches, told by the kernel itself (kprobe events).
+
+A probe is set on the entry of each function before the module is loaded, so that also what runs
+while it loads is counted; the kernel resolves the names when the module comes
+(Documentation/trace/kprobetrace.rst).  ``kprobe_profile`` counts the hits; the trace buffer, which
+nobody reads, is off.
+
+The counts go into a file of their own, one line for each scenario: a verdict does not depend on
+them, and the journal stays what it is.
+"""
+
+import contextlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from harness.errors import ProvisioningError
+
+FILE: Final = "coverage.jsonl"
+LOADING: Final = "(module is loaded and probed)"
+UNLOADING: Final = "(module is unloaded)"
+"""In place of a scenario."""
+_TRACING: Final = Path("/sys/kernel/tracing")
+_MODULE: Final = "dm_snapshot"
+_GROUP: Final = "dmsnap"
+
+
+class Reached(msgspec.Struct, frozen=True):
+    """What one scenario reached: function → how often."""
+
+    scenario: str
+    functions: dict[str, int]
+
+
+class Coverage:
+    """Probes on functions of the module, which must not be loaded yet.
+
+    Args:
+        functions: names of its symbols.
+        directory: where the counts go.
+        tracing: where tracefs is.
+
+    Raises:
+        ProvisioningError: this kernel has no kprobe events, or refuses a probe.
+    """
+
+    def __init__(self, functions: Sequence[str], directory: Path, tracing: Path = _TRACING
+                 ) -> None:
+        self._tracing = tracing
+        self._before: dict[str, int] = {}
+        self._file = directory / FILE
+        try:
+            for name in functions:
+                self._append("kprobe_events", f"p:{_GROUP}/{name} {_MODULE}:{name}\n")
+            (tracing / "tracing_on").write_text("0")
+            (tracing / "events" / _GROUP / "enable").write_text("1")
+        except OSError as fault:
+            raise ProvisioningError(
+                f"functions of the module cannot be counted ({fault.filename or tracing}: "
+                f"{fault.strerror}): the kernel needs CONFIG_KPROBE_EVENTS, and the module must "
+                "not be loaded yet") from fault
+
+    def _append(self, name: str, text: str) -> None:
+        with (self._tracing / name).open("a") as file:
+            file.write(text)
+
+    def _counts(self) -> dict[str, int]:
+        rows = (line.split() for line in
+                (self._tracing / "kprobe_profile").read_text().splitlines())
+        return {row[0]: int(row[1]) for row in rows}
+
+    def note(self, scenario: str) -> None:
+        """Write down what was reached since the last call."""
+        counts = self._counts()
+        reached = {name: count - self._before.get(name, 0) for name, count in counts.items()
+                   if count > self._before.get(name, 0)}
+        self._before = counts
+        with self._file.open("ab") as file:
+            file.write(msgspec.json.encode(Reached(scenario, reached)) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def close(self) -> None:
+        """Take the probes away."""
+        with contextlib.suppress(OSError):
+            (self._tracing / "events" / _GROUP / "enable").write_text("0")
+            (self._tracing / "kprobe_events").write_text("")
+
+
+def read(directory: Path) -> list[Reached]:
+    """What the guests below ``directory`` noted, a scenario of two attempts twice."""
+    return [msgspec.json.decode(line, type=Reached)
+            for file in sorted(directory.glob(f"*/{FILE}"))
+            for line in file.read_bytes().splitlines()]
