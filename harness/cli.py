@@ -83,7 +83,7 @@ def chosen_kernels(names: Sequence[str], modules: Path | None, guest: str | None
     found = []
     known = [entry.name for entry in catalogue.entries()]
     wanted = [name for pattern in names or [catalogue.default()]
-              for name in (_matching(known, "*" if pattern == "all" else pattern) or [pattern])]
+              for name in (_all() if pattern == "all" else _matching(known, pattern) or [pattern])]
     for name in dict.fromkeys(wanted):
         if name in known:
             if modules is not None:
@@ -102,6 +102,18 @@ def chosen_kernels(names: Sequence[str], modules: Path | None, guest: str | None
         else:
             catalogue.entry_of(name)  # which says what there is
     return tuple(found)
+
+
+def _all() -> list[str]:
+    """The kernels of the catalogue that this machine has the guests for."""
+    from harness.guest import qemu
+
+    there = [entry.name for entry in catalogue.entries()
+             if entry.guest != catalogue.QEMU or qemu.installed()]
+    if len(there) < len(catalogue.entries()):
+        _note("QEMU is not installed, so its kernels are left out (dmsnap doctor says what to "
+              "type)")
+    return there
 
 
 def _matching(known: Sequence[str], pattern: str) -> list[str]:

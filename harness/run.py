@@ -69,13 +69,9 @@ class Plan:
         jobs: guests at the same time.
         driver: ``ioctl`` or ``dmsetup``.
         defects: whether the twin does as kernels do, or as promised, where the two differ.
-<<<<<<< HEAD
         directory: where the guests' files stay; of a run before, only those of results that are
             taken over are left in it.
-=======
-        directory: where the guests' files stay; nothing of a run before is left in it.
         functions: of the module, to be counted by scenario (`harness.coverage`).
->>>>>>> 44e8e72 (Coverage: the kernel counts which functions of the module a scenario reaches (guest side))
     """
 
     traces: tuple[Trace, ...]
@@ -125,19 +121,8 @@ def default_jobs() -> int:
     return len(os.sched_getaffinity(0))
 
 
-<<<<<<< HEAD
 def execute(plan: Plan, reporter: Reporter, finished: Sequence[Result] = ()) -> RunReport:
     """Run everything that is not ``finished``; the reporter hears of all as it happens.
-=======
-def guests_directory(directory: Path, kernel: Kernel) -> Path:
-    """Where below the plan's directory the guests of a kernel have their files."""
-    # The name of a kernel of one's own is its path: it must not lead out of the report.
-    return directory / _NOT_IN_A_NAME.sub("_", kernel.name)[-_NAME_CHARACTERS_MAX:]
-
-
-def execute(plan: Plan, reporter: Reporter) -> RunReport:
-    """Run everything; the reporter hears of it as it happens.
->>>>>>> 44e8e72 (Coverage: the kernel counts which functions of the module a scenario reaches (guest side))
 
     Ctrl-C ends the guests and reports what had finished.  A kernel whose guests cannot be had
     does not keep the others from their turn.
@@ -201,17 +186,12 @@ class _Run:
     def on_kernel(self, kernel: Kernel) -> None:
         """All scenarios on one kernel that have no result yet."""
         plan = self._plan
-<<<<<<< HEAD
         missing = [name for name in self._traces if (kernel.name, name) not in self._found]
         if not missing:
             return
         keep = files_of(plan.directory, kernel.name)
         if len(missing) == len(self._traces):
             shutil.rmtree(keep, ignore_errors=True)
-=======
-        keep = guests_directory(plan.directory, kernel)
-        shutil.rmtree(keep, ignore_errors=True)
->>>>>>> 44e8e72 (Coverage: the kernel counts which functions of the module a scenario reaches (guest side))
         keep.parent.mkdir(parents=True, exist_ok=True)
 
         def hear(event: Event) -> None:

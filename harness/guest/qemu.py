@@ -43,6 +43,11 @@ _VERSION_LIMIT_S: Final = 20.0
 _MEMINFO: Final = Path("/proc/meminfo")
 
 
+def installed() -> bool:
+    """Whether what QEMU guests need is on this machine."""
+    return shutil.which(PROGRAM) is not None and initramfs.BUSYBOX.exists()
+
+
 def program() -> str:
     """Path of QEMU.
 
@@ -97,8 +102,11 @@ class QemuGuest:
         memory_mib: memory of the guest.
     """
 
+    memory_mib = 768
+    """Enough for the catalogue, and a kernel with many more drivers than User-mode Linux has."""
+
     def __init__(self, kernel: Kernel, *, python: Path, argv: Iterable[str] = AGENT,
-                 memory_mib: int = 768) -> None:
+                 memory_mib: int = memory_mib) -> None:
         if memory_mib < MEMORY_MIB_MIN:
             raise ProvisioningError(f"a guest needs at least {MEMORY_MIB_MIN} MiB of memory, "
                                     f"{memory_mib} were asked")

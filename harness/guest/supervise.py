@@ -83,6 +83,7 @@ class Supervisor:
         step_limit_s: longest time without a new record in the journal; stretched, as the other
             limits are, by how slow this machine's guests of that kind are.
         boot_limit_s: longest time until `Ready`.
+        memory_mib: memory of each guest; None for what such guests need.
         argv: what Python runs in the guest.
         launcher: starts the guests; by default what the kernel is made for.
 
@@ -94,7 +95,7 @@ class Supervisor:
     def __init__(self, kernel: Kernel, *, guests: int, results: Path,
                  job: Callable[[list[str]], bytes], python: Path,
                  step_limit_s: float = STEP_LIMIT_S, boot_limit_s: float = BOOT_LIMIT_S,
-                 argv: Sequence[str] = AGENT,
+                 memory_mib: int | None = None, argv: Sequence[str] = AGENT,
                  launcher: Launcher | None = None) -> None:
         if guests < 1:
             raise ProvisioningError(f"{guests} guests cannot run anything; ask for 1 or more (-j)")
@@ -104,7 +105,8 @@ class Supervisor:
         self._job = job
         self._step_limit_s = step_limit_s
         self._boot_limit_s = boot_limit_s
-        self._launcher = launcher or launcher_of(kernel, python=python, argv=argv)
+        self._launcher = launcher or launcher_of(kernel, python=python, argv=argv,
+                                                memory_mib=memory_mib)
         self._slowness = 1.0
         self._on_event: Callable[[Event], None] = lambda _event: None
         self._losses: dict[str, list[Loss]] = {}
@@ -309,10 +311,12 @@ class Supervisor:
             guest.end()
 
 
-def launcher_of(kernel: Kernel, *, python: Path, argv: Sequence[str] = AGENT) -> Launcher:
+def launcher_of(kernel: Kernel, *, python: Path, argv: Sequence[str] = AGENT,
+                memory_mib: int | None = None) -> Launcher:
     """What starts guests of a kernel."""
     guest = QemuGuest if kernel.guest == QEMU else UmlGuest
-    return guest(kernel, python=python, argv=argv)
+    return guest(kernel, python=python, argv=argv,
+                 memory_mib=guest.memory_mib if memory_mib is None else memory_mib)
 
 
 def free_bytes(directory: Path) -> int:

@@ -80,9 +80,11 @@ class UmlGuest:
 
     slowness = 1.0
     """The limits of the supervisor are made for these guests."""
+    memory_mib = 512
+    """Enough for the catalogue."""
 
     def __init__(self, kernel: Kernel, *, python: Path, argv: Iterable[str] = AGENT,
-                 memory_mib: int = 512) -> None:
+                 memory_mib: int = memory_mib) -> None:
         if memory_mib < MEMORY_MIB_MIN:
             raise ProvisioningError(
                 f"a guest needs at least {MEMORY_MIB_MIN} MiB of memory, {memory_mib} were asked")

@@ -186,7 +186,7 @@ def tell(event):
         print(event.scenario, flush=True)
 
 Supervisor(catalogue.get(sys.argv[1]), guests=1, results=pathlib.Path(sys.argv[2]),
-           python=pathlib.Path(sys.executable), argv=[sys.argv[3]],
+           python=pathlib.Path(sys.executable), argv=[sys.argv[3]], memory_mib=256,
            job=lambda names: json.dumps({"scenarios": names}).encode()).run(["hang-1"], tell)
 """
 

@@ -25,7 +25,7 @@ from harness.run import Plan, execute
 from harness.scenarios.registry import choose
 
 pytestmark = pytest.mark.skipif(
-    shutil.which(qemu.PROGRAM) is None or not initramfs.BUSYBOX.exists(),
+    not qemu.installed(),
     reason=f"QEMU is not installed; type: {initramfs.INSTALL}")
 
 KERNEL = "deb-6.1"
