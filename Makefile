@@ -6,14 +6,14 @@ ARGS ?=
 
 BIN := .venv/bin
 PYTHON_FILES := harness tests
-FAST := $(filter-out tests/kernel tests/mutation,$(wildcard tests/*))
+FAST := $(filter-out tests/kernel tests/mutation tests/hunt,$(wildcard tests/*))
 
 # A Python of somebody else's must not reach ours.
 unexport PYTHONHOME PYTHONPATH
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test test-fast test-drivers lint mutants bench clean distclean venv kernel
+.PHONY: help setup run test test-fast test-drivers lint record coverage-twin mutants hunt bench clean distclean venv kernel
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -40,9 +40,18 @@ lint: venv ## check style (ruff), types (mypy), and that rooms use only rooms be
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 
-mutants: setup ## change the twin in 320 places, one at a time, and see that recorded kernels notice
+record: setup
 	@$(BIN)/dmsnap run --kernel uml-6.12 --kernel uml-6.1 --kernel uml-7.2 >/dev/null
-	@$(BIN)/python tests/mutation/mutants.py $(ARGS)
+
+coverage-twin: record ## branch coverage of twin and store by the catalogue alone, no test counted
+	@$(BIN)/python tests/mutation/coverage_twin.py $(ARGS)
+
+mutants: record ## change the twin in 320 places, one at a time: recorded kernels must notice
+	-@$(BIN)/python tests/mutation/coverage_twin.py >/dev/null
+	@$(BIN)/python tests/mutation/mutants.py --page $(ARGS)
+
+hunt: setup ## random lives of snapshots on both sides: make hunt ARGS='--seed 1000 --count 200'
+	@$(BIN)/python -m tests.hunt.lives $(ARGS)
 
 bench: setup ## measure twin, kernel side and store parsing
 	@$(BIN)/python -m harness.bench $(ARGS)

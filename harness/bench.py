@@ -141,7 +141,7 @@ class _Loaded:
         self._dict = dict(zip(olds.tolist(), range(count), strict=True))
         self._array = np.arange(count).data
         self._places: list[int] = np.random.default_rng(3).integers(0, count, _OPERATIONS).tolist()
-        self._io = BlockIO(self._twin.world.clock)
+        self._io = BlockIO(self._twin.world.clock, self._twin.world.profile)
 
     def load(self) -> None:
         """Load the table."""
@@ -229,7 +229,7 @@ def bench_stream() -> None:
             Load(name="origin", table=(TargetLine(0, sectors, "snapshot-origin", "{base}"),)),
             Resume(name="origin")))
         twin.world.disks["base"].view(0, sectors)[:] = data
-        io = BlockIO(twin.world.clock)
+        io = BlockIO(twin.world.clock, twin.world.profile)
         target = twin.world.mapped[device]
         return best(lambda: [io.write_direct(target, at // SECTOR_BYTES,
                                              data[at : at + _REQUEST_BYTES])

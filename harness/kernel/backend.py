@@ -17,6 +17,7 @@ An I/O step on a device that is suspended, or that has a suspended one below it,
 would wait for ever.
 """
 
+import re
 import time
 from pathlib import Path
 from typing import Final, Protocol
@@ -41,6 +42,7 @@ from harness.steps import (
 )
 from harness.units import SECTOR_BYTES, bytes_of_sectors, sectors_of_bytes
 
+_DEVICE_NUMBER: Final = re.compile(r"(\d+):(\d+)")
 RESERVED: Final = frozenset({".", "..", "control", "dmsnap-hang"})
 _AT_REST_POLLS: Final = 5
 _AT_REST_POLL_S: Final = 0.005
@@ -78,6 +80,7 @@ class KernelBackend:
         self._seed = 0
         self._mapped: list[str] = []
         self._merges = False
+        self._created = 0
         self._info: dict[str, Info] = {}
         self._states: dict[str, DeviceState] = {}
         self._numbers: dict[str, str] = {}  # major:minor → name, disks too
@@ -179,7 +182,10 @@ class KernelBackend:
             case steps.Create(name=name):
                 if name in RESERVED:
                     raise BadScenario(f"a device cannot be called {name}: choose another name")
-                self._driver.create(name, f"{UUID_PREFIX}{name}")
+                # A UUID is for life, and a name is not: a renamed device would keep its first name
+                # from being used again.
+                self._created += 1
+                self._driver.create(name, f"{UUID_PREFIX}{name}-{self._created}")
                 self._mapped.append(name)
             case steps.Load(name=name, table=table, read_only=read_only):
                 self._own(table)
@@ -250,8 +256,9 @@ class KernelBackend:
                     match[1] in self._disks.all or match[1] in self._mapped):
                 continue
             path = Path("/dev", line_path(word))
-            if Path("/sys/dev/block", word).exists() and ":" in word:
-                foreign = word not in self._numbers
+            number = number_of(word)
+            if number and Path("/sys/dev/block", number).exists():
+                foreign = number not in self._numbers
             else:
                 foreign = path.is_block_device()
             if foreign:
@@ -388,6 +395,16 @@ def literal(data: bytes, first: int) -> Source:
         return view[at:at + bytes_of_sectors(sectors)]
 
     return source
+
+
+def number_of(word: str) -> str:
+    """The device number that the kernel reads in a word of a table, or an empty text.
+
+    It reads 32 bits of each half, and lets those beyond fall away.
+    """
+    numbers = _DEVICE_NUMBER.fullmatch(word)
+    return "" if numbers is None else ":".join(
+        str(int(number) & (1 << 32) - 1) for number in numbers.groups())
 
 
 def line_path(args: str) -> str:

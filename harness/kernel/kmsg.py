@@ -15,7 +15,8 @@ Everything else (the random generator, drivers of the guest) comes at a time of 
 on purpose are the lines that the kernel rate-limits with a private state that nobody can switch
 off (ten in five seconds): whether they appear depends on the steps before.  These are the block
 layer's own ``attempt to access beyond end of device``, ``Buffer I/O error on dev``, ``I/O error,
-dev`` and device-mapper's ``mapping table unavailable``; the error itself is observed anyhow.
+dev`` and device-mapper's ``mapping table unavailable``, whose error is observed anyhow; and, where
+6.1 has the same limit, ``Trying to write to read-only block-device``, which is no error.
 
 Numbers and kernel names of our devices become ``{name}``.  What the kernel prints from memory that
 it has freed (``device … not in table devices list``, docs/KERNEL-DEFECTS.md) becomes ``{freed}``:
@@ -46,7 +47,8 @@ _SPLAT: Final = re.compile(
 _FREED: Final = re.compile(r"(?<=: device ).*(?= not in table devices list$)", re.DOTALL)
 _RATE_LIMITED: Final = re.compile(
     r"attempt to access beyond end of device|^Buffer I/O error on dev|I/O error, dev |"
-    r"rw=\d+, (want|sector)=|callbacks suppressed$|mapping table unavailable, erroring io")
+    r"rw=\d+, (want|sector)=|callbacks suppressed$|mapping table unavailable, erroring io|"
+    r"^Trying to write to read-only block-device")
 
 
 class Record(NamedTuple):

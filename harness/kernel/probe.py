@@ -19,6 +19,9 @@ The facts
     resize_uevent       a mapped device that gets another size says so in its uevent
     too_long            errno of a table of 2^54 sectors, whose bytes no 64-bit number can count,
                         or ``accepted``
+    zero_discard        errno of a discard of target zero, or ``accepted``
+    number_overflow     ``wraps`` or ``saturates``: a number of more than 64 bits in a table
+    read_only_discard   errno of a discard beyond the end of a read-only device
     features            the snapshot target takes feature arguments
     n_merge_refused     snapshot-merge of a transient store is refused by its constructor
     duplicate_wins      ``first`` or ``last``: which of two records of one chunk in a store counts
@@ -89,6 +92,25 @@ class _Prober:
         self.do(steps.Clear(name=name))
         return seen.error or "accepted"
 
+    def zero_discard(self) -> str:
+        self.do(steps.Create(name="zero"))
+        self.load("zero", "zero", "")
+        self.do(steps.Resume(name="zero"))
+        return self.do(steps.Discard(device="zero", sector=0, sectors=8)).error or "accepted"
+
+    def number_overflow(self) -> str:
+        self.load("s", "linear", f"{{org}} {(1 << 64) + 8}")
+        line = self.do(steps.Table(name="s", inactive=True)).text or ""
+        self.do(steps.Clear(name="s"))
+        return "wraps" if line.endswith(" 8") else "saturates"
+
+    def read_only_discard(self) -> str:
+        self.do(steps.Create(name="ro"))
+        self.do(steps.Load(name="ro", table=(TargetLine(0, _SECTORS, "linear", "{b4k} 0"),),
+                           read_only=True))
+        self.do(steps.Resume(name="ro"))
+        return self.do(steps.Discard(device="ro", sector=_SECTORS, sectors=8)).error or "accepted"
+
     def duplicate_wins(self) -> str:
         self.do(steps.Poke(device="cow", sector=0, data=store_with_duplicates(8)))
         for chunk in (2, 4):
@@ -137,6 +159,9 @@ class _Prober:
             "error_args": self.answer("s", "error", "no device"),
             "resize_uevent": self.resize_uevent(),
             "too_long": self.answer("s", "zero", "", _TOO_LONG_SECTORS),
+            "zero_discard": self.zero_discard(),
+            "number_overflow": self.number_overflow(),
+            "read_only_discard": self.read_only_discard(),
             "features": features == "accepted",
             "n_merge_refused": self.answer("s", "snapshot-merge", "{org} {cow} N 8") != "accepted",
             "duplicate_wins": self.duplicate_wins(),

@@ -16,9 +16,9 @@ from harness.scenarios.script import Script
 from harness.steps import Examine
 from harness.trace import Header, Trace, dumps, loads
 
-THEMES: Final = ("creation", "writes", "origins", "stores", "overflow", "tables", "merge",
-                 "discards", "parallel", "workloads", "lvm", "android",
-                 "fixes")
+THEMES: Final = ("creation", "writes", "origins", "stores", "crafted", "overflow", "tables",
+                 "merge", "discards", "stacks", "requests", "parallel", "workloads", "lvm",
+                 "android", "fixes")
 """Modules of this package that hold scenarios, in the order of the catalogue."""
 DEFAULT_SEED: Final = 1
 

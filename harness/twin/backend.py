@@ -76,7 +76,7 @@ class TwinBackend:
         self._seed = seed
         self.choices = Choices(self._answers)
         self.world = DeviceMapper(self._profile, self.choices)
-        self._io = BlockIO(self.world.clock)
+        self._io = BlockIO(self.world.clock, self._profile)
         self._states: dict[str, DeviceState] = {}
 
     def end(self) -> list[str]:
@@ -157,10 +157,10 @@ class TwinBackend:
         device = self.world.device(step.device)
         if device is None:
             raise BadScenario(f"there is no device named {step.device}")
-        if not device.announced:
-            return _result(errno.ENXIO)
         if is_suspended(device):
             return _Result(SUSPENDED)
+        if not device.announced:
+            return _result(errno.ENXIO)
         match step:
             case Write():
                 return self._write(device, step)
@@ -184,10 +184,10 @@ class TwinBackend:
             device = self.world.device(io.device)
             if device is None:
                 raise BadScenario(f"there is no device named {io.device}")
-            if not device.announced:
-                return _result(errno.ENXIO)
             if is_suspended(device):
                 return _Result(SUSPENDED)
+            if not device.announced:
+                return _result(errno.ENXIO)
             devices.append(device)
         buffers = [bytearray(io.sectors * SECTOR_BYTES) if isinstance(io, Read) else
                    self._data(io, io.sector, io.sectors) for io in step.ios]

@@ -68,7 +68,8 @@ class BlockDevice(Protocol):
     """What a bio can be submitted to: a disk or a mapped device.
 
     ``name`` follows renames; ``openers`` counts tables that hold the device (kernel: the open
-    count that DM_DEV_STATUS reports for a mapped device); ``announced`` says that it can be opened.
+    count that DM_DEV_STATUS reports for a mapped device); ``announced`` says that it can be opened;
+    ``discard``, that its queue takes discards.
     """
 
     name: str
@@ -80,10 +81,7 @@ class BlockDevice(Protocol):
     openers: int
     suspended: bool
     announced: bool
-
-    @property
-    def discard(self) -> bool:
-        """Whether its queue takes discards."""
+    discard: bool
 
     @property
     def write_cache(self) -> bool:

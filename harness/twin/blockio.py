@@ -3,7 +3,8 @@
 Kernel: block/fops.c, fs/buffer.c, block/blk-lib.c.  Each call is one system call of a process that
 waits for it.  A direct request becomes one bio.  The page cache is modelled for one step only: the
 step starts with an empty cache and ends with its dirty blocks written back, one bio for each block
-of the cache, in ascending order.
+of the cache, in ascending order.  What outlives a step is an error of write-back that no fsync has
+told.
 """
 
 import errno
@@ -14,6 +15,7 @@ from harness.twin.bio import READ, WRITE, Bio, BlockDevice, Op
 from harness.twin.clock import Clock
 from harness.twin.disk import PAGE_SECTORS
 from harness.twin.extent import write_extent
+from harness.twin.profile import Profile, errno_of
 from harness.units import SECTOR_SHIFT
 
 ZEROOUT_SECTORS_MAX: Final = 2048
@@ -23,8 +25,10 @@ ZEROOUT_SECTORS_MAX: Final = 2048
 class BlockIO:
     """System calls on block devices of one world."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, profile: Profile) -> None:
         self._clock = clock
+        self._profile = profile
+        self._unseen: dict[BlockDevice, int] = {}
 
     def _submit(self, device: BlockDevice, bios: list[Bio]) -> int:
         """Submit all, wait for all; the errno of the last one that failed."""
@@ -129,13 +133,24 @@ class BlockIO:
         while page < end:
             blocks = self._dirty_page(device, page, block, sector, end, data)
             if blocks is None:
-                # The copy into the cache stops here; what is dirty is still written back, but
-                # nobody waits for its errors.
-                self._submit(device, bios)
+                # The copy into the cache stops here; what is dirty is still written back.
+                self._write_back(device, bios)
                 return errno.EIO
             bios += blocks
             page += PAGE_SECTORS
-        return self._submit(device, bios) or error
+        self._write_back(device, bios)
+        # A write that is refused for its length comes to no fsync, which would tell of the others.
+        return error or self._seen(device)
+
+    def _write_back(self, device: BlockDevice, bios: list[Bio]) -> None:
+        """Write dirty blocks; the device keeps an error for the next fsync (``errseq_set``)."""
+        error = self._submit(device, bios)
+        if error:
+            self._unseen[device] = error
+
+    def _seen(self, device: BlockDevice) -> int:
+        """What an fsync tells of write-back (``file_check_and_advance_wb_err``)."""
+        return self._unseen.pop(device, 0)
 
     def _dirty_page(self, device: BlockDevice, page: int, block: int, first: int, end: int,
                     data: memoryview) -> list[Bio] | None:
@@ -178,31 +193,32 @@ class BlockIO:
 
     def flush(self, device: BlockDevice) -> int:
         """``fsync``: without a volatile cache anywhere below, the queue drops the flush."""
+        error = self._seen(device)
+        if error:
+            return error
         if device.write_cache:
             return self._submit(device, [Bio(Op.FLUSH, 0, 0, None, _end)])
         return 0
 
     def discard(self, device: BlockDevice, sector: int, sectors: int) -> int:
         """``BLKDISCARD``; the errno."""
-        if device.read_only:
-            return errno.EPERM
         if not device.discard:
             return errno.EOPNOTSUPP
-        if sector % device.block_sectors or sectors % device.block_sectors:
-            return errno.EINVAL
-        if sector + sectors > device.sectors:
+        beyond = sector + sectors > device.sectors
+        if device.read_only:
+            return errno_of(self._profile.read_only_discard) if beyond else errno.EPERM
+        if beyond or sector % device.block_sectors or sectors % device.block_sectors:
             return errno.EINVAL
         return self._submit(device, [Bio(Op.DISCARD, sector, sectors, None, _end)])
 
     def zeroout(self, device: BlockDevice, sector: int, sectors: int) -> int:
         """``BLKZEROOUT``, by writing zero pages; the errno."""
+        end = sector + sectors
+        if (sector % device.block_sectors or sectors % device.block_sectors
+                or end > device.sectors):
+            return errno.EINVAL
         if device.read_only:
             return errno.EPERM
-        if sector % device.block_sectors or sectors % device.block_sectors:
-            return errno.EINVAL
-        end = sector + sectors
-        if end > device.sectors:
-            return errno.EINVAL
         bios = []
         for start in range(sector, end, ZEROOUT_SECTORS_MAX):
             count = min(ZEROOUT_SECTORS_MAX, end - start)

@@ -11,7 +11,7 @@ from typing import Final
 
 from harness.twin.bio import READ, Bio, BlockDevice
 from harness.twin.table import OpenDevice
-from harness.twin.target import CtrError, Target, parse_unsigned
+from harness.twin.target import CtrError, Target, scan_unsigned
 
 TICKS_PER_MS: Final = 1000
 
@@ -50,10 +50,11 @@ class Delay(Target):
 
     def _group(self, path: str, offset_word: str, delay_word: str) -> _Group:
         """Kernel: ``delay_class_ctr``."""
-        offset = parse_unsigned(offset_word, 64)
+        profile = self.table.world.profile
+        offset = scan_unsigned(offset_word, 64, profile)
         if offset is None:
             raise CtrError("Invalid device sector", errno.EINVAL)
-        delay_ms = parse_unsigned(delay_word, 32)
+        delay_ms = scan_unsigned(delay_word, 32, profile)
         if delay_ms is None:
             raise CtrError("Invalid delay", errno.EINVAL)
         try:

@@ -131,7 +131,7 @@ def create(world: "DeviceMapper", argv: list[str], snapshot: "Snapshot") -> Exce
     if kind is None:
         raise CtrError("Exception store type is not P or N", errno.EINVAL)
     store = kind(world, snapshot.cow, snapshot.origin)
-    chunk_sectors = parse_unsigned(size, 32, plus=True)
+    chunk_sectors = parse_unsigned(size, 32)
     if chunk_sectors is None:
         raise CtrError("Invalid chunk size", errno.EINVAL)
     if chunk_sectors:

@@ -53,6 +53,7 @@ class MappedDevice:
         self.openers = 0
         self.announced = world.profile.uevent_add_at == "create"
         self.limits_known = False
+        self.discard = False
         self._discard_sectors_max = 0
         self._held: dict[tuple[BlockDevice, int], int] = {}
         self._deferred: list[Bio] = []
@@ -81,14 +82,6 @@ class MappedDevice:
         return self.live.devices() if self.live else []
 
     @property
-    def discard(self) -> bool:
-        """Every target takes discards, and so does every device below it."""
-        table = self.live
-        return table is not None and all(
-            target.takes_discards() and all(device.discard for device, _, _ in target.devices())
-            for target in table.targets)
-
-    @property
     def write_cache(self) -> bool:
         """Some device below has one (kernel: ``dm_table_supports_flush``)."""
         return any(device.write_cache for device in self.below())
@@ -103,6 +96,9 @@ class MappedDevice:
         self._in_flight += 1
         if self.live is None or bio.sector + bio.sectors > self.sectors:
             self._end(bio, errno.EIO)
+            return
+        if bio.op is Op.DISCARD and not self.discard:
+            self._end(bio, errno.EOPNOTSUPP)
             return
         io = _Io(bio)
         if bio.op == Op.FLUSH:
@@ -235,14 +231,19 @@ class MappedDevice:
     # -- tables --
 
     def set_limits(self, table: Table) -> None:
-        """Take the queue limits from ``table``.
+        """Take the queue limits from ``table`` (``dm_swap_table``, ``dm_table_set_restrictions``).
+
+        A table that stands on no device leaves those of the live one as they are.
 
         Raises:
             LoadError: they cannot be had; nothing has changed.
         """
+        if self.live is not None and table.has_no_data_devices():
+            return
         self.limits = table.calculate_limits()
         self.limits_known = True
         self.block_sectors = self.limits.logical_block // SECTOR_BYTES
+        self.discard = table.supports_discards()
         self._discard_sectors_max = table.discard_sectors_max()
         self.max_sectors = (table.max_sectors(UNLIMITED_SECTORS)
                             if self.world.profile.max_sectors_cut else UNLIMITED_SECTORS)

@@ -19,6 +19,7 @@ Fact = bool | int | str
 
 FAITHFUL: Final = "faithful"
 FIXED: Final = "fixed"
+SATURATES: Final = "saturates"
 ACCEPTED: Final = "accepted"
 """In place of an errno: the kernel took it."""
 
@@ -64,6 +65,13 @@ class Profile:
     too_long: str = "EINVAL"
     """What a table gets whose bytes a 64-bit number cannot count (refused since between 5.10 and
     6.1)."""
+    zero_discard: str = "accepted"
+    """What a discard of target zero gets: EOPNOTSUPP where only targets with devices take any."""
+    number_overflow: str = "wraps"
+    """What becomes of a number in a table that has more than 64 bits: it ``wraps`` or
+    ``saturates``."""
+    read_only_discard: str = "EPERM"
+    """What a discard beyond the end of a read-only device gets: which check comes first."""
     features: bool = True
     """Tables may carry features (2e6023850e17, dm snapshot: add optional discard support
     features, 5.3); without, exactly four arguments are taken."""
@@ -149,6 +157,11 @@ class Profile:
         return errno_of(self.enoent)
 
     @property
+    def early_device_names(self) -> bool:
+        """A table may name a device as the kernel command line does; see ``enoent``."""
+        return self.enoent == "ENODEV"
+
+    @property
     def exception_order(self) -> Order:
         """Where a record goes in its hash slot."""
         return _ORDERS[self.duplicate_wins]
@@ -178,7 +191,8 @@ def errno_of(answer: str) -> int:
 _6_12: Final = Profile()
 _6_1: Final = Profile(
     enoent="ENODEV", self_reference=ACCEPTED, message_no_table=ACCEPTED,
-    error_args=ACCEPTED, duplicate_wins="first", discard=0, same_device_log=(
+    error_args=ACCEPTED, zero_discard="EOPNOTSUPP",
+    read_only_discard="EINVAL", duplicate_wins="first", discard=0, same_device_log=(
         "device-mapper: table: {s}: snapshot: COW device cannot be the same as origin device "
         "(-EINVAL)\n"
         "device-mapper: ioctl: error adding target to table"))
@@ -186,7 +200,7 @@ _6_1: Final = Profile(
 PROFILES: Final = {
     "6.12": _6_12,
     "6.1": _6_1,
-    "7.2": _6_12,
+    "7.2": replace(_6_12, number_overflow=SATURATES),
     "seed": replace(
         _6_1, features=False, log_errno_suffix=False, resize_uevent=False, too_long=ACCEPTED,
         duplicate_wins="last by tail", kcopyd_subjob_sectors=128, threshold_semaphore=True,

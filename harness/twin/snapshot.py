@@ -20,7 +20,7 @@ from harness.twin.bio import READ, Bio, BlockDevice, EndIo, Op
 from harness.twin.exception_table import ExceptionTable, table_slots
 from harness.twin.kcopyd import Kcopyd
 from harness.twin.table import MODE_READ, Table
-from harness.twin.target import CtrError, Target, parse_unsigned
+from harness.twin.target import CtrError, Target, scan_unsigned
 from harness.twin.throttle import Throttle
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Snapshot(Target):
         """Kernel: ``parse_snapshot_features``."""
         if not words:
             return
-        count = parse_unsigned(words[0], 32)
+        count = scan_unsigned(words[0], 32, self.world.profile)
         if count is None or count > _FEATURES_MAX or count > len(words) - 1:
             raise CtrError("Invalid number of feature arguments", errno.EINVAL)
         unknown = False

@@ -26,7 +26,12 @@ MODE_WRITE = 2
 
 _SECTORS_MAX = (1 << 63) - 1 >> 9
 """Longest table: what lies behind it no file offset reaches."""
-_NUMBERS = re.compile(r"^\s*\d+:\d+$")
+_NUMBERS = re.compile(r"(\d+):(\d+)")
+_THREE_NUMBERS = re.compile(r"\d+:\d+:\d+(:|[^\d:].*)?", re.DOTALL)
+_HEX_NUMBER = re.compile(r"(?:0[xX])?([0-9a-fA-F]+)")
+_U32 = (1 << 32) - 1
+_MAJOR_MAX = (1 << 12) - 1
+_MINOR_MAX = (1 << 20) - 1
 
 
 class OpenDevice:
@@ -180,7 +185,12 @@ class Table:
             device = self.world.device(reference[1])
             if device is not None:
                 return device
-        elif _NUMBERS.match(path):
+        elif numbers := _NUMBERS.fullmatch(path):
+            major, minor = (int(number) & _U32 for number in numbers.groups())
+            if major > _MAJOR_MAX or minor > _MINOR_MAX:
+                raise OSError(errno.EOVERFLOW, "no possible device number")
+            raise OSError(errno.ENXIO, "no such device number")
+        elif self.world.profile.early_device_names and _is_early_name(path):
             raise OSError(errno.ENXIO, "no such device number")
         raise OSError(self.world.profile.missing_path_errno, "no such path")
 
@@ -269,6 +279,16 @@ class Table:
                            f"block size {limits.logical_block}")
             raise LoadError(errno.EINVAL)
 
+    def has_no_data_devices(self) -> bool:
+        """Whether all targets can tell their devices, and have none."""
+        return all(target.tells_devices() and not target.devices() for target in self.targets)
+
+    def supports_discards(self) -> bool:
+        """Every target takes discards, and so do its devices (``dm_table_supports_discards``)."""
+        return all(target.takes_discards() and all(device.discard for device, _, _
+                                                   in target.devices())
+                   for target in self.targets)
+
     def discard_sectors_max(self) -> int:
         """Stacked longest discard, 0 for any."""
         return min((limit for target in self.targets if (limit := target.discard_sectors_max())),
@@ -293,6 +313,17 @@ def _area_fault(target: Target, limits: Limits) -> str | None:
                 return (f"{label}={value} not aligned to h/w logical block size "
                         f"{limits.logical_block} of {{{device.name}}}")
     return None
+
+
+def _is_early_name(path: str) -> bool:
+    """Whether ``path`` is a number of a device as the kernel command line has it.
+
+    Kernel: ``name_to_dev_t``, which asked for no device 0.
+    """
+    if _THREE_NUMBERS.fullmatch(path):
+        return True
+    number = _HEX_NUMBER.fullmatch(path)
+    return number is not None and int(number[1], 16) & _U32 != 0
 
 
 def split_args(text: str) -> list[str]:

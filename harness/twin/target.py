@@ -9,7 +9,7 @@ import errno
 from typing import TYPE_CHECKING, ClassVar
 
 from harness.twin.bio import Bio, BlockDevice, Op
-from harness.twin.profile import ACCEPTED
+from harness.twin.profile import ACCEPTED, SATURATES, Profile
 
 if TYPE_CHECKING:
     from harness.twin.table import OpenDevice, Table
@@ -79,7 +79,14 @@ class Target:
         """A bio that ``map`` marked (``bio.chunk``) has ended."""
 
     def takes_discards(self) -> bool:
-        """Whether a discard may be sent to this target (``num_discard_bios``)."""
+        """Whether a discard may be sent to this target, if its devices take discards.
+
+        Kernel: ``num_discard_bios``, and ``discards_supported`` where there are no devices.
+        """
+        return True
+
+    def tells_devices(self) -> bool:
+        """Whether `devices` can be asked for (kernel: there is an ``iterate_devices``)."""
         return True
 
     def discard_sectors_max(self) -> int:
@@ -121,7 +128,7 @@ class Linear(Target):
         """Kernel: ``linear_ctr``."""
         if len(argv) != 2:
             raise CtrError("Invalid argument count", errno.EINVAL)
-        offset = parse_unsigned(argv[1], 64)
+        offset = scan_unsigned(argv[1], 64, self.table.world.profile)
         if offset is None:
             raise CtrError("Invalid device sector", errno.EINVAL)
         self.offset = offset
@@ -177,6 +184,14 @@ class Zero(Target):
         del number
         return None
 
+    def takes_discards(self) -> bool:
+        """Some kernels let it forget discards as well."""
+        return self.table.world.profile.zero_discard == ACCEPTED
+
+    def tells_devices(self) -> bool:
+        """Kernel: ``zero_target`` has no ``iterate_devices``."""
+        return False
+
 
 class Error(Target):
     """``error``: fails everything; two arguments may name a device to take limits from."""
@@ -187,9 +202,9 @@ class Error(Target):
         """Kernel: ``io_err_ctr``."""
         self._opened: OpenDevice | None = None
         self._offset = 0
-        if len(argv) != 2 or self.table.world.profile.error_args == ACCEPTED:
+        if len(argv) != 2 or not self.tells_devices():
             return
-        offset = parse_unsigned(argv[1], 64)
+        offset = scan_unsigned(argv[1], 64, self.table.world.profile)
         if offset is None:
             raise CtrError("Invalid device sector", errno.EINVAL)
         self._offset = offset
@@ -213,19 +228,38 @@ class Error(Target):
         bio.end(errno.EIO)
         return None
 
+    def takes_discards(self) -> bool:
+        """They fail like any other bio, where their devices can be asked for."""
+        return self.tells_devices()
+
+    def tells_devices(self) -> bool:
+        """Since it looks at its arguments, it has something to tell."""
+        return self.table.world.profile.error_args != ACCEPTED
+
     def flush_device(self, number: int) -> BlockDevice | None:
         """A flush fails like any other bio."""
         del number
         raise OSError(errno.EIO, "error target")
 
 
-def parse_unsigned(text: str, bits: int, *, plus: bool = False) -> int | None:
-    """A decimal number below ``2**bits``, or None.
-
-    ``plus`` allows a leading plus sign, as ``kstrtouint`` does and ``sscanf("%u%c")`` does not.
-    """
-    digits = text[1:] if plus and text.startswith("+") else text
+def parse_unsigned(text: str, bits: int) -> int | None:
+    """A decimal number below ``2**bits``, with or without a plus sign, or None (``kstrtouint``)."""
+    digits = text.removeprefix("+")
     if not digits.isascii() or not digits.isdigit():
         return None
     number = int(digits)
     return number if number < 1 << bits else None
+
+
+def scan_unsigned(text: str, bits: int, profile: Profile) -> int | None:
+    """A decimal number without a sign, or None (kernel: ``sscanf`` with ``%u%c``, ``%llu%c``).
+
+    Bits beyond fall away: those above 64 or, in some kernels, a number that has such is the
+    greatest one.
+    """
+    if not text.isascii() or not text.isdigit():
+        return None
+    number = int(text)
+    if profile.number_overflow == SATURATES:
+        number = min(number, (1 << 64) - 1)
+    return number & (1 << bits) - 1

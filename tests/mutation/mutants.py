@@ -1,13 +1,23 @@
-"""Mutants of the twin, against what real kernels answered (``make mutants``).
+"""Mutants of the twin and the store, against what real kernels answered (``make mutants``).
 
 A mutant is one small change of one line: a comparison, an operator, a number, a truth value, a
-condition turned round, a call left out.  Each runs the recorded scenarios in a process of its own,
+condition turned round, a call left out.  Each replays recorded scenarios in a process of its own,
 until one gives something else than the kernel did: then it is *killed*.  What survives is listed,
 and is a question to the catalogue: which scenario would have shown it?
 
-The recording is the journals of a run: ``dmsnap run`` leaves them below ``report/guests``.
-Scenarios whose outcome depends on a race are left out.  `harness.twin.profile` is left out as
-well, since its values come from the probe.
+Only scenarios that run the line are replayed, as the map of ``make coverage-twin`` has it, the
+quickest first.  Scenarios whose outcome depends on a race are left out.
+
+Not mutated, because no observation can tell:
+
+- annotations, texts, assertions, ``raise`` statements, ``__slots__``;
+- `harness.twin.profile`, whose values come from the probe, and `harness.twin.explore`, which runs
+  only where the first order is not the kernel's;
+- of the store, all but what takes part in a run: the layout, and what scenarios build with;
+- what `QUICKER` and `COUNTED` name: thresholds and hints that only make the twin quicker, the
+  numbers that are kept for the twin's own tests, and the time that a step took.
+
+A mutant runs with limits on its memory and its time; one that meets them is killed.
 """
 
 import argparse
@@ -19,19 +29,28 @@ import json
 import os
 import pickle
 import random
-import subprocess
+import resource
+import select
+import signal
 import sys
-import tempfile
-from collections import Counter
+import time
+from collections import Counter, defaultdict
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
 LEFT_OUT = ("__init__.py", "profile.py", "explore.py")
 STORE_FILES = ("layout.py", "build.py")
 """Of the store, what takes part in a run: the twin's layout, and what scenarios build with."""
-LIMIT_S = 90
+QUICKER = frozenset({"PIECES_MIN", "_LONG", "_FEW", "_BLOCK", "_LONG_SECTORS", "_LARGE_PAGE",
+                     "_FLAGS", "expect"})
+"""Names of constants and functions that make the twin quicker, and change nothing else."""
+COUNTED = frozenset({"jobs_peak", "peak", "passed", "elapsed_us", "perf_counter_ns", "started_ns"})
+"""What is counted for tests alone."""
+LIMIT_S = 60
+LIMIT_BYTES = 4 << 30
+REASONS = Path(__file__).with_name("survivors.json")
+PAGE = ROOT / "docs/MUTANTS.md"
 
 _COMPARE = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq,
             ast.NotEq: ast.Eq, ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn,
@@ -61,7 +80,7 @@ def sites(tree: ast.AST) -> Iterator[tuple[ast.AST, str, object]]:
             skip.update(id(inner) for inner in ast.walk(node))
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
             skip.update(id(inner) for inner in ast.walk(node))
-        if isinstance(node, ast.Assert | ast.Raise):
+        if isinstance(node, ast.Assert | ast.Raise) or _tells_nothing(node):
             skip.update(id(inner) for inner in ast.walk(node))
     for node in ast.walk(tree):
         if id(node) in skip:
@@ -80,6 +99,25 @@ def sites(tree: ast.AST) -> Iterator[tuple[ast.AST, str, object]]:
             yield node, "either", ast.Or if isinstance(node.op, ast.And) else ast.And
         elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
             yield node, "leave out", None
+
+
+def _tells_nothing(node: ast.AST) -> bool:
+    """Whether a statement is of those that `QUICKER` and `COUNTED` name."""
+    match node:
+        case ast.FunctionDef(name=name):
+            return name in QUICKER | COUNTED
+        case ast.Assign() | ast.AnnAssign() | ast.AugAssign():
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names = {getattr(target, "id", getattr(target, "attr", "")) for target in targets}
+            return bool(names & (QUICKER | COUNTED))
+        case ast.Expr(value=ast.Call(func=ast.Attribute(attr=name))):
+            return name in QUICKER | COUNTED
+        case ast.If(test=test):
+            return any(getattr(part, "attr", getattr(part, "id", "")) in COUNTED
+                       for part in ast.walk(test))
+        case ast.keyword(arg=name):
+            return name in COUNTED
+    return False
 
 
 def _list(value: object) -> list[ast.AST]:
@@ -114,44 +152,66 @@ def mutate(source: str, number: int) -> tuple[str, int, str]:
 # -- the recording --------------------------------------------------------------------------------
 
 
-def record(journals: list[Path], into: Path) -> int:
-    """Keep what the guests of a run answered; the number of scenarios."""
-    from harness.journal import Begin, End, JournalReader, Observed, Ready
-    from harness.scenarios.registry import catalogue
+def record(journals: list[Path]) -> list["Case"]:
+    """What the guests of a run answered, where the twin of now gives the same in its first order.
+
+    The twin runs in a process of its own: this one must not import it.
+    """
+    from tests.mutation.recording import recorded
+
+    cases = list(recorded(journals))
+    answers = pickle.loads(_in_child(lambda: pickle.dumps([_agrees(case) for case in cases])))
+    kept = [(case, seconds) for case, seconds in zip(cases, answers, strict=True) if seconds >= 0]
+    kept.sort(key=lambda item: item[1])
+    return [case for case, _ in kept]
+
+
+Case = object
+
+
+def _agrees(case: "Recorded") -> float:  # type: ignore[name-defined]  # noqa: F821
+    """Seconds that the twin takes, negative where it does not give what the kernel did."""
+    from harness.diff import compare
     from harness.twin import explore
     from harness.twin.profile import Profile
 
-    kept = []
-    entries = catalogue()
-    for path in sorted(path for run in journals for path in run.glob("*/journal.jsonl")):
-        ready: Ready | None = None
-        begin: Begin | None = None
-        seen: list[object] = []
-        for entry in JournalReader(path).new():
-            match entry:
-                case Ready():
-                    ready = entry
-                case Begin():
-                    begin, seen = entry, []
-                case Observed():
-                    seen.append(entry.observation)
-                case End() if begin and ready and not entry.fault:
-                    trace = entries[begin.scenario].trace(begin.seed)
-                    profile = Profile.from_probe(ready.probe)
-                    if explore.run(trace.steps, begin.seed, profile) and len(seen) == len(
-                            trace.steps) and _agrees(trace, seen, profile):
-                        kept.append((trace, tuple(seen), dict(ready.probe)))
-    kept.sort(key=lambda item: len(item[0].steps))
-    into.write_bytes(pickle.dumps(kept))
-    return len(kept)
+    started = time.perf_counter()
+    twin = explore.run(case.trace.steps, case.trace.header.seed, Profile.from_probe(case.probe))
+    seconds = time.perf_counter() - started
+    return seconds if compare(case.trace, case.seen, twin).same else -1.0
 
 
-def _agrees(trace: object, seen: object, profile: object) -> bool:
-    from harness.diff import compare
-    from harness.twin import explore
+def _in_child(work, limit_s: float = 1e9) -> bytes:  # type: ignore[no-untyped-def]
+    """What ``work`` returns, in a forked process; empty if it is ended before it has.
 
-    twin = explore.run(trace.steps, trace.header.seed, profile)  # type: ignore[attr-defined,arg-type]
-    return compare(trace, seen, twin).same  # type: ignore[arg-type]
+    Raises:
+        TimeoutError: the time limit was met.
+    """
+    here, there = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            os.close(here)
+            with os.fdopen(there, "wb") as pipe:
+                pipe.write(work())
+        finally:
+            os._exit(0)
+    os.close(there)
+    data = b""
+    deadline = time.monotonic() + limit_s
+    with os.fdopen(here, "rb", buffering=0) as pipe:
+        while True:
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([pipe], [], [], min(left, 1e6))[0]:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                raise TimeoutError
+            part = pipe.read(1 << 20)
+            if not part:
+                break
+            data += part
+    os.waitpid(pid, 0)
+    return data
 
 
 # -- one mutant, in a process of its own ----------------------------------------------------------
@@ -182,81 +242,177 @@ class _Finder(importlib.abc.MetaPathFinder):
         return importlib.machinery.ModuleSpec(fullname, self._loader, origin=str(path))
 
 
-def judge(file: Path, number: int, recording: Path) -> str:
-    """Run the recording on a mutant: the scenario that kills it, or an empty text."""
+def judge(file: Path, number: int, cases: list[Case]) -> str:
+    """Replay ``cases`` on a mutant: the one that kills it, or an empty text."""
+    resource.setrlimit(resource.RLIMIT_AS, (LIMIT_BYTES, LIMIT_BYTES))
     source, _, _ = mutate(file.read_text(), number)
     module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+    assert not any(name.startswith("harness.twin") for name in sys.modules)
+    in_store = file.parent.name == "store"
+    if in_store:
+        for name in [name for name in sys.modules if name.startswith(
+                ("harness.store", "harness.scenarios", "harness.diff", "harness.place"))]:
+            del sys.modules[name]
     sys.meta_path.insert(0, _Finder(module, str(file), source))
-    kept = pickle.loads(recording.read_bytes())
     try:
         from harness.diff import compare
         from harness.scenarios.registry import catalogue
-        from harness.twin import explore
+        from harness.twin.backend import TwinBackend
         from harness.twin.profile import Profile
-        if file.parent.name == "store":
-            entries = catalogue()
-            kept = [(entries[trace.header.scenario].trace(trace.header.seed), seen, probe)
-                    for trace, seen, probe in kept]
+        entries = catalogue() if in_store else {}
     except Exception as fault:  # noqa: BLE001 - a mutant may raise anything
         return f"import: {fault}"
-    for trace, seen, probe in kept:
+    for case in cases:
         try:
-            twin = explore.run(trace.steps, trace.header.seed, Profile.from_probe(probe))
+            header = case.trace.header  # type: ignore[attr-defined]
+            # What scenarios build with may be other stores now.
+            trace = entries[header.scenario].trace(header.seed) if in_store else case.trace  # type: ignore[attr-defined]
+            backend = TwinBackend(Profile.from_probe(case.probe))  # type: ignore[attr-defined]
+            backend.begin(header.seed)
+            twin = []
+            for index, (step, seen) in enumerate(zip(trace.steps, case.seen, strict=True)):  # type: ignore[attr-defined]
+                twin.append(backend.execute(index, step))
+                if _plainly_differ(twin[-1], seen):
+                    break
+            seen = case.seen[:len(twin)]  # type: ignore[attr-defined]
+            part = type(trace)(trace.header, trace.steps[:len(twin)])
+            if not compare(part, seen, twin).same:
+                return str(case.name)  # type: ignore[attr-defined]
         except Exception as fault:  # noqa: BLE001 - a mutant may raise anything
-            return f"{trace.header.scenario}: {type(fault).__name__}"
-        if not compare(trace, seen, twin).same:
-            return str(trace.header.scenario)
+            return f"{case.name}: {type(fault).__name__}"  # type: ignore[attr-defined]
     return ""
 
 
-def try_one(job: tuple[Path, int, Path]) -> str:
-    """The same in a process with a time limit."""
-    file, number, recording = job
-    argv = [sys.executable, __file__, "--one", str(file), str(number), str(recording)]
+def _plainly_differ(twin: object, kernel: object) -> bool:
+    return any(getattr(twin, field) != getattr(kernel, field)
+               for field in ("error", "text", "log", "uevents"))
+
+
+def try_one(file: Path, number: int, cases: list[Case],
+            reach: dict[str, dict[str, list[str]]]) -> str:
+    """The verdict on one mutant: what killed it, or an empty text."""
+    contexts = reached_by(file, number, reach)
+    chosen = cases if contexts is None else [
+        case for case in cases if case.name in contexts]  # type: ignore[attr-defined]
     try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=LIMIT_S, cwd=ROOT,
-                              env={**os.environ, "PYTHONPATH": str(ROOT)})
-    except subprocess.TimeoutExpired:
+        return _in_child(lambda: judge(file, number, chosen).encode(), LIMIT_S).decode() \
+            if chosen else ""
+    except TimeoutError:
         return f"no end within {LIMIT_S} s"
-    return done.stdout.strip() if done.returncode == 0 else f"died: {done.stderr[-200:]}"
+
+
+def reached_by(file: Path, number: int, reach: dict[str, dict[str, list[str]]]) -> set[str] | None:
+    """Contexts that run the statement of a mutant; None where that is when the module is loaded."""
+    tree = ast.parse(file.read_text())
+    node = list(sites(tree))[number][0]
+    statement = next(each for each in ast.walk(tree) if isinstance(each, ast.stmt)
+                     and _header(each, node))
+    lines = reach.get(str(file.relative_to(ROOT)), {})
+    found = {context for line in range(statement.lineno, _end(statement) + 1)
+             for context in lines.get(str(line), [])}
+    return None if "" in found else found
+
+
+def _header(statement: ast.stmt, node: ast.AST) -> bool:
+    """Whether ``node`` belongs to ``statement`` itself, not to a statement inside it."""
+    stack: list[ast.AST] = [statement]
+    while stack:
+        each = stack.pop()
+        if each is node:
+            return True
+        stack += [child for child in ast.iter_child_nodes(each) if not isinstance(child, ast.stmt)]
+    return False
+
+
+def _end(statement: ast.stmt) -> int:
+    """Last line of a statement, without the statements inside it."""
+    body = getattr(statement, "body", None)
+    return (body[0].lineno - 1 if body and body[0].lineno > statement.lineno
+            else statement.end_lineno or statement.lineno)
+
+
+# -- the choice and the page ----------------------------------------------------------------------
+
+
+def choose(count: int, seed: int) -> list[tuple[Path, int]]:
+    """``count`` mutants, from each module as many as its share of all of them."""
+    jobs = {file: len(list(sites(ast.parse(file.read_text())))) for file in files()}
+    everything = sum(jobs.values())
+    rng = random.Random(seed)
+    chosen = []
+    for file, number in jobs.items():
+        share = min(number, max(1, -(-count * number // everything)))
+        chosen += [(file, index) for index in sorted(rng.sample(range(number), share))]
+    return chosen
+
+
+def write_page(verdicts: dict[tuple[Path, int], str], about: str) -> None:
+    """The survivors as a page; reasons come from a file beside this one."""
+    reasons = json.loads(REASONS.read_text()) if REASONS.exists() else {}
+    by_module: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    rows = []
+    for (file, number), verdict in verdicts.items():
+        name = str(file.relative_to(ROOT))
+        by_module[name][0] += 1
+        by_module[name][1] += bool(verdict)
+        if not verdict:
+            _, _, what = mutate(file.read_text(), number)
+            key = f"{name}: {what}"
+            reason = reasons.get(key, "")
+            rows.append((name, what.replace("|", "\\|").replace("\n", " "), reason))
+    killed, total = sum(map(bool, verdicts.values())), len(verdicts)
+    lines = [
+        "# Mutants", "",
+        ("Generated by `tests/mutation/mutants.py`, which tells what a mutant is and which are not "
+         "made; the reasons are in `tests/mutation/survivors.json`. Type `make mutants`."), "",
+        about, "",
+        f"**{killed} of {total} mutants are killed ({100 * killed / total:.1f} %).**", "",
+        "| module | mutants | killed |", "|---|---|---|",
+        *(f"| `{name}` | {count} | {dead} |" for name, (count, dead) in sorted(by_module.items())),
+        "", "## Survivors", "", "| module | change | why it survives |", "|---|---|---|",
+        *(f"| `{name}` | `{what}` | {reason} |" for name, what, reason in rows), ""]
+    PAGE.write_text("\n".join(lines))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--journals", type=Path, nargs="+", default=sorted(
-        Path("report/guests").glob("*/")), help="guests of one kernel or of several")
+    parser.add_argument("--journals", type=Path, nargs="+", default=[],
+                        help="guests of one kernel or of several; all of report/guests by default")
     parser.add_argument("--count", type=int, default=320)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--reach", type=Path, default=Path("report/reach.json"))
     parser.add_argument("--output", type=Path, default=Path("report/mutants.json"))
-    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--again", action="store_true", help="only those that survived last time")
+    parser.add_argument("--page", action="store_true", help="write docs/MUTANTS.md")
     options = parser.parse_args()
-    if options.one:
-        file, number, recording = options.one
-        print(judge(Path(file), int(number), Path(recording)))
-        return 0
-    jobs = [(file, number) for file in files()
-            for number in range(len(list(sites(ast.parse(file.read_text())))))]
-    chosen = sorted(random.Random(options.seed).sample(jobs, min(options.count, len(jobs))))
-    with tempfile.TemporaryDirectory(prefix="dmsnap-mutants-") as directory:
-        recording = Path(directory) / "recording"
-        print(f"{record(options.journals, recording)} recorded scenarios, {len(jobs)} mutants, "
-              f"{len(chosen)} chosen", flush=True)
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            verdicts = list(pool.map(try_one, [(*job, recording) for job in chosen]))
-    survivors = []
-    for (file, number), verdict in zip(chosen, verdicts, strict=True):
+    sys.path.insert(0, str(ROOT))
+    from tests.mutation.recording import kernels
+    reach = json.loads(options.reach.read_text())["reach"]
+    chosen = choose(options.count, options.seed)
+    before = {}
+    if options.again:
+        before = json.loads(options.output.read_text())["verdicts"]
+    cases = record(kernels(options.journals))
+    print(f"{len(cases)} recorded scenarios, {len(chosen)} mutants", flush=True)
+    verdicts: dict[tuple[Path, int], str] = {}
+    for count, (file, number) in enumerate(chosen, 1):
+        _, line, what = mutate(file.read_text(), number)
+        key = f"{file.relative_to(ROOT)}: {number}: {what}"
+        verdict = before.get(key) or try_one(file, number, cases, reach)
+        verdicts[file, number] = verdict
         if not verdict:
-            _, line, what = mutate(file.read_text(), number)
-            survivors.append(f"{file.relative_to(ROOT)}:{line}: {what}")
-    killed = len(chosen) - len(survivors)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps({
-        "chosen": len(chosen), "killed": killed, "survivors": survivors,
-        "killers": Counter(verdict.partition(":")[0] for verdict in verdicts if verdict),
-    }, indent=1))
-    print("\n".join(survivors))
-    print(f"{killed} of {len(chosen)} mutants killed ({100 * killed / len(chosen):.1f} %), "
-          f"{len(survivors)} survived")
+            print(f"[{count}] {file.relative_to(ROOT)}:{line}: {what}", flush=True)
+        options.output.write_text(json.dumps({"verdicts": {
+            f"{path.relative_to(ROOT)}: {index}: {mutate(path.read_text(), index)[2]}": said
+            for (path, index), said in verdicts.items()}}, indent=1) if count == len(chosen)
+            or not count % 20 else options.output.read_text() if options.output.exists() else "{}")
+    killed = sum(map(bool, verdicts.values()))
+    killers = Counter(verdict.partition(" on ")[0] for verdict in verdicts.values() if verdict)
+    print(killers.most_common(10))
+    print(f"{killed} of {len(verdicts)} mutants killed ({100 * killed / len(verdicts):.1f} %)")
+    if options.page:
+        write_page(verdicts, f"Recordings of {', '.join(sorted({case.kernel for case in cases}))}: "  # type: ignore[attr-defined]
+                             f"{len(cases)} scenarios, seed {options.seed}.")
     return 0
 
 

@@ -1,0 +1,131 @@
+"""Stores whose exceptions stand in an order that no snapshot made: how they are kept in memory.
+
+The kernel keeps exceptions in hash slots, as lists of runs, and the order of a list decides which
+of two records of one chunk is found and which run a new exception joins.  Chunks of one sector,
+and two ranges of the origin that fall into the same slots.
+"""
+
+from collections.abc import Callable
+
+from harness.scenarios.registry import scenario
+from harness.scenarios.script import Script
+from harness.store.build import allocate, build
+
+_ORIGIN_SECTORS = 17000
+_FAR = 64 * 256
+"""Chunks so far apart share their slot, where a table has the least number of slots."""
+_COW_SECTORS = 400
+
+
+def _numbers(count: int, seed: int) -> list[int]:
+    """Numbers that look random, below 2^16."""
+    found = []
+    for _ in range(count):
+        seed = (seed * 1103515245 + 12345) % (1 << 31)
+        found.append(seed >> 8 & 0xFFFF)
+    return found
+
+
+def _place(number: int) -> int:
+    """One of 600 chunks at the beginning or of 600 far off."""
+    return number % 600 + (_FAR if number & 0x4000 else 0)
+
+
+def _scattered(seed: int) -> list[int]:
+    """Short runs anywhere, no chunk twice."""
+    found: list[int] = []
+    for number in _numbers(60, seed):
+        found += [chunk for chunk in range(_place(number), _place(number) + 1 + number % 4)
+                  if chunk not in found]
+    return found
+
+
+def _ascending(seed: int) -> list[int]:
+    return sorted(_scattered(seed))
+
+
+def _backwards(seed: int) -> list[int]:
+    return _ascending(seed)[::-1]
+
+
+def _twice(seed: int) -> list[int]:
+    """Some chunks again, later."""
+    chunks = _scattered(seed)
+    return chunks + [chunks[number % len(chunks)] for number in _numbers(20, seed + 1)]
+
+
+def _interleaved(seed: int) -> list[int]:
+    """Two runs that grow in turn, across the end of a group."""
+    return [chunk for step in range(40) for chunk in (240 + step, _FAR + 250 + seed + step)]
+
+
+def _few(seed: int) -> list[int]:
+    """Not many, some twice."""
+    return [_place(number) % 300 for number in _numbers(14, seed)] * 2
+
+
+_ORDERS: dict[str, Callable[[int], list[int]]] = {
+    "ascending": _ascending, "scattered": _scattered, "backwards": _backwards, "twice": _twice,
+    "interleaved": _interleaved, "few": _few}
+
+
+def _store(s: Script, order: str, seed: int, *, new_backwards: bool) -> list[int]:
+    chunks = _ORDERS[order](seed)
+    pairs = [(int(old), int(new)) for old, new in allocate(chunks, 1).tolist()]
+    if new_backwards:
+        pairs = [(old, new) for (old, _), (_, new) in zip(pairs, pairs[::-1], strict=True)]
+    s.disk("base", _ORIGIN_SECTORS, stamped=True)
+    s.disk("cow", _COW_SECTORS, stamped=True)
+    s.poke("cow", 0, build(1, pairs))
+    return chunks
+
+
+def _look(s: Script) -> None:
+    s.read("snap", 0, 620)
+    s.read("snap", _FAR, _ORIGIN_SECTORS - _FAR)
+
+
+@scenario(order=tuple(_ORDERS), seed=(1, 2), new=("up", "down"))
+def exceptions_in_any_order(s: Script, order: str, seed: int, new: str) -> None:
+    """The store is loaded, read, written beside what is there, and loaded again."""
+    chunks = _store(s, order, seed, new_backwards=new == "down")
+    s.snapshot("snap", "base", "cow", "P", 1)
+    s.origin("org", "base")
+    _look(s)
+    for chunk in chunks[::9]:
+        s.write("snap", chunk + 1, 2)
+    s.write("org", 600, 20)
+    s.write("snap", max(chunks[-1] - 1, 0), 1)
+    _look(s)
+    s.remove("snap")
+    s.snapshot("snap", "base", "cow", "P", 1)
+    _look(s)
+
+
+@scenario(order=tuple(_ORDERS), seed=(1, 2), new=("up", "down"))
+def merge_in_any_order(s: Script, order: str, seed: int, new: str) -> None:
+    """The store is merged: its runs are taken from the lists, and so is what fails."""
+    chunks = _store(s, order, seed, new_backwards=new == "down")
+    s.snapshot("snap", "base", "cow", "P", 1)
+    s.origin("org", "base")
+    s.write("snap", chunks[0] + 1, 3)
+    s.merge("org", "snap", "base", "cow", 1)
+    s.status("org")
+    s.read("org", 0, 620)
+    s.suspend("org")
+    s.resume("org")
+    s.write("org", 2, 3)
+
+
+@scenario(order=("scattered", "twice", "interleaved"), seed=(1, 2))
+def handover_in_the_middle(s: Script, order: str, seed: int) -> None:
+    """The exceptions of such a store go from table to table, written to between."""
+    chunks = _store(s, order, seed, new_backwards=False)
+    s.snapshot("snap", "base", "cow", "P", 1)
+    for turn in range(3):
+        s.write("snap", chunks[turn * 3] + 1, 4)
+        s.suspend("snap")
+        s.suspend("snap")
+        s.reload("snap", s.snapshot_line("base", "cow", "PO", 1))
+        s.resume("snap")
+    _look(s)

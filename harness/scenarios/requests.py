@@ -1,0 +1,102 @@
+"""What a process may ask of a device, at its edges: beyond the end, off the blocks, read-only.
+
+Direct and through the page cache, which keeps an error of write-back for whoever asks next.
+"""
+
+from harness.scenarios.registry import scenario
+from harness.scenarios.script import Script
+from harness.steps import Parallel, Read, TargetLine, Write
+
+_SECTORS = 72
+_BLOCK = 8
+
+
+def _devices(s: Script, block_size: int) -> None:
+    s.disk("base", _SECTORS, stamped=True, block_size=block_size)
+    s.disk("cow", 256)
+    s.snapshot("snap", "base", "cow", "P", _BLOCK)
+    s.device("ro", TargetLine(0, _SECTORS, "linear", "{base} 0"), read_only=True)
+    s.device("half", TargetLine(0, 64, "linear", "{base} 0"), TargetLine(64, 8, "error"))
+
+
+_EDGES = ((72, 8), (64, 16), (3, 2), (66, 2), (60, 6), (0, 72), (80, 1))
+
+
+@scenario(device=("snap", "ro", "half"), block_size=(512, 4096))
+def edges_of_devices(s: Script, device: str, block_size: int) -> None:
+    """Every kind of request, inside, across the end and beyond it."""
+    _devices(s, block_size)
+    for buffered in (False, True):
+        for sector, sectors in _EDGES:
+            s.write(device, sector, sectors, buffered=buffered)
+            s.read(device, sector, sectors, buffered=buffered)
+    for sector, sectors in _EDGES:
+        s.zeroout(device, sector, sectors)
+        s.discard(device, sector, sectors)
+    s.flush(device)
+
+
+@scenario(block_size=(512, 4096))
+def edges_in_flight(s: Script, block_size: int) -> None:
+    """The same among several requests at once."""
+    _devices(s, block_size)
+    s.steps.append(Parallel(ios=(
+        Write(device="ro", sector=0, sectors=8, generation=90),
+        Read(device="ro", sector=4, sectors=12),
+        Write(device="snap", sector=1, sectors=8, generation=91),
+        Write(device="snap", sector=64, sectors=16, generation=92),
+        Write(device="half", sector=64, sectors=8, generation=93),
+        Write(device="half", sector=0, sectors=8, generation=94),
+        Read(device="half", sector=60, sectors=8),
+        Read(device="snap", sector=68, sectors=8))))
+    s.steps.append(Parallel(ios=(
+        Read(device="half", sector=72, sectors=8), Read(device="snap", sector=64, sectors=16))))
+
+
+@scenario()
+def write_back_errors_are_told_once(s: Script) -> None:
+    """An error of write-back that no fsync has told is told by the next one, whatever it wrote."""
+    _devices(s, 512)
+    s.write("half", 64, 16, buffered=True)
+    s.write("half", 0, 8)
+    s.read("half", 0, 8, buffered=True)
+    s.flush("half")
+    s.flush("half")
+    s.write("half", 64, 16, buffered=True)
+    s.write("half", 0, 8, buffered=True)
+    s.write("half", 0, 8, buffered=True)
+    s.write("half", 56, 12, buffered=True)
+    s.flush("half")
+    s.write("half", 64, 16, buffered=True)
+    s.reload("half", TargetLine(0, 64, "linear", "{base} 0"))
+    s.write("half", 0, 3, buffered=True)
+    s.write("half", 0, 3, buffered=True)
+
+
+@scenario()
+def write_back_errors_of_another_life(s: Script) -> None:
+    """The error stays with the device: through a rename, a suspend, not through a removal."""
+    _devices(s, 512)
+    s.write("half", 64, 16, buffered=True)
+    s.rename("half", "other")
+    s.suspend("other")
+    s.resume("other")
+    s.flush("other")
+    s.write("other", 64, 16, buffered=True)
+    s.remove("other")
+    s.device("half", TargetLine(0, 64, "linear", "{base} 0"))
+    s.flush("half")
+
+
+@scenario(store=("P", "PO", "N"))
+def write_back_into_a_full_store(s: Script, store: str) -> None:
+    """The page cache writes to a snapshot more than fits."""
+    s.disk("base", 64, stamped=True)
+    s.disk("cow", 32)
+    s.snapshot("snap", "base", "cow", store, 8)
+    s.origin("org", "base")
+    s.write("snap", 3, 50, buffered=True)
+    s.write("snap", 60, 8, buffered=True)
+    s.flush("snap")
+    s.flush("snap")
+    s.write("org", 0, 64, buffered=True)

@@ -1,0 +1,629 @@
+"""Random lives of snapshots, against real kernels (``make hunt``).
+
+A life is a trace that nobody wrote: disks of odd sizes, devices between them and the snapshots,
+tables good and bad, I/O of every kind, reloads, handovers, merges, overflows.  Each step is chosen
+by what the twin's world looks like just then, so that most of them do something.  The twin also
+says which steps must not be: those that would never return, and those that crash the kernel.  Both
+sides then carry the life out, and what differs is a fault of the twin, or of a kernel.
+
+A life is a function of its seed.  One that differs is made shorter, by leaving out what is not
+needed for the difference, and written as a trace: ``dmsnap replay`` takes it from there.
+"""
+
+import argparse
+import random
+import struct
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from harness import diff
+from harness.errors import BadScenario, DmsnapError
+from harness.guest.catalogue import get
+from harness.report.model import Result
+from harness.run import Plan, execute
+from harness.steps import (
+    AnyStep,
+    Clear,
+    Create,
+    Discard,
+    Disk,
+    Examine,
+    Flush,
+    Image,
+    Load,
+    Message,
+    Parallel,
+    Parameter,
+    Poke,
+    Read,
+    Remove,
+    Rename,
+    Resume,
+    Status,
+    Suspend,
+    Table,
+    TargetLine,
+    Wait,
+    Write,
+    Zeroout,
+)
+from harness.store.layout import SNAP_MAGIC
+from harness.trace import Header, Trace, dumps, loads
+from harness.twin.backend import TwinBackend
+from harness.twin.bio import BlockDevice
+from harness.twin.mapped_device import MappedDevice
+from harness.twin.profile import Profile, named
+from harness.twin.snapshot import Snapshot
+
+NAMES = ("a", "b", "c", "d", "e", "f", "g")
+CHUNKS = (1, 2, 4, 8, 8, 8, 16, 32, 64)
+STORES = ("P", "P", "P", "PO", "N", "p", "POx", "NO")
+BAD_WORDS = ("", "X", "Pz", "3", "-8", "+8", "0", "008", "{nosuch}", "7:7777", "8 0", "8 3 x",
+             "512 1 discard_zeroes_cow", "512 2 discard_zeroes_cow discard_passdown_origin",
+             "8 1 discard_passdown_origin", "8 1 bogus", "4194304", "2097152")
+PARALLEL_MAX = 4
+DISCARD_CHUNK = 512
+COW_SECTORS = (16, 24, 33, 40, 48, 64, 80, 100, 128, 200, 256, 300, 512, 777, 2048, 5000)
+
+
+class Life:
+    """Writes the steps of one life."""
+
+    def __init__(self, seed: int, profile: Profile, *, parallel: bool) -> None:
+        self._random = random.Random(seed)
+        self._seed = seed
+        self._profile = profile
+        self._parallel = parallel
+        self.steps: list[AnyStep] = []
+        self.refused: list[str] = []
+        self._backend = TwinBackend(profile)
+        self._backend.begin(seed)
+        self._generation = 0
+
+    # -- the world as it is --
+
+    @property
+    def _mapped(self) -> dict[str, MappedDevice]:
+        return self._backend.world.mapped
+
+    def _any(self, kind: Callable[[str], bool] = lambda _name: True) -> str | None:
+        world = self._backend.world
+        names = [name for name in (*world.disks, *world.mapped) if kind(name)]
+        return self._random.choice(names) if names else None
+
+    def _device(self, name: str) -> BlockDevice:
+        device = self._backend.world.device(name)
+        assert device is not None
+        return device
+
+    def _stands_on(self, name: str, what: str) -> bool:
+        """Whether a table of ``name``, live or not, leads to ``what``."""
+        if name == what:
+            return True
+        md = self._mapped.get(name)
+        if md is None:
+            return False
+        return any(self._stands_on(below.name, what) for table in (md.live, md.inactive)
+                   if table is not None for below in table.devices())
+
+    def try_step(self, step: AnyStep) -> bool:
+        """Add a step, unless the twin says that it must not be."""
+        try:
+            self._backend.execute(len(self.steps), step)
+        except BadScenario:
+            return False
+        except (DmsnapError, RecursionError) as fault:
+            self.refused.append(f"{step}: {fault}")
+            self._again()
+            return False
+        if self._divides_by_zero():
+            self._again()
+            return False
+        self.steps.append(step)
+        return True
+
+    def _divides_by_zero(self) -> bool:
+        """Discards of small chunks crash 7.2 (docs/KERNEL-DEFECTS.md, discard-divide-error)."""
+        for md in self._mapped.values():
+            for table in (md.live, md.inactive):
+                for target in table.targets if table else ():
+                    if isinstance(target, Snapshot) and target.discard_zeroes_cow and (
+                            target.discard_sectors_max() < DISCARD_CHUNK):
+                        return True
+        return False
+
+    def _again(self) -> None:
+        self._backend = TwinBackend(self._profile)
+        self._backend.begin(self._seed)
+        for index, step in enumerate(self.steps):
+            self._backend.execute(index, step)
+
+    # -- the cast --
+
+    def begin(self) -> None:
+        """Disks, something between, and a snapshot or three."""
+        r = self._random
+        base = r.choice((64, 100, 128, 131, 256, 250, 333, 512, 1024, 4096))
+        block = r.choice((512,) * 9 + (4096,))
+        base += -base % (block // 512)
+        self.try_step(Disk(name="base", sectors=base, fill="stamp", **_block(block)))
+        for number in range(r.randint(1, 3)):
+            size = r.choice(COW_SECTORS)
+            block = r.choice((512,) * 14 + (4096,))
+            size += -size % (block // 512)
+            self.try_step(Disk(name=f"cow{number}", sectors=size,
+                               fill=r.choice(("zero", "zero", "zero", "stamp")), **_block(block)))
+        if r.random() < 0.3:
+            self._new_device(r.choice(("linear", "mixed", "delay")))
+        for _ in range(r.randint(1, 3)):
+            self._new_device("snapshot")
+        if r.random() < 0.85:
+            self._new_device("origin")
+
+    def live(self, steps: int) -> None:
+        """The life itself."""
+        self.begin()
+        actions: list[tuple[int, Callable[[], None]]] = [
+            (30, self._io), (8, self._io_on_origin), (6, self._reload), (4, self._suspend_resume),
+            (4, self._merge), (4, self._handover), (3, self._new), (2, self._remove),
+            (2, self._rename), (1, self._bad_table), (1, self._ask), (1, self._parameter),
+            (2, self._load_or_clear), (1, self._poke), (1, self._fill), (1, self._resume_all),
+            (1, self._raw_io), (1, self._image)]
+        if self._parallel:
+            actions.append((6, self._several))
+        weights = [weight for weight, _ in actions]
+        tries = 0
+        while len(self.steps) < steps and tries < 5 * steps:
+            tries += 1
+            self._random.choices(actions, weights)[0][1]()
+        self._resume_all()
+        self.try_step(Examine())
+
+    # -- tables --
+
+    def _line(self, kind: str, name: str) -> tuple[TargetLine, ...] | None:
+        """A table for ``name``, most of them good."""
+        r = self._random
+        free = lambda other: not self._stands_on(other, name)  # noqa: E731
+        if kind in ("snapshot", "snapshot-merge"):
+            origin = "base" if r.random() < 0.7 else self._any(free)
+            cow = self._any(lambda other: free(other) and (
+                other.startswith("cow") or r.random() < 0.15))
+            if origin is None or cow is None:
+                return None
+            store, chunk = r.choice(STORES), str(r.choice(CHUNKS))
+            if r.random() < 0.1:
+                chunk = "0"
+            if kind == "snapshot-merge" and store[0] == "N":
+                store = "P"
+            if r.random() < 0.15:
+                chunk = str(DISCARD_CHUNK)
+                chunk += r.choice((" 0", " 1 discard_zeroes_cow",
+                                   " 2 discard_zeroes_cow discard_passdown_origin"))
+            length = self._length(origin)
+            line = TargetLine(0, length, kind, f"{{{origin}}} {{{cow}}} {store} {chunk}")
+            if r.random() < 0.05 and length > 16:
+                start = r.choice((1, 8, 16, 20))
+                before = TargetLine(0, start, r.choice(("zero", "error")), "")
+                return before, TargetLine(start, length - start, kind, line.args)
+            return (line,)
+        if kind == "origin":
+            origin = "base" if r.random() < 0.8 else self._any(free)
+            if origin is None:
+                return None
+            return (TargetLine(0, self._length(origin), "snapshot-origin", f"{{{origin}}}"),)
+        below = self._any(free)
+        if below is None:
+            return None
+        size = self._device(below).sectors
+        if kind == "delay":
+            args = f"{{{below}}} 0 {r.choice((0, 5, 20))}"
+            return (TargetLine(0, max(1, size), "delay", args),)
+        if kind == "linear":
+            start = r.choice((0, 0, 1, 8, 16))
+            length = max(1, size - start - r.choice((0, 0, 3, 8)))
+            return (TargetLine(0, length, "linear", f"{{{below}}} {start}"),)
+        if kind in ("zero", "error"):
+            return (TargetLine(0, self._length("base"), kind),)
+        parts: list[TargetLine] = []
+        at = 0
+        for _ in range(r.randint(2, 4)):
+            length = r.choice((8, 16, 24, 50))
+            what = r.choice(("linear", "linear", "zero", "error"))
+            args = f"{{{below}}} {at % max(1, size - length)}" if what == "linear" else ""
+            parts.append(TargetLine(at, length, what, args))
+            at += length
+        return tuple(parts)
+
+    def _length(self, name: str) -> int:
+        device = self._backend.world.device(name)
+        size = device.sectors if device else 64
+        size = size or 64
+        return max(1, size - self._random.choice((0,) * 12 + (1, 4, 8, 16, -8, size // 2)))
+
+    def _new_device(self, kind: str) -> None:
+        name = next((name for name in NAMES if name not in self._mapped), None)
+        if name is None:
+            return
+        lines = self._line(kind, name)
+        if lines is None:
+            return
+        self.try_step(Create(name=name))
+        self.try_step(Load(name=name, table=lines, **self._read_only()))
+        self.try_step(Resume(name=name))
+
+    def _read_only(self) -> dict[str, bool]:
+        return {"read_only": True} if self._random.random() < 0.05 else {}
+
+    def _new(self) -> None:
+        self._new_device(self._random.choice(
+            ("snapshot", "snapshot", "snapshot", "origin", "linear", "mixed", "delay", "zero",
+             "error", "snapshot-merge")))
+
+    def _mapped_name(self) -> str | None:
+        names = list(self._mapped)
+        return self._random.choice(names) if names else None
+
+    def _suspend(self, name: str) -> None:
+        extra = {} if self._random.random() < 0.7 else {
+            "flush": self._random.random() < 0.5, "lockfs": self._random.random() < 0.5}
+        extra = {key: value for key, value in extra.items() if not value}
+        self.try_step(Suspend(name=name, **extra))
+
+    def _reload(self) -> None:
+        """Another table, or the same again."""
+        name = self._mapped_name()
+        if name is None:
+            return
+        lines = self._same_lines(name) if self._random.random() < 0.6 else self._line(
+            self._random.choice(("snapshot", "origin", "linear", "error", "zero", "mixed")), name)
+        if lines is None:
+            return
+        self.try_step(Load(name=name, table=lines, **self._read_only()))
+        if self._random.random() < 0.7:
+            self._suspend(name)
+        if self._random.random() < 0.95:
+            self.try_step(Resume(name=name))
+
+    def _same_lines(self, name: str) -> tuple[TargetLine, ...] | None:
+        table = self._mapped[name].live
+        if table is None:
+            return None
+        return tuple(TargetLine(target.start, target.sectors, target.type_name,
+                                target.table_line()) for target in table.targets)
+
+    def _snapshot_names(self) -> list[str]:
+        return [name for name, md in self._mapped.items()
+                if md.live and isinstance(md.live.targets[0], Snapshot)]
+
+    def _handover(self) -> None:
+        """The exceptions of one snapshot go to another table, of the same device or of another."""
+        names = self._snapshot_names()
+        if not names:
+            return
+        r = self._random
+        source = r.choice(names)
+        target = source if r.random() < 0.6 else self._mapped_name()
+        lines = self._same_lines(source)
+        assert target is not None
+        if lines is None or any(self._stands_on(below.name, target)
+                                for below in self._device(source).below()):
+            return
+        if r.random() < 0.4:
+            words = lines[0].args.split()
+            if len(words) >= 4:
+                words[2] = r.choice(STORES)
+                if r.random() < 0.4:
+                    words[3] = str(r.choice(CHUNKS))
+                length = lines[0].length if r.random() < 0.8 else self._length("base")
+                kind = lines[0].type if r.random() < 0.7 else "snapshot-merge"
+                lines = (TargetLine(0, length, kind, " ".join(words)),)
+        self.try_step(Load(name=target, table=lines))
+        for name in r.sample([source, target], r.randint(0, 2)):
+            self._suspend(name)
+        order = [target, source] if r.random() < 0.7 else [source, target]
+        for name in order[:r.choice((1, 2, 2))]:
+            self.try_step(Resume(name=name))
+        if source != target and r.random() < 0.5:
+            self.try_step(Remove(name=source))
+
+    def _merge(self) -> None:
+        """Merge a snapshot, as LVM does it or in some other order."""
+        names = self._snapshot_names()
+        if not names:
+            return
+        r = self._random
+        source = r.choice(names)
+        lines = self._same_lines(source)
+        assert lines is not None
+        snapshot = next((line for line in lines if line.type == "snapshot"), None)
+        if snapshot is None:
+            return
+        target = r.choice([name for name in self._mapped if name != source] or [source])
+        if r.random() < 0.2:
+            target = source
+        if any(self._stands_on(below.name, target) for below in self._device(source).below()):
+            return
+        self.try_step(Load(name=target, table=(
+            TargetLine(0, snapshot.length, "snapshot-merge", snapshot.args),)))
+        if r.random() < 0.9:
+            self._suspend(source)
+        if r.random() < 0.8:
+            self._suspend(target)
+        self.try_step(Resume(name=target))
+        if r.random() < 0.7 and source != target:
+            self.try_step(Load(name=source, table=(
+                TargetLine(0, snapshot.length, "error"),)))
+            self.try_step(Resume(name=source))
+
+    def _suspend_resume(self) -> None:
+        name = self._mapped_name()
+        if name is None:
+            return
+        choice = self._random.random()
+        if choice < 0.8:
+            self._suspend(name)
+        if choice > 0.15:
+            self.try_step(Resume(name=name))
+
+    def _resume_all(self) -> None:
+        for name in sorted(self._mapped, key=lambda _name: self._random.random()):
+            md = self._mapped[name]
+            if md.suspended and md.live is not None:
+                self.try_step(Resume(name=name))
+
+    def _load_or_clear(self) -> None:
+        name = self._mapped_name()
+        if name is None:
+            return
+        if self._random.random() < 0.4:
+            self.try_step(Clear(name=name))
+            return
+        lines = self._line(self._random.choice(("snapshot", "origin", "linear", "zero",
+                                                "snapshot-merge")), name)
+        if lines is not None:
+            self.try_step(Load(name=name, table=lines, **self._read_only()))
+
+    def _bad_table(self) -> None:
+        name = self._mapped_name()
+        if name is None:
+            return
+        r = self._random
+        kind = r.choice(("snapshot", "snapshot-merge", "snapshot-origin", "linear", "nosuch",
+                         "zero", "delay"))
+        words = [f"{{{self._any(lambda other: not self._stands_on(other, name)) or 'nosuch'}}}"
+                 if r.random() < 0.6 else r.choice(BAD_WORDS) for _ in range(r.randint(0, 2))]
+        words += [r.choice((*STORES, *BAD_WORDS)) for _ in range(r.randint(0, 2))]
+        words += [r.choice((*BAD_WORDS, "8", "16")) for _ in range(r.randint(0, 2))]
+        if kind == "snapshot-merge" and any(word[:1] in "Nn" for word in words):
+            return
+        self.try_step(Load(name=name, table=(
+            TargetLine(r.choice((0, 0, 0, 8)), r.choice((0, 8, 64, 1 << 50)), kind,
+                       " ".join(words)),)))
+
+    def _remove(self) -> None:
+        name = self._mapped_name()
+        if name is not None and (len(self._mapped) > 2 or self._random.random() < 0.3):
+            self.try_step(Remove(name=name))
+
+    def _rename(self) -> None:
+        name = self._mapped_name()
+        if name is not None:
+            self.try_step(Rename(name=name, to=self._random.choice(
+                (*NAMES, "base", "h.1-x", "longest_name_16b"))))
+
+    def _ask(self) -> None:
+        name = self._mapped_name() or "nosuch"
+        r = self._random
+        self.try_step(r.choice((
+            Status(name=name), Status(name=name, inactive=True), Table(name=name),
+            Table(name=name, inactive=True), Wait(name=name, event=r.randint(0, 1)),
+            Message(name=name, text=r.choice(("", "merge", "a b")), sector=r.choice((0, 999999))))))
+
+    def _parameter(self) -> None:
+        self.try_step(Parameter(name="snapshot_cow_threshold", value=self._random.choice(
+            ("1", "2", "8", "2048", "0", "", "x", "+7"))))
+
+    # -- I/O --
+
+    def _range(self, name: str) -> tuple[int, int]:
+        r = self._random
+        size = max(1, self._device(name).sectors)
+        block = self._device(name).block_sectors
+        count = r.choice((1, 1, 2, 3, 7, 8, 8, 8, 9, 16, 16, 31, 32, 64, 100, 300))
+        sector = r.randrange(size) if r.random() < 0.5 else 8 * r.randrange(size // 8 + 1)
+        if block > 1 and r.random() < 0.9:
+            sector -= sector % block
+            count += -count % block
+        if sector + count > size and r.random() < 0.9:
+            count = max(1, size - sector)
+        return sector, count
+
+    def _next_generation(self) -> int:
+        self._generation += 1
+        return self._generation
+
+    def _io_on(self, name: str) -> None:
+        r = self._random
+        sector, count = self._range(name)
+        choice = r.random()
+        if choice < 0.5:
+            zero = {"fill": "zero"} if r.random() < 0.08 else {}
+            buffered = {"buffered": True} if r.random() < 0.12 else {}
+            self.try_step(Write(device=name, sector=sector, sectors=count,
+                                generation=self._next_generation(), **zero, **buffered))
+        elif choice < 0.85:
+            buffered = {"buffered": True} if r.random() < 0.12 else {}
+            self.try_step(Read(device=name, sector=sector, sectors=count, **buffered))
+        elif choice < 0.9:
+            self.try_step(Flush(device=name))
+        elif choice < 0.95:
+            self.try_step(Discard(device=name, sector=sector, sectors=count))
+        else:
+            self.try_step(Zeroout(device=name, sector=sector, sectors=count))
+
+    def _io(self) -> None:
+        name = self._mapped_name()
+        if name is not None:
+            self._io_on(name)
+
+    def _io_on_origin(self) -> None:
+        names = [name for name, md in self._mapped.items() if md.live and any(
+            target.type_name in ("snapshot-origin", "snapshot-merge")
+            for target in md.live.targets)]
+        if names:
+            self._io_on(self._random.choice(names))
+
+    def _raw_io(self) -> None:
+        name = self._random.choice(list(self._backend.world.disks))
+        self._io_on(name)
+
+    def _fill(self) -> None:
+        """Chunk after chunk, until something gives."""
+        names = self._snapshot_names()
+        if not names:
+            return
+        name = self._random.choice(names)
+        size = self._device(name).sectors
+        stride = self._random.choice((8, 16, 24))
+        for sector in range(0, size, stride)[:10]:
+            self.try_step(Write(device=name, sector=sector, sectors=min(
+                self._random.choice((1, 8)), size - sector), generation=self._next_generation()))
+
+    def _poke(self) -> None:
+        """Something else on a COW device: another header, another entry."""
+        r = self._random
+        cow = self._any(lambda name: name.startswith("cow"))
+        if cow is None:
+            return
+        if r.random() < 0.5:
+            magic = r.choice((SNAP_MAGIC, SNAP_MAGIC, 0, 7))
+            data = struct.pack("<4I", magic, r.choice((0, 1, 2)),
+                               r.choice((1, 1, 1, 2)), r.choice((1, 2, 4, 8, 16, 32, 0, 3)))
+            sector = 0
+        else:
+            data = b"".join(struct.pack("<2Q", r.randrange(40), r.choice((0, *range(2, 30))))
+                            for _ in range(r.randint(0, 12)))
+            sector = r.choice((1, 2, 4, 8, 16))
+        self.try_step(Poke(device=cow, sector=sector, data=data.ljust(512, b"\0")))
+
+    def _several(self) -> None:
+        names = [name for name, md in self._mapped.items() if md.live]
+        if not names:
+            return
+        ios: list[Write | Read] = []
+        for _ in range(self._random.randint(2, PARALLEL_MAX)):
+            name = self._random.choice(names)
+            sector, count = self._range(name)
+            ios.append(Write(device=name, sector=sector, sectors=count,
+                             generation=self._next_generation()))
+        self.try_step(Parallel(ios=tuple(ios)))
+
+    def _image(self) -> None:
+        self.try_step(Image(device=self._random.choice(list(self._backend.world.disks))))
+
+
+def _block(size: int) -> dict[str, int]:
+    return {} if size == 512 else {"block_size": size}
+
+
+def life(seed: int, steps: int, *, parallel: bool = False) -> Trace:
+    """One life as a trace; what the twin of 6.12 refuses is not in it."""
+    written = Life(seed, named("6.12"), parallel=parallel)
+    written.live(steps)
+    header = Header(scenario=f"life-{seed}", seed=seed, about="random")
+    return loads(dumps(Trace(header, tuple(written.steps))))
+
+
+class _Quiet:
+    """A reporter that keeps the results."""
+
+    def __init__(self) -> None:
+        self.results: list[Result] = []
+
+    def begin(self, kernels: Sequence[str], total: int) -> None: ...
+    def progress(self, who: str, text: str) -> None: ...
+    def result(self, result: Result) -> None:
+        self.results.append(result)
+    def end(self, report: object) -> None: ...
+    def close(self) -> None: ...
+
+
+def run(traces: Sequence[Trace], kernel: str, directory: Path) -> list[Result]:
+    """Both sides of ``traces`` on one kernel, in one guest."""
+    reporter = _Quiet()
+    execute(Plan(traces=tuple(traces), kernels=(get(kernel),), jobs=1, directory=directory,
+                 step_limit_s=20), reporter)  # type: ignore[arg-type]
+    return reporter.results
+
+
+def shorten(trace: Trace, kernel: str, directory: Path) -> Trace:
+    """Leave out steps while the two sides still differ in the same layer."""
+    def differs(steps: Sequence[Sequence[AnyStep]]) -> list[bool]:
+        traces = [Trace(Header(scenario=f"try-{number}", seed=trace.header.seed, about="random"),
+                        tuple(each)) for number, each in enumerate(steps)]
+        found = {result.scenario: result for result in run(traces, kernel, directory)}
+        return [found[each.header.scenario].verdict is diff.Verdict.DIVERGED for each in traces]
+
+    steps = list(trace.steps)
+    size = max(1, len(steps) // 2)
+    while True:
+        cuts = [steps[:at] + steps[at + size:] for at in range(0, len(steps), size)]
+        cuts = [cut for cut in cuts if cut]
+        answers = differs(cuts)
+        good = [index for index, answer in enumerate(answers) if answer]
+        if good:
+            # Several at once, if that still differs; else the last of them.
+            gone = {at for index in good for at in range(index * size, (index + 1) * size)}
+            together = [step for at, step in enumerate(steps) if at not in gone]
+            if not (together and len(good) > 1 and differs([together])[0]):
+                together = cuts[good[-1]]
+            steps = together
+            size = min(size, max(1, len(steps) // 2))
+        elif size == 1:
+            break
+        else:
+            size = max(1, size // 2)
+    return Trace(trace.header, tuple(steps))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kernel", action="append", default=[])
+    parser.add_argument("--seed", type=int, default=1, help="of the first life")
+    parser.add_argument("--count", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=50, help="of each life")
+    parser.add_argument("--parallel", action="store_true", help="several I/Os in flight, too")
+    parser.add_argument("--output", type=Path, default=Path("report/hunt"))
+    parser.add_argument("--shorten", action="store_true")
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    traces = [life(seed, options.steps, parallel=options.parallel)
+              for seed in range(options.seed, options.seed + options.count)]
+    print(f"{len(traces)} lives, {sum(len(trace.steps) for trace in traces)} steps", flush=True)
+    by_name = {trace.header.scenario: trace for trace in traces}
+    failed = 0
+    for kernel in options.kernel or ["uml-6.1", "uml-6.12", "uml-7.2"]:
+        verdicts: dict[str, int] = {}
+        for result in run(traces, kernel, options.output / "guests"):
+            verdicts[result.verdict] = verdicts.get(result.verdict, 0) + 1
+            if result.verdict is diff.Verdict.SAME:
+                continue
+            failed += 1
+            trace = by_name[result.scenario]
+            print(f"{kernel} {result.scenario}: {result.verdict} {result.reason}")
+            for divergence in result.divergences[:2]:
+                print(diff.render(divergence))
+            if options.shorten and result.verdict is diff.Verdict.DIVERGED:
+                trace = shorten(trace, kernel, options.output / "shorter")
+                for index, step in enumerate(trace.steps):
+                    print(f"   {index} {step}")
+            (options.output / f"{kernel}-{result.scenario}.jsonl").write_bytes(dumps(trace))
+            sys.stdout.flush()
+        print(f"{kernel}: {verdicts}", flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""Branch coverage of the twin and of the store, by the catalogue alone (``make coverage-twin``).
+
+The twin's side of every recorded scenario runs as a run would do it: with the facts of each
+kernel's probe, compared with what that kernel answered, and in other permitted orders where the
+first is not the kernel's.  Then once more with defects fixed, and as the module of December 2018.
+No test runs, so what is covered here, scenarios can see.
+
+Beside the figures, a map says which scenarios reach a line: `tests/mutation/mutants.py` replays no
+others on a mutant of it.
+"""
+
+import argparse
+import ast
+import json
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import coverage
+
+ROOT = Path(__file__).parent.parent.parent
+SOURCES = ("harness/twin", "harness/store")
+MAP = Path("report/reach.json")
+MIN_PERCENT = 95.0
+
+
+def measure(paths: list[Path]) -> coverage.Coverage:
+    """Run everything with coverage on; contexts are ``scenario on kernel``."""
+    measured = coverage.Coverage(
+        branch=True, data_file=None, config_file=False,
+        include=[f"{ROOT / source}/*" for source in SOURCES])
+    for nothing_to_run in ("if TYPE_CHECKING:", r"class .*\bProtocol\b", "@abstractmethod",
+                           "raise NotImplementedError", "assert_never"):
+        measured.exclude(nothing_to_run)
+    measured.start()
+    try:
+        _run(measured, paths)
+    finally:
+        measured.stop()
+    return measured
+
+
+def _run(measured: coverage.Coverage, paths: list[Path]) -> None:
+    # Imported while coverage is on: definitions count, too.
+    from dataclasses import replace
+
+    from harness.guest.events import Outcome
+    from harness.run import judge
+    from harness.twin import explore
+    from harness.twin.profile import FIXED, Profile, named
+    from tests.mutation.recording import recorded
+
+    for each in recorded(paths):
+        measured.switch_context(each.name)
+        name, seed = each.trace.header.scenario, each.trace.header.seed
+        judge(each.trace, Outcome(
+            scenario=name, seed=seed, attempts=1, observations=each.seen, ready=each.ready,
+            elapsed_s=0), each.kernel)
+        measured.switch_context("other profiles")
+        for profile in (replace(Profile.from_probe(each.probe), defects=FIXED), named("seed")):
+            # What cannot be on that profile (a merge that never ends) is not what is asked here.
+            try:
+                explore.run(each.trace.steps, seed, profile)
+            except Exception as fault:  # noqa: BLE001 - it is only run, and nothing is judged
+                print(f"{each.name}: {type(fault).__name__}", file=sys.stderr)
+    measured.switch_context("")
+
+
+def report(measured: coverage.Coverage) -> tuple[float, dict[str, object]]:
+    """Print the figures; percent of all, and the figures for the file."""
+    total_done = total_all = 0
+    figures: dict[str, object] = {}
+    for source in SOURCES:
+        for path in sorted((ROOT / source).glob("*.py")):
+            done, everything, missing = _figures(measured, path)
+            total_done += done
+            total_all += everything
+            name = str(path.relative_to(ROOT))
+            percent = 100 * done / everything if everything else 100.0
+            figures[name] = {"percent": percent, "missing": missing}
+            print(f"{percent:6.1f} %  {name}  {' '.join(missing)}")
+    percent = 100 * total_done / total_all
+    print(f"{percent:6.1f} %  together: lines and branches")
+    return percent, figures
+
+
+def _figures(measured: coverage.Coverage, path: Path) -> tuple[int, int, list[str]]:
+    """Lines and branches that were reached, that there are, and where the others lie."""
+    analysis = measured._analyze(str(path))  # coverage's own reports go this way
+    numbers = analysis.numbers
+    branches = analysis.missing_branch_arcs()
+    missing = [str(line) for line in sorted(analysis.missing)]
+    missing += [f"{start}->{end if end > 0 else 'exit'}" for start, ends in sorted(branches.items())
+                for end in ends if start not in analysis.missing]
+    done = numbers.n_executed + numbers.n_executed_branches
+    return done, numbers.n_statements + numbers.n_branches, missing
+
+
+def reach(measured: coverage.Coverage) -> dict[str, dict[int, list[str]]]:
+    """File → line → contexts that ran it."""
+    data = measured.get_data()
+    found: dict[str, dict[int, list[str]]] = defaultdict(dict)
+    for file in data.measured_files():
+        name = str(Path(file).relative_to(ROOT))
+        found[name] = {line: sorted(contexts) for line, contexts
+                       in data.contexts_by_lineno(file).items()}
+    return found
+
+
+def functions_not_reached(measured: coverage.Coverage) -> list[str]:
+    """Functions of which no line ran."""
+    found = []
+    for source in SOURCES:
+        for path in sorted((ROOT / source).glob("*.py")):
+            missing = measured._analyze(str(path)).missing
+            found += [f"{path.relative_to(ROOT)}: {node.name}"
+                      for node in ast.walk(ast.parse(path.read_text()))
+                      if isinstance(node, ast.FunctionDef) and _first_line(node) in missing]
+    return found
+
+
+def _first_line(function: ast.FunctionDef) -> int:
+    """The first line that a call would run."""
+    body = function.body
+    has_words = isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant)
+    return body[1 if has_words and len(body) > 1 else 0].lineno
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--journals", type=Path, nargs="+", default=[],
+                        help="guests of one kernel or of several; all of report/guests by default")
+    parser.add_argument("--map", type=Path, default=MAP)
+    options = parser.parse_args()
+    sys.path.insert(0, str(ROOT))
+    from tests.mutation.recording import kernels
+    measured = measure(kernels(options.journals))
+    percent, figures = report(measured)
+    print("never called:")
+    print("\n".join(f"  {function}" for function in functions_not_reached(measured)))
+    options.map.parent.mkdir(parents=True, exist_ok=True)
+    options.map.write_text(json.dumps({"figures": figures, "reach": reach(measured)}))
+    return 0 if percent >= MIN_PERCENT else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

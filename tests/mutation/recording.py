@@ -1,0 +1,76 @@
+"""What real kernels answered: the journals that runs leave below ``report/guests``.
+
+Coverage and mutants both replay the twin's side of these recordings, so that what they count is
+what the catalogue can see.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.journal import Begin, End, JournalReader, Observed, Ready
+from harness.steps import Observation
+from harness.trace import Trace
+
+GUESTS = Path("report/guests")
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """One scenario, as a kernel did it."""
+
+    kernel: str
+    trace: Trace
+    seen: tuple[Observation, ...]
+    ready: Ready
+
+    @property
+    def name(self) -> str:
+        """Scenario and kernel."""
+        return f"{self.trace.header.scenario} on {self.kernel}"
+
+    @property
+    def probe(self) -> Mapping[str, bool | int | str]:
+        """Facts of the guest that did it."""
+        return self.ready.probe
+
+
+def kernels(paths: Sequence[Path] = ()) -> list[Path]:
+    """Directories of guests, one for each kernel.
+
+    Raises:
+        SystemExit: there are none.
+    """
+    found = list(paths) or sorted(path for path in GUESTS.glob("*") if path.is_dir())
+    if not found:
+        raise SystemExit("nothing is recorded: type  make run ARGS='--kernel uml-6.1 --kernel "
+                         "uml-7.2'  first")
+    return found
+
+
+def recorded(paths: Sequence[Path]) -> Iterator[Recorded]:
+    """Every scenario of the catalogue that a guest finished, kernel by kernel."""
+    from harness.scenarios.registry import catalogue
+
+    entries = catalogue()
+    for kernel in paths:
+        for path in sorted(kernel.glob("*/journal.jsonl")):
+            yield from _of_guest(kernel.name, path, entries)
+
+
+def _of_guest(kernel: str, path: Path, entries: Mapping[str, object]) -> Iterator[Recorded]:
+    ready: Ready | None = None
+    begin: Begin | None = None
+    seen: list[Observation] = []
+    for entry in JournalReader(path).new():
+        match entry:
+            case Ready():
+                ready = entry
+            case Begin():
+                begin, seen = entry, []
+            case Observed():
+                seen.append(entry.observation)
+            case End() if begin and ready and not entry.fault and begin.scenario in entries:
+                trace = entries[begin.scenario].trace(begin.seed)  # type: ignore[attr-defined]
+                if len(seen) == len(trace.steps):
+                    yield Recorded(kernel, trace, tuple(seen), ready)
