@@ -24,7 +24,7 @@ MAP = Path("report/reach.json")
 MIN_PERCENT = 95.0
 
 
-def measure(paths: list[Path]) -> coverage.Coverage:
+def measure(paths: list[Path], *, other_profiles: bool = True) -> coverage.Coverage:
     """Run everything with coverage on; contexts are ``scenario on kernel``."""
     measured = coverage.Coverage(
         branch=True, data_file=None, config_file=False,
@@ -34,13 +34,13 @@ def measure(paths: list[Path]) -> coverage.Coverage:
         measured.exclude(nothing_to_run)
     measured.start()
     try:
-        _run(measured, paths)
+        _run(measured, paths, other_profiles)
     finally:
         measured.stop()
     return measured
 
 
-def _run(measured: coverage.Coverage, paths: list[Path]) -> None:
+def _run(measured: coverage.Coverage, paths: list[Path], other_profiles: bool) -> None:
     # Imported while coverage is on: definitions count, too.
     from dataclasses import replace
 
@@ -56,6 +56,8 @@ def _run(measured: coverage.Coverage, paths: list[Path]) -> None:
         judge(each.trace, Outcome(
             scenario=name, seed=seed, attempts=1, observations=each.seen, ready=each.ready,
             elapsed_s=0), each.kernel)
+        if not other_profiles:
+            continue
         measured.switch_context("other profiles")
         for profile in (replace(Profile.from_probe(each.probe), defects=FIXED), named("seed")):
             # What cannot be on that profile (a merge that never ends) is not what is asked here.
@@ -131,10 +133,12 @@ def main() -> int:
     parser.add_argument("--journals", type=Path, nargs="+", default=[],
                         help="guests of one kernel or of several; all of report/guests by default")
     parser.add_argument("--map", type=Path, default=MAP)
+    parser.add_argument("--recorded-only", action="store_true",
+                        help="no other profiles: enough for the map, and quicker")
     options = parser.parse_args()
     sys.path.insert(0, str(ROOT))
     from tests.mutation.recording import kernels
-    measured = measure(kernels(options.journals))
+    measured = measure(kernels(options.journals), other_profiles=not options.recorded_only)
     percent, figures = report(measured)
     print("never called:")
     print("\n".join(f"  {function}" for function in functions_not_reached(measured)))
