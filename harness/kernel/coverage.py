@@ -64,8 +64,12 @@ class Coverage:
                 "not be loaded yet") from fault
 
     def _append(self, name: str, text: str) -> None:
-        with (self._tracing / name).open("a") as file:
-            file.write(text)
+        # Not a file object: it seeks to the end first, which tracefs refuses.
+        fd = os.open(self._tracing / name, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        try:
+            os.write(fd, text.encode())
+        finally:
+            os.close(fd)
 
     def _counts(self) -> dict[str, int]:
         rows = (line.split() for line in
