@@ -215,6 +215,52 @@ def compare(a: str, b: str) -> None:
         raise click.exceptions.Exit(EXIT_DIFFERS)
 
 
+@main.command()
+@click.argument("patterns", nargs=-1, metavar="[PATTERN]...")
+@click.option("--kernel", "name", default="deb-6.1", show_default=True, metavar="NAME",
+              help="A kernel of the catalogue whose guest is qemu.")
+@click.option("-j", "--jobs", type=click.IntRange(1, 64), metavar="N",
+              help="Guests at the same time.  [default: one for each core]")
+@click.option("--report", "directory", type=click.Path(path_type=Path, file_okay=False),
+              default=Path("report/coverage"), show_default=True, metavar="DIR",
+              help="Where results.json and coverage.json go.")
+@click.option("--update", is_flag=True, help="Write docs/TRACEABILITY.md anew, in a checkout.")
+def coverage(patterns: tuple[str, ...], name: str, jobs: int | None, directory: Path,
+             update: bool) -> None:
+    """Count which functions of the module the scenarios reach, by the kernel's own word.
+
+    The module is built without inlining, of the very source of that kernel, and compared with the
+    twin like any other.  The exit status is 0 if all is the same and each function of the seed is
+    reached, or is known not to be reachable.
+    """
+    from harness.coverage import dump, measure, unreached
+    from harness.files import write_whole
+    from harness.report.model import JsonReporter, Reporters
+    from harness.report.terminal import Terminal
+    from harness.run import default_jobs
+    from harness.scenarios.registry import choose
+    from harness.traceability import DATA, NAMES, PAGE, SEED, page
+
+    if update and (patterns or not PAGE.parent.is_dir()):
+        raise ProvisioningError("--update writes the page of the whole catalogue in a checkout: "
+                                "leave patterns out, and start dmsnap there")
+    report, recorded = measure(
+        chosen_kernels([name], None, catalogue.QEMU)[0], NAMES,
+        [scenario.trace() for scenario in choose(patterns)], jobs=jobs or default_jobs(),
+        directory=directory, progress=_note,
+        reporter=Reporters([Terminal(), JsonReporter(directory / "results.json")]))
+    write_whole(directory / "coverage.json", dump(recorded))
+    if update:
+        write_whole(DATA, dump(recorded))
+        write_whole(PAGE, page(recorded).encode())
+    missed = unreached(recorded, {each.name: each.note for each in SEED if each.note})
+    click.echo(f"{len(recorded.functions)} of the seed's {len(NAMES)} functions are in this "
+               f"kernel; reached by nothing: {', '.join(missed) or 'none'}")
+    click.echo(f"report: {PAGE if update else directory / 'coverage.json'}")
+    if missed or not report.all_same:
+        raise click.exceptions.Exit(EXIT_DIFFERS)
+
+
 # -- scenarios and traces -------------------------------------------------------------------------
 
 

@@ -18,7 +18,6 @@ DATA: Final = Path(__file__).parent.parent / "docs" / "traceability.json"
 PAGE: Final = DATA.with_name("TRACEABILITY.md")
 
 GONE: Final = "It no longer exists in this kernel."
-MEMORY: Final = "Only an allocation that fails gets there, and no scenario takes memory away."
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +38,9 @@ class Seed:
 _MODULE: Final = "The module as such is no part of the twin: types are there from the start."
 _HASH: Final = "A Python dict, which has its own hash, size and growth."
 _PLAIN: Final = "A plain attribute; nothing that could differ."
+_DAX: Final = "DAX is not modelled, and newer kernels no longer have the function."
+_EXIT: Final = (f"{_MODULE} It lies in a section of its own and takes no probe; "
+                "`exit_origin_hash`, which it alone calls when it is unloaded, is reached.")
 
 SEED: Final = (
     Seed("dm_snap_origin", ("exception_store:ExceptionStore",), _PLAIN),
@@ -128,14 +130,13 @@ SEED: Final = (
     Seed("origin_ctr", ("origin:Origin.construct",)),
     Seed("origin_dtr", ("origin:Origin.destroy",)),
     Seed("origin_map", ("origin:Origin.map",)),
-    Seed("origin_dax_direct_access", (), "DAX is not modelled, and the function is gone since "
-         "5.17: direct access became optional for a target."),
+    Seed("origin_dax_direct_access", (), _DAX),
     Seed("origin_resume", ("origin:Origin.resume",)),
     Seed("origin_postsuspend", ("origin:Origin.postsuspend",)),
     Seed("origin_status", ("origin:Origin.table_line",)),
     Seed("origin_iterate_devices", ("origin:Origin.devices",)),
     Seed("dm_snapshot_init", (), _MODULE),
-    Seed("dm_snapshot_exit", (), _MODULE),
+    Seed("dm_snapshot_exit", (), _EXIT),
 )
 
 NAMES: Final = tuple(function.name for function in SEED)
@@ -162,14 +163,14 @@ def page(recorded: Recorded) -> str:
         "",
         "<!-- Made by `dmsnap coverage --update`; edit harness/traceability.py instead. -->",
         "",
-        f"The {len(SEED)} functions of the seed, `drivers/md/dm-snap.c` of December 2018, in the "
-        "order of the file: what stands for each in the twin, and how many scenarios reach it on "
-        "a real module, with some that reach little else.",
+        (f"The {len(SEED)} functions of the seed, `drivers/md/dm-snap.c` of December 2018, in the "
+         "order of the file: what stands for each in the twin, and how many scenarios reach it on "
+         "a real module, with some that reach little else."),
         "",
-        f"Counted by the kernel itself: {recorded.release} ({recorded.kernel}, package version "
-        f"{recorded.version}), a probe on the entry of each function, {recorded.scenarios} "
-        "scenarios. The module is that kernel's own source, built without inlining, for a function "
-        f"that is inlined has no entry. {len(reached)} of {len(SEED)} are reached.",
+        (f"Counted by the kernel itself: {recorded.release} ({recorded.kernel}, package version "
+         f"{recorded.version}), a probe on the entry of each function, {recorded.scenarios} "
+         "scenarios. The module is that kernel's own source, built without inlining, for a "
+         f"function that is inlined has no entry. {len(reached)} of {len(SEED)} are reached."),
         "",
         "`dmsnap coverage --kernel deb-6.1` counts anew.",
         "",

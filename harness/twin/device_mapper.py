@@ -181,7 +181,7 @@ class DeviceMapper:
                 return refused.code
             old_sectors = md.sectors
             old = md.bind(table)
-            if old_sectors and old_sectors != md.sectors:
+            if old_sectors and old_sectors != md.sectors and self.profile.resize_uevent:
                 properties["RESIZE"] = "1"
             read_only = not table.writable
             if read_only != md.read_only:

@@ -5,6 +5,7 @@ import errno
 import pytest
 
 from harness.errors import BadScenario
+from harness.scenarios.registry import choose
 from harness.steps import (
     Create,
     Disk,
@@ -17,6 +18,7 @@ from harness.steps import (
     TargetLine,
     Write,
 )
+from harness.twin import explore
 from harness.twin.backend import TwinBackend
 from harness.twin.bio import READ, WRITE, Bio
 from harness.twin.clock import Choices, Clock, WouldBlockForever
@@ -186,3 +188,28 @@ def test_a_full_chunk_is_written_without_reading_the_origin() -> None:
     state = seen[-1].state["s"]
     assert state is not None
     assert state.status == "0 64 snapshot Invalid"
+
+
+def test_what_is_told_of_another_size_depends_on_the_kernel() -> None:
+    steps = [Create(name="dev")]
+    for sectors in (64, 128):
+        steps += [Load(name="dev", table=(TargetLine(0, sectors, "zero", ""),)),
+                  Resume(name="dev")]
+    assert dict(run(*steps)[-1].uevents[0].properties) == {"RESIZE": "1"}
+    assert dict(run(*steps, profile="seed")[-1].uevents[0].properties) == {}
+
+
+def test_a_table_that_is_too_long_is_refused_where_kernels_look() -> None:
+    steps = (Create(name="dev"), Load(name="dev", table=(TargetLine(0, 1 << 54, "zero", ""),)))
+    assert run(*steps)[-1].error == "EINVAL"
+    assert run(*steps, profile="seed")[-1].error is None
+
+
+def test_copies_that_overtake_a_merge_do_not_leave_it_waiting() -> None:
+    """The exception that the merge would wait for is over before it starts to wait."""
+    steps = choose(["merge_overflows_another[PO]"])[0].trace(1).steps
+    for point in range(12, 15):
+        seen = explore.run(steps, 1, named("6.1"), {point: 1})
+        status = seen[-1].content["org"]
+        assert [run.device for run in status if isinstance(run, Stamped)] == [
+            "base", "snap", "base"]
