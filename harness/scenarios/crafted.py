@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from harness.scenarios.registry import scenario
 from harness.scenarios.script import Script
+from harness.steps import TargetLine
 from harness.store.build import allocate, build
 
 _ORIGIN_SECTORS = 17000
@@ -129,3 +130,34 @@ def handover_in_the_middle(s: Script, order: str, seed: int) -> None:
         s.reload("snap", s.snapshot_line("base", "cow", "PO", 1))
         s.resume("snap")
     _look(s)
+
+
+@scenario(chunks=("99", "100", "101", "99 100", "98 99 100 101", "1099511627776",
+                  "36028797018963968", "18446744073709551615"))
+def merge_beyond_the_origin(s: Script, chunks: str) -> None:
+    """Exceptions at the end of the origin, right behind it, and far beyond, are merged."""
+    s.disk("base", 100, stamped=True)
+    s.disk("cow", 200, stamped=True)
+    s.poke("cow", 0, build(1, [(int(old), 2 + new) for new, old in enumerate(chunks.split())]))
+    s.snapshot("snap", "base", "cow", "P", 1)
+    s.origin("org", "base")
+    s.merge("org", "snap", "base", "cow", 1)
+    s.status("org")
+    s.write("org", 3, 9)
+    s.suspend("org")
+    s.resume("org")
+
+
+@scenario(store=("P", "N"), left=(24, 28, 32, 36, 40))
+def copy_at_the_end_of_a_shrunk_origin(s: Script, store: str, left: int) -> None:
+    """The origin ends before, in, or right at the start of the chunk that is to be copied."""
+    s.disk("disk", 64, stamped=True)
+    s.disk("cow", 128, stamped=True)
+    s.write("cow", 0, 8, zeros=True)
+    s.device("base", TargetLine(0, 64, "linear", "{disk} 0"))
+    s.snapshot("snap", "base", "cow", store, 8)
+    s.write("snap", 3, 2)
+    s.reload("base", TargetLine(0, left, "linear", "{disk} 0"))
+    s.write("snap", 33, 2)
+    s.read("snap", 0, 8)
+    s.read("snap", 32, 8)

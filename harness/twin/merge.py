@@ -161,7 +161,7 @@ class SnapshotMerge(Snapshot):
         first = old * chunk_sectors
         left = self.origin.sectors - first
         length = self._run_sectors(count)
-        sectors = min(length, left) if left > 0 else length
+        sectors = min(length, left) if left >= 0 else length
         self.kcopyd.copy(self.cow, new * chunk_sectors, self.origin, first, sectors,
                          self._merged, None)
 

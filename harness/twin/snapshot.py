@@ -339,8 +339,8 @@ class Snapshot(Target):
         first = pending.old * chunk_sectors
         left = self.origin.sectors - first
         # An origin that shrank leaves a length that wraps around in the kernel, and a read that
-        # fails.
-        sectors = min(chunk_sectors, left) if left > 0 else chunk_sectors
+        # fails; one that ends right there, nothing to copy.
+        sectors = min(chunk_sectors, left) if left >= 0 else chunk_sectors
         self.throttle.start(lambda: self.kcopyd.copy(
             self.origin, first, self.cow, pending.new * chunk_sectors, sectors, self._copied,
             pending))

@@ -499,6 +499,9 @@ class Life:
             return
         if r.random() < 0.5:
             magic = r.choice((SNAP_MAGIC, SNAP_MAGIC, 0, 7))
+            # Stamps behind it would be entries of 2^56 and more, which no kernel defines.
+            self.try_step(Write(device=cow, sector=0, sectors=min(40, self._device(cow).sectors),
+                                fill="zero", generation=self._next_generation()))
             data = struct.pack("<4I", magic, r.choice((0, 1, 2)),
                                r.choice((1, 1, 1, 2)), r.choice((1, 2, 4, 8, 16, 32, 0, 3)))
             sector = 0
