@@ -13,7 +13,7 @@ unexport PYTHONHOME PYTHONPATH
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test test-fast test-drivers lint record coverage-twin mutants hunt bench clean distclean venv kernel
+.PHONY: help setup run test test-fast test-drivers lint record coverage-twin mutants hunt wheels box bench clean distclean venv kernel
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -52,6 +52,18 @@ mutants: record ## change the twin in 320 places, one at a time: recorded kernel
 
 hunt: setup ## random lives of snapshots on both sides: make hunt ARGS='--seed 1000 --count 200'
 	@$(BIN)/python -m tests.hunt.lives $(ARGS)
+
+wheels: venv ## fetch the Python packages that a guest without a network needs (Debian 12)
+	@mkdir -p build
+	@$(BIN)/python -c 'import tomllib; print("hatchling", "editables", *tomllib.load( \
+	  open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' >build/requirements.txt
+	@$(BIN)/python -m pip download --quiet --dest build/wheels --requirement build/requirements.txt \
+	  --only-binary=:all: --python-version 3.11 --platform manylinux_2_28_x86_64 \
+	  --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 --platform manylinux1_x86_64
+
+box: wheels ## build a Vagrant box from Debian packages (root; two minutes)
+	@bash vm/box/build.sh "$$($(BIN)/python -c \
+	  'from harness.guest.apt import debian_mirror; print(debian_mirror())')" build
 
 bench: setup ## measure twin, kernel side and store parsing
 	@$(BIN)/python -m harness.bench $(ARGS)

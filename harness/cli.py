@@ -5,10 +5,11 @@ Exit status: 0 all was well, 1 something differs or is broken, 2 the request can
 """
 
 import fnmatch
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -16,6 +17,9 @@ from harness import __version__
 from harness.errors import DmsnapError, ProvisioningError
 from harness.guest import catalogue
 from harness.guest.catalogue import Kernel
+
+if TYPE_CHECKING:
+    from harness.guest.vagrant import Machine
 
 EXIT_DIFFERS: Final = 1
 EXIT_CANNOT: Final = 2
@@ -116,6 +120,19 @@ def _all() -> list[str]:
     return there
 
 
+def _vagrant_machine() -> "Machine":
+    """The machine of this repository's Vagrantfile, up.
+
+    Raises:
+        ProvisioningError: it cannot be had.
+    """
+    from harness.guest.vagrant import Machine
+
+    machine = Machine(Path(__file__).parents[1], _note)
+    machine.up()
+    return machine
+
+
 def _matching(known: Sequence[str], pattern: str) -> list[str]:
     """Kernels of the catalogue that ``pattern`` names; a path names none."""
     return [] if "/" in pattern else fnmatch.filter(known, pattern)
@@ -131,7 +148,7 @@ def _note(line: str) -> None:
 @main.command()
 @click.argument("patterns", nargs=-1, metavar="[PATTERN]...")
 @_kernel_options
-@click.option("--guest", type=click.Choice(["uml", "qemu", "here"]), default=None,
+@click.option("--guest", type=click.Choice(["uml", "qemu", "vagrant", "here"]), default=None,
               help="Where the kernel lives: in guests of that kind, or this disposable machine "
               "itself.  [default: what the kernel is made for]")
 @click.option("-j", "--jobs", type=click.IntRange(1, 64), metavar="N",
@@ -181,8 +198,23 @@ def run(patterns: tuple[str, ...], kernels: tuple[str, ...], modules: Path | Non
             raise ProvisioningError("--guest here starts anew each time: leave --resume out")
         report = execute_here(traces, Reporters(reporters), modules=modules, driver=driver)
     else:
+        launcher = None
+        chosen: tuple[Kernel, ...]
+        if guest == "vagrant":
+            from harness import preflight as asks
+            from harness.guest.vagrant import VagrantGuest
+
+            if kernels or modules:
+                raise ProvisioningError("--guest vagrant runs the kernel of that machine: leave "
+                                        "--kernel and --modules out")
+            machine = _vagrant_machine()
+            asks.require(asks.of_vagrant(machine), "the Vagrant machine")
+            launcher = VagrantGuest(machine)
+            chosen, jobs = (launcher.kernel(),), jobs or 1
+        else:
+            chosen = chosen_kernels(kernels, modules, guest)
         plan = Plan(
-            traces=traces, kernels=chosen_kernels(kernels, modules, guest), driver=driver,
+            traces=traces, kernels=chosen, driver=driver, launcher=launcher,
             defects=defects, jobs=jobs or default_jobs(), directory=directory / GUESTS_DIRECTORY,
             step_limit_s=step_limit)
         ledger = Ledger(directory / LEDGER_NAME, plan.keys())
@@ -190,6 +222,30 @@ def run(patterns: tuple[str, ...], kernels: tuple[str, ...], modules: Path | Non
         report = execute(plan, Reporters([*reporters, ledger]), finished)
     click.echo(f"report: {directory}/junit.xml, run.ktap, results.json")
     if not report.all_same:
+        raise click.exceptions.Exit(EXIT_DIFFERS)
+
+
+@main.command()
+@_kernel_options
+@click.option("--guest", type=click.Choice(["uml", "qemu", "vagrant", "here"]), default=None,
+              help="Ask guests of that kind, or this disposable machine itself.  [default: what "
+              "the kernel is made for]")
+def preflight(kernels: tuple[str, ...], modules: Path | None, guest: str | None) -> None:
+    """Ask guests whether they are fit to run scenarios, and say what to do where they are not."""
+    from harness import preflight as asks
+
+    found = {}
+    if guest == "here":
+        found[guest] = asks.of_this_machine(modules or Path("/lib/modules") / os.uname().release)
+    elif guest == "vagrant":
+        found[guest] = asks.of_vagrant(_vagrant_machine())
+    else:
+        for kernel in chosen_kernels(kernels, modules, guest):
+            _note(f"{kernel.name}: booting")
+            found[kernel.name] = asks.of_guest(kernel)
+    for name, findings in found.items():
+        click.echo(asks.render(findings, name))
+    if not all(finding.ok for findings in found.values() for finding in findings):
         raise click.exceptions.Exit(EXIT_DIFFERS)
 
 

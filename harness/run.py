@@ -33,7 +33,7 @@ from harness.errors import (
     ProvisioningError,
     TwinInvariant,
 )
-from harness.guest.catalogue import Kernel
+from harness.guest.catalogue import VAGRANT, Kernel
 from harness.guest.events import (
     Event,
     GuestReady,
@@ -43,6 +43,7 @@ from harness.guest.events import (
     ScenarioBegun,
     ScenarioEnded,
 )
+from harness.guest.process import Launcher
 from harness.guest.supervise import BOOT_LIMIT_S, STEP_LIMIT_S, Supervisor
 from harness.journal import Ready
 from harness.kernel.session import Job, JobScenario, fault_of
@@ -69,6 +70,7 @@ class Plan:
         jobs: guests at the same time.
         driver: ``ioctl`` or ``dmsetup``.
         defects: whether the twin does as kernels do, or as promised, where the two differ.
+        launcher: starts the guests; by default what each kernel is made for.
         directory: where the guests' files stay; of a run before, only those of results that are
             taken over are left in it.
         functions: of the module, to be counted by scenario (`harness.coverage`).
@@ -80,6 +82,7 @@ class Plan:
     directory: Path
     driver: str = "ioctl"
     defects: str = FAITHFUL
+    launcher: Launcher | None = None
     step_limit_s: float = STEP_LIMIT_S
     boot_limit_s: float = BOOT_LIMIT_S
     functions: tuple[str, ...] = ()
@@ -96,8 +99,9 @@ class Plan:
         found: dict[tuple[str, str], str] = {}
         for kernel in self.kernels:
             files = [kernel.program, *sorted(kernel.modules.rglob("dm-*.ko*"))]
-            base = _digest([code, kernel.name.encode(), self.driver.encode(),
-                            self.defects.encode(), *(path.read_bytes() for path in files)])
+            words = (kernel.name, kernel.release, self.driver, self.defects)
+            base = _digest([code, *(word.encode() for word in words),
+                            *(path.read_bytes() for path in files)])
             found |= {(kernel.name, name): _digest([base, text]).hex()
                       for name, text in scenarios.items()}
         return found
@@ -206,11 +210,13 @@ class _Run:
         Supervisor(
             kernel, guests=plan.jobs, results=keep, job=lambda names: self._job(kernel, names),
             python=Path(sys.executable), step_limit_s=plan.step_limit_s,
-            boot_limit_s=plan.boot_limit_s).run(missing, hear)
+            boot_limit_s=plan.boot_limit_s, launcher=plan.launcher).run(missing, hear)
 
     def _job(self, kernel: Kernel, names: list[str]) -> bytes:
         return encode(Job(
             modules=str(kernel.modules), driver=self._plan.driver,
+            # Its provisioning has marked it as disposable.
+            here=kernel.guest == VAGRANT,
             functions=self._plan.functions,
             scenarios=tuple(JobScenario(name, self._traces[name].steps,
                                         self._traces[name].header.seed) for name in names)))

@@ -35,7 +35,8 @@ from harness.errors import ProvisioningError
 MODULE: Final = "dm-snapshot.ko"
 UML: Final = "uml"
 QEMU: Final = "qemu"
-Guest = Literal["uml", "qemu"]
+VAGRANT: Final = "vagrant"
+Guest = Literal["uml", "qemu", "vagrant"]
 """What boots a kernel."""
 MANIFEST_VERSION: Final = 1
 
@@ -57,7 +58,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     package: str
     stable: bool
     about: str = ""
-    guest: Guest = UML
+    guest: Literal["uml", "qemu"] = UML
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):

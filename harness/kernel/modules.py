@@ -9,6 +9,8 @@ import ctypes
 import errno
 import lzma
 import os
+import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +21,8 @@ WANTED: Final = ("dm-mod", "dm-bufio", "dm-snapshot", "dm-zero", "dm-flakey", "d
 """In the order of their dependencies; the ram disk is loaded by `harness.kernel.disks`."""
 NEEDED: Final = ("dm-mod", "dm-bufio", "dm-snapshot", "brd")
 """Without these nothing works; the others only widen what scenarios can use."""
+_UDEV: Final = Path("/run/udev/control")
+_SETTLE_LIMIT_S: Final = 20.0
 _SYS_MODULE: Final = Path("/sys/module")
 _FINIT_MODULE: Final = {"x86_64": 313, "aarch64": 273, "riscv64": 273, "i686": 350}
 _DELETE_MODULE: Final = {"x86_64": 176, "aarch64": 106, "riscv64": 106, "i686": 129}
@@ -89,7 +93,20 @@ def load(directory: Path, name: str, parameters: str = "") -> bool:
 
 
 def unload(name: str) -> bool:
-    """Remove a module; False where it is built in or in use."""
+    """Remove a module; False where it is built in or in use.
+
+    Where udev runs, it opens each new device to look what is on it; it is waited for.
+    """
+    if _delete(name):
+        return True
+    if loaded(name) and _UDEV.exists():
+        with suppress(OSError, subprocess.TimeoutExpired):
+            subprocess.run(["udevadm", "settle"], timeout=_SETTLE_LIMIT_S, check=False)
+            return _delete(name)
+    return False
+
+
+def _delete(name: str) -> bool:
     return not _libc.syscall(_number(_DELETE_MODULE), name.replace("-", "_").encode(),
                              os.O_NONBLOCK)
 
