@@ -40,7 +40,7 @@ lint: venv ## check style (ruff), types (mypy), and that rooms use only rooms be
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 
-record: setup
+record: setup ## run the catalogue on three kernels, and keep what they answered (report/guests)
 	@$(BIN)/dmsnap run --kernel uml-6.12 --kernel uml-6.1 --kernel uml-7.2 >/dev/null
 
 coverage-twin: record ## branch coverage of twin and store by the catalogue alone, no test counted

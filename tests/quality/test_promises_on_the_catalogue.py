@@ -9,7 +9,7 @@ import pytest
 
 from harness import promise
 from harness.scenarios.registry import catalogue
-from harness.steps import Examine, Observation, Stamped, Zeros
+from harness.steps import Examine, Observation, Poke, Stamped
 from harness.trace import Trace
 from harness.twin.backend import TwinBackend
 from harness.twin.profile import Profile
@@ -17,8 +17,9 @@ from harness.twin.profile import Profile
 BREAKS = ("origin_not_resumed", "snapshot_in_the_middle_of_a_merge[2]",
           "merge_commit_fails[True]")
 """Scenarios in which real kernels break a promise, and the twin does as they do."""
-PROMISED_MIN = 0.8
-"""Of the sectors, zeros apart, that the last examine of each scenario shows on mapped devices."""
+PROMISED_MIN = 0.95
+"""Of the stamped sectors that the last examine of each scenario shows on mapped devices.  Where a
+store was written by hand, nothing of what it holds is promised."""
 
 Lived = tuple[Trace, list[Observation]]
 
@@ -45,13 +46,14 @@ def test_most_of_what_is_read_is_promised(lives: dict[str, Lived]) -> None:
     """With every stamp of the last examine made wrong, most of them are reported."""
     shown = found = 0
     for trace, seen in lives.values():
-        if not isinstance(trace.steps[-1], Examine):
+        if (not isinstance(trace.steps[-1], Examine)
+                or any(isinstance(step, Poke) for step in trace.steps)):
             continue
         wrong = {device: tuple(Stamped("wrong", 1, 1, run.count) if isinstance(run, Stamped)
                                else run for run in runs)
                  for device, runs in seen[-1].content.items()}
         shown += sum(run.count for runs in wrong.values() for run in runs
-                     if not isinstance(run, Zeros))
+                     if isinstance(run, Stamped))
         last = msgspec.structs.replace(seen[-1], content=wrong, image={})
         # Each place is reported once, so devices that show the same place are asked one by one.
         for device, runs in wrong.items():

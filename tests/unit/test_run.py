@@ -267,7 +267,7 @@ def programs(monkeypatch: pytest.MonkeyPatch) -> None:
     original = run.Supervisor
 
     def supervisor(kernel: Kernel, **options: object) -> object:
-        return original(kernel, **options, launcher=Programs())  # type: ignore[arg-type]
+        return original(kernel, **{**options, "launcher": Programs()})  # type: ignore[arg-type]
 
     monkeypatch.setattr(run, "Supervisor", supervisor)
 
