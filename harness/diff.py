@@ -214,6 +214,10 @@ class _Comparer:
                             [encode(event).decode() for event in kernel.uevents],
                             [encode(event).decode() for event in twin.uevents])
         yield self.sequence(plain, Layer.LOG, "log line", list(kernel.log), list(twin.log))
+        for name in _keys(kernel.requests, twin.requests):
+            yield self.sequence(plain, Layer.REQUESTS, f"request to {name}",
+                                list(kernel.requests.get(name, ())),
+                                list(twin.requests.get(name, ())))
 
     def update(self, kernel: Observation, twin: Observation) -> list[str]:
         """Add the changes of one step up; returns the names that either side mentions."""

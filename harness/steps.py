@@ -17,6 +17,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from harness.errors import BadScenario
+from harness.faults import Op
+from harness.units import SECTOR_BYTES
 
 NAME_PATTERN: Final = r"^[A-Za-z0-9_.+-]{1,16}\Z"
 """Device names; 16 bytes, so that a sector can carry the name of its device."""
@@ -58,13 +60,18 @@ class TargetLine(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Disk(Step, frozen=True, kw_only=True):
-    """Make a disk of ``sectors`` sectors, filled with its own stamps or with zeros."""
+    """Make a disk of ``sectors`` sectors, filled with its own stamps or with zeros.
+
+    One that ``can_fail`` takes faults (`Fault`), tells of every request that reaches it, has a
+    write cache that must be flushed, takes discards, and has blocks of 512 bytes.
+    """
 
     name: Name
     sectors: SectorCount
     fill: Fill = "zero"
     generation: Generation = 0
     block_size: Literal[512, 1024, 2048, 4096] = 512
+    can_fail: bool = False
 
 
 class Create(Step, frozen=True, kw_only=True):
@@ -207,6 +214,28 @@ class Parallel(Step, frozen=True, kw_only=True):
     ios: Annotated[tuple[Write | Read, ...], Meta(min_length=1, max_length=256)]
 
 
+class Fault(Step, frozen=True, kw_only=True):
+    """From now on the ``nth`` request of a kind that touches a range fails with EIO.
+
+    The device is a disk that ``can_fail``; a range without a length reaches to its end.  Requests
+    are counted from 1; ``count`` of them fail in all, 0 stands for all that follow.  A disk may
+    have several faults.
+    """
+
+    device: Name
+    op: Op
+    sector: SectorNumber = 0
+    sectors: SectorCount | None = None
+    nth: Annotated[int, Meta(ge=1, le=1 << 31)] = 1
+    count: Annotated[int, Meta(ge=0, le=1 << 31)] = 1
+
+
+class Heal(Step, frozen=True, kw_only=True):
+    """Forget all faults of a disk."""
+
+    device: Name
+
+
 class Image(Step, frozen=True, kw_only=True):
     """Every byte of a disk."""
 
@@ -236,8 +265,8 @@ class Crash(Step, frozen=True, kw_only=True):
 
 AnyStep = (
     Disk | Create | Load | Clear | Resume | Suspend | Remove | Rename | Message | Status | Table
-    | Wait | Write | Poke | Read | Flush | Discard | Zeroout | Parallel | Image | Parameter
-    | Examine | Crash
+    | Wait | Write | Poke | Read | Flush | Discard | Zeroout | Parallel | Fault | Heal | Image
+    | Parameter | Examine | Crash
 )
 
 # -- observations -----------------------------------------------------------------------------
@@ -315,6 +344,7 @@ class Observation(Struct, frozen=True, kw_only=True, omit_defaults=True,
         image: disk name → every sector of it.
         state: mapped devices whose state changed in this step; None for one that is gone.
         uevents, log: in the order of their arrival.
+        requests: disk that can fail → the requests that reached it, in the order of their arrival.
         elapsed_us: time that the step took on this side; never compared.
     """
 
@@ -326,6 +356,7 @@ class Observation(Struct, frozen=True, kw_only=True, omit_defaults=True,
     state: dict[str, DeviceState | None] = {}
     uevents: tuple[UEvent, ...] = ()
     log: tuple[str, ...] = ()
+    requests: dict[str, tuple[str, ...]] = {}
     elapsed_us: int = 0
 
 
@@ -355,6 +386,16 @@ def references(step: AnyStep) -> tuple[str, ...]:
     if not isinstance(step, Load):
         return ()
     return tuple(m[1] for line in step.table for m in REFERENCE.finditer(line.args))
+
+
+def check_disk(step: Disk) -> None:
+    """Refuse a disk that cannot be made.
+
+    Raises:
+        BadScenario: it is to fail and has large blocks.
+    """
+    if step.can_fail and step.block_size != SECTOR_BYTES:
+        raise BadScenario(f"disk {step.name} can fail, so its blocks have {SECTOR_BYTES} bytes")
 
 
 def check_parallel(step: Parallel) -> None:

@@ -49,6 +49,7 @@ class Layer(StrEnum):
     UEVENT = "uevent"
     LOG = "log"
     STORE = "store"
+    REQUESTS = "requests"
 
 
 class NotCompared(Struct, frozen=True, forbid_unknown_fields=True):

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from harness import pattern, steps
-from harness.errors import BadScenario
+from harness.errors import BadScenario, ProvisioningError
 from harness.kernel import aio, machine, removal
 from harness.kernel.blockio import BLKDISCARD, BLKZEROOUT, BlockIO, Source, error_name
 from harness.kernel.disks import Disks
@@ -35,6 +35,7 @@ from harness.steps import (
     EXAMINE_END_SECTORS,
     EXAMINE_SECTORS_MAX,
     REFERENCE,
+    REQUEST_SECTORS_MAX,
     AnyStep,
     DeviceState,
     Observation,
@@ -140,21 +141,29 @@ class KernelBackend:
             text=None if found.text is None else normalise(found.text, numbers),
             content=found.content, image=found.image, state=state,
             uevents=select(self._events.drain(), mapped), log=self._log.lines(numbers),
-            elapsed_us=elapsed_us)
+            requests=self._requests(), elapsed_us=elapsed_us)
+
+    def _requests(self) -> dict[str, tuple[str, ...]]:
+        """What reached the disks that can fail since the last step."""
+        taken = {name: server.take_requests() for name, server in self._disks.servers().items()}
+        return {name: lines for name, lines in taken.items() if lines}
 
     def _let_merges_rest(self) -> None:
         """Wait until no merge makes progress: it has finished, failed, stopped, or is stuck.
 
         A merge goes on in the background after the step that started it, and nothing signals its
         end.  One whose numbers do not say that it is over is at rest when they have not changed
-        while this process slept several times: the guest has one CPU, and what can run does.
+        while this process slept several times, nor have those of requests to disks that count
+        them: the guest has one CPU, and what can run does.
         """
-        still, before = 0, None
+        still = 0
+        before: object = None
         while self._merges and still < _AT_REST_POLLS:
-            now = [info.status for info in self._driver.survey(self._mapped).values()
-                   if not info.suspended and merges_on(info.status)]
-            if not now:
+            merging = [info.status for info in self._driver.survey(self._mapped).values()
+                       if not info.suspended and merges_on(info.status)]
+            if not merging:
                 return
+            now = merging, [server.served() for server in self._disks.servers().values()]
             still = still + 1 if now == before else 0
             before = now
             time.sleep(_AT_REST_POLL_S)
@@ -216,6 +225,12 @@ class KernelBackend:
                 self._parameters.set(name, value)
             case steps.Parallel():
                 self._parallel(step, found)
+            case steps.Fault(device=device, op=op, sector=sector):
+                server = self._disks.server(device)
+                sectors = server.sectors - sector if step.sectors is None else step.sectors
+                server.fail(op, sector, sectors, nth=step.nth, count=step.count)
+            case steps.Heal(device=device):
+                self._disks.server(device).heal()
             case steps.Image(device=device):
                 if device not in self._disks.all:
                     raise BadScenario(f"an image is made of a disk, and {device} is none")
@@ -231,10 +246,18 @@ class KernelBackend:
         name = step.name
         if name in RESERVED or name in self._disks.all or name in self._mapped:
             raise BadScenario(f"disk {name}: the name is taken")
-        self._disks.add(name, step.sectors, step.block_size)
+        steps.check_disk(step)
+        self._disks.add(name, step.sectors, step.block_size, can_fail=step.can_fail)
         info = self._driver.survey([name])[name]
         self._disk_numbers[info.number] = name
-        if step.fill == "stamp":
+        if step.can_fail:
+            self._check_queue(name, info.number)
+            if step.fill == "stamp":
+                stamps = self._stamps(name, step.generation)
+                server = self._disks.server(name)
+                for sector, sectors in steps.requests(0, step.sectors):
+                    server.write(sector, bytes(stamps(sector, sectors)))
+        elif step.fill == "stamp":
             self._block.write(node(name), 0, step.sectors,
                               self._stamps(name, step.generation))
 
@@ -351,11 +374,34 @@ class KernelBackend:
                       if number in self._numbers]
         return False
 
+    @staticmethod
+    def _check_queue(name: str, number: str) -> None:
+        """See that a disk that can fail has the queue that the twin takes for granted.
+
+        Raises:
+            ProvisioningError: it has not.
+        """
+        queue = Path("/sys/dev/block", number, "queue")
+        for key, wanted in {"max_sectors_kb": bytes_of_sectors(REQUEST_SECTORS_MAX) >> 10,
+                            "logical_block_size": SECTOR_BYTES,
+                            "physical_block_size": SECTOR_BYTES,
+                            "minimum_io_size": SECTOR_BYTES, "fua": 1}.items():
+            found = (queue / key).read_text().strip()
+            if found != str(wanted):
+                raise ProvisioningError(f"disk {name}, which can fail, has {key} {found} and not "
+                                        f"{wanted}: this kernel's nbd driver is not like others")
+
     def _image(self, disk: str) -> Runs:
+        server = self._disks.all[disk].server
+        if server is not None:
+            # Not through the kernel: looking is no request.
+            return pattern.join([pattern.encode(self._seed, server.read(sector, sectors))
+                                 for sector, sectors in steps.requests(0, server.sectors)])
         return self._block.examine(node(disk), self._seed, [(0, self._disks.all[disk].sectors)])
 
     def _examine(self, found: _Found) -> None:
-        for name, info in self._info.items():
+        # In one order on both sides: disks that can fail count what reaches them.
+        for name, info in sorted(self._info.items()):
             if info.table is None or self._waits(name):
                 continue
             found.content[name] = self._block.examine(

@@ -9,22 +9,31 @@ those are zeroed.
 A disk with a logical block of more than 512 bytes is a linear mapping onto a loop device over
 memory (memfd), since brd offers one block size only.
 
+A disk that can fail is a linear mapping onto a network block device that a fork of us serves
+(`harness.kernel.nbd_server`).  Its queue is set up to pass bios on one by one, and that is looked
+at, because the twin takes it for granted.
+
 Every mapped device made here carries the UUID prefix of the harness, and a ram disk that is
 built in is used only when nobody holds it.
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import struct
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from harness.errors import BadScenario, ProvisioningError
 from harness.kernel import modules
 from harness.kernel.driver import UUID_PREFIX, Driver, Line
+from harness.kernel.nbd_server import FLAGS, NbdServer
 from harness.steps import REQUEST_SECTORS_MAX
 from harness.units import SECTOR_BYTES, bytes_of_sectors, sectors_of_bytes
+
+if TYPE_CHECKING:
+    from harness.kernel.nbd import NbdControl
 
 RAM_DISK: Final = "/dev/ram0"
 RAM_SECTORS: Final = 8 << 20
@@ -41,11 +50,13 @@ _ZERO: Final = bytes(bytes_of_sectors(REQUEST_SECTORS_MAX))
 
 
 class DiskInfo(NamedTuple):
-    """A disk: its size, its block size, and the loop device below it, if any."""
+    """A disk: its size, its block size, and the loop or nbd device below it, if any."""
 
     sectors: int
     block_size: int
-    loop: int | None
+    loop: int | None = None
+    nbd: int | None = None
+    server: NbdServer | None = None
 
 
 class Allocator:
@@ -83,6 +94,7 @@ class Disks:
         self._allocator = Allocator()
         self._pristine = False
         self._ours = False
+        self._nbd: NbdControl | None = None
         self.all: dict[str, DiskInfo] = {}
         """Every disk, in the order of its creation."""
         self._load()
@@ -112,27 +124,78 @@ class Disks:
         with contextlib.closing(os.fdopen(fd, "rb", buffering=0)):
             self._allocator = Allocator(sectors_of_bytes(os.lseek(fd, 0, os.SEEK_END)))
 
-    def add(self, name: str, sectors: int, block_size: int) -> None:
+    def add(self, name: str, sectors: int, block_size: int, *, can_fail: bool = False) -> None:
         """Make a disk full of zeros.
 
         Raises:
             BadScenario: it does not fit, or is no multiple of its block size.
+            ProvisioningError: this kernel has no disk that can fail.
         """
         if bytes_of_sectors(sectors) % block_size:
             raise BadScenario(f"disk {name}: {sectors} sectors are no multiple of a block of "
                               f"{block_size} bytes")
-        loop = None
-        if block_size == SECTOR_BYTES:
+        start = 0
+        if can_fail:
+            server, nbd = self._serve(sectors)
+            below = f"/dev/nbd{nbd}"
+            self.all[name] = DiskInfo(sectors, block_size, nbd=nbd, server=server)
+        elif block_size == SECTOR_BYTES:
             below, start = RAM_DISK, self._allocator.take(sectors)
             if not self._pristine:
                 self._wipe(start, sectors)
+            self.all[name] = DiskInfo(sectors, block_size)
         else:
             loop = self._make_loop(sectors, block_size)
-            below, start = f"/dev/loop{loop}", 0
-        self.all[name] = DiskInfo(sectors, block_size, loop)
+            below = f"/dev/loop{loop}"
+            self.all[name] = DiskInfo(sectors, block_size, loop=loop)
         self._driver.create(name, DISK_UUID + name)
         self._driver.load(name, [Line(0, sectors, "linear", f"{below} {start}")])
         self._driver.resume(name)
+
+    def _serve(self, sectors: int) -> tuple[NbdServer, int]:
+        """A server of ``sectors`` sectors, and the number of the nbd device in front of it."""
+        if self._nbd is None:
+            # No device and no partitions until they are asked for.
+            modules.load(self._modules, "nbd", "nbds_max=0 max_part=0")
+            from harness.kernel.nbd import NbdControl
+            self._nbd = NbdControl()
+        server = NbdServer(sectors)
+        try:
+            number = self._nbd.connect(server.kernel_end.fileno(), sectors, FLAGS)
+        except (OSError, ProvisioningError):
+            server.close()
+            raise
+        server.kernel_end.close()
+        return server, number
+
+    def _stop_serving(self, disk: DiskInfo) -> None:
+        """Take the nbd device away from below a disk.
+
+        Raises:
+            OSError: it stays, or something went wrong while it was there (EIO).
+        """
+        assert self._nbd is not None
+        assert disk.nbd is not None
+        assert disk.server is not None
+        self._nbd.disconnect(disk.nbd)
+        fault = disk.server.close()
+        if fault:
+            raise OSError(errno.EIO, fault)
+
+    def server(self, name: str) -> NbdServer:
+        """What serves disk ``name``.
+
+        Raises:
+            BadScenario: that is no disk that can fail.
+        """
+        disk = self.all.get(name)
+        if disk is None or disk.server is None:
+            raise BadScenario(f"{name} is no disk that can fail: make it with can_fail")
+        return disk.server
+
+    def servers(self) -> dict[str, NbdServer]:
+        """Disks that can fail, by name, and what serves them."""
+        return {name: disk.server for name, disk in self.all.items() if disk.server is not None}
 
     def _wipe(self, start: int, sectors: int) -> None:
         """Zero what is not zero; reading a page that was never written takes no memory."""
@@ -180,6 +243,8 @@ class Disks:
                 self._driver.remove(name)
                 if disk.loop is not None:
                     self._drop_loop(disk.loop)
+                if disk.nbd is not None:
+                    self._stop_serving(disk)
             except OSError as fault:
                 left.append(f"{name} ({fault.strerror})")
                 continue
@@ -194,5 +259,7 @@ class Disks:
 
     def close(self) -> None:
         """Unload the ram disk, so that a later run finds the machine as this one did."""
+        if self._nbd is not None:
+            self._nbd.close()
         if self._ours and not self.all:
             modules.unload("brd")

@@ -17,8 +17,8 @@ from harness.steps import Examine
 from harness.trace import Header, Trace, dumps, loads
 
 THEMES: Final = ("creation", "writes", "origins", "stores", "crafted", "overflow", "tables",
-                 "merge", "discards", "stacks", "requests", "parallel", "workloads", "lvm",
-                 "android", "fixes")
+                 "merge", "faults", "discards", "stacks", "requests", "parallel", "workloads",
+                 "lvm", "android", "fixes")
 """Modules of this package that hold scenarios, in the order of the catalogue."""
 DEFAULT_SEED: Final = 1
 

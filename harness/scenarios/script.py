@@ -7,6 +7,7 @@ gets a table and is resumed, a snapshot is as long as its origin.
 import msgspec
 
 from harness.errors import BadScenario
+from harness.faults import Op
 from harness.steps import (
     AnyStep,
     Clear,
@@ -15,7 +16,9 @@ from harness.steps import (
     Discard,
     Disk,
     Examine,
+    Fault,
     Flush,
+    Heal,
     Image,
     Load,
     Message,
@@ -60,12 +63,17 @@ class Script:
     # -- devices --
 
     def disk(self, name: str, sectors: int, *, stamped: bool = False,
-             block_size: int = 512) -> None:
-        """Make a disk; ``stamped`` fills it with sectors that describe themselves."""
+             block_size: int = 512, can_fail: bool = False) -> None:
+        """Make a disk; ``stamped`` fills it with sectors that describe themselves.
+
+        One that ``can_fail`` takes faults, and every request that reaches it is compared.
+        """
         self._sectors[name] = sectors
         made = Disk(name=name, sectors=sectors, fill="stamp" if stamped else "zero")
         if block_size != made.block_size:  # a default that is given is not left out in JSON
             made = msgspec.structs.replace(made, block_size=block_size)
+        if can_fail:
+            made = msgspec.structs.replace(made, can_fail=True)
         self.steps.append(made)
 
     def create(self, name: str) -> None:
@@ -215,6 +223,19 @@ class Script:
     def zeroout(self, device: str, sector: int, sectors: int) -> None:
         """Zero a range (BLKZEROOUT)."""
         self.steps.append(Zeroout(device=device, sector=sector, sectors=sectors))
+
+    def fault(self, disk: str, op: Op, sector: int = 0, sectors: int | None = None, *,
+              nth: int = 1, count: int = 1) -> None:
+        """The ``nth`` request of a kind to a range of a disk fails, and ``count`` in all.
+
+        ``count`` 0: until it is healed; no ``sectors``: to the end of the disk.
+        """
+        self.steps.append(Fault(device=disk, op=op, sector=sector, sectors=sectors, nth=nth,
+                                count=count))
+
+    def heal(self, *disks: str) -> None:
+        """Nothing fails any more."""
+        self.steps += [Heal(device=disk) for disk in disks]
 
     def image(self, *disks: str) -> None:
         """Every byte of a disk, in the middle of things."""

@@ -22,7 +22,9 @@ from harness.steps import (
     Discard,
     Disk,
     Examine,
+    Fault,
     Flush,
+    Heal,
     Image,
     Load,
     Message,
@@ -44,6 +46,7 @@ from harness.steps import (
     Write,
     Zeroout,
     Zeros,
+    check_disk,
     check_parallel,
     requests,
 )
@@ -51,6 +54,7 @@ from harness.twin.bio import BlockDevice, is_suspended
 from harness.twin.blockio import BlockIO
 from harness.twin.clock import Choices, WouldBlockForever
 from harness.twin.device_mapper import DeviceMapper
+from harness.twin.fallible import FallibleDisk
 from harness.twin.mapped_device import MappedDevice
 from harness.twin.profile import Profile
 from harness.twin.table import Table as LoadedTable
@@ -96,8 +100,14 @@ class TwinBackend:
             step=index, error=result.error, text=result.text, content=result.content,
             image=result.image,
             state=self._changed_states(), uevents=self.world.take_uevents(),
-            log=self.world.take_log(),
+            log=self.world.take_log(), requests=self._requests(),
             elapsed_us=(time.perf_counter_ns() - started) // 1000)
+
+    def _requests(self) -> dict[str, tuple[str, ...]]:
+        """What reached the disks that can fail since the last step."""
+        taken = {name: disk.take_requests()
+                 for name, disk in self.world.fallible_disks().items()}
+        return {name: lines for name, lines in taken.items() if lines}
 
     # -- one step --
 
@@ -138,6 +148,11 @@ class TwinBackend:
                 return self._examine()
             case Parallel():
                 return self._parallel(step)
+            case Fault():
+                return self._fault(step)
+            case Heal(device=device):
+                self._fallible(device).plan.heal()
+                return _Result()
             case Image(device=device):
                 return _Result(image={device: self._image(device)})
             case Parameter(name=name, value=value):
@@ -146,6 +161,18 @@ class TwinBackend:
                 raise BadScenario("a crash has no meaning in the twin: run it on a kernel")
             case _:
                 return self._do_io(step)
+
+    def _fallible(self, name: str) -> FallibleDisk:
+        disk = self.world.fallible_disks().get(name)
+        if disk is None:
+            raise BadScenario(f"{name} is no disk that can fail: make it with can_fail")
+        return disk
+
+    def _fault(self, step: Fault) -> "_Result":
+        disk = self._fallible(step.device)
+        sectors = disk.sectors - step.sector if step.sectors is None else step.sectors
+        disk.plan.add(step.op, step.sector, sectors, nth=step.nth, count=step.count)
+        return _Result()
 
     def _set_parameter(self, name: str, value: str) -> int:
         error = _parameter_error(name, value, self._profile)
@@ -214,7 +241,9 @@ class TwinBackend:
         if step.sectors % block_sectors:
             raise BadScenario(f"disk {step.name}: {step.sectors} sectors are no multiple of a "
                               f"block of {step.block_size} bytes")
-        disk = self.world.add_disk(step.name, step.sectors, block_sectors)
+        check_disk(step)
+        disk = (self.world.add_fallible_disk(step.name, step.sectors) if step.can_fail else
+                self.world.add_disk(step.name, step.sectors, block_sectors))
         if step.fill == "stamp":
             for sector, sectors in requests(0, step.sectors):
                 disk.view(sector, sectors)[:] = pattern.fill(

@@ -27,6 +27,9 @@ class Op(IntEnum):
 READ: Final = Op.READ
 WRITE: Final = Op.WRITE
 FLUSH: Final = Op.FLUSH
+PREFLUSH: Final = 1
+FUA: Final = 2
+"""Flags of a write: flush the device before it; it must be on the medium when it ends."""
 
 
 class Bio:
@@ -38,12 +41,13 @@ class Bio:
         data: ``sectors`` * 512 bytes; None for a flush or discard.
         end_io: called once, when the I/O is over.
         error: 0 or an errno, set before ``end_io``.
+        flags: `PREFLUSH`, `FUA`; a device without a write cache does not look at them.
         context: for the submitter alone (kernel: ``bi_private``).
         chunk: the chunk that tracks this bio, -1 if none (kernel: ``dm_snap_tracked_chunk``).
         number: which of several clones this is (kernel: ``dm_bio_get_target_bio_nr``).
     """
 
-    __slots__ = ("chunk", "context", "data", "end_io", "error", "number", "op", "sector",
+    __slots__ = ("chunk", "context", "data", "end_io", "error", "flags", "number", "op", "sector",
                  "sectors")
 
     def __init__(self, op: Op, sector: int, sectors: int, data: memoryview | None,
@@ -54,6 +58,7 @@ class Bio:
         self.data = data
         self.end_io = end_io
         self.error = 0
+        self.flags = 0
         self.context = context
         self.chunk = -1
         self.number = 0

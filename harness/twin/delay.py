@@ -89,7 +89,7 @@ class Delay(Target):
             group.opened.device.submit(bio)
 
     def flush_device(self, number: int) -> BlockDevice | None:
-        """Flushes are not held back here: no disk of the twin has a cache to flush."""
+        """Flushes are not held back here: only time could tell."""
         del number
         return self._group_of(2).opened.device
 

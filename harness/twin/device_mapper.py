@@ -13,6 +13,7 @@ from harness.twin.bio import Bio, BlockDevice
 from harness.twin.clock import Choices, Clock
 from harness.twin.delay import Delay
 from harness.twin.disk import Disk
+from harness.twin.fallible import FallibleDisk
 from harness.twin.limits import Limits
 from harness.twin.mapped_device import MappedDevice
 from harness.twin.merge import SnapshotMerge
@@ -72,6 +73,15 @@ class DeviceMapper:
     def device(self, name: str) -> BlockDevice | None:
         """The disk or mapped device of that name."""
         return self.disks.get(name) or self.mapped.get(name)
+
+    def add_fallible_disk(self, name: str, sectors: int) -> Disk:
+        """A new disk of zeros that takes faults."""
+        disk = self.disks[name] = FallibleDisk(name, sectors, self.clock)
+        return disk
+
+    def fallible_disks(self) -> dict[str, FallibleDisk]:
+        """The disks that take faults, by name."""
+        return {name: disk for name, disk in self.disks.items() if isinstance(disk, FallibleDisk)}
 
     def add_disk(self, name: str, sectors: int, block_sectors: int) -> Disk:
         """A new disk of zeros."""

@@ -7,7 +7,7 @@ piece is a clone that ends into its parent.  While the device is suspended, bios
 import errno
 from typing import TYPE_CHECKING
 
-from harness.twin.bio import Bio, BlockDevice, EndIo, Op
+from harness.twin.bio import PREFLUSH, Bio, BlockDevice, EndIo, Op
 from harness.twin.limits import STACKING
 from harness.twin.table import Table
 from harness.twin.target import Target
@@ -101,7 +101,9 @@ class MappedDevice:
             self._end(bio, errno.EOPNOTSUPP)
             return
         io = _Io(bio)
-        if bio.op == Op.FLUSH:
+        if bio.flags and not self.write_cache:
+            bio.flags = 0
+        if bio.op == Op.FLUSH or bio.flags & PREFLUSH:
             self._flush(io, self.live)
         else:
             self._split(io, self.live)
@@ -127,6 +129,7 @@ class MappedDevice:
                 piece = data[: sectors << SECTOR_SHIFT]
                 data = data[sectors << SECTOR_SHIFT :]
             clone = _Clone(bio.op, sector, sectors, piece, self._end_clone, io, target)
+            clone.flags = bio.flags
             device = target.map(clone)
             if device is not None:
                 device.submit(clone)
@@ -178,6 +181,11 @@ class MappedDevice:
 
     def _end(self, bio: Bio, error: int) -> None:
         self._in_flight -= 1
+        if bio.flags & PREFLUSH:
+            # The data follows, whatever became of the flush (kernel: ``__dm_io_complete``).
+            bio.flags &= ~PREFLUSH
+            self.world.clock.soon(self.submit, bio)
+            return
         bio.end(error)
 
     # -- suspend and resume --

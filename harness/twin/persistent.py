@@ -23,7 +23,7 @@ from harness.store.layout import (
     area_chunk,
     entries_per_area,
 )
-from harness.twin.bio import READ, WRITE, Bio, BlockDevice, Op
+from harness.twin.bio import FUA, PREFLUSH, READ, WRITE, Bio, BlockDevice, Op
 from harness.twin.exception_store import Committed, ExceptionStore, Extent, Then
 from harness.twin.exception_table import Pairs
 from harness.twin.target import CtrError
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 DEFAULT_CHUNK_SECTORS = 32
 """Chunk size when the table says 0 (kernel: ``DM_CHUNK_SIZE_DEFAULT_SECTORS``)."""
+PREFETCH_AREAS = 12
+"""How many areas are read ahead when a store is loaded (kernel: ``DM_PREFETCH_CHUNKS``)."""
 _U64 = (1 << 64) - 1
 
 
@@ -69,18 +71,19 @@ class PersistentStore(ExceptionStore):
 
     # -- chunk I/O --
 
-    def _chunk_io(self, op: Op, chunk: int, data: bytearray | bytes,
-                  then: Callable[[int], None]) -> None:
+    def chunk_io(self, op: Op, chunk: int, data: bytearray | bytes,
+                  then: Callable[[int], None], flags: int = 0) -> None:
         """Read or write one whole chunk; ``then(errno)``."""
         sectors = self.chunk_sectors
         bio = Bio(op, chunk * sectors, sectors, memoryview(data),
                   lambda bio: then(bio.error))
+        bio.flags = flags
         self.cow.submit(bio)
 
     def _chunk_io_sync(self, op: Op, chunk: int, data: bytearray | bytes) -> int:
         """The same, waiting; for a constructor. Returns the errno."""
         errors: list[int] = []
-        self._chunk_io(op, chunk, data, errors.append)
+        self.chunk_io(op, chunk, data, errors.append)
         self.world.clock.wait_until(lambda: bool(errors))
         return errors[0]
 
@@ -145,9 +148,10 @@ class PersistentStore(ExceptionStore):
         """Area after area, until one is not full (kernel: ``read_exceptions``)."""
         self.area = 0
         full: list[Pairs] = []
+        reader = _AreaReader(self)
         while True:
-            data = bytearray(self._chunk_bytes())
-            if self._chunk_io_sync(READ, area_chunk(self.area, self.entries), data):
+            data = reader.read(self.area)
+            if data is None:
                 raise OSError(errno.EIO, f"area {self.area}")
             pairs = np.frombuffer(data, dtype="<u8").reshape(-1, 2)
             end = np.flatnonzero(pairs[:, 1] == 0)
@@ -206,7 +210,7 @@ class PersistentStore(ExceptionStore):
             then()
         elif full:
             zeros = bytes(self._chunk_bytes())
-            self._chunk_io(WRITE, area_chunk(self.area + 1, self.entries), zeros,
+            self.chunk_io(WRITE, area_chunk(self.area + 1, self.entries), zeros,
                            lambda error: self._write_area(error, then))
         else:
             self._write_area(0, then)
@@ -215,9 +219,8 @@ class PersistentStore(ExceptionStore):
         if error:
             self.valid = False
         if self.valid:
-            # The kernel sends a flush ahead of it and forces it to the medium.
-            self._chunk_io(WRITE, area_chunk(self.area, self.entries), self._area_bytes,
-                           lambda error: self._area_written(error, then))
+            self.chunk_io(WRITE, area_chunk(self.area, self.entries), self._area_bytes,
+                           lambda error: self._area_written(error, then), PREFLUSH | FUA)
         else:
             self._area_written(0, then)
 
@@ -296,7 +299,7 @@ class PersistentStore(ExceptionStore):
             self.committed = self.entries
             self._find_run(then)
 
-        self._chunk_io(READ, area_chunk(self.area, self.entries), self._area_bytes, read)
+        self.chunk_io(READ, area_chunk(self.area, self.entries), self._area_bytes, read)
 
     def _entry(self, index: int) -> tuple[int, int]:
         old, new = ENTRY.unpack_from(self._area_bytes, index * ENTRY.size)
@@ -329,7 +332,8 @@ class PersistentStore(ExceptionStore):
                 self.next_free = area_chunk(self.area, self.entries) + self.committed + 1
             then(error)
 
-        self._chunk_io(WRITE, area_chunk(self.area, self.entries), self._area_bytes, written)
+        self.chunk_io(WRITE, area_chunk(self.area, self.entries), self._area_bytes, written,
+                       PREFLUSH | FUA)
 
     def drop(self, then: Then) -> None:
         """Write the header with valid = 0 (kernel: ``persistent_drop_snapshot``)."""
@@ -340,7 +344,7 @@ class PersistentStore(ExceptionStore):
                 self._log("write header failed")
             then()
 
-        self._chunk_io(WRITE, HEADER_CHUNK, self._header(), written)
+        self.chunk_io(WRITE, HEADER_CHUNK, self._header(), written)
 
     def usage(self) -> tuple[int, int, int]:
         """Kernel: ``persistent_usage``."""
@@ -350,6 +354,38 @@ class PersistentStore(ExceptionStore):
     def table_line(self) -> str:
         """``P <chunk size>`` or ``PO <chunk size>``."""
         return f"{'PO' if self.overflow_supported else 'P'} {self.chunk_sectors}"
+
+
+class _AreaReader:
+    """Reads areas in order, and some ahead of them, as the kernel does with dm-bufio.
+
+    An area is read once; an error of one that was read ahead counts when it is its turn.
+    """
+
+    def __init__(self, store: PersistentStore) -> None:
+        self._store = store
+        self._ahead = 0
+        self._read: dict[int, tuple[bytearray, list[int]]] = {}
+
+    def read(self, area: int) -> bytearray | None:
+        """The bytes of ``area``; None if they cannot be read."""
+        store = self._store
+        chunks = store.cow.sectors // store.chunk_sectors
+        while self._ahead <= area + PREFETCH_AREAS and (
+                area_chunk(self._ahead, store.entries) < chunks):
+            self._submit(self._ahead)
+            self._ahead += 1
+        if area not in self._read:
+            self._submit(area)
+        data, errors = self._read.pop(area)
+        store.world.clock.wait_until(lambda: bool(errors))
+        return None if errors[0] else data
+
+    def _submit(self, area: int) -> None:
+        data = bytearray(self._store.chunk_sectors << SECTOR_SHIFT)
+        errors: list[int] = []
+        self._read[area] = data, errors
+        self._store.chunk_io(READ, area_chunk(area, self._store.entries), data, errors.append)
 
 
 def _nothing(success: bool = True) -> None:

@@ -1,0 +1,233 @@
+"""A disk that can fail: memory served to the kernel's nbd driver by a process of our own.
+
+The transmission phase of the NBD protocol and no more: requests arrive on a socket, one after the
+other, and each is answered before the next is read.  So the order of the log is the order in which
+the kernel sent them, and a request that is to fail (`harness.faults`) fails as if the medium had
+refused it: nothing is read or written, and the driver ends it with EIO, whatever the answer says
+(drivers/block/nbd.c, ``nbd_handle_reply``).
+
+A process, not a thread: Python's ``fcntl.ioctl`` with a buffer of more than 1024 bytes keeps the
+interpreter lock, and device-mapper's ioctls do I/O; they would wait for a thread that waits for
+them.  It is a fork of this one, which costs milliseconds, and ends with it, since its end of a
+socket pair is closed then.  Over that pair it is told of faults and asked for its log.
+
+The memory is a memfd of both processes: what the harness looks at there is no request and meets no
+fault.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import struct
+from typing import Any, Final, NoReturn
+
+import msgspec
+
+from harness.faults import FaultPlan, Op, request_line
+from harness.units import bytes_of_sectors, sectors_of_bytes
+
+FLAGS: Final = 1 | 4 | 8 | 32
+"""NBD_FLAG_HAS_FLAGS, _SEND_FLUSH, _SEND_FUA, _SEND_TRIM."""
+_REQUEST: Final = struct.Struct(">IHHQQI")
+"""struct nbd_request: magic, flags, type, cookie, from, len."""
+_REPLY: Final = struct.Struct(">IIQ")
+"""struct nbd_reply: magic, error, cookie."""
+_LENGTH: Final = struct.Struct("=I")
+_REQUEST_MAGIC: Final = 0x25609513
+_REPLY_MAGIC: Final = 0x67446698
+_FLAG_FUA: Final = 1
+_READ, _WRITE, _DISCONNECT = 0, 1, 2
+_OPS: Final[dict[int, Op]] = {_READ: "read", _WRITE: "write", 3: "flush", 4: "discard"}
+_EIO: Final = 5
+
+
+class NbdServer:
+    """``sectors`` sectors of zeros behind a socket, and the process that serves them.
+
+    Attributes:
+        sectors: size of the disk.
+        kernel_end: the socket that the kernel is to be given; to be closed here after that.
+
+    Raises:
+        OSError: there is no memory, or no process, to be had.
+    """
+
+    def __init__(self, sectors: int) -> None:
+        self.sectors = sectors
+        with contextlib.ExitStack() as stack:
+            self._memory = os.memfd_create("dmsnap")
+            stack.callback(os.close, self._memory)
+            os.ftruncate(self._memory, bytes_of_sectors(sectors))
+            self.kernel_end, served = (stack.enter_context(end) for end in socket.socketpair())
+            self._control, told = (stack.enter_context(end) for end in socket.socketpair())
+            self._process = os.fork()
+            if not self._process:
+                self.kernel_end.close()
+                self._control.close()
+                _run(_Service(self._memory, served, told))
+            stack.pop_all()
+        served.close()
+        told.close()
+
+    # -- what the harness does beside the kernel --
+
+    def read(self, sector: int, sectors: int) -> bytes:
+        """The bytes of a range."""
+        return os.pread(self._memory, bytes_of_sectors(sectors), bytes_of_sectors(sector))
+
+    def write(self, sector: int, data: bytes | memoryview) -> None:
+        """Put bytes somewhere."""
+        os.pwrite(self._memory, data, bytes_of_sectors(sector))
+
+    def _ask(self, *message: object) -> Any:
+        """Tell the process something; its answer.
+
+        Raises:
+            OSError: it is gone.
+        """
+        _send(self._control, message)
+        return _receive(self._control)
+
+    def fail(self, op: Op, sector: int, sectors: int, *, nth: int, count: int) -> None:
+        """Add a fault; see `harness.faults.FaultPlan.add`."""
+        self._ask("fail", op, sector, sectors, nth, count)
+
+    def heal(self) -> None:
+        """Forget all faults."""
+        self._ask("heal")
+
+    def served(self) -> int:
+        """How many requests were answered so far."""
+        return int(self._ask("served"))
+
+    def take_requests(self) -> tuple[str, ...]:
+        """The requests since the last call, in the order of their arrival."""
+        return tuple(self._ask("take"))
+
+    def close(self) -> str:
+        """End, once the kernel has disconnected or never was connected; what went wrong, if any."""
+        self.kernel_end.close()
+        # To hang up would not do: a server that was forked later holds this end, too.
+        with contextlib.suppress(OSError, EOFError):
+            self._ask("end")
+        self._control.close()
+        _, status = os.waitpid(self._process, 0)
+        os.close(self._memory)
+        return f"the NBD server ended with status {status}" if status else ""
+
+
+def _run(service: "_Service") -> NoReturn:
+    """The life of the process; nothing of the one that it was forked from may run in it."""
+    status = 1
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        service.serve()
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _exactly(end: socket.socket, size: int) -> bytearray:
+    """So many bytes.
+
+    Raises:
+        EOFError: there are no more.
+    """
+    data = bytearray(size)
+    view = memoryview(data)
+    while view:
+        count = end.recv_into(view)
+        if not count:
+            raise EOFError
+        view = view[count:]
+    return data
+
+
+def _send(end: socket.socket, message: object) -> None:
+    text = msgspec.json.encode(message)
+    end.sendall(_LENGTH.pack(len(text)) + text)
+
+
+def _receive(end: socket.socket) -> Any:
+    [length] = _LENGTH.unpack(_exactly(end, _LENGTH.size))
+    return msgspec.json.decode(_exactly(end, length))
+
+
+class _Service:
+    """What the process does: requests of the kernel, and now and then a word of the harness."""
+
+    def __init__(self, memory: int, kernel: socket.socket, harness: socket.socket) -> None:
+        self._memory = memory
+        self._kernel = kernel
+        self._harness = harness
+        self._plan = FaultPlan()
+        self._log: list[str] = []
+        self._served = 0
+
+    def serve(self) -> None:
+        """Until the harness says so, or hangs up.
+
+        Raises:
+            ValueError: the kernel sent something that is no request.
+        """
+        ends = [self._harness, self._kernel]
+        while True:
+            ready, _, _ = select.select(ends, (), ())
+            if self._kernel in ready:
+                try:
+                    alive = self._answer()
+                except EOFError:
+                    alive = False
+                if not alive:
+                    # Disconnected: whoever still waits for an answer is told.
+                    self._kernel.close()
+                    ends = [self._harness]
+            elif ready:
+                try:
+                    message = _receive(self._harness)
+                except EOFError:
+                    return
+                _send(self._harness, self._obey(*message))
+                if message == ["end"]:
+                    return
+
+    def _obey(self, command: str, *arguments: Any) -> object:
+        match command, arguments:
+            case "fail", (op, sector, sectors, nth, count):
+                self._plan.add(op, sector, sectors, nth=nth, count=count)
+            case "heal", ():
+                self._plan.heal()
+            case "served", ():
+                return self._served
+            case "take", ():
+                lines, self._log = self._log, []
+                return lines
+        return None
+
+    def _answer(self) -> bool:
+        """Serve one request; False at the end."""
+        magic, flags, kind, cookie, offset, length = _REQUEST.unpack(
+            _exactly(self._kernel, _REQUEST.size))
+        if kind == _DISCONNECT:
+            return False
+        if magic != _REQUEST_MAGIC or kind not in _OPS:
+            raise ValueError(f"request of type {kind} with magic {magic:#x}")
+        data = _exactly(self._kernel, length) if kind == _WRITE else b""
+        op = _OPS[kind]
+        sector, sectors = sectors_of_bytes(offset), sectors_of_bytes(length)
+        failed = self._plan.strikes(op, sector, sectors)
+        self._log.append(request_line(op, sector, sectors, fua=bool(flags & _FLAG_FUA),
+                                      failed=failed))
+        self._served += 1
+        reply = _REPLY.pack(_REPLY_MAGIC, _EIO if failed else 0, cookie)
+        if not failed:
+            if op == "write":
+                os.pwrite(self._memory, data, offset)
+            elif op == "discard":
+                os.pwrite(self._memory, bytes(length), offset)
+            elif op == "read":
+                reply += os.pread(self._memory, length, offset)
+        self._kernel.sendall(reply)
+        return True
