@@ -29,6 +29,11 @@ The facts
     physical_block, io_min        block sizes of a disk, in bytes
     discard, discard_4k           bytes of the longest discard of such a disk, 0 for none
     discard_granularity, …_4k     its granularity in bytes
+    preflush_passed     a write that is flushed ahead goes whole through a table of linear targets
+                        on one device, rather than as a flush and a write
+    preflush_error      ``ignored`` or ``reported``: where it goes in two parts, what the failed
+                        flush does to the write
+    flush_bypasses_map  a flush goes once to each device of a table, not once to each target
     cow_threshold       default of the module's parameter of that name, −1 where there is none
 
 **Duplicates** (`dm_insert_exception`).  Completed exceptions lie in hash slots, here all in slot
@@ -134,6 +139,59 @@ class _Prober:
             resumed = self.do(steps.Resume(name="grown"))
         return any("RESIZE" in uevent.properties for uevent in resumed.uevents)
 
+    def preflush_passed(self, number: str) -> bool:
+        """A store over a linear target: how many writes does the device below see?
+
+        The data of a chunk is one, and the metadata one, or two if the flush comes by itself.
+        """
+        self.do(steps.Create(name="mid"))
+        self.load("mid", "linear", "{b4k} 0")
+        self.do(steps.Resume(name="mid"))
+        self.do(steps.Create(name="whole"))
+        self.load("whole", "snapshot", "{org} {mid} P 8")
+        self.do(steps.Resume(name="whole"))
+        stat = Path("/sys/dev/block", number, "stat")
+        before = int(stat.read_text().split()[4])
+        self.do(steps.Write(device="whole", sector=0, sectors=8))
+        return int(stat.read_text().split()[4]) - before == 2
+
+    def preflush_error(self) -> str:
+        """A COW device of which an end fails every write, and with it every flush.
+
+        Flushes go through it because the other end has a write cache.
+        """
+        self.do(steps.Create(name="cache"))
+        half = _SECTORS // 2
+        seen = self.do(steps.Load(name="cache", table=(
+            TargetLine(0, half, "linear", "{b4k} 0"),
+            TargetLine(half, half, "flakey", f"{{b4k}} {half} 0 1 1 error_writes"))))
+        if seen.error:
+            return "unknown"
+        self.do(steps.Resume(name="cache"))
+        self.do(steps.Create(name="flushed"))
+        self.load("flushed", "snapshot", "{org} {cache} P 8")
+        self.do(steps.Resume(name="flushed"))
+        return "reported" if self.do(
+            steps.Write(device="flushed", sector=0, sectors=8)).error else "ignored"
+
+    def flush_bypasses_map(self, number: str) -> bool:
+        """Two targets on one disk with a write cache: how many flushes does that see?"""
+        [below] = Path("/sys/dev/block", number, "slaves").iterdir()
+
+        def flushes() -> int:
+            fields = (below / "stat").read_text().split()
+            return int(fields[15]) if len(fields) > 15 else 0  # noqa: PLR2004 -- since 5.5
+
+        self.do(steps.Create(name="two"))
+        half = _SECTORS // 2
+        self.do(steps.Load(name="two", table=(
+            TargetLine(0, half, "linear", "{b4k} 0"),
+            TargetLine(half, half, "linear", f"{{b4k}} {half}"))))
+        self.do(steps.Resume(name="two"))
+        before = flushes()
+        self.do(steps.Flush(device="two"))
+        return flushes() - before == 1
+
     def facts(self, number_of: Callable[[str], str]) -> Facts:
         for disk in ("org", "cow"):
             self.do(steps.Disk(name=disk, sectors=_SECTORS))
@@ -173,6 +231,9 @@ class _Prober:
             "discard_4k": _queue(number_of("b4k"), "discard_max_bytes"),
             "discard_granularity": _queue(number_of("org"), "discard_granularity"),
             "discard_granularity_4k": _queue(number_of("b4k"), "discard_granularity"),
+            "preflush_passed": self.preflush_passed(number_of("b4k")),
+            "preflush_error": self.preflush_error(),
+            "flush_bypasses_map": self.flush_bypasses_map(number_of("b4k")),
             "cow_threshold": int(threshold),
         }
 

@@ -140,7 +140,7 @@ class BlockIO:
             page += PAGE_SECTORS
         self._write_back(device, bios)
         # A write that is refused for its length comes to no fsync, which would tell of the others.
-        return error or self._seen(device)
+        return error or self.flush(device)
 
     def _write_back(self, device: BlockDevice, bios: list[Bio]) -> None:
         """Write dirty blocks; the device keeps an error for the next fsync (``errseq_set``)."""

@@ -88,7 +88,7 @@ class Delay(Target):
             group.waiting -= 1
             group.opened.device.submit(bio)
 
-    def flush_device(self, number: int) -> BlockDevice | None:
+    def flush_device(self, number: int) -> BlockDevice:
         """Flushes are not held back here: only time could tell."""
         del number
         return self._group_of(2).opened.device

@@ -76,7 +76,7 @@ class DeviceMapper:
 
     def add_fallible_disk(self, name: str, sectors: int) -> Disk:
         """A new disk of zeros that takes faults."""
-        disk = self.disks[name] = FallibleDisk(name, sectors, self.clock)
+        disk = self.disks[name] = FallibleDisk(name, sectors, self.clock, self.profile)
         return disk
 
     def fallible_disks(self) -> dict[str, FallibleDisk]:

@@ -5,8 +5,9 @@ what the block layer does in front of one: requests arrive uncut, one for each b
 in the order of their arrival, each before the next.  A request that the plan strikes moves no data
 and gives EIO.  Every request is written down as it arrives.
 
-A write that asks for a flush first becomes two requests (kernel: dm.c, ``__send_empty_flush``), the
-write after the flush has ended.
+A write that asks for a flush first becomes two requests, the write after the flush has ended: by
+the linear mapping (kernel: dm.c, ``__send_empty_flush``), which may forget what became of the
+flush, or by the block layer below it (block/blk-flush.c), which does not.
 """
 
 import errno
@@ -19,6 +20,7 @@ from harness.twin.bio import FUA, PREFLUSH, Bio, Op
 from harness.twin.clock import Clock
 from harness.twin.disk import Disk
 from harness.twin.limits import Limits
+from harness.twin.profile import Profile
 from harness.units import SECTOR_SHIFT
 
 _WORDS: Final[dict[Op, RequestOp]] = {
@@ -28,12 +30,13 @@ _WORDS: Final[dict[Op, RequestOp]] = {
 class FallibleDisk(Disk):
     """A disk whose requests are counted; bios end when the world has gone on."""
 
-    def __init__(self, name: str, sectors: int, clock: Clock) -> None:
+    def __init__(self, name: str, sectors: int, clock: Clock, profile: Profile) -> None:
         super().__init__(name, sectors, Limits(), REQUEST_SECTORS_MAX)
         self.discard = True
         self.write_cache = True
         self.plan = FaultPlan()
         self._clock = clock
+        self._flush_counts = profile.preflush_passed or profile.preflush_reported
         self._requests: list[str] = []
 
     def take_requests(self) -> tuple[str, ...]:
@@ -46,13 +49,15 @@ class FallibleDisk(Disk):
         if bio.sector + bio.sectors > self.sectors:
             bio.end(errno.EIO)
         elif bio.flags & PREFLUSH and bio.sectors:
-            self._strikes(Op.FLUSH, 0, 0, fua=False)
-            self._clock.soon(self._flushed, bio)
+            self._clock.soon(self._flushed, bio, self._strikes(Op.FLUSH, 0, 0, fua=False))
         else:
             self._request(bio)
 
-    def _flushed(self, bio: Bio) -> None:
-        """The write follows, whatever became of the flush (kernel: ``__dm_io_complete``)."""
+    def _flushed(self, bio: Bio, failed: bool) -> None:
+        """The write follows, perhaps whatever became of the flush."""
+        if failed and self._flush_counts:
+            bio.end(errno.EIO)
+            return
         bio.flags &= ~PREFLUSH
         self._request(bio)
 

@@ -20,14 +20,18 @@ UNLIMITED_SECTORS = (1 << 32) - 1
 
 
 class _Io:
-    """The pieces of one bio (kernel: ``struct dm_io``): the bio ends with the last of them."""
+    """The pieces of one bio (kernel: ``struct dm_io``): the bio ends with the last of them.
 
-    __slots__ = ("bio", "error", "pieces")
+    Those of a ``preflush`` are empty flushes, and the bio follows them.
+    """
+
+    __slots__ = ("bio", "error", "pieces", "preflush")
 
     def __init__(self, bio: Bio) -> None:
         self.bio = bio
         self.pieces = 1
         self.error = 0
+        self.preflush = False
 
 
 class MappedDevice:
@@ -103,7 +107,8 @@ class MappedDevice:
         io = _Io(bio)
         if bio.flags and not self.write_cache:
             bio.flags = 0
-        if bio.op == Op.FLUSH or bio.flags & PREFLUSH:
+        io.preflush = bool(bio.flags & PREFLUSH) and not self._passes_preflush(self.live)
+        if bio.op == Op.FLUSH or io.preflush:
             self._flush(io, self.live)
         else:
             self._split(io, self.live)
@@ -152,19 +157,24 @@ class MappedDevice:
                 device.submit(clone)
 
     def _flush(self, io: _Io, table: Table) -> None:
+        """Empty flushes to all that is below (kernel: ``__send_empty_flush``)."""
+        if self.world.profile.flush_bypasses_map and table.flush_bypasses_map:
+            for device in table.devices():
+                self._send_flush(io, table.targets[0], device)
+            return
         for target in table.targets:
             for number in range(target.flushes):
-                io.pieces += 1
-                clone = _Clone(Op.FLUSH, 0, 0, None, self._end_clone, io, target)
-                try:
-                    device = target.flush_device(number)
-                except OSError as fault:
-                    clone.end(fault.errno or errno.EIO)
-                    continue
-                if device is None:
-                    clone.end()
-                else:
-                    device.submit(clone)
+                self._send_flush(io, target, target.flush_device(number))
+
+    def _send_flush(self, io: _Io, target: Target, device: BlockDevice) -> None:
+        io.pieces += 1
+        clone = _Clone(Op.FLUSH, 0, 0, None, self._end_clone, io, target)
+        device.submit(clone)
+
+    def _passes_preflush(self, table: Table) -> bool:
+        """A write that is flushed ahead goes on as it is (``dm_split_and_process_bio``)."""
+        return (self.world.profile.preflush_passed and table.flush_bypasses_map
+                and len(table.devices()) == 1)
 
     def _end_clone(self, clone: Bio) -> None:
         assert isinstance(clone, _Clone)
@@ -176,16 +186,18 @@ class MappedDevice:
         if error:
             io.error = error
         io.pieces -= 1
-        if not io.pieces:
-            self._end(io.bio, io.error)
+        if io.pieces:
+            return
+        if io.preflush and not (io.error and self.world.profile.preflush_reported):
+            # The data follows, whatever became of the flush (kernel: ``__dm_io_complete``).
+            self._in_flight -= 1
+            io.bio.flags &= ~PREFLUSH
+            self.world.clock.soon(self.submit, io.bio)
+            return
+        self._end(io.bio, io.error)
 
     def _end(self, bio: Bio, error: int) -> None:
         self._in_flight -= 1
-        if bio.flags & PREFLUSH:
-            # The data follows, whatever became of the flush (kernel: ``__dm_io_complete``).
-            bio.flags &= ~PREFLUSH
-            self.world.clock.soon(self.submit, bio)
-            return
         bio.end(error)
 
     # -- suspend and resume --

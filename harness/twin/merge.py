@@ -62,7 +62,7 @@ class SnapshotMerge(Snapshot):
             return None
         return self.origin
 
-    def flush_device(self, number: int) -> BlockDevice | None:
+    def flush_device(self, number: int) -> BlockDevice:
         """Both devices."""
         return self.cow if number else self.origin
 

@@ -79,7 +79,7 @@ class Origin(Target):
         if not self.world.origin_write(self.device, bio.sector, bio):
             self.device.submit(bio)
 
-    def flush_device(self, number: int) -> BlockDevice | None:
+    def flush_device(self, number: int) -> BlockDevice:
         """To the origin device only."""
         del number
         return self.device

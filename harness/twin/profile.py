@@ -93,6 +93,14 @@ class Profile:
     """Longest discard of a disk; 0 if it takes none."""
     discard_4k: int = 1
     """The same of a disk with blocks of 4096 bytes."""
+    flush_bypasses_map: bool = True
+    """A flush goes once to each device of a table of linear targets, not once to each of them
+    (dm: optimize flushes, 6.11)."""
+    preflush_passed: bool = False
+    """A write that is flushed ahead goes whole through a table of linear targets on one device (dm:
+    optimize REQ_PREFLUSH with data when using the linear target, 6.17)."""
+    preflush_error: str = "ignored"
+    """Where it goes as a flush and a write, what a failed flush does to the write."""
 
     kcopyd_subjob_sectors: int = 1024
     """Longest piece kcopyd copies at once: 512 KiB since 5.3, 64 KiB before."""
@@ -152,6 +160,11 @@ class Profile:
     # -- as the twin asks --
 
     @property
+    def preflush_reported(self) -> bool:
+        """A failed flush ahead of a write fails the write, which is not done then."""
+        return self.fixed or self.preflush_error == "reported"
+
+    @property
     def missing_path_errno(self) -> int:
         """Errno of a table that names a path that does not exist."""
         return errno_of(self.enoent)
@@ -191,7 +204,7 @@ def errno_of(answer: str) -> int:
 _6_12: Final = Profile()
 _6_1: Final = Profile(
     enoent="ENODEV", self_reference=ACCEPTED, message_no_table=ACCEPTED,
-    error_args=ACCEPTED, zero_discard="EOPNOTSUPP",
+    error_args=ACCEPTED, zero_discard="EOPNOTSUPP", flush_bypasses_map=False,
     read_only_discard="EINVAL", duplicate_wins="first", discard=0, same_device_log=(
         "device-mapper: table: {s}: snapshot: COW device cannot be the same as origin device "
         "(-EINVAL)\n"
@@ -200,7 +213,7 @@ _6_1: Final = Profile(
 PROFILES: Final = {
     "6.12": _6_12,
     "6.1": _6_1,
-    "7.2": replace(_6_12, number_overflow=SATURATES),
+    "7.2": replace(_6_12, number_overflow=SATURATES, preflush_passed=True),
     "seed": replace(
         _6_1, features=False, log_errno_suffix=False, resize_uevent=False, too_long=ACCEPTED,
         duplicate_wins="last by tail", kcopyd_subjob_sectors=128, threshold_semaphore=True,

@@ -287,7 +287,7 @@ class Snapshot(Target):
         source = self.world.registry.sharing_cow(self).source
         return (source or self).store.chunk_sectors
 
-    def flush_device(self, number: int) -> BlockDevice | None:
+    def flush_device(self, number: int) -> BlockDevice:
         """A flush goes to the COW device, whatever the state of the snapshot."""
         del number
         return self.cow

@@ -206,6 +206,11 @@ class Table:
             self._devices.remove(used)
             self.md.release(opened.device, opened.mode)
 
+    @property
+    def flush_bypasses_map(self) -> bool:
+        """Flushes need not go through the targets (kernel: ``t->flush_bypasses_map``)."""
+        return all(target.flush_bypasses_map for target in self.targets)
+
     def devices(self) -> list[BlockDevice]:
         """Devices that this table holds open."""
         return [used.opened.device for used in self._devices]

@@ -36,6 +36,8 @@ class Target:
     """
 
     type_name: ClassVar[str]
+    flush_bypasses_map: ClassVar[bool] = False
+    """A flush may go straight to its device."""
 
     def __init__(self, table: "Table", start: int, sectors: int) -> None:
         self.table = table
@@ -71,8 +73,8 @@ class Target:
         """Send a bio on its way."""
         raise NotImplementedError
 
-    def flush_device(self, number: int) -> BlockDevice | None:
-        """Where empty flush ``number`` goes; None ends it with success."""
+    def flush_device(self, number: int) -> BlockDevice:
+        """Where empty flush ``number`` goes."""
         raise NotImplementedError
 
     def end_io(self, bio: Bio) -> None:
@@ -123,6 +125,7 @@ class Linear(Target):
     """``linear <device> <offset>``."""
 
     type_name = "linear"
+    flush_bypasses_map = True
 
     def construct(self, argv: list[str]) -> None:
         """Kernel: ``linear_ctr``."""
@@ -147,7 +150,7 @@ class Linear(Target):
         bio.sector = self.offset + bio.sector - self.start
         return self.device
 
-    def flush_device(self, number: int) -> BlockDevice | None:
+    def flush_device(self, number: int) -> BlockDevice:
         """Flushes go to the device."""
         del number
         return self.device
@@ -168,6 +171,7 @@ class Zero(Target):
 
     def construct(self, argv: list[str]) -> None:
         """Kernel: ``zero_ctr``."""
+        self.flushes = 0
         if argv:
             raise CtrError("No arguments required", errno.EINVAL)
 
@@ -177,11 +181,6 @@ class Zero(Target):
             assert bio.data is not None
             bio.data[:] = bytes(len(bio.data))
         bio.end()
-        return None
-
-    def flush_device(self, number: int) -> BlockDevice | None:
-        """Nothing to flush."""
-        del number
         return None
 
     def takes_discards(self) -> bool:
@@ -200,6 +199,7 @@ class Error(Target):
 
     def construct(self, argv: list[str]) -> None:
         """Kernel: ``io_err_ctr``."""
+        self.flushes = 0
         self._opened: OpenDevice | None = None
         self._offset = 0
         if len(argv) != 2 or not self.tells_devices():
@@ -235,11 +235,6 @@ class Error(Target):
     def tells_devices(self) -> bool:
         """Since it looks at its arguments, it has something to tell."""
         return self.table.world.profile.error_args != ACCEPTED
-
-    def flush_device(self, number: int) -> BlockDevice | None:
-        """A flush fails like any other bio."""
-        del number
-        raise OSError(errno.EIO, "error target")
 
 
 def parse_unsigned(text: str, bits: int) -> int | None:
