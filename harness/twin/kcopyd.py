@@ -2,9 +2,9 @@
 
 One client has one worker, which a work item of the clock stands for.  The worker first hands
 finished jobs to their callbacks, then issues I/O: a read into the job's pages, then a write from
-them.  A job longer than the sub-job size is cut and its pieces go out one after another; the
-kernel keeps eight in flight, which on disks that answer at once is the same.  The first error ends
-a job: what was copied before it stays.
+them.  A job longer than the sub-job size is cut, and eight of its pieces are in flight at once
+(`split_job`).  After an error no more pieces are begun; what was copied, by those that had begun
+as well, stays.
 
 A callback may need I/O of its own before the worker may go on (a commit of metadata sleeps in the
 kernel): it calls `block`, and `unblock` once it is through.
@@ -14,7 +14,7 @@ Left out on purpose: the page pool and the throttle by percentage of time, which
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from harness.twin.bio import READ, WRITE, Bio, BlockDevice
 from harness.twin.clock import Clock
@@ -24,9 +24,15 @@ CopyDone = Callable[[Any, bool, bool], None]
 """``callback(context, read_error, write_error)``."""
 
 
+SPLIT_COUNT: Final = 8
+
+
 class _Job:
-    __slots__ = ("callback", "context", "done", "pages", "piece", "read_error", "sectors", "source",
-                 "source_sector", "target", "target_sector", "write_error", "writing", "zero")
+    """A job, a piece of one, or one that is cut: ``progress`` sectors of it have become pieces."""
+
+    __slots__ = ("callback", "context", "pages", "pieces", "progress", "read_error", "sectors",
+                 "source", "source_sector", "target", "target_sector", "write_error", "writing",
+                 "zero")
 
     def __init__(self, source: BlockDevice, source_sector: int, target: BlockDevice,
                  target_sector: int, sectors: int, callback: CopyDone, context: object) -> None:
@@ -35,8 +41,8 @@ class _Job:
         self.target = target
         self.target_sector = target_sector
         self.sectors = sectors
-        self.done = 0
-        self.piece = 0
+        self.progress = 0
+        self.pieces = SPLIT_COUNT
         self.pages: memoryview | None = None
         self.writing = False
         self.zero = False
@@ -66,18 +72,15 @@ class Kcopyd:
              target_sector: int, sectors: int, callback: CopyDone, context: object) -> None:
         """Copy ``sectors`` sectors (kernel: ``dm_kcopyd_copy``)."""
         self._count_job()
-        self._io.append(_Job(source, source_sector, target, target_sector, sectors, callback,
-                             context))
-        self._wake()
+        self._start(_Job(source, source_sector, target, target_sector, sectors, callback, context))
 
     def zero(self, target: BlockDevice, target_sector: int, sectors: int, callback: CopyDone,
              context: object) -> None:
-        """Write zeros (kernel: ``dm_kcopyd_zero``), in pieces as a copy does."""
+        """Write zeros (kernel: ``dm_kcopyd_zero``), cut as a copy is."""
         self._count_job()
         job = _Job(target, 0, target, target_sector, sectors, callback, context)
         job.zero = True
-        self._io.append(job)
-        self._wake()
+        self._start(job)
 
     def prepare_callback(self) -> None:
         """Account for a job whose I/O the caller does (``dm_kcopyd_prepare_callback``)."""
@@ -102,6 +105,40 @@ class Kcopyd:
         if self._complete or self._io:
             self._wake()
 
+    def _start(self, job: _Job) -> None:
+        if job.sectors <= self._subjob_sectors:
+            self._io.append(job)
+            self._wake()
+            return
+        for _ in range(SPLIT_COUNT):
+            self._next_piece(job)
+
+    def _next_piece(self, job: _Job) -> None:
+        """Begin another piece of a job that is cut, or be done (kernel: ``segment_complete``)."""
+        sectors = 0
+        if not (job.read_error or job.write_error):
+            sectors = min(job.sectors - job.progress, self._subjob_sectors)
+        if sectors:
+            piece = _Job(job.source, job.source_sector + job.progress, job.target,
+                         job.target_sector + job.progress, sectors, self._piece_done, job)
+            piece.zero = job.zero
+            job.progress += sectors
+            self._io.append(piece)
+            self._wake()
+            return
+        job.pieces -= 1
+        if not job.pieces:
+            self._finish(job)
+
+    def _piece_done(self, job: _Job, read_error: bool, write_error: bool) -> None:
+        job.read_error |= read_error
+        job.write_error |= write_error
+        self._next_piece(job)
+
+    def _finish(self, job: _Job) -> None:
+        self._complete.append((job.callback, job.context, job.read_error, job.write_error))
+        self._wake()
+
     def _count_job(self) -> None:
         self.jobs += 1
         if self.jobs > self.jobs_peak:
@@ -118,49 +155,37 @@ class Kcopyd:
         complete = self._complete
         while complete and not self._blocked:
             callback, context, read_error, write_error = complete.popleft()
-            self.jobs -= 1
+            if type(context) is not _Job:  # a piece is not counted
+                self.jobs -= 1
             callback(context, read_error, write_error)
         io = self._io
         while io and not self._blocked:
             self._issue(io.popleft())
 
     def _issue(self, job: _Job) -> None:
+        """Read into the pages of a job, or write from them (kernel: ``run_io_job``)."""
         if not job.sectors:  # dm-io leaves out regions without length
-            self._complete.append((job.callback, job.context, False, False))
-            self._wake()
+            self._finish(job)
             return
-        if job.writing:
-            bio = Bio(WRITE, job.target_sector + job.done, job.piece, job.pages, self._end_io, job)
-            job.target.submit(bio)
-            return
-        job.piece = min(job.sectors - job.done, self._subjob_sectors)
-        job.pages = memoryview(bytearray(job.piece << SECTOR_SHIFT))
-        if job.zero:
-            job.writing = True
-            self._issue(job)
-            return
-        bio = Bio(READ, job.source_sector + job.done, job.piece, job.pages, self._end_io, job)
-        job.source.submit(bio)
+        if job.pages is None:
+            job.pages = memoryview(bytearray(job.sectors << SECTOR_SHIFT))
+            job.writing = job.zero
+        device, sector = ((job.target, job.target_sector) if job.writing else
+                          (job.source, job.source_sector))
+        device.submit(Bio(WRITE if job.writing else READ, sector, job.sectors, job.pages,
+                          self._end_io, job))
 
     def _end_io(self, bio: Bio) -> None:
+        """Kernel: ``complete_io``."""
         job = bio.context
         assert isinstance(job, _Job)
-        if bio.error:
-            if job.writing:
-                job.write_error = True
-            else:
-                job.read_error = True
+        if bio.error and job.writing:
+            job.write_error = True
+        elif bio.error:
+            job.read_error = True
         elif not job.writing:
             job.writing = True
             self._io.append(job)
             self._wake()
             return
-        else:
-            job.writing = False
-            job.done += job.piece
-            if job.done < job.sectors:
-                self._io.append(job)
-                self._wake()
-                return
-        self._complete.append((job.callback, job.context, job.read_error, job.write_error))
-        self._wake()
+        self._finish(job)
