@@ -71,7 +71,7 @@ class PersistentStore(ExceptionStore):
 
     # -- chunk I/O --
 
-    def chunk_io(self, op: Op, chunk: int, data: bytearray | bytes,
+    def _chunk_io(self, op: Op, chunk: int, data: bytearray | bytes,
                   then: Callable[[int], None], flags: int = 0) -> None:
         """Read or write one whole chunk; ``then(errno)``."""
         sectors = self.chunk_sectors
@@ -83,7 +83,7 @@ class PersistentStore(ExceptionStore):
     def _chunk_io_sync(self, op: Op, chunk: int, data: bytearray | bytes) -> int:
         """The same, waiting; for a constructor. Returns the errno."""
         errors: list[int] = []
-        self.chunk_io(op, chunk, data, errors.append)
+        self._chunk_io(op, chunk, data, errors.append)
         self.world.clock.wait_until(lambda: bool(errors))
         return errors[0]
 
@@ -210,7 +210,7 @@ class PersistentStore(ExceptionStore):
             then()
         elif full:
             zeros = bytes(self._chunk_bytes())
-            self.chunk_io(WRITE, area_chunk(self.area + 1, self.entries), zeros,
+            self._chunk_io(WRITE, area_chunk(self.area + 1, self.entries), zeros,
                            lambda error: self._write_area(error, then))
         else:
             self._write_area(0, then)
@@ -219,7 +219,7 @@ class PersistentStore(ExceptionStore):
         if error:
             self.valid = False
         if self.valid:
-            self.chunk_io(WRITE, area_chunk(self.area, self.entries), self._area_bytes,
+            self._chunk_io(WRITE, area_chunk(self.area, self.entries), self._area_bytes,
                            lambda error: self._area_written(error, then), PREFLUSH | FUA)
         else:
             self._area_written(0, then)
@@ -299,7 +299,7 @@ class PersistentStore(ExceptionStore):
             self.committed = self.entries
             self._find_run(then)
 
-        self.chunk_io(READ, area_chunk(self.area, self.entries), self._area_bytes, read)
+        self._chunk_io(READ, area_chunk(self.area, self.entries), self._area_bytes, read)
 
     def _entry(self, index: int) -> tuple[int, int]:
         old, new = ENTRY.unpack_from(self._area_bytes, index * ENTRY.size)
@@ -332,7 +332,7 @@ class PersistentStore(ExceptionStore):
                 self.next_free = area_chunk(self.area, self.entries) + self.committed + 1
             then(error)
 
-        self.chunk_io(WRITE, area_chunk(self.area, self.entries), self._area_bytes, written,
+        self._chunk_io(WRITE, area_chunk(self.area, self.entries), self._area_bytes, written,
                        PREFLUSH | FUA)
 
     def drop(self, then: Then) -> None:
@@ -344,7 +344,7 @@ class PersistentStore(ExceptionStore):
                 self._log("write header failed")
             then()
 
-        self.chunk_io(WRITE, HEADER_CHUNK, self._header(), written)
+        self._chunk_io(WRITE, HEADER_CHUNK, self._header(), written)
 
     def usage(self) -> tuple[int, int, int]:
         """Kernel: ``persistent_usage``."""
@@ -385,7 +385,7 @@ class _AreaReader:
         data = bytearray(self._store.chunk_sectors << SECTOR_SHIFT)
         errors: list[int] = []
         self._read[area] = data, errors
-        self._store.chunk_io(READ, area_chunk(area, self._store.entries), data, errors.append)
+        self._store._chunk_io(READ, area_chunk(area, self._store.entries), data, errors.append)
 
 
 def _nothing(success: bool = True) -> None:

@@ -104,11 +104,11 @@ def next_area_not_zeroed(patch: pytest.MonkeyPatch) -> None:
     original = PersistentStore._chunk_io
 
     def chunk_io(self: PersistentStore, op: object, chunk: int, data: bytes,
-                 then: Callable[[int], None]) -> None:
+                 then: Callable[[int], None], flags: int = 0) -> None:
         if self.entries and chunk == 1 + (self.area + 1) * (self.entries + 1):
             then(0)
         else:
-            original(self, op, chunk, data, then)  # type: ignore[arg-type]
+            original(self, op, chunk, data, then, flags)  # type: ignore[arg-type]
 
     patch.setattr(PersistentStore, "_chunk_io", chunk_io)
 
