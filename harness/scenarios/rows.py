@@ -237,9 +237,7 @@ FIX_ROWS: Final = (
         "a6e50b40: nothing is copied that is overwritten at once"),
     Row("F: discard features", "1.16.0: discard_zeroes_cow and discard_passdown_origin"),
     Row("F: merged data flushed before the metadata is committed",
-        "5.11: a power cut could find the entry gone and its data not yet on the origin",
-        "A ram disk has no cache that could lose it. It takes the order of the writes that reach "
-        "the origin, flushes among them (dm-log-writes), which no step records yet."),
+        "5.11: a power cut could find the entry gone and its data not yet on the origin"),
 )
 
 NOBODY_ROWS: Final = (
@@ -254,9 +252,7 @@ NOBODY_ROWS: Final = (
     Row("G6: crash consistency of the store", "power cuts anywhere, in a merge too",
         "Needs the state of the disks after each write; no step takes it yet. Stores as such cuts "
         "leave them are loaded by `entries_with_holes` and `stale_entries`."),
-    Row("G7: faults placed by count", "the third write to a range fails",
-        "Faults are placed by sector now (error targets, exchanged between steps), never by time; "
-        "counting them needs a step of its own."),
+    Row("G7: faults placed by count", "the third write to a range fails"),
     Row("G8: a fuzzer that shrinks what it finds", "tables, states and I/O at random",
         "A program, not a scenario; traces are data so that they can be shortened."),
     Row("G9: a self-contained bug bundle", "one command replays it",

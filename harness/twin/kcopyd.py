@@ -112,6 +112,8 @@ class Kcopyd:
             return
         for _ in range(SPLIT_COUNT):
             self._next_piece(job)
+            # A worker that runs now may meet an error before the next piece is begun.
+            self._clock.may_preempt()
 
     def _next_piece(self, job: _Job) -> None:
         """Begin another piece of a job that is cut, or be done (kernel: ``segment_complete``)."""

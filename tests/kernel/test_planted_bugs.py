@@ -204,6 +204,36 @@ def wrong_errno(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(PersistentStore, "read_metadata", read_metadata)
 
 
+def merge_without_flush(patch: pytest.MonkeyPatch) -> None:
+    """Only disks that tell their requests can show it: no content depends on a flush."""
+    def merged(self: SnapshotMerge, _context: object, read_error: bool, write_error: bool) -> None:
+        if read_error or write_error:
+            self._fail(f"{'Read' if read_error else 'Write'} error: shutting down merge.")
+        else:
+            self.store.commit_merge(self._count, self._committed)
+
+    patch.setattr(SnapshotMerge, "_merged", merged)
+
+
+def area_before_the_next_is_zeroed(patch: pytest.MonkeyPatch) -> None:
+    """Both are written in the end; a fault between them tells which one came first."""
+    zeros: list[tuple[int, bytes, Callable[[int], None]]] = []
+    original = PersistentStore._chunk_io
+
+    def chunk_io(self: PersistentStore, op: object, chunk: int, data: bytes,
+                 then: Callable[[int], None], flags: int = 0) -> None:
+        if self.entries and chunk == 1 + (self.area + 1) * (self.entries + 1):
+            zeros.append((chunk, data, then))
+            then(0)
+            return
+        original(self, op, chunk, data, then, flags)  # type: ignore[arg-type]
+        while zeros:
+            late, content, _ = zeros.pop()
+            original(self, op, late, content, lambda _error: None)  # type: ignore[arg-type]
+
+    patch.setattr(PersistentStore, "_chunk_io", chunk_io)
+
+
 BUGS = (
     Bug(area_stride, "full_area[1-1]", Layer.STORE, 34),
     Bug(first_free_chunk, "bring_up[P]", Layer.STATUS),
@@ -222,6 +252,8 @@ BUGS = (
     Bug(log_misspelt, "overflow_by_origin[N]", Layer.LOG),
     Bug(duplicate_order, "duplicate_entries_alone[False]", Layer.CONTENT, 5),
     Bug(wrong_errno, "foreign_header[1-1-1]", Layer.ERROR),
+    Bug(merge_without_flush, "merged_data_is_flushed_first[8]", Layer.REQUESTS),
+    Bug(area_before_the_next_is_zeroed, "filling_an_area_fails[P-snap-zeroing]", Layer.ERROR),
 )
 
 
