@@ -25,6 +25,7 @@ from harness.trace import Layer, Trace
 from harness.twin import origin, persistent
 from harness.twin.device_mapper import DeviceMapper
 from harness.twin.exception_table import ExceptionTable
+from harness.twin.merge import SnapshotMerge
 from harness.twin.persistent import PersistentStore
 from harness.twin.snapshot import PendingException, Snapshot
 from harness.twin.table import Table
