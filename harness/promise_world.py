@@ -63,12 +63,12 @@ class Line(Struct, frozen=True):
 
     @property
     def straight(self) -> bool:
-        """The line maps its sectors to one device as they are: linear, or delayed alike."""
+        """The line maps its sectors to one device as they are: linear, delayed alike, or dusty."""
         words = self.words
         if len(words) < 2 or not words[1].isdecimal():
             return False
         groups = range(0, len(words), 3)
-        return (self.type == "linear" and len(words) == 2) or (
+        return (self.type, len(words)) in (("linear", 2), ("dust", 3)) or (
             self.type == "delay" and all(words[at : at + 2] == words[:2] for at in groups))
 
     def device(self, index: int) -> str:

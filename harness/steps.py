@@ -338,8 +338,8 @@ class Observation(Struct, frozen=True, kw_only=True, omit_defaults=True,
     Attributes:
         step: index of the step in the trace, from 0.
         error: errno name (``EIO``), `SUSPENDED`, `TIMEOUT`, or None.
-        text: the lines that `Status` or `Table` asked for; the new event number of `Wait`; how
-            each I/O of `Parallel` ended.
+        text: the lines that `Status` or `Table` asked for; the new event number of `Wait`; the
+            answer of a `Message`; how each I/O of `Parallel` ended.
         content: device name → what was read.
         image: disk name → every sector of it.
         state: mapped devices whose state changed in this step; None for one that is gone.

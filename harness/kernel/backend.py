@@ -212,7 +212,7 @@ class KernelBackend:
             case steps.Rename(name=name, to=to):
                 self._rename(name, to)
             case steps.Message(name=name, text=text, sector=sector):
-                self._driver.message(self._command(name), sector, text)
+                found.text = self._driver.message(self._command(name), sector, text) or None
             case steps.Status(name=name, inactive=inactive):
                 found.text = self._driver.status(self._command(name), inactive=inactive)
             case steps.Table(name=name, inactive=inactive):

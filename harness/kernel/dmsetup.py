@@ -121,9 +121,9 @@ class DmsetupDriver:
         """``dmsetup rename``."""
         self._run("rename", "--", name, to)
 
-    def message(self, name: str, sector: int, text: str) -> None:
+    def message(self, name: str, sector: int, text: str) -> str:
         """``dmsetup message``."""
-        self._run("message", "--", name, str(sector), text)
+        return self._run("message", "--", name, str(sector), text).strip("\n")
 
     def _lines(self, what: str, name: str, inactive: bool) -> str:
         return self._run(what, *(["--inactive"] if inactive else []), "--", name).strip("\n")

@@ -78,8 +78,8 @@ class Driver(Protocol):
     def rename(self, name: str, to: str) -> None:
         """Give a device another name, and its node too."""
 
-    def message(self, name: str, sector: int, text: str) -> None:
-        """Send a message to the target that holds ``sector``."""
+    def message(self, name: str, sector: int, text: str) -> str:
+        """Send a message to the target that holds ``sector``; its answer, empty if none."""
 
     def status(self, name: str, *, inactive: bool = False) -> str:
         """The status lines; empty where there is no such table."""

@@ -49,6 +49,7 @@ BUFFER_FULL: Final = 1 << 8
 SKIP_LOCKFS: Final = 1 << 10
 NOFLUSH: Final = 1 << 11
 QUERY_INACTIVE: Final = 1 << 12
+DATA_OUT: Final = 1 << 16
 
 
 class Header(NamedTuple):
@@ -244,9 +245,11 @@ class IoctlDriver:
         self._call(DEV_RENAME, name, data=os.fsencode(to) + b"\0")
         Path(node(name)).rename(node(to))
 
-    def message(self, name: str, sector: int, text: str) -> None:
+    def message(self, name: str, sector: int, text: str) -> str:
         """DM_TARGET_MSG."""
-        self._call(TARGET_MSG, name, data=struct.pack("=Q", sector) + os.fsencode(text) + b"\0")
+        header = self._call(TARGET_MSG, name,
+                            data=struct.pack("=Q", sector) + os.fsencode(text) + b"\0")
+        return _text(header.data).strip("\n") if header.flags & DATA_OUT else ""
 
     def _lines(self, name: str, flags: int) -> tuple[Header, str]:
         header = self._call(TABLE_STATUS, name, flags=flags)

@@ -34,6 +34,10 @@ The facts
     preflush_error      ``ignored`` or ``reported``: where it goes in two parts, what the failed
                         flush does to the write
     flush_bypasses_map  a flush goes once to each device of a table, not once to each target
+    flakey_error_reads  target flakey knows its feature error_reads
+    flakey_table_blank  its table line ends in a blank
+    flakey_bad_down, flakey_short_corrupt, flakey_conflict   what it says to a down interval that is
+                        none, to corrupt_bio_byte alone, and to drop_writes beside corrupt writes
     cow_threshold       default of the module's parameter of that name, −1 where there is none
 
 **Duplicates** (`dm_insert_exception`).  Completed exceptions lie in hash slots, here all in slot
@@ -192,6 +196,27 @@ class _Prober:
         self.do(steps.Flush(device="two"))
         return flushes() - before == 1
 
+    def flakey_text(self, args: str) -> str:
+        """What the constructor of flakey says to ``args``."""
+        log = self.load("s", "flakey", f"{{org}} 0 {args}").log
+        said = next((line for line in log if " flakey: " in line), "")
+        return said.partition(" flakey: ")[2].removesuffix(" (-EINVAL)")
+
+    def flakey(self) -> Facts:
+        """How the flakey target of this kernel is."""
+        self.load("s", "flakey", "{org} 0 1 0 1 drop_writes")
+        line = self.do(steps.Table(name="s", inactive=True)).text or ""
+        self.do(steps.Clear(name="s"))
+        return {
+            "flakey_error_reads": self.answer(
+                "s", "flakey", "{org} 0 1 0 1 error_reads") == "accepted",
+            "flakey_table_blank": line.endswith(" "),
+            "flakey_bad_down": self.flakey_text("1 x"),
+            "flakey_short_corrupt": self.flakey_text("1 0 1 corrupt_bio_byte"),
+            "flakey_conflict": self.flakey_text(
+                "1 0 6 drop_writes corrupt_bio_byte 1 w 0 0"),
+        }
+
     def facts(self, number_of: Callable[[str], str]) -> Facts:
         for disk in ("org", "cow"):
             self.do(steps.Disk(name=disk, sectors=_SECTORS))
@@ -206,7 +231,7 @@ class _Prober:
         same = self.load("s", "snapshot", "{org} {org} P 8")
         features = self.answer("s", "snapshot", "{org} {cow} N 8 0")
         threshold = Parameters().names().get("snapshot_cow_threshold", "-1")
-        return {
+        found: Facts = {
             "enoent": missing.error or "accepted",
             "log_errno_suffix": any(line.endswith(f"(-{missing.error})") for line in missing.log),
             "self_reference": self_reference,
@@ -236,6 +261,7 @@ class _Prober:
             "flush_bypasses_map": self.flush_bypasses_map(number_of("b4k")),
             "cow_threshold": int(threshold),
         }
+        return found | self.flakey()
 
 
 def probe(backend: KernelBackend) -> Facts:

@@ -17,9 +17,8 @@ from harness.steps import Examine
 from harness.trace import Header, Trace, dumps, loads
 
 THEMES: Final = ("creation", "writes", "origins", "stores", "crafted", "overflow", "tables",
-                 "merge", "faults", "metadata_faults", "merge_faults", "discards", "stacks",
-                 "requests", "parallel", "workloads", "lvm", "android", "fixes")
-                 "lvm", "android", "fixes")
+                 "merge", "faults", "metadata_faults", "merge_faults", "rotten_disks", "discards",
+                 "stacks", "requests", "parallel", "workloads", "lvm", "android", "fixes")
 """Modules of this package that hold scenarios, in the order of the catalogue."""
 DEFAULT_SEED: Final = 1
 

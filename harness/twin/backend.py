@@ -137,7 +137,8 @@ class TwinBackend:
             case Rename(name=name, to=to):
                 return _result(world.rename(name, to))
             case Message(name=name, sector=sector, text=text):
-                return _result(world.message(name, sector, text))
+                error, answer = world.message(name, sector, text)
+                return _Result(errno_name(error) if error else None, text=answer or None)
             case Status(name=name, inactive=inactive):
                 return self._lines(name, inactive, "status")
             case Table(name=name, inactive=inactive):

@@ -13,7 +13,9 @@ from harness.twin.bio import Bio, BlockDevice
 from harness.twin.clock import Choices, Clock
 from harness.twin.delay import Delay
 from harness.twin.disk import Disk
+from harness.twin.dust import Dust
 from harness.twin.fallible import FallibleDisk
+from harness.twin.flakey import Flakey
 from harness.twin.limits import Limits
 from harness.twin.mapped_device import MappedDevice
 from harness.twin.merge import SnapshotMerge
@@ -27,7 +29,8 @@ from harness.twin.throttle import DEFAULT_COW_THRESHOLD
 from harness.units import SECTOR_BYTES
 
 TARGET_TYPES: Final[dict[str, type[Target]]] = {
-    kind.type_name: kind for kind in (Linear, Error, Zero, Delay, Snapshot, SnapshotMerge, Origin)
+    kind.type_name: kind for kind in (Linear, Error, Zero, Delay, Dust, Flakey, Snapshot,
+                                      SnapshotMerge, Origin)
 }
 
 
@@ -244,22 +247,28 @@ class DeviceMapper:
         self._uevent(md, "change")
         return 0
 
-    def message(self, name: str, sector: int, text: str) -> int:
-        """DM_TARGET_MSG: no target here takes any."""
+    def message(self, name: str, sector: int, text: str) -> tuple[int, str]:
+        """DM_TARGET_MSG: errno and answer."""
         md = self.mapped.get(name)
         if md is None:
-            return errno.ENXIO
+            return errno.ENXIO, ""
         words = split_args(text)
         if not words:
             self.log("ioctl: Empty message received.")
-            return errno.EINVAL
+            return errno.EINVAL, ""
         if md.live is None:
             error = errno_of(self.profile.message_no_table)
             if error:
                 self.log("ioctl: The device has no table.")
-            return error
+            return error, ""
         if sector >= md.sectors:
             self.log("ioctl: Target message sector outside device.")
-            return errno.EINVAL
-        self.log("ioctl: Target type does not support messages")
-        return errno.EINVAL
+            return errno.EINVAL, ""
+        target = md.live.find(sector)
+        if not target.takes_messages:
+            self.log("ioctl: Target type does not support messages")
+            return errno.EINVAL, ""
+        try:
+            return 0, target.message(words)
+        except OSError as fault:
+            return fault.errno or errno.EINVAL, ""

@@ -160,16 +160,18 @@ class MappedDevice:
         """Empty flushes to all that is below (kernel: ``__send_empty_flush``)."""
         if self.world.profile.flush_bypasses_map and table.flush_bypasses_map:
             for device in table.devices():
-                self._send_flush(io, table.targets[0], device)
+                device.submit(self._flush_clone(io, table.targets[0]))
             return
         for target in table.targets:
             for number in range(target.flushes):
-                self._send_flush(io, target, target.flush_device(number))
+                clone = self._flush_clone(io, target)
+                to = target.map_flush(clone, number)
+                if to is not None:
+                    to.submit(clone)
 
-    def _send_flush(self, io: _Io, target: Target, device: BlockDevice) -> None:
+    def _flush_clone(self, io: _Io, target: Target) -> "_Clone":
         io.pieces += 1
-        clone = _Clone(Op.FLUSH, 0, 0, None, self._end_clone, io, target)
-        device.submit(clone)
+        return _Clone(Op.FLUSH, 0, 0, None, self._end_clone, io, target)
 
     def _passes_preflush(self, table: Table) -> bool:
         """A write that is flushed ahead goes on as it is (``dm_split_and_process_bio``)."""

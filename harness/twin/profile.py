@@ -101,6 +101,18 @@ class Profile:
     optimize REQ_PREFLUSH with data when using the linear target, 6.17)."""
     preflush_error: str = "ignored"
     """Where it goes as a flush and a write, what a failed flush does to the write."""
+    flakey_error_reads: bool = True
+    """Target flakey knows the feature error_reads, and without features has error_reads and
+    error_writes; before, it fails everything that no feature lets pass."""
+    flakey_table_blank: bool = False
+    """Its table line ends in a blank."""
+    flakey_bad_down: str = "Invalid up interval"
+    """What it says to a down interval that is none."""
+    flakey_short_corrupt: str = "Feature corrupt_bio_byte requires parameters"
+    """What it says to corrupt_bio_byte without a word more."""
+    flakey_conflict: str = ("drop_writes is incompatible with corrupt_bio_byte with the WRITE flag "
+                            "set")
+    """What it says to drop_writes with writes that are corrupted."""
 
     kcopyd_subjob_sectors: int = 1024
     """Longest piece kcopyd copies at once: 512 KiB since 5.3, 64 KiB before."""
@@ -205,6 +217,7 @@ _6_12: Final = Profile()
 _6_1: Final = Profile(
     enoent="ENODEV", self_reference=ACCEPTED, message_no_table=ACCEPTED,
     error_args=ACCEPTED, zero_discard="EOPNOTSUPP", flush_bypasses_map=False,
+    flakey_error_reads=False, flakey_table_blank=True,
     read_only_discard="EINVAL", duplicate_wins="first", discard=0, same_device_log=(
         "device-mapper: table: {s}: snapshot: COW device cannot be the same as origin device "
         "(-EINVAL)\n"
@@ -213,7 +226,12 @@ _6_1: Final = Profile(
 PROFILES: Final = {
     "6.12": _6_12,
     "6.1": _6_1,
-    "7.2": replace(_6_12, number_overflow=SATURATES, preflush_passed=True),
+    "7.2": replace(
+        _6_12, number_overflow=SATURATES, preflush_passed=True,
+        flakey_bad_down="Invalid down interval",
+        flakey_short_corrupt="Feature corrupt_bio_byte requires 4 parameters",
+        flakey_conflict=("drop_writes is incompatible with random_write_corrupt or "
+                         "corrupt_bio_byte with the WRITE flag set")),
     "seed": replace(
         _6_1, features=False, log_errno_suffix=False, resize_uevent=False, too_long=ACCEPTED,
         duplicate_wins="last by tail", kcopyd_subjob_sectors=128, threshold_semaphore=True,

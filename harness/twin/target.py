@@ -36,6 +36,7 @@ class Target:
     """
 
     type_name: ClassVar[str]
+    takes_messages: ClassVar[bool] = False
     flush_bypasses_map: ClassVar[bool] = False
     """A flush may go straight to its device."""
 
@@ -75,6 +76,19 @@ class Target:
 
     def flush_device(self, number: int) -> BlockDevice:
         """Where empty flush ``number`` goes."""
+        raise NotImplementedError
+
+    def map_flush(self, bio: Bio, number: int) -> BlockDevice | None:
+        """Send empty flush ``number`` on its way."""
+        del bio
+        return self.flush_device(number)
+
+    def message(self, words: list[str]) -> str:
+        """Obey a message; its answer, if any (kernel: ``message``).
+
+        Raises:
+            OSError: with the errno of a refusal.
+        """
         raise NotImplementedError
 
     def end_io(self, bio: Bio) -> None:

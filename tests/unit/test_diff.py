@@ -61,7 +61,7 @@ def test_the_same_is_the_same_and_is_counted() -> None:
     assert result.same
     assert result.compared == {
         Layer.ERROR: 2, Layer.CONTENT: 1, Layer.STATUS: 1, Layer.TABLE: 5, Layer.EVENT: 1,
-        Layer.UEVENT: 2, Layer.LOG: 2, Layer.STORE: 0}
+        Layer.UEVENT: 2, Layer.LOG: 2, Layer.STORE: 0, Layer.REQUESTS: 0}
     assert result.not_compared == ()
 
 
