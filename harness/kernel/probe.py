@@ -184,7 +184,7 @@ class _Prober:
 
         def flushes() -> int:
             fields = (below / "stat").read_text().split()
-            return int(fields[15]) if len(fields) > 15 else 0  # noqa: PLR2004 -- since 5.5
+            return int(fields[15]) if len(fields) > 15 else 0  # counted since 5.5
 
         self.do(steps.Create(name="two"))
         half = _SECTORS // 2
