@@ -9,7 +9,7 @@ import errno
 from typing import Final
 
 from harness.twin.bio import READ, Bio, BlockDevice
-from harness.twin.target import CtrError, Target, parse_unsigned
+from harness.twin.target import CtrError, Target, parse_unsigned, scan_unsigned
 from harness.units import SECTOR_BYTES, SECTOR_SHIFT
 
 _BLOCK_SECTORS_MAX: Final = 2097152
@@ -35,7 +35,7 @@ class Dust(Target):
             raise CtrError("Block size must be a power of 2", errno.EINVAL)
         if block_bytes >> SECTOR_SHIFT > min(self.sectors, _BLOCK_SECTORS_MAX):
             raise CtrError("Block size is too large", errno.EINVAL)
-        offset = parse_unsigned(argv[1], 64)
+        offset = scan_unsigned(argv[1], 64, self.table.world.profile)
         if offset is None:
             raise CtrError("Invalid device offset sector", errno.EINVAL)
         try:
@@ -123,8 +123,9 @@ class Dust(Target):
         return ""
 
     def _command_on_block(self, command: str, words: list[str]) -> str:
-        block = parse_unsigned(words[1], 64)
-        failures = parse_unsigned(words[2], 32) if len(words) > 2 else 0
+        profile = self.table.world.profile
+        block = scan_unsigned(words[1], 64, profile)
+        failures = scan_unsigned(words[2], 32, profile) if len(words) > 2 else 0
         if block is None or failures is None:
             raise self._refuse(None)
         if failures > _WRITE_FAILURES_MAX:

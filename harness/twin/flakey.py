@@ -15,7 +15,8 @@ import errno
 from typing import Final
 
 from harness.twin.bio import READ, Bio, BlockDevice, Op
-from harness.twin.target import CtrError, Target, parse_unsigned
+from harness.twin.profile import Profile
+from harness.twin.target import CtrError, Target, scan_unsigned
 
 _WORDS_OF_CORRUPT: Final = 4
 _FEATURES_MAX: Final = 11
@@ -33,12 +34,12 @@ class Flakey(Target):
             raise CtrError("Invalid argument count", errno.EINVAL)
         profile = self.table.world.profile
         self._knows_error_reads = profile.flakey_error_reads
-        offset = parse_unsigned(argv[1], 64)
+        offset = scan_unsigned(argv[1], 64, profile)
         if offset is None:
             raise CtrError("Invalid device sector", errno.EINVAL)
         self._offset = offset
-        self._up = _number(argv[2], _U32, "Invalid up interval")
-        self._down = _number(argv[3], _U32, profile.flakey_bad_down)
+        self._up = _number(argv[2], _U32, "Invalid up interval", profile)
+        self._down = _number(argv[3], _U32, profile.flakey_bad_down, profile)
         if not self._up + self._down & _U32:
             raise CtrError("Total (up + down) interval is zero", errno.EINVAL)
         if self._up + self._down > _U32:
@@ -56,7 +57,7 @@ class Flakey(Target):
         profile = self.table.world.profile
         count = 0
         if words:
-            count = _number(words[0], _FEATURES_MAX, "Invalid number of feature args")
+            count = _number(words[0], _FEATURES_MAX, "Invalid number of feature args", profile)
             if count > len(words) - 1:
                 raise CtrError("Invalid number of feature args", errno.EINVAL)
         rest = words[1:]
@@ -88,18 +89,19 @@ class Flakey(Target):
         self._features.add(word)
 
     def _parse_corrupt(self, words: list[str], count: int) -> None:
-        requires = self.table.world.profile.flakey_short_corrupt
+        profile = self.table.world.profile
+        requires = profile.flakey_short_corrupt
         if not count or (count < _WORDS_OF_CORRUPT and "4" in requires):
             raise CtrError(requires, errno.EINVAL)
         # A word that is missing is one that cannot be read.
         which, way, value, flags, *_ = (*words[:_WORDS_OF_CORRUPT], "", "", "", "")
-        byte = _number(which, _U32, "Invalid corrupt bio byte")
+        byte = _number(which, _U32, "Invalid corrupt bio byte", profile)
         if not byte:
             raise CtrError("Invalid corrupt bio byte", errno.EINVAL)
         if way.lower() not in ("r", "w"):
             raise CtrError("Invalid corrupt bio direction (r or w)", errno.EINVAL)
-        put = _number(value, 255, "Invalid corrupt value to write into bio byte (0-255)")
-        mask = _number(flags, _U32, "Invalid corrupt bio flags mask")
+        put = _number(value, 255, "Invalid corrupt value to write into bio byte (0-255)", profile)
+        mask = _number(flags, _U32, "Invalid corrupt bio flags mask", profile)
         self._corrupt = byte, way.lower(), put, mask
         del words[:_WORDS_OF_CORRUPT]
 
@@ -175,13 +177,13 @@ class Flakey(Target):
         return [(self._opened.device, self._offset, self.sectors)]
 
 
-def _number(word: str, most: int, refusal: str) -> int:
-    """An argument (kernel: ``dm_read_arg``, which reads 32 bits and forgets what is beyond).
+def _number(word: str, most: int, refusal: str, profile: Profile) -> int:
+    """An argument (kernel: ``dm_read_arg``).
 
     Raises:
         CtrError: it is no number, or too large.
     """
-    number = parse_unsigned(word, 64)
-    if number is None or number & _U32 > most:
+    number = scan_unsigned(word, 32, profile)
+    if number is None or number > most:
         raise CtrError(refusal, errno.EINVAL)
-    return number & _U32
+    return number
