@@ -59,7 +59,8 @@ def examine(host: Host | None = None) -> list[Finding]:
           for name, package, needed in (
               ("apt-get", "apt", True), ("dpkg-deb", "dpkg", True), ("dmsetup", "dmsetup", True),
               ("qemu-system-x86_64", "qemu-system-x86", False),
-              ("busybox", "busybox-static", False), ("vagrant", "vagrant", False))),
+              ("busybox", "busybox-static", False), ("vagrant", "vagrant", False),
+              ("lvm", "lvm2", False))),
         ("Debian keys", lambda: _keys(machine, as_root)),
         ("memory", lambda: _memory(machine)),
         ("executable memory files", lambda: _executable(machine)),

@@ -70,7 +70,7 @@ def read_job(directory: Path) -> Job:
 
 
 @contextmanager
-def bring_up(directory: Path, label: str, *, here: bool = False
+def bring_up(directory: Path, label: str, *, here: bool = False, files: Path | None = None
              ) -> Iterator[tuple[KernelBackend, Ready]]:
     """Make this kernel ready to work on, and say what it is.
 
@@ -78,6 +78,7 @@ def bring_up(directory: Path, label: str, *, here: bool = False
         directory: the kernel's modules.
         label: which driver to use.
         here: the user said that this machine is the guest.
+        files: where disks are files that outlive the guest, rather than memory.
 
     Raises:
         UnsafeMachine: this is no disposable guest.
@@ -92,7 +93,7 @@ def bring_up(directory: Path, label: str, *, here: bool = False
     prober = KernelBackend(IoctlDriver(), directory)
     facts = probe(prober)
     prober.close()
-    backend = KernelBackend(driver, directory)
+    backend = KernelBackend(driver, directory, files=files)
     about = os.uname()
     try:
         yield backend, Ready(release=about.release, version=about.version, machine=about.machine,

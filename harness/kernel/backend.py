@@ -19,6 +19,7 @@ would wait for ever.
 
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -30,7 +31,7 @@ from harness.kernel.disks import Disks
 from harness.kernel.driver import UUID_PREFIX, Driver, Info, Line, node
 from harness.kernel.kmsg import KernelLog, normalise
 from harness.kernel.modules import Parameters
-from harness.kernel.uevents import UEvents, select
+from harness.kernel.uevents import UEvents, numbered, select
 from harness.steps import (
     EXAMINE_END_SECTORS,
     EXAMINE_SECTORS_MAX,
@@ -45,9 +46,11 @@ from harness.units import SECTOR_BYTES, bytes_of_sectors, sectors_of_bytes
 
 _DEVICE_NUMBER: Final = re.compile(r"(\d+):(\d+)")
 RESERVED: Final = frozenset({".", "..", "control", "dmsnap-hang"})
-_AT_REST_POLLS: Final = 5
-_AT_REST_POLL_S: Final = 0.005
 """Names that are something else in /dev/mapper."""
+_AT_REST_POLLS: Final = 5
+_AT_REST_POLLS_FILES: Final = 600
+"""Where disks are files, a copy waits for the host's disk."""
+_AT_REST_POLL_S: Final = 0.005
 
 
 class _Found:
@@ -71,10 +74,11 @@ class KernelBackend:
     """The real device-mapper of this guest (harness.steps.Backend)."""
 
     def __init__(self, driver: Driver, module_directory: Path, *, log: KernelLog | None = None,
-                 events: EventSource | None = None) -> None:
+                 events: EventSource | None = None, files: Path | None = None) -> None:
         self._driver = driver
         self._block = BlockIO()
-        self._disks = Disks(driver, module_directory)
+        self._disks = Disks(driver, module_directory, files)
+        self._at_rest_polls = _AT_REST_POLLS if files is None else _AT_REST_POLLS_FILES
         self._log = log if log is not None else KernelLog()
         self._events: EventSource = events if events is not None else UEvents()
         self._parameters = Parameters()
@@ -122,11 +126,35 @@ class KernelBackend:
 
     def execute(self, index: int, step: AnyStep) -> Observation:
         """Do one step and observe."""
+        return self._observe(index, str(step.__struct_config__.tag),
+                             lambda found: self._do(step, found))
+
+    def watch(self, index: int, label: str, work: Callable[[], None], prefix: str) -> Observation:
+        """Observe what another program does to device-mapper, in the place of step ``index``.
+
+        Devices whose UUID starts with ``prefix`` are the program's: from now on they belong to
+        the scenario, which leaves their removal to it.  The image of every disk is part of what
+        is seen, since nobody tells what the program writes.  Uevents carry numbers, not names.
+        """
+        def do(found: _Found) -> None:
+            work()
+            own = [name for name, uuid in self._driver.devices().items() if uuid.startswith(prefix)]
+            self._mapped += [name for name in own if name not in self._mapped]
+            self._merges |= any("snapshot-merge" in (info.table or "")
+                                for info in self._driver.survey(own).values())
+            self._let_merges_rest()
+            found.image = {disk: self._image(disk) for disk in self._disks.all}
+
+        return self._observe(index, label, do, named=False)
+
+    def _observe(self, index: int, label: str, work: Callable[[_Found], None], *,
+                 named: bool = True) -> Observation:
+        """Do something and observe everything around it."""
         found = _Found()
-        self._log.mark(f"step {index} {step.__struct_config__.tag}")
+        self._log.mark(f"step {index} {label}")
         started = time.perf_counter_ns()
         try:
-            self._do(step, found)
+            work(found)
         except TimeoutError as fault:
             found.error = error_name(fault) if fault.errno is not None else steps.TIMEOUT
         except OSError as fault:
@@ -136,12 +164,13 @@ class KernelBackend:
         numbers, state = self._look()
         mapped = {number: name for number, name in numbers.items()
                   if number not in self._disk_numbers}
+        events = self._events.drain()
         return Observation(
             step=index, error=found.error,
             text=None if found.text is None else normalise(found.text, numbers),
             content=found.content, image=found.image, state=state,
-            uevents=select(self._events.drain(), mapped), log=self._log.lines(numbers),
-            requests=self._requests(), elapsed_us=elapsed_us)
+            uevents=select(events, mapped) if named else numbered(events, self._disk_numbers),
+            log=self._log.lines(numbers), requests=self._requests(), elapsed_us=elapsed_us)
 
     def _requests(self) -> dict[str, tuple[str, ...]]:
         """What reached the disks that can fail since the last step."""
@@ -158,7 +187,7 @@ class KernelBackend:
         """
         still = 0
         before: object = None
-        while self._merges and still < _AT_REST_POLLS:
+        while self._merges and still < self._at_rest_polls:
             merging = [info.status for info in self._driver.survey(self._mapped).values()
                        if not info.suspended and merges_on(info.status)]
             if not merging:

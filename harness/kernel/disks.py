@@ -7,7 +7,8 @@ zeros.  Where brd cannot be unloaded (built in), a new disk is searched for old 
 those are zeroed.
 
 A disk with a logical block of more than 512 bytes is a linear mapping onto a loop device over
-memory (memfd), since brd offers one block size only.
+memory (memfd), since brd offers one block size only.  Where a directory is given, every disk is
+one over a file there, which outlives the guest; a file that is there keeps its contents.
 
 A disk that can fail is a linear mapping onto a network block device that a fork of us serves
 (`harness.kernel.nbd_server`).  Its queue is set up to pass bios on one by one, and that is looked
@@ -59,6 +60,11 @@ class DiskInfo(NamedTuple):
     server: NbdServer | None = None
 
 
+def file_of(directory: Path, name: str) -> Path:
+    """The file in ``directory`` that holds disk ``name``."""
+    return directory / f"{name}.disk"
+
+
 class Allocator:
     """Hands out ranges of the ram disk, one after the other."""
 
@@ -88,9 +94,11 @@ class Allocator:
 class Disks:
     """The disks of one scenario."""
 
-    def __init__(self, driver: Driver, module_directory: Path) -> None:
+    def __init__(self, driver: Driver, module_directory: Path,
+                 files: Path | None = None) -> None:
         self._driver = driver
         self._modules = module_directory
+        self._files = files
         self._allocator = Allocator()
         self._pristine = False
         self._ours = False
@@ -125,7 +133,7 @@ class Disks:
             self._allocator = Allocator(sectors_of_bytes(os.lseek(fd, 0, os.SEEK_END)))
 
     def add(self, name: str, sectors: int, block_size: int, *, can_fail: bool = False) -> None:
-        """Make a disk full of zeros.
+        """Make a disk full of zeros, or one over the file of that name.
 
         Raises:
             BadScenario: it does not fit, or is no multiple of its block size.
@@ -139,13 +147,13 @@ class Disks:
             server, nbd = self._serve(sectors)
             below = f"/dev/nbd{nbd}"
             self.all[name] = DiskInfo(sectors, block_size, nbd=nbd, server=server)
-        elif block_size == SECTOR_BYTES:
+        elif block_size == SECTOR_BYTES and self._files is None:
             below, start = RAM_DISK, self._allocator.take(sectors)
             if not self._pristine:
                 self._wipe(start, sectors)
             self.all[name] = DiskInfo(sectors, block_size)
         else:
-            loop = self._make_loop(sectors, block_size)
+            loop = self._make_loop(name, sectors, block_size)
             below = f"/dev/loop{loop}"
             self.all[name] = DiskInfo(sectors, block_size, loop=loop)
         self._driver.create(name, DISK_UUID + name)
@@ -212,11 +220,11 @@ class Disks:
         finally:
             os.close(fd)
 
-    @staticmethod
-    def _make_loop(sectors: int, block_size: int) -> int:
-        """A loop device over memory; its number."""
+    def _make_loop(self, name: str, sectors: int, block_size: int) -> int:
+        """A loop device over memory or a file; its number."""
         with contextlib.ExitStack() as stack:
-            backing = os.memfd_create("dmsnap")
+            backing = os.memfd_create("dmsnap") if self._files is None else os.open(
+                file_of(self._files, name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             stack.callback(os.close, backing)
             os.ftruncate(backing, bytes_of_sectors(sectors))
             control = os.open(_LOOP_CONTROL, os.O_RDWR | os.O_CLOEXEC)

@@ -32,6 +32,18 @@ def select(events: Iterable[tuple[str, Mapping[str, str]]],
     return tuple(chosen)
 
 
+def numbered(events: Iterable[tuple[str, Mapping[str, str]]], leave_out: Iterable[str]
+             ) -> tuple[UEvent, ...]:
+    """The events of all mapped devices except some, with ``major:minor`` for a name.
+
+    Where many commands ran since the last drain, one number may have been that of several devices.
+    """
+    found = list(events)
+    numbers = {f"{properties.get('MAJOR')}:{properties.get('MINOR')}" for _, properties in found
+               if properties.get("DEVNAME", "").removeprefix("/dev/").startswith("dm-")}
+    return select(found, {number: number for number in numbers.difference(leave_out)})
+
+
 class UEvents:
     """Listens to the kernel's uevents."""
 

@@ -89,6 +89,7 @@ def test_what_is_missing_has_a_cure(host, name, cure):
     (FakeHost(without=["qemu-system-x86_64"]), "qemu-system-x86_64", "not installed"),
     (FakeHost(without=["busybox"]), "busybox", "not installed"),
     (FakeHost(without=["vagrant"]), "vagrant", "not installed"),
+    (FakeHost(without=["lvm"]), "lvm", "not installed"),
     (FakeHost(without=["/dev/kvm"]), "/dev/kvm", "not there"),
     (FakeHost(failing=["/dev/kvm"]), "/dev/kvm", "does not open"),
 ])
