@@ -76,5 +76,9 @@ class KernelCrash(DmsnapError):
     """The twin has come to a place where the kernel crashes; there is nothing after it."""
 
 
+class FreedMemory(KernelCrash):
+    """From here on the kernel uses memory that it has freed: it may crash at any later time."""
+
+
 class TwinInvariant(DmsnapError):
     """The twin contradicts itself: a defect of dmsnap, please report it with the trace."""

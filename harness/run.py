@@ -29,6 +29,7 @@ from harness.diff import Verdict
 from harness.errors import (
     BadScenario,
     DmsnapError,
+    FreedMemory,
     KernelCrash,
     ProvisioningError,
     TwinInvariant,
@@ -275,13 +276,19 @@ def judge(trace: Trace, outcome: Outcome, kernel: str, defects: str = FAITHFUL
 
 
 def _twin_crashes(trace: Trace, step: int | None, ready: Ready, defects: str) -> bool:
-    """Whether the twin comes to a crash of the kernel in this very step."""
-    profile = dataclasses.replace(Profile.from_probe(ready.probe), defects=defects)
+    """Whether the twin comes to a crash of the kernel in this very step.
+
+    What freed memory does to a kernel may come later.
+    """
+    profile = dataclasses.replace(Profile.from_probe(ready.probe), defects=defects,
+                                  unprobed_crashes=True)
     backend = TwinBackend(profile)
     backend.begin(trace.header.seed)
     for index, each in enumerate(trace.steps):
         try:
             backend.execute(index, each)
+        except FreedMemory:
+            return step is not None and index <= step
         except KernelCrash:
             return index == step
         except DmsnapError:

@@ -47,6 +47,7 @@ from harness.units import SECTOR_BYTES, bytes_of_sectors, sectors_of_bytes
 _DEVICE_NUMBER: Final = re.compile(r"(\d+):(\d+)")
 RESERVED: Final = frozenset({".", "..", "control", "dmsnap-hang"})
 """Names that are something else in /dev/mapper."""
+_DISKSTATS: Final = Path("/proc/diskstats")
 _AT_REST_POLLS: Final = 5
 _AT_REST_POLLS_FILES: Final = 600
 """Where disks are files, a copy waits for the host's disk."""
@@ -181,9 +182,9 @@ class KernelBackend:
         """Wait until no merge makes progress: it has finished, failed, stopped, or is stuck.
 
         A merge goes on in the background after the step that started it, and nothing signals its
-        end.  One whose numbers do not say that it is over is at rest when they have not changed
-        while this process slept several times, nor have those of requests to disks that count
-        them: the guest has one CPU, and what can run does.
+        end.  One whose numbers do not say that it is over is at rest when neither they, nor what
+        the disks have moved, nor the requests to disks that count them have changed while this
+        process slept several times: the guest has one CPU, and what can run does.
         """
         still = 0
         before: object = None
@@ -192,7 +193,9 @@ class KernelBackend:
                        if not info.suspended and merges_on(info.status)]
             if not merging:
                 return
-            now = merging, [server.served() for server in self._disks.servers().values()]
+            # A long run moves many requests before its numbers change.
+            now = (merging, sectors_moved(_DISKSTATS.read_text()),
+                   [server.served() for server in self._disks.servers().values()])
             still = still + 1 if now == before else 0
             before = now
             time.sleep(_AT_REST_POLL_S)
@@ -447,6 +450,12 @@ def merges_on(status: str | None) -> bool:
                 and words[3].partition("/")[0] != words[4]):
             return True
     return False
+
+
+def sectors_moved(diskstats: str) -> int:
+    """Sectors read and written by all disks; time that passes with a request is none."""
+    lines = (line.split() for line in diskstats.splitlines())
+    return sum(int(words[5]) + int(words[9]) for words in lines)
 
 
 def examined(sectors: int) -> list[tuple[int, int]]:

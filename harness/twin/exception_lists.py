@@ -15,10 +15,13 @@ from collections.abc import Iterable, Iterator
 from enum import Enum
 from typing import Final
 
+from harness.errors import KernelCrash
+
 CONSECUTIVE_BITS: Final = 8
 """Low bits left out of the hash (kernel: ``DM_CHUNK_CONSECUTIVE_BITS``)."""
 CHUNK_NUMBER_BITS: Final = 56
 """A record keeps its count in the top byte of the new chunk (``DM_CHUNK_NUMBER_BITS``)."""
+_EXTRA_MAX: Final = (1 << CONSECUTIVE_BITS) - 1
 _CHUNK_MASK: Final = (1 << CHUNK_NUMBER_BITS) - 1
 
 
@@ -44,6 +47,13 @@ class _Run:
         self.old = old
         self.new = new
         self.extra = extra
+
+    def one_more(self) -> None:
+        """Kernel: ``dm_consecutive_chunk_count_inc``."""
+        if self.extra == _EXTRA_MAX:
+            raise KernelCrash(f"a run of more than {_EXTRA_MAX + 1} chunks, which a sound store "
+                              "cannot have: the kernel stops (BUG_ON)")
+        self.extra += 1
 
 
 class ExceptionLists:
@@ -79,6 +89,9 @@ class ExceptionLists:
 
         The top byte of ``new`` is read as a count, as the kernel does with what a crafted store
         says.
+
+        Raises:
+            KernelCrash: such a count would overflow.
         """
         extra = new >> CHUNK_NUMBER_BITS
         new &= _CHUNK_MASK
@@ -88,12 +101,12 @@ class ExceptionLists:
         for index in range(len(slot) - 1, -1, -1) if backwards else range(len(slot)):
             run = slot[index]
             if old == run.old + run.extra + 1 and new == run.new + run.extra + 1:
-                run.extra += 1
+                run.one_more()
                 return
             if old == run.old - 1 and new == run.new - 1:
+                run.one_more()
                 run.old -= 1
                 run.new -= 1
-                run.extra += 1
                 return
             if backwards and old > run.old:
                 position = index + 1

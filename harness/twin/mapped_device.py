@@ -126,8 +126,10 @@ class MappedDevice:
             sectors = min(left, target.start + target.sectors - sector)
             if not discard:
                 sectors = target.io_sectors(bio, sector, sectors)
-            elif limit and limit < sectors:
-                sectors = limit
+            elif limit:
+                # With the granularity of a chunk, the block layer would cut at chunks.
+                boundary = limit - sector % limit if self.world.profile.fixed else limit
+                sectors = min(sectors, boundary)
             io.pieces += 1
             piece = data
             if data is not None and sectors != left:

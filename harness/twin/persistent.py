@@ -162,10 +162,18 @@ class PersistentStore(ExceptionStore):
                 break
             full.append(pairs)
             self.area += 1
+        if self.world.profile.fixed and any(self._rotten(pairs) for pairs in full):
+            raise OSError(errno.EINVAL, "an entry leads nowhere")
         for pairs in full:
             self._count_as_used(pairs[:, 1])
         self._skip_metadata()
         add(np.concatenate(full))
+
+    def _rotten(self, pairs: Pairs) -> bool:
+        """Whether an entry leads to no data chunk of the COW device; the kernel does not look."""
+        new = pairs[:, 1]
+        chunks = self.cow.sectors // self.chunk_sectors
+        return bool((new >= chunks).any() or (new % np.uint64(self.entries + 1) == 1).any())
 
     def _count_as_used(self, new: Pairs) -> None:
         """Let the next free chunk be behind all of ``new`` (kernel: ``insert_exceptions``)."""

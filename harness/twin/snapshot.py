@@ -14,7 +14,7 @@ import errno
 from functools import partial
 from typing import TYPE_CHECKING
 
-from harness.errors import KernelCrash
+from harness.errors import FreedMemory
 from harness.twin import exception_store
 from harness.twin.bio import READ, Bio, BlockDevice, EndIo, Op
 from harness.twin.exception_table import ExceptionTable, table_slots
@@ -171,7 +171,7 @@ class Snapshot(Target):
                 self.world.log("snapshots: Snapshot is marked invalid.")
             if not self.store.chunk_sectors:
                 if not self.world.profile.zero_chunk_refused:
-                    raise KernelCrash("the constructor frees the snapshot and reports success: the "
+                    raise FreedMemory("the constructor frees the snapshot and reports success: the "
                                       "kernel goes on with freed memory")
                 raise CtrError("Chunk size not set", errno.EINVAL)
         except OSError as fault:

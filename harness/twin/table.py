@@ -10,7 +10,7 @@ import re
 from bisect import bisect_right
 from typing import TYPE_CHECKING
 
-from harness.errors import errno_name
+from harness.errors import FreedMemory, KernelCrash, errno_name
 from harness.steps import REFERENCE, TargetLine
 from harness.twin.bio import BlockDevice
 from harness.twin.limits import STACKING, Limits, stack
@@ -26,6 +26,8 @@ MODE_WRITE = 2
 
 _SECTORS_MAX = (1 << 63) - 1 >> 9
 """Longest table: what lies behind it no file offset reaches."""
+_GRANULARITY_MIN = 512
+"""The discard granularity is the chunk size in sectors, taken for bytes."""
 _NUMBERS = re.compile(r"(\d+):(\d+)")
 _THREE_NUMBERS = re.compile(r"\d+:\d+:\d+(:|[^\d:].*)?", re.DOTALL)
 _HEX_NUMBER = re.compile(r"(?:0[xX])?([0-9a-fA-F]+)")
@@ -76,6 +78,7 @@ class Table:
         self.targets: list[Target] = []
         self._starts: list[int] = []
         self._devices: list[_Used] = []
+        self._stale: list[OpenDevice] = []
         try:
             if not lines:
                 self.world.log("ioctl: populate_table: no targets specified")
@@ -160,7 +163,11 @@ class Table:
         if held | wanted != held:
             self.md.hold(device, held | wanted)
             self.md.release(device, held)
-            used.opened = OpenDevice(device, held | wanted)
+            if self.world.profile.fixed:
+                used.opened.mode |= wanted
+            else:
+                self._stale.append(used.opened)
+                used.opened = OpenDevice(device, held | wanted)
         used.count += 1
         return used.opened
 
@@ -198,6 +205,7 @@ class Table:
         """Close what `get_device` returned (kernel: ``dm_put_device``)."""
         used = next((used for used in self._devices if used.opened is opened), None)
         if used is None:
+            self._stale.remove(opened)
             # The kernel prints the name from memory that the upgrade has freed.
             self.world.log(f"table: {{{self.md.name}}}: device {{freed}} not in table devices list")
             return
@@ -240,12 +248,19 @@ class Table:
         """
         name = f"table: {{{self.md.name}}}:"
         limits = STACKING
+        if self._stale and self.world.profile.unprobed_crashes:
+            raise FreedMemory("a target uses a device whose reference was freed when another one "
+                              "opened it for writing")
         for target in self.targets:
             own = self._device_limits(target)
             fault = _area_fault(target, own)
             if fault is not None:
                 self.world.log(f"{name} {fault}")
                 raise LoadError(errno.EINVAL)
+            if (0 < target.discard_sectors_max() < _GRANULARITY_MIN
+                    and not self.world.profile.fixed and self.world.profile.unprobed_crashes):
+                raise KernelCrash("a discard granularity of less than one sector: the kernel "
+                                  "divides by zero in blk_stack_limits")
             limits, fits = stack(limits, own, 0)
             if not fits:
                 self.world.log(f"{name} adding target device (start sect {target.start} len "

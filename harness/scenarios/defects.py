@@ -1,0 +1,127 @@
+"""Known defects of kernels that no other theme meets (docs/KERNEL-DEFECTS.md).
+
+Those that can kill the kernel run only when named, each in a guest of its own.
+"""
+
+from typing import Final
+
+from harness.scenarios.registry import scenario
+from harness.scenarios.script import Script
+from harness.steps import TargetLine
+from harness.store.layout import ENTRY, Header
+from harness.trace import Layer
+
+_COUNT_255: Final = 255 << 56
+"""In the upper byte of a new chunk: 255 further chunks."""
+
+
+@scenario(loses_guest=True)
+def store_kills_kernel(s: Script) -> None:
+    """Two rotten entries make a run that is too long to be counted, when the table is loaded."""
+    s.disk("base", 256, stamped=True)
+    s.disk("cow", 256)
+    s.poke("cow", 0, Header(chunk_sectors=8).pack())
+    s.poke("cow", 8, ENTRY.pack(5, _COUNT_255 | 10) + ENTRY.pack(4, 9))
+    s.snapshot("snap", "base", "cow", "P", 8)
+
+
+@scenario()
+def long_run_in_a_rotten_store(s: Script) -> None:
+    """One rotten entry says that 255 further chunks follow it: they are read from where it says."""
+    s.disk("base", 2048, stamped=True)
+    s.disk("cow", 1024, stamped=True)
+    s.poke("cow", 0, Header(chunk_sectors=8).pack())
+    s.poke("cow", 8, (ENTRY.pack(5, _COUNT_255 | 10) + ENTRY.pack(300, 40)).ljust(4096, b"\0"))
+    s.snapshot("snap", "base", "cow", "P", 8)
+    s.read("snap", 32, 64)
+    s.read("snap", 8 * 120, 8)
+    s.read("snap", 8 * 200, 8)
+
+
+def _named_twice(s: Script, *lines: TargetLine) -> None:
+    s.disk("base", 512, stamped=True)
+    s.disk("cow", 256)
+    s.device("snap", *lines)
+    s.read("snap", 0, 8)
+    s.write("snap", 3, 3)
+    s.remove("snap")
+
+
+@scenario(loses_guest=True)
+def origin_named_again(s: Script) -> None:
+    """A snapshot, and behind it in the same table a target that opens its origin for writing.
+
+    What the snapshot holds of its origin is freed memory from then on: a kernel may die of it.
+    """
+    _named_twice(s, TargetLine(0, 256, "snapshot", "{base} {cow} P 8"),
+                 TargetLine(256, 256, "linear", "{base} 256"))
+
+
+@scenario()
+def origin_named_before(s: Script) -> None:
+    """The same two in the other order: the device is open for writing when the snapshot asks."""
+    _named_twice(s, TargetLine(0, 256, "linear", "{base} 256"),
+                 TargetLine(256, 256, "snapshot", "{base} {cow} P 8"))
+
+
+@scenario(loses_guest=True)
+def discard_small_chunks(s: Script) -> None:
+    """Discards zero chunks of 8 sectors, which are no whole sector of granularity."""
+    s.disk("base", 256, stamped=True)
+    s.disk("cow", 512)
+    s.device("snap", s.snapshot_line("base", "cow", "P", 8, features="1 discard_zeroes_cow"))
+    s.write("snap", 0, 32)
+    s.discard("snap", 8, 16)
+    s.read("snap", 0, 40)
+
+
+@scenario(sector=(0, 200))
+def discard_of_several_chunks(s: Script, sector: int) -> None:
+    """Three chunks' length is discarded, from the start of one or from the middle.
+
+    The granularity is too small for the block layer to cut at chunks, so all pieces start in the
+    middle of one.  Behind each of the three on the COW device lies a chunk from elsewhere.
+    """
+    chunk = 1024
+    s.disk("base", 8 * chunk, stamped=True)
+    s.disk("cow", 10 * chunk)
+    s.device("snap", s.snapshot_line("base", "cow", "P", chunk, features="1 discard_zeroes_cow"))
+    for number in (0, 5, 1, 6, 2, 7):
+        s.write("snap", number * chunk, chunk)
+    s.discard("snap", sector, 3 * chunk)
+    s.read("snap", 0, 8 * chunk)
+
+
+@scenario()
+def merge_run_over_2_tib(s: Script) -> None:
+    """A run of 2 TiB and 32 MiB is merged: the sectors of a run are counted in 32 bits.
+
+    The COW device is as writes in ascending order leave it, but for where its data starts; most of
+    it, and of the origin, is made of dm-zero.
+    """
+    s.leave_out(Layer.LOG, "7.2 warns of dm-bufio's vmalloc flags, once after each boot, where "
+                "chunks are of more than 4 MiB")
+    chunk, data = 65536, 256
+    chunks = (1 << 32) // chunk + 1
+    sectors, real = chunks * chunk, 2 * chunk
+    s.disk("old", real)
+    s.disk("meta", real)
+    s.disk("new", real)
+    for number in (0, 1):
+        s.write("old", number * chunk, 8)
+        s.write("new", number * chunk, 8)
+    s.poke("meta", 0, Header(chunk_sectors=chunk).pack())
+    s.poke("meta", chunk, b"".join(ENTRY.pack(old, old + data) for old in range(chunks)))
+    s.device("base", TargetLine(0, real, "linear", "{old} 0"),
+             TargetLine(real, sectors - real, "zero"))
+    s.device("cow", TargetLine(0, real, "linear", "{meta} 0"),
+             TargetLine(real, data * chunk - real, "zero"),
+             TargetLine(data * chunk, real, "linear", "{new} 0"),
+             TargetLine(data * chunk + real, sectors, "zero"))
+    s.snapshot("snap", "base", "cow", "P", chunk)
+    for number in (0, 1):
+        s.read("snap", number * chunk, 8)
+    s.remove("snap")
+    s.device("merge", s.merge_line("base", "cow", "P", chunk))
+    for number in (0, 1):
+        s.read("merge", number * chunk, 8)
