@@ -259,8 +259,9 @@ class KernelBackend:
                 self._parallel(step, found)
             case steps.Fault(device=device, op=op, sector=sector):
                 server = self._disks.server(device)
-                sectors = server.sectors - sector if step.sectors is None else step.sectors
-                server.fail(op, sector, sectors, nth=step.nth, count=step.count)
+                to_end = self._disks.all[device].sectors - sector
+                server.fail(op, sector, to_end if step.sectors is None else step.sectors,
+                            nth=step.nth, count=step.count)
             case steps.Heal(device=device):
                 self._disks.server(device).heal()
             case steps.Image(device=device):
@@ -424,12 +425,12 @@ class KernelBackend:
                                         f"{wanted}: this kernel's nbd driver is not like others")
 
     def _image(self, disk: str) -> Runs:
-        server = self._disks.all[disk].server
-        if server is not None:
+        info = self._disks.all[disk]
+        if info.server is not None:
             # Not through the kernel: looking is no request.
-            return pattern.join([pattern.encode(self._seed, server.read(sector, sectors))
-                                 for sector, sectors in steps.requests(0, server.sectors)])
-        return self._block.examine(node(disk), self._seed, [(0, self._disks.all[disk].sectors)])
+            return pattern.join([pattern.encode(self._seed, info.server.read(sector, sectors))
+                                 for sector, sectors in steps.requests(0, info.sectors)])
+        return self._block.examine(node(disk), self._seed, [(0, info.sectors)])
 
     def _examine(self, found: _Found) -> None:
         # In one order on both sides: disks that can fail count what reaches them.

@@ -12,7 +12,8 @@ one over a file there, which outlives the guest; a file that is there keeps its 
 
 A disk that can fail is a linear mapping onto a network block device that a fork of us serves
 (`harness.kernel.nbd_server`).  Its queue is set up to pass bios on one by one, and that is looked
-at, because the twin takes it for granted.
+at, because the twin takes it for granted.  To connect one costs a tenth of a second, so it is made
+as large as a disk may be, and serves one scenario's disk after the other.
 
 Every mapped device made here carries the UUID prefix of the harness, and a ram disk that is
 built in is used only when nobody holds it.
@@ -103,6 +104,7 @@ class Disks:
         self._pristine = False
         self._ours = False
         self._nbd: NbdControl | None = None
+        self._idle: list[tuple[NbdServer, int]] = []
         self.all: dict[str, DiskInfo] = {}
         """Every disk, in the order of its creation."""
         self._load()
@@ -167,26 +169,28 @@ class Disks:
             modules.load(self._modules, "nbd", "nbds_max=0 max_part=0")
             from harness.kernel.nbd import NbdControl
             self._nbd = NbdControl()
-        server = NbdServer(sectors)
+        for served in self._idle:
+            if served[0].sectors >= sectors:
+                self._idle.remove(served)
+                return served
+        server = NbdServer(max(sectors, RAM_SECTORS))
         try:
-            number = self._nbd.connect(server.kernel_end.fileno(), sectors, FLAGS)
+            number = self._nbd.connect(server.kernel_end.fileno(), server.sectors, FLAGS)
         except (OSError, ProvisioningError):
             server.close()
             raise
         server.kernel_end.close()
         return server, number
 
-    def _stop_serving(self, disk: DiskInfo) -> None:
-        """Take the nbd device away from below a disk.
+    def _stop_serving(self, server: NbdServer, number: int) -> None:
+        """Disconnect an nbd device from its server.
 
         Raises:
             OSError: it stays, or something went wrong while it was there (EIO).
         """
         assert self._nbd is not None
-        assert disk.nbd is not None
-        assert disk.server is not None
-        self._nbd.disconnect(disk.nbd)
-        fault = disk.server.close()
+        self._nbd.disconnect(number)
+        fault = server.close()
         if fault:
             raise OSError(errno.EIO, fault)
 
@@ -251,8 +255,11 @@ class Disks:
                 self._driver.remove(name)
                 if disk.loop is not None:
                     self._drop_loop(disk.loop)
-                if disk.nbd is not None:
-                    self._stop_serving(disk)
+                if disk.nbd is not None and disk.server is not None:
+                    if disk.server.renew():
+                        self._idle.append((disk.server, disk.nbd))
+                    else:
+                        self._stop_serving(disk.server, disk.nbd)
             except OSError as fault:
                 left.append(f"{name} ({fault.strerror})")
                 continue
@@ -267,6 +274,10 @@ class Disks:
 
     def close(self) -> None:
         """Unload the ram disk, so that a later run finds the machine as this one did."""
+        for server, number in self._idle:
+            with contextlib.suppress(OSError):  # the end of this process takes them, too
+                self._stop_serving(server, number)
+        self._idle.clear()
         if self._nbd is not None:
             self._nbd.close()
         if self._ours and not self.all:

@@ -98,6 +98,19 @@ class NbdServer:
         """Forget all faults."""
         self._ask("heal")
 
+    def renew(self) -> bool:
+        """Become a disk of zeros without faults and without a past; False if that cannot be.
+
+        A kernel that has let go of the socket does not take it again.
+        """
+        try:
+            alive = bool(self._ask("renew"))
+            os.ftruncate(self._memory, 0)
+            os.ftruncate(self._memory, bytes_of_sectors(self.sectors))
+        except (OSError, EOFError):
+            return False
+        return alive
+
     def served(self) -> int:
         """How many requests were answered so far."""
         return int(self._ask("served"))
@@ -199,6 +212,10 @@ class _Service:
                 self._plan.add(op, sector, sectors, nth=nth, count=count)
             case "heal", ():
                 self._plan.heal()
+            case "renew", ():
+                self._plan = FaultPlan()
+                self._log = []
+                return self._kernel.fileno() >= 0
             case "served", ():
                 return self._served
             case "take", ():
