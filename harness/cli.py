@@ -208,7 +208,9 @@ def run(patterns: tuple[str, ...], kernels: tuple[str, ...], modules: Path | Non
                 raise ProvisioningError("--guest vagrant runs the kernel of that machine: leave "
                                         "--kernel and --modules out")
             machine = _vagrant_machine()
-            asks.require(asks.of_vagrant(machine), "the Vagrant machine")
+            if not all(finding.ok for finding in asks.of_vagrant(machine)):
+                machine.boot_again()  # which is the cure of most
+                asks.require(asks.of_vagrant(machine), "the Vagrant machine")
             launcher = VagrantGuest(machine)
             chosen, jobs = (launcher.kernel(),), jobs or 1
         else:
