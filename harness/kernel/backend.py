@@ -86,6 +86,7 @@ class KernelBackend:
         self._seed = 0
         self._mapped: list[str] = []
         self._merges = False
+        self._stopped = False
         self._created = 0
         self._info: dict[str, Info] = {}
         self._states: dict[str, DeviceState] = {}
@@ -112,6 +113,7 @@ class KernelBackend:
         left += self._disks.reset()
         self._mapped = []
         self._merges = False
+        self._stopped = False
         self._info, self._states, self._numbers, self._disk_numbers = {}, {}, {}, {}
         return left
 
@@ -127,6 +129,7 @@ class KernelBackend:
 
     def execute(self, index: int, step: AnyStep) -> Observation:
         """Do one step and observe."""
+        self._stopped &= not isinstance(step, steps.Resume)
         return self._observe(index, str(step.__struct_config__.tag),
                              lambda found: self._do(step, found))
 
@@ -137,6 +140,8 @@ class KernelBackend:
         the scenario, which leaves their removal to it.  The image of every disk is part of what
         is seen, since nobody tells what the program writes.  Uevents carry numbers, not names.
         """
+        self._stopped = False
+
         def do(found: _Found) -> None:
             work()
             own = [name for name, uuid in self._driver.devices().items() if uuid.startswith(prefix)]
@@ -186,9 +191,11 @@ class KernelBackend:
         the disks have moved, nor the requests to disks that count them have changed while this
         process slept several times: the guest has one CPU, and what can run does.
         """
+        # One that stopped in an earlier step is only started again by a resume.
+        polls, self._stopped = 1 if self._stopped else self._at_rest_polls, False
         still = 0
         before: object = None
-        while self._merges and still < self._at_rest_polls:
+        while self._merges:
             merging = [info.status for info in self._driver.survey(self._mapped).values()
                        if not info.suspended and merges_on(info.status)]
             if not merging:
@@ -196,7 +203,13 @@ class KernelBackend:
             # A long run moves many requests before its numbers change.
             now = (merging, sectors_moved(_DISKSTATS.read_text()),
                    [server.served() for server in self._disks.servers().values()])
-            still = still + 1 if now == before else 0
+            if now == before:
+                still += 1
+            elif before is not None:
+                still, polls = 0, self._at_rest_polls
+            if still == polls:
+                self._stopped = True
+                return
             before = now
             time.sleep(_AT_REST_POLL_S)
 

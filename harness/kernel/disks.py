@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from harness.errors import BadScenario, ProvisioningError
-from harness.kernel import modules
+from harness.kernel import modules, udev
 from harness.kernel.driver import UUID_PREFIX, Driver, Line
 from harness.kernel.nbd_server import FLAGS, NbdServer
 from harness.steps import REQUEST_SECTORS_MAX
@@ -180,6 +180,9 @@ class Disks:
             server.close()
             raise
         server.kernel_end.close()
+        # What udev reads of a new device is no request of ours.
+        udev.settle()
+        server.renew()
         return server, number
 
     def _stop_serving(self, server: NbdServer, number: int) -> None:

@@ -9,20 +9,17 @@ import ctypes
 import errno
 import lzma
 import os
-import subprocess
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from harness.errors import ProvisioningError
+from harness.kernel import udev
 
 WANTED: Final = ("dm-mod", "dm-bufio", "dm-snapshot", "dm-zero", "dm-flakey", "dm-delay",
                  "dm-dust", "loop")
 """In the order of their dependencies; the ram disk is loaded by `harness.kernel.disks`."""
 NEEDED: Final = ("dm-mod", "dm-bufio", "dm-snapshot", "brd")
 """Without these nothing works; the others only widen what scenarios can use."""
-_UDEV: Final = Path("/run/udev/control")
-_SETTLE_LIMIT_S: Final = 20.0
 _SYS_MODULE: Final = Path("/sys/module")
 _FINIT_MODULE: Final = {"x86_64": 313, "aarch64": 273, "riscv64": 273, "i686": 350}
 _DELETE_MODULE: Final = {"x86_64": 176, "aarch64": 106, "riscv64": 106, "i686": 129}
@@ -95,15 +92,14 @@ def load(directory: Path, name: str, parameters: str = "") -> bool:
 def unload(name: str) -> bool:
     """Remove a module; False where it is built in or in use.
 
-    Where udev runs, it opens each new device to look what is on it; it is waited for.
+    Where udev runs, it may still look at a device of it; that is waited for.
     """
     if _delete(name):
         return True
-    if loaded(name) and _UDEV.exists():
-        with suppress(OSError, subprocess.TimeoutExpired):
-            subprocess.run(["udevadm", "settle"], timeout=_SETTLE_LIMIT_S, check=False)
-            return _delete(name)
-    return False
+    if not loaded(name):
+        return False
+    udev.settle()
+    return _delete(name)
 
 
 def _delete(name: str) -> bool:

@@ -86,7 +86,7 @@ def _look(s: Script) -> None:
     s.read("snap", _FAR, _ORIGIN_SECTORS - _FAR)
 
 
-@scenario(order=tuple(_ORDERS), seed=(1, 2), new=("up", "down"))
+@scenario(order=tuple(_ORDERS), seed=(1,), new=("up", "down"))
 def exceptions_in_any_order(s: Script, order: str, seed: int, new: str) -> None:
     """The store is loaded, read, written beside what is there, and loaded again."""
     chunks = _store(s, order, seed, new_backwards=new == "down")
@@ -103,7 +103,7 @@ def exceptions_in_any_order(s: Script, order: str, seed: int, new: str) -> None:
     _look(s)
 
 
-@scenario(order=tuple(_ORDERS), seed=(1, 2), new=("up", "down"))
+@scenario(order=tuple(_ORDERS), seed=(2,), new=("up", "down"))
 def merge_in_any_order(s: Script, order: str, seed: int, new: str) -> None:
     """The store is merged: its runs are taken from the lists, and so is what fails."""
     chunks = _store(s, order, seed, new_backwards=new == "down")
