@@ -64,12 +64,14 @@ class MalformedStore(DmsnapError):
     Attributes:
         offset: byte offset on the COW device of the field at fault.
         field: its name (``magic``, ``version``, ``chunk_size``, ``area 3``, …).
+        errno: what the kernel gives to whoever loads a table with it.
     """
 
-    def __init__(self, message: str, *, offset: int, field: str) -> None:
+    def __init__(self, message: str, *, offset: int, field: str, errno: str) -> None:
         super().__init__(f"byte {offset}, {field}: {message}")
         self.offset = offset
         self.field = field
+        self.errno = errno
 
 
 class KernelCrash(DmsnapError):

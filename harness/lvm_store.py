@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness import store
+from harness import pattern, store
 from harness.errors import BadScenario, MalformedStore
 from harness.units import bytes_of_sectors
+from harness.witness import unexplained
 
 DAMAGED = "the store is malformed"
 
@@ -51,9 +52,12 @@ def check(volumes: Volumes, status: str) -> Report:
     read = [f"{found.allocated_sectors}/{len(volumes.cow) // 512}", str(found.metadata_sectors)]
     if words != read:
         faults.append(f"the store says {' '.join(read)}, the kernel {' '.join(words)}")
-    wrong = _unexplained(found, volumes)
-    if wrong is not None:
-        faults.append(f"chunk {wrong} of the snapshot is not what the store says")
+    wrong = unexplained(0, found, **{  # nothing here carries stamps, and the seed says nothing
+        name: pattern.encode(0, getattr(volumes, name)) for name in ("cow", "origin", "shown")})
+    if wrong:
+        sector, promised, shown = wrong
+        faults.append(f"sector {sector} of the snapshot is not what the store says: "
+                      f"{shown}, not {promised}")
     return Report(f"{found.count} exceptions", tuple(faults))
 
 
@@ -101,20 +105,6 @@ def cut_out(table: str, disk: bytes, below: str) -> bytes:
 
 def _entries(found: store.Store) -> store.Entries:
     return np.concatenate([np.empty(0, store.ENTRY_DTYPE), *found.exceptions()])
-
-
-def _unexplained(found: store.Store, volumes: Volumes) -> int | None:
-    """The first chunk of the snapshot that differs from what store and origin make of it."""
-    size = bytes_of_sectors(found.chunk_sectors)
-    # A snapshot keeps its length when its origin grows.
-    expected = bytearray(volumes.origin[:len(volumes.shown)])
-    for entry in _entries(found):
-        old, new = int(entry["old"]) * size, int(entry["new"]) * size
-        expected[old:old + size] = volumes.cow[new:new + size]
-    if bytes(expected) == volumes.shown:
-        return None
-    differs = np.frombuffer(expected, np.uint8) != np.frombuffer(volumes.shown, np.uint8)
-    return int(np.flatnonzero(differs)[0]) // size
 
 
 def _from_either(now: bytes, one: bytes, other: bytes) -> bool:

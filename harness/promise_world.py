@@ -22,6 +22,7 @@ class Leaf:
     def __init__(self, sectors: int) -> None:
         self.sectors = sectors
         self.content = Extents()
+        self.writes = 0  # that came from above it; what a kernel keeps in a store is none
 
 
 Piece = tuple[int, int, Leaf | None, int]
@@ -36,6 +37,7 @@ class Image(Leaf):
         self.origin, self.cow = origin, cow
         self.owner = ""  # the mapped device that shows it; empty while it is dormant
         self.frozen = False  # whether it ever became active
+        self.found = False  # its store was there before anybody here loaded it
         self.merging = self.merged = False
         self.transient = False
         self.lost = False  # nothing is ever promised of it again
@@ -179,6 +181,7 @@ class World:
 
     def store(self, leaf: Leaf, data: Extents, kept: tuple[Image, ...]) -> None:
         """``data`` reaches a leaf; whoever stands on it and was not told knows nothing there."""
+        leaf.writes += 1
         for a, b, what in data.between(data.start, data.end):
             leaf.content.put(a, b, UNKNOWN if isinstance(leaf, Image) and leaf.lost else what)
             for image in self.images:
@@ -308,7 +311,7 @@ class World:
         image = Image(line.start + line.length, origin, cow)
         image.transient = transient
         image.store = where
-        image.frozen = not fresh  # a store that nobody here made may hold anything
+        image.frozen = image.found = not fresh  # a store that nobody here made may hold anything
         if shared or line.start != 0 or not origin or not where or any(
                 leaf is None for _, _, leaf, _ in where):  # a COW device that keeps nothing
             image.forget()

@@ -24,7 +24,7 @@ from typing import Final
 
 import msgspec
 
-from harness import __version__, diff, promise
+from harness import __version__, diff, promise, witness
 from harness.diff import Verdict
 from harness.errors import (
     BadScenario,
@@ -328,7 +328,8 @@ def _compare(result: Result, trace: Trace, seen: Sequence[Observation], ready: R
                                 profile=profile.facts())
     return msgspec.structs.replace(
         result.compared_with(comparison), verdict=verdict, reason=reason, orders=orders.tried,
-        kernel_promises=promise.check(trace, seen), twin_promises=promise.check(trace, twin),
+        kernel_promises=promise.check(trace, seen) + witness.check(trace, seen),
+        twin_promises=promise.check(trace, twin) + witness.check(trace, twin),
         twin_us=_time(twin)), Observations(header, twin)
 
 

@@ -241,27 +241,29 @@ def _read_header(source: Source) -> tuple[State, Header]:
         raise MalformedStore(
             f"the device has {source.size_bytes} bytes, not even one sector; the kernel cannot "
             "read the header (EIO). Is this the COW device?",
-            offset=source.size_bytes, field="header")
+            offset=source.size_bytes, field="header", errno="EIO")
     header = Header.unpack(read_range(source, 0, HEADER.size).tobytes())
     if header.magic == 0:
         return State.NEW, header
     if header.magic != SNAP_MAGIC:
         raise _header_fault(
-            "magic", f"{header.magic:#010x} is not {SNAP_MAGIC:#010x}: not an exception store. The "
-            "kernel says 'Invalid or corrupt snapshot' (ENXIO); zero the first sector to start "
-            "a new one")
+            "magic", "ENXIO", f"{header.magic:#010x} is not {SNAP_MAGIC:#010x}: not an exception "
+            "store. The kernel says 'Invalid or corrupt snapshot' (ENXIO); zero the first sector "
+            "to start a new one")
     # The kernel skips this check where table and disk agree; the table was checked then.
     if reason := chunk_size_fault(header.chunk_sectors, 1):
-        raise _header_fault("chunk_size", f"invalid on-disk chunk size {header.chunk_sectors}: "
-                            f"{reason} (EINVAL)")
+        raise _header_fault(
+            "chunk_size", "EINVAL",
+            f"invalid on-disk chunk size {header.chunk_sectors}: {reason} (EINVAL)")
     if header.version != SNAPSHOT_DISK_VERSION:
-        raise _header_fault("version", f"unable to handle snapshot disk version {header.version}, "
-                            f"only {SNAPSHOT_DISK_VERSION} (EINVAL)")
+        raise _header_fault(
+            "version", "EINVAL", f"unable to handle snapshot disk version {header.version}, only "
+            f"{SNAPSHOT_DISK_VERSION} (EINVAL)")
     return (State.VALID if header.valid else State.INVALID), header
 
 
-def _header_fault(name: str, message: str) -> MalformedStore:
-    return MalformedStore(message, offset=4 * HEADER_FIELDS.index(name), field=name)
+def _header_fault(name: str, errno: str, message: str) -> MalformedStore:
+    return MalformedStore(message, offset=4 * HEADER_FIELDS.index(name), field=name, errno=errno)
 
 
 def _read_areas(source: Source, chunk_sectors: int) -> Iterator[tuple[Entries, int]]:
@@ -304,7 +306,7 @@ def _missing_area(source: Source, index: int, offset: int, area_bytes: int) -> M
     return MalformedStore(
         f"{why}area {index} {where}, which ends at byte {source.size_bytes}; the kernel says "
         "'Failed to read snapshot metadata' (EIO). Is the COW device complete?",
-        offset=offset, field=f"area {index}")
+        offset=offset, field=f"area {index}", errno="EIO")
 
 
 def _first_zero(new: npt.NDArray[np.uint64]) -> int:

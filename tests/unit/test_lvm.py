@@ -162,8 +162,8 @@ def test_a_store_explains_its_snapshot() -> None:
 
 
 @pytest.mark.parametrize(("part", "at", "new", "fault"), [
-    ("shown", 7 * CHUNK, b"!", "chunk 7 of the snapshot"),
-    ("cow", 3 * CHUNK + 9, b"!", "chunk 2 of the snapshot"),
+    ("shown", 7 * CHUNK, b"!", "sector 56 of the snapshot"),
+    ("cow", 3 * CHUNK + 9, b"!", "sector 16 of the snapshot"),
     ("cow", CHUNK + 24, b"\1", "metadata"),
     ("cow", CHUNK + 40, b"\0", "the store says 32/160 16, the kernel 40/160 16"),
     ("cow", 0, b"!", "not an exception store"),
