@@ -50,14 +50,16 @@ def _run(measured: coverage.Coverage, paths: list[Path], other_profiles: bool) -
     from harness.twin.profile import FIXED, Profile, named
     from tests.mutation.recording import recorded
 
+    done: set[str] = set()
     for each in recorded(paths):
         measured.switch_context(each.name)
         name, seed = each.trace.header.scenario, each.trace.header.seed
         judge(each.trace, Outcome(
             scenario=name, seed=seed, attempts=1, observations=each.seen, ready=each.ready,
             elapsed_s=0), each.kernel)
-        if not other_profiles:
+        if not other_profiles or name in done:
             continue
+        done.add(name)
         measured.switch_context("other profiles")
         for profile in (replace(Profile.from_probe(each.probe), defects=FIXED), named("seed")):
             # What cannot be on that profile (a merge that never ends) is not what is asked here.

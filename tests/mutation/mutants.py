@@ -17,7 +17,8 @@ Not mutated, because no observation can tell:
 - what `QUICKER` and `COUNTED` name: thresholds and hints that only make the twin quicker, the
   numbers that are kept for the twin's own tests, and the time that a step took.
 
-A mutant runs with limits on its memory and its time; one that meets them is killed.
+A mutant runs with limits on its memory and on the time of each scenario; one that meets them is
+killed.  The time is that of the processor, so a machine that is busy kills none.
 """
 
 import argparse
@@ -36,6 +37,7 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
@@ -47,7 +49,10 @@ QUICKER = frozenset({"PIECES_MIN", "_LONG", "_FEW", "_BLOCK", "_LONG_SECTORS", "
 """Names of constants and functions that make the twin quicker, and change nothing else."""
 COUNTED = frozenset({"jobs_peak", "peak", "passed", "elapsed_us", "perf_counter_ns", "started_ns"})
 """What is counted for tests alone."""
-LIMIT_S = 60
+CASE_LIMIT_S = 20
+"""Processor time for one scenario, of which the slowest takes a second."""
+LIMIT_S = 1200
+"""For all of them, where a mutant hangs outside of Python."""
 LIMIT_BYTES = 4 << 30
 REASONS = Path(__file__).with_name("survivors.json")
 PAGE = ROOT / "docs/MUTANTS.md"
@@ -262,7 +267,13 @@ def judge(file: Path, number: int, cases: list[Case]) -> str:
         entries = catalogue() if in_store else {}
     except Exception as fault:  # noqa: BLE001 - a mutant may raise anything
         return f"import: {fault}"
+
+    def too_long(*_: object) -> None:
+        raise TimeoutError
+
+    signal.signal(signal.SIGVTALRM, too_long)
     for case in cases:
+        signal.setitimer(signal.ITIMER_VIRTUAL, CASE_LIMIT_S)
         try:
             header = case.trace.header  # type: ignore[attr-defined]
             # What scenarios build with may be other stores now.
@@ -383,6 +394,7 @@ def main() -> int:
     parser.add_argument("--reach", type=Path, default=Path("report/reach.json"))
     parser.add_argument("--output", type=Path, default=Path("report/mutants.json"))
     parser.add_argument("--again", action="store_true", help="only those that survived last time")
+    parser.add_argument("-j", "--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--page", action="store_true", help="write docs/MUTANTS.md")
     options = parser.parse_args()
     sys.path.insert(0, str(ROOT))
@@ -395,17 +407,23 @@ def main() -> int:
     cases = record(kernels(options.journals))
     print(f"{len(cases)} recorded scenarios, {len(chosen)} mutants", flush=True)
     verdicts: dict[tuple[Path, int], str] = {}
-    for count, (file, number) in enumerate(chosen, 1):
-        _, line, what = mutate(file.read_text(), number)
-        key = f"{file.relative_to(ROOT)}: {number}: {what}"
-        verdict = before.get(key) or try_one(file, number, cases, reach)
-        verdicts[file, number] = verdict
-        if not verdict:
-            print(f"[{count}] {file.relative_to(ROOT)}:{line}: {what}", flush=True)
-        options.output.write_text(json.dumps({"verdicts": {
-            f"{path.relative_to(ROOT)}: {index}: {mutate(path.read_text(), index)[2]}": said
-            for (path, index), said in verdicts.items()}}, indent=1) if count == len(chosen)
-            or not count % 20 else options.output.read_text() if options.output.exists() else "{}")
+    said: dict[str, str] = {}
+
+    def tried(job: tuple[Path, int]) -> tuple[str, str, str]:
+        _, line, what = mutate(job[0].read_text(), job[1])
+        name = job[0].relative_to(ROOT)
+        key = f"{name}: {job[1]}: {what}"
+        return key, f"{name}:{line}: {what}", before.get(key) or try_one(*job, cases, reach)
+
+    # Threads only wait: each mutant is a process.
+    with ThreadPool(options.jobs) as pool:
+        for count, (job, (key, place, verdict)) in enumerate(
+                zip(chosen, pool.imap(tried, chosen), strict=True), 1):
+            verdicts[job] = said[key] = verdict
+            if not verdict:
+                print(f"[{count}] {place}", flush=True)
+            if count == len(chosen) or not count % 20:
+                options.output.write_text(json.dumps({"verdicts": said}, indent=1))
     killed = sum(map(bool, verdicts.values()))
     killers = Counter(verdict.partition(" on ")[0] for verdict in verdicts.values() if verdict)
     print(killers.most_common(10))

@@ -24,8 +24,8 @@ PROMISED_MIN = 0.95
 store was written by hand, nothing of what it holds is promised."""
 
 FOUND_OUT_MIN = {"header": 0.95, "entry": 0.6}
-"""Of the stores with exceptions that the last examine of each scenario shows.  That a header lies is
-seen on every disk; an entry only where a snapshot stands on it that is neither Invalid nor full,
+"""Of the stores with exceptions that the last examine of each scenario shows.  A lying header is
+seen on any disk; an entry only where a snapshot stands on it that is neither Invalid nor full,
 and a third of them are gone by then."""
 
 Lived = tuple[Trace, list[Observation]]
