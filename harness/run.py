@@ -48,6 +48,7 @@ from harness.guest.process import Launcher
 from harness.guest.supervise import BOOT_LIMIT_S, STEP_LIMIT_S, Supervisor
 from harness.journal import Ready
 from harness.kernel.session import Job, JobScenario, fault_of
+from harness.promise import BrokenPromise
 from harness.report.model import Environment, Reporter, Result, RunReport, console_tail
 from harness.steps import Observation, encode
 from harness.trace import Observations, ObservationsHeader, Trace, dumps
@@ -326,11 +327,18 @@ def _compare(result: Result, trace: Trace, seen: Sequence[Observation], ready: R
                 reason += ", and there are more"
     header = ObservationsHeader(scenario=result.scenario, seed=seed, side="twin",
                                 profile=profile.facts())
+    kernel_promises = _broken_promises(trace, seen)
+    # Where the two saw the same, they broke the same promises.
+    alike = comparison.same and not comparison.not_compared
     return msgspec.structs.replace(
         result.compared_with(comparison), verdict=verdict, reason=reason, orders=orders.tried,
-        kernel_promises=promise.check(trace, seen) + witness.check(trace, seen),
-        twin_promises=promise.check(trace, twin) + witness.check(trace, twin),
+        kernel_promises=kernel_promises,
+        twin_promises=kernel_promises if alike else _broken_promises(trace, twin),
         twin_us=_time(twin)), Observations(header, twin)
+
+
+def _broken_promises(trace: Trace, seen: Sequence[Observation]) -> tuple[BrokenPromise, ...]:
+    return promise.check(trace, seen) + witness.check(trace, seen)
 
 
 def _time(seen: Sequence[Observation]) -> int:

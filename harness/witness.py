@@ -130,7 +130,8 @@ class _Witness:
             if refused != "EIO" and not self.large_blocks:
                 yield broken(LOAD_RULE, "a store that can be read", f"{refused}: {_REFUSED}")
             return
-        for device, line, snapshot in self._standing_on(disk):
+        standing = list(self._standing_on(disk))
+        for device, line, snapshot in standing if len(standing) == 1 else ():
             state = self.states.get(device)
             words = (state.status if state and state.status else "").split()[3:]
             if found.state is State.INVALID and words != ["Invalid"]:
@@ -156,8 +157,8 @@ class _Witness:
         for device, mapped in self.world.mapped.items():
             line = mapped.live[0] if len(mapped.live) == 1 and not mapped.opaque else None
             snapshot = line.image if line else None
-            if line and snapshot and snapshot.owner == device and not snapshot.lost and (
-                    not snapshot.transient and self._below(snapshot.cow) is disk):
+            if line and snapshot and not snapshot.transient and (
+                    snapshot.owner == device and self._below(snapshot.cow) is disk):
                 yield device, line, snapshot
 
 
@@ -190,10 +191,13 @@ def unexplained(seed: int, found: Store, *, cow: Runs, origin: Runs, shown: Runs
     below, copies, above = (_Contents(seed, runs) for runs in (origin, cow, shown))
     entries = np.concatenate([np.empty(0, store.ENTRY_DTYPE), *found.exceptions()])
     entries = entries[np.argsort(entries["old"], kind="stable")]
+    # Exceptions that follow each other on both sides are one piece.
+    jumps = (np.diff(entries["old"]) != 1) | (np.diff(entries["new"]) != 1)
     expected: list[Runs] = []
     at = 0
-    for old, new in entries.tolist():
-        first, behind = min(end, old * size), min(end, (old + 1) * size)
+    for piece in np.split(entries, np.flatnonzero(jumps) + 1) if len(entries) else ():
+        old, new = piece[0].tolist()
+        first, behind = min(end, old * size), min(end, (old + len(piece)) * size)
         expected += below.cut(at, first), copies.cut(new * size, new * size + behind - first)
         at = behind
     expected.append(below.cut(at, end))

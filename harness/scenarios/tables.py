@@ -267,6 +267,17 @@ def cow_threshold(s: Script, value: str) -> None:
     s.write("snap", 50, 100)
 
 
+@scenario(name=("snapshot_cow_threshold", "snapshot_copy_throttle", "no_such_parameter"))
+def parameter_values(s: Script, name: str) -> None:
+    """What a parameter of the module takes for a number, and what is out of its range."""
+    for value in ("1", " 1", "1 ", "1\n", "1\n\n", "+1", "++1", "-1", "+-1", "--1", "-0", "-", "+",
+                  "0x10", "0X1f", "0x", "0xg", "-0x10", "010", "08", "0b1", "1_0", "1e1", "1.", "½", "٣",
+                  "2147483647", "2147483648", "-2147483648", "-2147483649", "4294967295",
+                  "4294967296", "037777777777", "040000000000", "0xffffffff", "0x100000000",
+                  "18446744073709551615", "18446744073709551616", "99999999999999999999999"):
+        s.parameter(name, value)
+
+
 @scenario(loses_guest=True, how=("panic", "hang", "exit"))
 def lost(s: Script, how: str) -> None:
     """The guest is lost on purpose."""

@@ -105,8 +105,8 @@ class Store:
 
     @property
     def allocated_sectors(self) -> Sector:
-        """The first number of the status line (kernel: ``persistent_usage``)."""
-        return Sector(self.next_free * self.chunk_sectors)
+        """The first number of the status line (kernel: ``persistent_usage``), of 64 bits."""
+        return Sector(self.next_free * self.chunk_sectors & _WRAP)
 
     @property
     def metadata_sectors(self) -> Sector:

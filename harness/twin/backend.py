@@ -1,8 +1,10 @@
 """The twin as a backend: steps in, observations out."""
 
 import errno
+import string
 import time
 from collections.abc import Iterator, Mapping
+from itertools import takewhile
 from typing import Final
 
 import msgspec
@@ -61,6 +63,8 @@ from harness.twin.table import Table as LoadedTable
 from harness.units import SECTOR_BYTES
 
 _UINT_PARAMETERS: Final = ("snapshot_cow_threshold", "snapshot_copy_throttle")
+_DIGITS: Final = {8: string.octdigits, 10: string.digits, 16: string.hexdigits}
+_TOO_LARGE: Final = 1 << 64
 
 
 class TwinBackend:
@@ -176,10 +180,21 @@ class TwinBackend:
         return _Result()
 
     def _set_parameter(self, name: str, value: str) -> int:
-        error = _parameter_error(name, value, self._profile)
-        if not error and name == "snapshot_cow_threshold" and value:
-            self.world.cow_threshold = int(value)
-        return error
+        """Write a parameter of dm_snapshot (``param_set_uint``, ``param_set_int``)."""
+        if name not in _UINT_PARAMETERS:
+            return errno.ENOENT
+        if not value:
+            return 0  # a write of nothing
+        signed = self._profile.threshold_semaphore and name == "snapshot_cow_threshold"
+        lowest, end = (-1 << 31, 1 << 31) if signed else (0, 1 << 32)
+        number = _number(value, signed=signed)
+        if number is None:
+            return errno.EINVAL
+        if not lowest <= number < end:
+            return errno.ERANGE
+        if name == "snapshot_cow_threshold":
+            self.world.cow_threshold = number
+        return 0
 
     def _do_io(self, step: Write | Poke | Read | Flush | Discard | Zeroout) -> "_Result":
         device = self.world.device(step.device)
@@ -377,18 +392,25 @@ def _state(md: MappedDevice) -> DeviceState:
         suspended=md.suspended, read_only=md.read_only, event=md.event, open=md.openers)
 
 
-def _parameter_error(name: str, value: str, profile: Profile) -> int:
-    """What writing a parameter of dm_snapshot returns (``param_set_uint``, ``param_set_int``)."""
-    if name not in _UINT_PARAMETERS:
-        return errno.ENOENT
-    if not value:
-        return 0  # a write of nothing
-    signed = profile.threshold_semaphore and name == "snapshot_cow_threshold"
-    text = value.strip()
+def _number(text: str, *, signed: bool) -> int | None:
+    """A number as the kernel reads it (lib/kstrtox.c): hexadecimal or octal, too; None if none.
+
+    Digits beyond 64 bits are out of range whatever comes behind them: `_TOO_LARGE`.
+    """
     negative = signed and text.startswith("-")
-    digits = text[1:] if negative or text.startswith("+") else text
-    if not digits.isascii() or not digits.isdigit():
-        return errno.EINVAL
-    number = -int(digits) if negative else int(digits)
-    lowest, end = (-1 << 31, 1 << 31) if signed else (0, 1 << 32)
-    return 0 if lowest <= number < end else errno.ERANGE
+    if negative or text.startswith("+"):
+        text = text[1:]
+    base = 10
+    if text.startswith("0"):
+        base = 8
+        if text[1:2] in ("x", "X") and text[2:3] and text[2] in string.hexdigits:
+            base, text = 16, text[2:]
+    digits = "".join(takewhile(lambda each: each in _DIGITS[base], text))
+    if not digits:
+        return None
+    number = int(digits, base)
+    if number >> 64:
+        return _TOO_LARGE
+    if text[len(digits):] not in ("", "\n"):
+        return None
+    return -number if negative else number

@@ -264,31 +264,28 @@ def judge(file: Path, number: int, cases: list[Case]) -> str:
         from harness.scenarios.registry import catalogue
         from harness.twin.backend import TwinBackend
         from harness.twin.profile import Profile
+        from tests.mutation.recording import time_limit
         entries = catalogue() if in_store else {}
     except Exception as fault:  # noqa: BLE001 - a mutant may raise anything
         return f"import: {fault}"
 
-    def too_long(*_: object) -> None:
-        raise TimeoutError
-
-    signal.signal(signal.SIGVTALRM, too_long)
     for case in cases:
-        signal.setitimer(signal.ITIMER_VIRTUAL, CASE_LIMIT_S)
         try:
-            header = case.trace.header  # type: ignore[attr-defined]
-            # What scenarios build with may be other stores now.
-            trace = entries[header.scenario].trace(header.seed) if in_store else case.trace  # type: ignore[attr-defined]
-            backend = TwinBackend(Profile.from_probe(case.probe))  # type: ignore[attr-defined]
-            backend.begin(header.seed)
-            twin = []
-            for index, (step, seen) in enumerate(zip(trace.steps, case.seen, strict=True)):  # type: ignore[attr-defined]
-                twin.append(backend.execute(index, step))
-                if _plainly_differ(twin[-1], seen):
-                    break
-            seen = case.seen[:len(twin)]  # type: ignore[attr-defined]
-            part = type(trace)(trace.header, trace.steps[:len(twin)])
-            if not compare(part, seen, twin).same:
-                return str(case.name)  # type: ignore[attr-defined]
+            with time_limit(CASE_LIMIT_S):
+                header = case.trace.header  # type: ignore[attr-defined]
+                # What scenarios build with may be other stores now.
+                trace = entries[header.scenario].trace(header.seed) if in_store else case.trace  # type: ignore[attr-defined]
+                backend = TwinBackend(Profile.from_probe(case.probe))  # type: ignore[attr-defined]
+                backend.begin(header.seed)
+                twin = []
+                for index, (step, seen) in enumerate(zip(trace.steps, case.seen, strict=True)):  # type: ignore[attr-defined]
+                    twin.append(backend.execute(index, step))
+                    if _plainly_differ(twin[-1], seen):
+                        break
+                seen = case.seen[:len(twin)]  # type: ignore[attr-defined]
+                part = type(trace)(trace.header, trace.steps[:len(twin)])
+                if not compare(part, seen, twin).same:
+                    return str(case.name)  # type: ignore[attr-defined]
         except Exception as fault:  # noqa: BLE001 - a mutant may raise anything
             return f"{case.name}: {type(fault).__name__}"  # type: ignore[attr-defined]
     return ""

@@ -4,7 +4,9 @@ Coverage and mutants both replay the twin's side of these recordings, so that wh
 what the catalogue can see.
 """
 
+import signal
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,3 +76,22 @@ def _of_guest(kernel: str, path: Path, entries: Mapping[str, object]) -> Iterato
                 trace = entries[begin.scenario].trace(begin.seed)  # type: ignore[attr-defined]
                 if len(seen) == len(trace.steps):
                     yield Recorded(kernel, trace, tuple(seen), ready)
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """No more than so much processor time for what is inside; a machine that is busy ends nothing.
+
+    Raises:
+        TimeoutError: it took longer.
+    """
+    def too_long(*_: object) -> None:
+        raise TimeoutError(f"no end within {seconds} s")
+
+    before = signal.signal(signal.SIGVTALRM, too_long)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
