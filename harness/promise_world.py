@@ -256,6 +256,8 @@ class World:
 
     def parallel(self, step: do.Parallel, observation: Observation) -> None:
         """What overlaps, or was refused, is anybody's guess; the rest is as if done in turns."""
+        for name in step.resume:
+            self.resume(name, failed=False)
         ended = (observation.text or "").splitlines()
         writes = [(io, said == "ok") for io, said in zip(step.ios, ended, strict=False)
                   if isinstance(io, do.Write)]

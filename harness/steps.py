@@ -209,9 +209,14 @@ class Parallel(Step, frozen=True, kw_only=True):
     Each is one request, so at most `REQUEST_SECTORS_MAX` long, and direct; at most one of them
     reads a device.  The step ends with the last of them; its error is the first that one of them
     met, in the order of submission, and its text has a line for each: ``ok`` or the errno.
+
+    Mapped devices named in ``resume`` are suspended before the step, with nothing loaded, and
+    resumed in this order once everything is submitted: what is below them waits until then, so
+    that it does not depend on a race what finds what in flight.
     """
 
     ios: Annotated[tuple[Write | Read, ...], Meta(min_length=1, max_length=256)]
+    resume: tuple[Name, ...] = ()
 
 
 class Fault(Step, frozen=True, kw_only=True):
@@ -396,6 +401,18 @@ def check_disk(step: Disk) -> None:
     """
     if step.can_fail and step.block_size != SECTOR_BYTES:
         raise BadScenario(f"disk {step.name} can fail, so its blocks have {SECTOR_BYTES} bytes")
+
+
+def check_resumable(name: str, *, suspended: bool, loaded: bool) -> None:
+    """Refuse to resume, in the middle of a step, what might fail or change its table.
+
+    Raises:
+        BadScenario: the device is not suspended, or has a table loaded.
+    """
+    if not suspended or loaded:
+        why = "has a table loaded" if loaded else "is not suspended"
+        raise BadScenario(f"a parallel step resumes {name}, which {why}: suspend it before, and "
+                          "load nothing")
 
 
 def check_parallel(step: Parallel) -> None:

@@ -10,7 +10,7 @@ import errno
 import mmap
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Final, NamedTuple
 
@@ -48,8 +48,9 @@ def _call(number: int, *arguments: object) -> int:
     return result
 
 
-def submit_all(requests: Sequence[Request]) -> list[memoryview | OSError]:
-    """Submit all, wait for all; for each what was read (or written), or the refusal.
+def submit_all(requests: Sequence[Request], then: Callable[[], None] = lambda: None
+               ) -> list[memoryview | OSError]:
+    """Submit all, call ``then``, wait for all; what each read (or wrote), or the refusal.
 
     A request that did less than was asked is a refusal: ENOSPC for a write, EINVAL for a read.
 
@@ -95,6 +96,7 @@ def submit_all(requests: Sequence[Request]) -> list[memoryview | OSError]:
             except OSError as fault:  # the first of the rest is refused, the others can go on
                 refused[taken] = fault
                 taken += 1
+        then()
         events = ctypes.create_string_buffer(_EVENT.size * count)
         wanted = count - len(refused)
         if wanted:

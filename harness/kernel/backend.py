@@ -19,7 +19,7 @@ would wait for ever.
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -129,7 +129,8 @@ class KernelBackend:
 
     def execute(self, index: int, step: AnyStep) -> Observation:
         """Do one step and observe."""
-        self._stopped &= not isinstance(step, steps.Resume)
+        self._stopped &= not (isinstance(step, steps.Resume)
+                              or (isinstance(step, steps.Parallel) and step.resume))
         return self._observe(index, str(step.__struct_config__.tag),
                              lambda found: self._do(step, found))
 
@@ -387,7 +388,7 @@ class KernelBackend:
         for io in step.ios:
             if io.device not in self._disks.all and io.device not in self._info:
                 raise BadScenario(f"there is no device {io.device}: make it before it is used")
-            if self._waits(io.device):
+            if self._waits(io.device, but=step.resume):
                 found.error = steps.SUSPENDED
                 return
             data = None
@@ -395,7 +396,16 @@ class KernelBackend:
                 source = zeros if io.fill == "zero" else self._stamps(io.device, io.generation)
                 data = source(io.sector, io.sectors)
             requests.append(aio.Request(node(io.device), io.sector, io.sectors, data))
-        answers = aio.submit_all(requests)
+        for name in step.resume:
+            info = self._info.get(name)
+            steps.check_resumable(name, suspended=info is not None and info.suspended,
+                                  loaded=info is not None and info.inactive is not None)
+
+        def resume() -> None:
+            for name in step.resume:
+                self._driver.resume(name)
+
+        answers = aio.submit_all(requests, resume)
         said = [error_name(answer) if isinstance(answer, OSError) else "ok" for answer in answers]
         found.text = "\n".join(said)
         found.error = next((word for word in said if word != "ok"), None)
@@ -403,8 +413,8 @@ class KernelBackend:
             if isinstance(io, steps.Read) and isinstance(answer, memoryview):
                 found.content[io.device] = pattern.encode(self._seed, answer)
 
-    def _waits(self, device: str) -> bool:
-        """Whether I/O on ``device`` would wait: it, or one below it, is suspended."""
+    def _waits(self, device: str, but: Sequence[str] = ()) -> bool:
+        """Whether I/O on ``device`` waits: it, or one below, is suspended, ``but`` for some."""
         if not any(info.suspended for info in self._info.values()):
             return False
         seen: set[str] = set()
@@ -414,7 +424,7 @@ class KernelBackend:
             if name in seen or name not in self._info:
                 continue
             seen.add(name)
-            if self._info[name].suspended:
+            if self._info[name].suspended and name not in but:
                 return True
             queue += [self._numbers[number] for number in self._driver.dependencies(name)
                       if number in self._numbers]

@@ -18,8 +18,8 @@ from harness.trace import Header, Trace, dumps, loads
 
 THEMES: Final = ("creation", "writes", "origins", "stores", "crafted", "overflow", "tables",
                  "merge", "faults", "metadata_faults", "merge_faults", "rotten_disks", "discards",
-                 "stacks", "requests", "parallel", "workloads", "lvm", "android", "fixes",
-                 "defects")
+                 "stacks", "requests", "parallel", "in_flight", "workloads", "lvm", "android",
+                 "fixes", "defects")
 """Modules of this package that hold scenarios, in the order of the catalogue."""
 DEFAULT_SEED: Final = 1
 

@@ -203,14 +203,22 @@ class Script:
         """Read."""
         self.steps.append(Read(device=device, sector=sector, sectors=sectors, buffered=buffered))
 
-    def parallel(self, *ios: tuple[str, int, int]) -> None:
-        """Several writes in flight at once, each (device, sector, sectors)."""
-        writes = []
+    def parallel(self, *ios: tuple[str, int, int], reads: tuple[tuple[str, int, int], ...] = (),
+                 resume: tuple[str, ...] = ()) -> None:
+        """Several writes in flight at once, each (device, sector, sectors), and reads after them.
+
+        Devices to ``resume`` are suspended; they are resumed once everything is submitted.
+        """
+        writes: list[Write | Read] = []
         for device, sector, sectors in ios:
             self._generation += 1
             writes.append(Write(device=device, sector=sector, sectors=sectors,
                                 generation=self._generation))
-        self.steps.append(Parallel(ios=tuple(writes)))
+        for device, sector, sectors in reads:
+            writes.append(Read(device=device, sector=sector, sectors=sectors))
+        # A default that is given is not left out in JSON.
+        made = Parallel(ios=tuple(writes))
+        self.steps.append(msgspec.structs.replace(made, resume=resume) if resume else made)
 
     def flush(self, device: str) -> None:
         """Flush."""

@@ -50,6 +50,7 @@ from harness.steps import (
     Zeros,
     check_disk,
     check_parallel,
+    check_resumable,
     requests,
 )
 from harness.twin.bio import BlockDevice, is_suspended
@@ -227,16 +228,25 @@ class TwinBackend:
             device = self.world.device(io.device)
             if device is None:
                 raise BadScenario(f"there is no device named {io.device}")
-            if is_suspended(device):
+            if is_suspended(device, but=step.resume):
                 return _Result(SUSPENDED)
             if not device.announced:
                 return _result(errno.ENXIO)
             devices.append(device)
+        for name in step.resume:
+            md = self.world.mapped.get(name)
+            check_resumable(name, suspended=md is not None and md.suspended,
+                            loaded=md is not None and md.inactive is not None)
+
+        def resume() -> None:
+            for name in step.resume:
+                self.world.resume(name)
+
         buffers = [bytearray(io.sectors * SECTOR_BYTES) if isinstance(io, Read) else
                    self._data(io, io.sector, io.sectors) for io in step.ios]
         errors = self._io.parallel([
             (device, isinstance(io, Write), io.sector, memoryview(data))
-            for device, io, data in zip(devices, step.ios, buffers, strict=True)])
+            for device, io, data in zip(devices, step.ios, buffers, strict=True)], resume)
         content = {io.device: pattern.encode(self._seed, data)
                    for io, data, error in zip(step.ios, buffers, errors, strict=True)
                    if isinstance(io, Read) and not error}

@@ -5,7 +5,7 @@ submitter gets ``end_io(bio)`` exactly once, with ``bio.error`` set to 0 or an e
 call it before ``submit`` returns.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Final, Protocol
 
@@ -99,6 +99,7 @@ class BlockDevice(Protocol):
         """Devices that the live table of this one refers to."""
 
 
-def is_suspended(device: BlockDevice) -> bool:
-    """Whether I/O to ``device`` would wait: it, or a device below it, is suspended."""
-    return device.suspended or any(is_suspended(below) for below in device.below())
+def is_suspended(device: BlockDevice, but: Sequence[str] = ()) -> bool:
+    """Whether I/O to ``device`` would wait: it, or one below it, is suspended, ``but`` for some."""
+    return (device.suspended and device.name not in but) or any(
+        is_suspended(below, but) for below in device.below())

@@ -8,7 +8,7 @@ told.
 """
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from harness.twin.bio import READ, WRITE, Bio, BlockDevice, Op
@@ -53,8 +53,11 @@ class BlockIO:
 
         self._clock.wait_until(ended)
 
-    def parallel(self, ios: Sequence[tuple[BlockDevice, bool, int, memoryview]]) -> list[int]:
+    def parallel(self, ios: Sequence[tuple[BlockDevice, bool, int, memoryview]],
+                 then: Callable[[], None] = lambda: None) -> list[int]:
         """Direct requests (device, writes, sector, buffer), all in flight at once; their errnos.
+
+        ``then`` is called when all have been submitted.
 
         One that crosses the end of its device does the part inside, and counts as refused: a
         write gets ENOSPC, a read EINVAL, since it came back short.
@@ -78,6 +81,7 @@ class BlockIO:
                 self._clock.may_preempt()
             bios.append(bio)
             errors.append(error)
+        then()
         self._wait([bio for bio in bios if bio is not None])
         self._clock.run_until_idle()
         return [bio.error if bio is not None and bio.error else error

@@ -1,0 +1,161 @@
+"""What finds what in flight, without a race: a device below is suspended until all is submitted.
+
+A merge or a copy waits for the suspended device; what arrives meanwhile meets it there, however
+slow the machine is.
+"""
+
+from harness.scenarios.registry import scenario
+from harness.scenarios.script import Script
+from harness.steps import Parallel, Read, TargetLine, Write
+
+
+def _cast(s: Script, *, sectors: int = 256, chunk: int = 8) -> None:
+    """Snapshot and origin over mapped devices: ``base``, and ``cow`` in pieces.
+
+    The store's header and first area lie on ``meta``, all else on ``data``.
+    """
+    meta = 2 * chunk
+    s.disk("base-disk", sectors, stamped=True)
+    s.disk("meta-disk", meta)
+    s.disk("data-disk", 512)
+    s.device("base", TargetLine(0, sectors, "linear", "{base-disk} 0"))
+    s.device("meta", TargetLine(0, meta, "linear", "{meta-disk} 0"))
+    s.device("data", TargetLine(0, 512, "linear", "{data-disk} 0"))
+    s.device("cow", TargetLine(0, meta, "linear", "{meta} 0"),
+             TargetLine(meta, 512, "linear", "{data} 0"))
+    s.snapshot("snap", "base", "cow", "P", chunk)
+    s.origin("org", "base")
+
+
+def _ready_to_merge(s: Script, suspended: str) -> None:
+    """Four runs; the merge of the last one, chunks 20 and 21, has come as far as it can."""
+    _cast(s)
+    s.write("snap", 24, 24)
+    s.write("snap", 72, 5)
+    s.write("snap", 64, 3)
+    s.write("snap", 160, 16)
+    s.suspend(suspended)
+    s.merge("org", "snap", "base", "cow", 8)
+    s.status("org")
+
+
+@scenario(suspended=("base", "data", "meta"), where=(160, 168, 72, 30, 200))
+def write_during_its_merge(s: Script, suspended: str, where: int) -> None:
+    """Writes to chunks that are being merged wait; others go to the COW device or the origin."""
+    _ready_to_merge(s, suspended)
+    s.parallel(("org", where, 3), ("org", where + 1, 4), ("org", 208, 2),
+               reads=(("org", where, 8),), resume=(suspended,))
+    s.read("org", 0, 256)
+    s.write("org", where, 8)
+
+
+@scenario(suspended=("base", "meta"))
+def everything_during_a_merge(s: Script, suspended: str) -> None:
+    """Reads and writes of all that there is, across chunks."""
+    _ready_to_merge(s, suspended)
+    s.parallel(*(("org", sector, 13) for sector in range(0, 240, 11)),
+               reads=(("org", 5, 200),), resume=(suspended,))
+    s.read("org", 0, 256)
+
+
+@scenario(first=("meta", "data"), where=(72, 64, 24, 40))
+def merge_waits_for_writes(s: Script, first: str, where: int) -> None:
+    """A write to a chunk that is still to be merged is on its way to the COW device."""
+    _ready_to_merge(s, "meta")
+    s.suspend("data")
+    s.parallel(("org", where, 3), ("org", where + 2, 5),
+               resume=(first, "data" if first == "meta" else "meta"))
+    s.read("org", 0, 256)
+
+
+@scenario(suspended=("base", "data", "meta"))
+def merge_fails_with_writes_waiting(s: Script, suspended: str) -> None:
+    """The merge meets an error below: what waited for its chunks is refused, and only that."""
+    _ready_to_merge(s, suspended)
+    below = f"{suspended}-disk"
+    size = {"base": 256, "data": 512, "meta": 16}[suspended]
+    s.load(suspended, TargetLine(0, size, "error"))
+    s.resume(suspended)
+    s.write("org", 160, 2)
+    s.reload(suspended, TargetLine(0, size, "linear", f"{{{below}}} 0"))
+    s.write("org", 160, 2)
+    s.write("org", 72, 2)
+
+
+@scenario(chunk=(4, 8, 16))
+def merge_beside_a_snapshot(s: Script, chunk: int) -> None:
+    """Another snapshot's copies are in flight while the origin is merged and written.
+
+    Nothing is to be copied for the first run: a resume would wait for that.
+    """
+    _cast(s)
+    s.disk("other-disk", 1024)
+    s.device("other", TargetLine(0, 1024, "linear", "{other-disk} 0"))
+    s.snapshot("snap2", "base", "other", "P", chunk)
+    s.write("snap", 24, 24)
+    s.write("snap", 160, 16)
+    s.write("snap2", 160, 16)
+    s.suspend("other")
+    s.merge("org", "snap", "base", "cow", 8)
+    s.parallel(("org", 160, 4), ("org", 170, 4), ("org", 100, 4), ("org", 28, 8),
+               reads=(("org", 150, 40),), resume=("other",))
+    s.read("org", 0, 256)
+    s.read("snap2", 0, 256)
+
+
+def _reads_first(device: str, write: str, sector: int, sectors: int) -> tuple[Read | Write, ...]:
+    return (Read(device=device, sector=sector, sectors=sectors),
+            Write(device=write, sector=sector, sectors=sectors, generation=77))
+
+
+@scenario(order=("read first", "write first"), write=("org", "snap"), sectors=(3, 8),
+          rows=("F: read of the origin and the exception that overtakes it",))
+def read_of_the_origin_in_flight(s: Script, order: str, write: str, sectors: int) -> None:
+    """A snapshot reads from the origin the chunk that is about to be copied."""
+    _cast(s)
+    s.device("above", TargetLine(0, 256, "linear", "{snap} 0"))
+    s.suspend("base")
+    ios = _reads_first("snap", write, 8, sectors)
+    more = Read(device="above", sector=9, sectors=sectors)
+    s.steps.append(Parallel(ios=(*(ios if order == "read first" else ios[::-1]), more),
+                            resume=("base",)))
+    s.read("snap", 0, 32)
+    s.read("org", 0, 32)
+
+
+@scenario(suspended=("base", "data", "meta"))
+def writes_of_one_chunk_in_flight(s: Script, suspended: str) -> None:
+    """Origin and snapshot write one chunk and its neighbours while its copy is held up."""
+    _cast(s)
+    s.suspend(suspended)
+    s.parallel(("org", 8, 3), ("snap", 9, 4), ("snap", 16, 8), ("org", 16, 8), ("org", 6, 12),
+               ("snap", 4, 2), ("org", 12, 1), reads=(("org", 0, 24), ("snap", 0, 24)),
+               resume=(suspended,))
+    s.read("snap", 0, 32)
+    s.read("org", 0, 32)
+
+
+@scenario(suspended=("base", "data"))
+def long_writes_in_flight(s: Script, suspended: str) -> None:
+    """Requests of many chunks find copies pending, on both sides."""
+    _cast(s, sectors=512)
+    s.suspend(suspended)
+    s.parallel(("org", 0, 100), ("snap", 40, 100), ("org", 60, 200), ("snap", 200, 64),
+               resume=(suspended,))
+    s.read("snap", 0, 512)
+    s.read("org", 0, 512)
+
+
+@scenario(threshold=("0", "1", "2"), store=("P", "N"))
+def threshold_for_each_snapshot(s: Script, threshold: str, store: str) -> None:
+    """An origin write goes on when every snapshot has room for its copies."""
+    s.parameter("snapshot_cow_threshold", threshold)
+    s.disk("base", 128, stamped=True)
+    for number in range(2):
+        s.disk(f"store{number}", 512)
+        s.device(f"cow{number}", TargetLine(0, 512, "delay", f"{{store{number}}} 0 {10 * number}"))
+        s.snapshot(f"snap{number}", "base", f"cow{number}", store, 8)
+    s.origin("org", "base")
+    s.parallel(*(("org", 8 * chunk, 5) for chunk in range(5)), ("snap0", 41, 2), ("org", 3, 40))
+    s.read("snap0", 0, 128)
+    s.read("snap1", 0, 128)
