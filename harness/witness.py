@@ -180,8 +180,8 @@ def unexplained(seed: int, found: Store, *, cow: Runs, origin: Runs, shown: Runs
         found: the store.
         cow: every sector of the disk that the store is on.
         origin: sectors of the origin, from the first on.
-        shown: what the snapshot shows; sectors that cannot be read are not looked at, nor those
-            behind the end of the origin.
+        shown: what the snapshot shows; sectors that cannot be read here or on the origin are not
+            looked at, nor those behind the origin's end.
 
     Returns:
         the sector, what it should be, and what it is; None if all is explained.
@@ -202,13 +202,14 @@ def unexplained(seed: int, found: Store, *, cow: Runs, origin: Runs, shown: Runs
         at = behind
     expected.append(below.cut(at, end))
     made = _Contents(seed, pattern.join(expected))
+    known: list[Runs] = []
     at = 0
-    readable: list[Runs] = []
     for run in above.cut(0, end):
-        unread = isinstance(run, Unreadable)
-        readable.append((run,) if unread else made.cut(at, at + run.count))
-        at += run.count
-    place = locate(seed, Geometry(), "", pattern.join(readable), above.cut(0, end))
+        for piece in (run,) if isinstance(run, Unreadable) else made.cut(at, at + run.count):
+            known.append(above.cut(at, at + piece.count) if isinstance(piece, Unreadable)
+                         else (piece,))
+            at += piece.count
+    place = locate(seed, Geometry(), "", pattern.join(known), above.cut(0, end))
     return (place.sector, place.kernel, place.twin) if place else None
 
 

@@ -11,6 +11,7 @@ from harness.scenarios.registry import scenario
 from harness.scenarios.script import Script
 from harness.steps import TargetLine
 from harness.store.build import allocate, build
+from harness.store.layout import ENTRY
 
 _ORIGIN_SECTORS = 17000
 _FAR = 64 * 256
@@ -161,3 +162,109 @@ def copy_at_the_end_of_a_shrunk_origin(s: Script, store: str, left: int) -> None
     s.write("snap", 33, 2)
     s.read("snap", 0, 8)
     s.read("snap", 32, 8)
+
+
+@scenario(seed=(3,), bits=(20, 45))
+def exceptions_far_apart(s: Script, seed: int, bits: int) -> None:
+    """A store of single chunks and short runs, anywhere on a huge origin; some read, some written.
+
+    The origin is made of zeros, since no disk is that large.
+    """
+    numbers = _numbers(48, seed)
+    chunks = sorted({(number << bits - 16) + part for number in numbers for part in range(
+        1 + number % 3)})
+    sectors = (1 << bits) + 8
+    s.disk("cow", 256, stamped=True)
+    s.poke("cow", 0, build(1, allocate(chunks, 1)))
+    s.device("base", TargetLine(0, sectors, "zero"))
+    s.snapshot("snap", "base", "cow", "P", 1)
+    s.origin("org", "base")
+    for chunk in (chunks[0], chunks[7], chunks[-1]):
+        s.read("snap", max(chunk - 2, 0), 6)
+        s.write("snap", chunk, 4)
+        s.write("org", chunk + 2, 5)
+        s.read("snap", chunk, 9)
+    s.write("snap", chunks[9] - 1, 20)
+    s.write("org", chunks[11] - 3, 24)
+    s.read("snap", chunks[9] - 1, 20)
+    s.remove("snap")
+    s.snapshot("snap", "base", "cow", "P", 1)
+    s.read("snap", chunks[9] - 1, 20)
+
+
+@scenario(entry=(31, 30, 20, 0), becomes=("nowhere", "middle", "first", "metadata"))
+def merge_of_an_area_that_changed(s: Script, entry: int, becomes: str) -> None:
+    """Somebody writes to an area of the store behind the snapshot's back; the merge reads it again.
+
+    A merge takes what it copies from the disk, and its runs from memory, and says where they do
+    not fit.
+    """
+    s.disk("base", 128, stamped=True)
+    s.disk("cow", 128, stamped=True)
+    pairs = [(int(old), int(new)) for old, new in allocate(range(40), 1).tolist()]
+    s.poke("cow", 0, build(1, pairs))
+    s.snapshot("snap", "base", "cow", "P", 1)
+    s.origin("org", "base")
+    other = {"nowhere": (90, pairs[entry][1]), "middle": (12, pairs[12][1]),
+             "first": (0, pairs[0][1]), "metadata": (pairs[entry][0], 1)}[becomes]
+    area = [other if index == entry else pair for index, pair in enumerate(pairs[:32])]
+    s.poke("cow", 1, b"".join(ENTRY.pack(*pair) for pair in area))
+    s.merge("org", "snap", "base", "cow", 1)
+    s.status("org")
+    s.read("org", 0, 128)
+    s.write("org", 9, 6)
+    s.suspend("org")
+    s.resume("org")
+
+
+@scenario(count=(36, 70), again=("handed over", "activated"))
+def written_after_a_merge_that_failed(s: Script, count: int, again: str) -> None:
+    """Part of the store has been merged when the origin fails; then it is a snapshot once more."""
+    s.disk("base", 256, stamped=True)
+    s.disk("cow", 256, stamped=True)
+    chunks = [*range(3, 20), *range(100, 83 + count)]
+    s.poke("cow", 0, build(1, allocate(chunks, 1)))
+    s.device("below", TargetLine(0, 90, "linear", "{base} 0"), TargetLine(90, 166, "error"))
+    s.snapshot("snap", "below", "cow", "P", 1)
+    s.origin("org", "below")
+    s.suspend("below")
+    s.load("below", TargetLine(0, 3, "linear", "{base} 0"), TargetLine(3, 5, "error"),
+           TargetLine(8, 248, "linear", "{base} 8"))
+    s.resume("below")
+    s.merge("org", "snap", "below", "cow", 1)
+    s.status("org")
+    if again == "activated":
+        s.remove("org")
+        s.snapshot("org", "below", "cow", "P", 1)
+    else:
+        s.reload("org", s.snapshot_line("below", "cow", "P", 1))
+    s.write("org", 9, 6)
+    s.write("org", 60, 9)
+    s.write("org", 2, 3)
+    s.read("org", 0, 256)
+
+
+@scenario(chunk=("18446744073709551615", "72057594037927935", "1152921504606846975"))
+def last_new_chunk_of_all(s: Script, chunk: str) -> None:
+    """Entries point to the largest numbers there are; what is handed out next comes from them."""
+    s.disk("base", 64, stamped=True)
+    s.disk("cow", 64, stamped=True)
+    s.poke("cow", 0, build(1, [(1, 5), (20, int(chunk)), (30, 7)]))
+    s.snapshot("snap", "base", "cow", "P", 1)
+    s.read("snap", 0, 64)
+    s.write("snap", 40, 2)
+    s.write("snap", 20, 1)
+    s.read("snap", 0, 64)
+
+
+@scenario()
+def entries_beyond_a_disk_that_counts(s: Script) -> None:
+    """What lies beyond the end of the COW device never becomes a request of the disk."""
+    s.disk("base", 64, stamped=True)
+    s.disk("cow", 64, can_fail=True)
+    s.poke("cow", 0, build(1, [(1, 5), (20, 64), (21, 65), (30, 1000000)]))
+    s.snapshot("snap", "base", "cow", "P", 1)
+    for sector in (1, 20, 21, 30):
+        s.read("snap", sector, 1)
+        s.write("snap", sector, 1)
+    s.write("snap", 40, 2)

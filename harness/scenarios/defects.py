@@ -125,3 +125,26 @@ def merge_run_over_2_tib(s: Script) -> None:
     s.device("merge", s.merge_line("base", "cow", "P", chunk))
     for number in (0, 1):
         s.read("merge", number * chunk, 8)
+
+
+@scenario(loses_guest=True)
+def written_after_a_failed_merge(s: Script) -> None:
+    """A merge fails with the last run of a full area; the snapshot is made anew, and written.
+
+    The merge has read the area and counts all its entries: the next exception is one too many.
+    """
+    s.disk("disk", 64, stamped=True)
+    s.disk("cow", 256)
+    s.device("base", TargetLine(0, 64, "linear", "{disk} 0"))
+    s.snapshot("snap", "base", "cow", "P", 1)
+    s.origin("org", "base")
+    s.write("snap", 0, 34)
+    s.write("snap", 50, 2)
+    s.suspend("base")
+    s.load("base", TargetLine(0, 32, "error"), TargetLine(32, 32, "linear", "{disk} 32"))
+    s.resume("base")
+    s.merge("org", "snap", "base", "cow", 1)
+    s.status("org")
+    s.reload("org", s.snapshot_line("base", "cow", "P", 1))
+    s.read("org", 40, 8)
+    s.write("org", 60, 1)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from harness.errors import KernelCrash
 from harness.store.layout import (
     ENTRY,
     HEADER_CHUNK,
@@ -209,6 +210,10 @@ class PersistentStore(ExceptionStore):
         """Kernel: ``persistent_commit_exception``."""
         if not copied:
             self.valid = False
+        if self.committed == self.entries:
+            # A merge had just begun with this area when it failed.
+            raise KernelCrash("an exception is committed behind the end of its area: the kernel "
+                              "stops (BUG_ON in get_exception)")
         ENTRY.pack_into(self._area_bytes, self.committed * ENTRY.size, old, new)
         self.committed += 1
         self._callbacks.append(acknowledge)
@@ -248,7 +253,7 @@ class PersistentStore(ExceptionStore):
 
     def has_room(self, count: int) -> bool:
         """See `ExceptionStore.has_room`: on the disk, with the areas between and one ahead."""
-        if not self.valid or self.pending:
+        if not self.valid or self.pending or self.committed == self.entries:
             return False
         chunks = self.cow.sectors // self.chunk_sectors
         areas = (self.committed + count) // self.entries
