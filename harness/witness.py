@@ -205,10 +205,10 @@ def unexplained(seed: int, found: Store, *, cow: Runs, origin: Runs, shown: Runs
     known: list[Runs] = []
     at = 0
     for run in above.cut(0, end):
-        for piece in (run,) if isinstance(run, Unreadable) else made.cut(at, at + run.count):
-            known.append(above.cut(at, at + piece.count) if isinstance(piece, Unreadable)
-                         else (piece,))
-            at += piece.count
+        for part in (run,) if isinstance(run, Unreadable) else made.cut(at, at + run.count):
+            known.append(above.cut(at, at + part.count) if isinstance(part, Unreadable)
+                         else (part,))
+            at += part.count
     place = locate(seed, Geometry(), "", pattern.join(known), above.cut(0, end))
     return (place.sector, place.kernel, place.twin) if place else None
 

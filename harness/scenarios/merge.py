@@ -377,3 +377,22 @@ def merge_of_transient_crashes(s: Script) -> None:
     s.load("org", s.merge_line("base", "cow", "N", 8))
     s.resume("org")
     s.read("org", 0, 8)
+
+
+@scenario(failed=(False, True), long=(24, 160))
+def origin_beside_a_merge(s: Script, failed: bool, long: int) -> None:
+    """A second origin device is written when the merge is over, or has failed, and yet loaded."""
+    s.snapshot_and_origin("P", 8)
+    s.origin("org2", "base")
+    s.disk("cow2", 512)
+    s.snapshot("snap2", "base", "cow2", "P", 8)
+    s.write("snap", 3, 20)
+    if failed:
+        s.write("snap", 100, 9)
+        s.poke("cow", 8, bytes(512))
+    s.merge("org", "snap", "base", "cow", 8)
+    s.status("org")
+    s.write("org2", 5, long)
+    s.write("org", 60, long)
+    s.write("snap2", 100, 9)
+    s.read("snap2", 0, 256)

@@ -100,3 +100,18 @@ def write_back_into_a_full_store(s: Script, store: str) -> None:
     s.flush("snap")
     s.flush("snap")
     s.write("org", 0, 64, buffered=True)
+
+
+@scenario(verb=("write", "zeroout", "discard", "read"), below=(False, True))
+def long_requests_of_a_disk_that_counts(s: Script, verb: str, below: bool) -> None:
+    """Requests that are longer than the disk's queue takes; a fault in the middle of one."""
+    s.disk("disk", 8192, stamped=True, can_fail=True)
+    s.device("above", TargetLine(0, 8192, "linear", "{disk} 0"))
+    device = "above" if below else "disk"
+    ask = getattr(s, verb)
+    ask(device, 3, 2048)
+    ask(device, 1000, 7000)
+    s.fault("disk", "write" if verb == "zeroout" else verb, 3000, 1)
+    ask(device, 2000, 2000)
+    s.heal("disk")
+    s.read(device, 2000, 2000)

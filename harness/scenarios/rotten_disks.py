@@ -111,7 +111,8 @@ def flakey_ctr(s: Script) -> None:
     """What flakey refuses, and how it writes down what it takes."""
     _tries(s, "flakey", "", "{base} 0 0", "{nobody} 0 0 1", "{base} x 0 1", "{base} 0 x 1",
            "{base} 0 0 x", "{base} 0 0 0", "{base} 0 4294967295 1",
-           "{base} 0 4294967295 2", "{base} 0 2 4294967295", "{base} 0 4294967296 1",
+           "{base} 0 4294967295 2", "{base} 0 2 4294967295", "{base} 0 5 5",
+           "{base} 0 4294967296 1",
            "{base} 0 0 1", "{base} 0 0 1 0", "{base} 0 0 1 1 error_reads",
            "{base} 0 0 1 1 drop_writes", "{base} 0 0 1 1 ERROR_writes",
            "{base} 0 0 1 2 drop_writes error_writes", "{base} 0 0 1 2 error_writes drop_writes",

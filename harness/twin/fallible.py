@@ -25,6 +25,8 @@ from harness.units import SECTOR_SHIFT
 
 _WORDS: Final[dict[Op, RequestOp]] = {
     Op.READ: "read", Op.WRITE: "write", Op.FLUSH: "flush", Op.DISCARD: "discard"}
+_DISCARD_SECTORS_MAX: Final = 0xFFFFFFFF >> SECTOR_SHIFT
+"""nbd takes discards of any length (``blk_queue_max_discard_sectors(UINT_MAX)``)."""
 
 
 class FallibleDisk(Disk):
@@ -65,8 +67,9 @@ class FallibleDisk(Disk):
         error = 0
         done = 0
         # A bio longer than the queue takes is cut (``__bio_split_to_limits``).
+        longest = _DISCARD_SECTORS_MAX if bio.op is Op.DISCARD else self.max_sectors
         while True:
-            count = min(bio.sectors - done, self.max_sectors)
+            count = min(bio.sectors - done, longest)
             if self._strikes(bio.op, bio.sector + done, count, fua=bool(bio.flags & FUA)):
                 error = errno.EIO
             else:
