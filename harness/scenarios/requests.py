@@ -3,6 +3,7 @@
 Direct and through the page cache, which keeps an error of write-back for whoever asks next.
 """
 
+from harness.faults import Op
 from harness.scenarios.registry import scenario
 from harness.scenarios.script import Script
 from harness.steps import Parallel, Read, TargetLine, Write
@@ -102,16 +103,19 @@ def write_back_into_a_full_store(s: Script, store: str) -> None:
     s.write("org", 0, 64, buffered=True)
 
 
-@scenario(verb=("write", "zeroout", "discard", "read"), below=(False, True))
-def long_requests_of_a_disk_that_counts(s: Script, verb: str, below: bool) -> None:
-    """Requests that are longer than the disk's queue takes; a fault in the middle of one."""
+_VERBS: dict[str, Op] = {"write": "write", "zeroout": "write", "discard": "discard", "read": "read"}
+
+
+@scenario(verb=tuple(_VERBS))
+def long_requests_of_a_disk_that_counts(s: Script, verb: str) -> None:
+    """Requests that are longer than the disk's queue takes, or than it is; a fault inside one."""
     s.disk("disk", 8192, stamped=True, can_fail=True)
     s.device("above", TargetLine(0, 8192, "linear", "{disk} 0"))
-    device = "above" if below else "disk"
     ask = getattr(s, verb)
-    ask(device, 3, 2048)
-    ask(device, 1000, 7000)
-    s.fault("disk", "write" if verb == "zeroout" else verb, 3000, 1)
-    ask(device, 2000, 2000)
+    ask("above", 3, 2048)
+    ask("disk", 1000, 7000)
+    ask("above", 5000, 6000)
+    s.fault("disk", _VERBS[verb], 3000, 1)
+    ask("above", 2000, 2000)
     s.heal("disk")
-    s.read(device, 2000, 2000)
+    s.read("disk", 2000, 2000)

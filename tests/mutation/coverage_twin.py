@@ -11,6 +11,7 @@ others on a mutant of it.
 
 import argparse
 import ast
+import io
 import json
 import os
 import sys
@@ -25,6 +26,7 @@ ROOT = Path(__file__).parent.parent.parent
 SOURCES = ("harness/twin", "harness/store")
 MAP = Path("report/reach.json")
 MIN_PERCENT = 95.0
+STORE_BYTES_MAX = 8 << 20
 OTHER_PROFILE_S = 20
 """Processor time that a scenario may take on a profile that is not its kernel's."""
 
@@ -71,6 +73,7 @@ def _run(measured: coverage.Coverage, path: Path, other_profiles: bool) -> None:
     # Imported while coverage is on: definitions count, too.
     from dataclasses import replace
 
+    from harness import pattern
     from harness.guest.events import Outcome
     from harness.run import judge
     from harness.twin import explore
@@ -83,6 +86,9 @@ def _run(measured: coverage.Coverage, path: Path, other_profiles: bool) -> None:
         judge(each.trace, Outcome(
             scenario=name, seed=seed, attempts=1, observations=each.seen, ready=each.ready,
             elapsed_s=0), each.kernel)
+        for seen in each.seen:
+            for image in seen.image.values():
+                _store_survives(pattern.decode(seed, image))
         if not other_profiles:
             continue
         measured.switch_context("other profiles")
@@ -95,6 +101,36 @@ def _run(measured: coverage.Coverage, path: Path, other_profiles: bool) -> None:
             except Exception as fault:  # noqa: BLE001 - it is only run, and nothing is judged
                 print(f"{each.name}: {type(fault).__name__}", file=sys.stderr)
     measured.switch_context("")
+
+
+def _store_survives(image: bytes) -> None:
+    """What a kernel left on a disk, if it is a store, is written back byte for byte."""
+    import numpy as np
+
+    from harness import store
+    from harness.errors import MalformedStore
+
+    if len(image) > STORE_BYTES_MAX:
+        return
+    try:
+        found = store.parse(image)
+    except MalformedStore:
+        return
+    again = bytearray(image)
+    metadata = [0, *(store.layout.area_chunk(index, found.entries_per_area)
+                     for index in range(found.area_count))]
+    size = found.chunk_sectors * 512 or 512
+    for chunk in metadata:
+        again[chunk * size:(chunk + 1) * size] = b"!" * len(again[chunk * size:(chunk + 1) * size])
+    with io.BytesIO(again) as file:
+        store.serialise(found, file)
+        assert file.getvalue() == image
+    store.serialise(found, again)
+    assert again == image
+    blocks = [list(store.iter_exceptions(image)), list(found.exceptions())]
+    one, other = (np.concatenate([np.empty(0, store.ENTRY_DTYPE), *each]) for each in blocks)
+    assert (one == other).all()
+    assert len(one) == found.count
 
 
 def report(measured: coverage.Coverage) -> tuple[float, dict[str, object]]:
