@@ -8,6 +8,7 @@ out by the reader.  The guest writes, the host only reads.
 import os
 from pathlib import Path
 from types import TracebackType
+from typing import Final
 
 import msgspec
 from msgspec import Struct
@@ -69,6 +70,10 @@ Record = Ready | Begin | Started | Observed | End | Done
 
 decode_record = msgspec.json.Decoder(Record).decode
 
+LINE_BYTES_MAX: Final = 64 << 20
+"""No record is that long; a guest that writes for ever must not take the host's memory."""
+_SHOWN_BYTES: Final = 200
+
 
 class JournalWriter:
     """Appends records, each durable before `write` returns."""
@@ -104,7 +109,8 @@ class JournalReader:
 
     A last line without its newline is kept back until it is whole.  A line that no record can be
     read from goes to ``faults``, and is the last that is read: what a guest says after it has
-    answered rubbish counts no more, what it said before still does.
+    answered rubbish counts no more, what it said before still does.  Rubbish is also a line that
+    does not end.
     """
 
     def __init__(self, path: Path) -> None:
@@ -113,22 +119,38 @@ class JournalReader:
         self.faults: list[str] = []
 
     def new(self) -> list[Record]:
-        """Records that have appeared since the last call, up to the first fault."""
-        if self.faults:
-            return []
+        """Records that have appeared since the last call, up to the first fault.
+
+        Raises:
+            OSError: a journal that was there, or its directory, is gone, or cannot be read.
+        """
+        records: list[Record] = []
         try:
             with self._path.open("rb") as file:
-                file.seek(self._offset)
-                data = file.read()
+                more = not self.faults
+                while more:
+                    file.seek(self._offset)
+                    data = file.read(LINE_BYTES_MAX)
+                    whole = data[: data.rfind(b"\n") + 1]
+                    self._offset += len(whole)
+                    self._decode(whole, records)
+                    more = len(data) == LINE_BYTES_MAX and not self.faults
+                    if more and not whole:
+                        self.faults.append(f"a line of more than {LINE_BYTES_MAX} bytes: "
+                                           f"{data[:_SHOWN_BYTES]!r}")
+                        more = False
         except FileNotFoundError:
-            return []
-        whole = data[: data.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        records: list[Record] = []
-        for line in whole.splitlines():
+            # The guest has yet to make it, unless there was one or its place is gone.
+            if self._offset or not self._path.parent.exists():
+                raise
+        return records
+
+    def _decode(self, lines: bytes, records: list[Record]) -> None:
+        """Append to ``records`` what is in whole lines, up to the first fault."""
+        for line in lines.splitlines():
             try:
                 records.append(decode_record(line))
-            except msgspec.MsgspecError as fault:
-                self.faults.append(f"{fault}: {line[:200]!r}")
+            # The latter two: a string that is not UTF-8, and brackets within brackets.
+            except (msgspec.MsgspecError, UnicodeError, RecursionError) as fault:
+                self.faults.append(f"{fault}: {line[:_SHOWN_BYTES]!r}")
                 break
-        return records

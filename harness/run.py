@@ -211,7 +211,9 @@ class _Run:
         Supervisor(
             kernel, guests=plan.jobs, results=keep, job=lambda names: self._job(kernel, names),
             python=Path(sys.executable), step_limit_s=plan.step_limit_s,
-            boot_limit_s=plan.boot_limit_s, launcher=plan.launcher).run(missing, hear)
+            boot_limit_s=plan.boot_limit_s, launcher=plan.launcher,
+            steps={name: len(trace.steps) for name, trace in self._traces.items()},
+        ).run(missing, hear)
 
     def _job(self, kernel: Kernel, names: list[str]) -> bytes:
         return encode(Job(
@@ -264,6 +266,8 @@ def judge(trace: Trace, outcome: Outcome, kernel: str, defects: str = FAITHFUL
         result, twin = _compare(result, trace, outcome.observations, ready, defects)
     except BadScenario as fault:
         return replace(result, verdict=Verdict.BROKEN, reason=f"the twin: {fault}"), None
+    except ProvisioningError as fault:  # no kernel answers like that: there is nothing to compare
+        return replace(result, verdict=Verdict.LOST, reason=f"rubbish: {fault}"), None
     except (KernelCrash, TwinInvariant) as fault:
         return replace(result, verdict=Verdict.DIVERGED, reason=f"the twin: {fault}"), None
     except Exception as fault:  # noqa: BLE001 - a twin that breaks is a result, and not the last
@@ -280,9 +284,11 @@ def _twin_crashes(trace: Trace, step: int | None, ready: Ready, defects: str) ->
 
     What freed memory does to a kernel may come later.
     """
-    profile = dataclasses.replace(Profile.from_probe(ready.probe), defects=defects,
-                                  unprobed_crashes=True)
-    backend = TwinBackend(profile)
+    try:
+        probed = Profile.from_probe(ready.probe)
+    except ProvisioningError:
+        return False
+    backend = TwinBackend(dataclasses.replace(probed, defects=defects, unprobed_crashes=True))
     backend.begin(trace.header.seed)
     for index, each in enumerate(trace.steps):
         try:
@@ -372,7 +378,8 @@ def observe_kernel(trace: Trace, kernel: Kernel, *, driver: str = "ioctl"
               scenarios=(JobScenario(name, trace.steps, trace.header.seed),))
     with tempfile.TemporaryDirectory(prefix="dmsnap-") as directory:
         supervisor = Supervisor(kernel, guests=1, results=Path(directory),
-                                job=lambda _names: encode(job), python=Path(sys.executable))
+                                job=lambda _names: encode(job), python=Path(sys.executable),
+                                steps={name: len(trace.steps)})
         outcome = supervisor.run([name])[name]
     if outcome.fault:
         raise BadScenario(outcome.fault)

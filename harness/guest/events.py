@@ -9,7 +9,8 @@ from harness.steps import Observation
 
 Reason = Literal["panic", "hang", "vanished", "rubbish", "never ready"]
 """How a guest was lost: its kernel panicked; its journal stood still for too long; its process
-ended or was killed; its journal holds what no guest may write; it never said `Ready`."""
+ended or was killed, or its journal is gone; its journal holds what no guest may write; it never
+said `Ready`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,11 @@ that an agent keeps is checked here:
     Ready, then for each scenario of the job in its order
     Begin, (Started, Observed)…, End, and when all have ended Done.
 
-A step that was started and not observed ends its scenario only with a fault.
+Steps are numbered from 0 without a gap.  A step that was started and not observed, or steps that
+are missing, end a scenario only with a fault.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from harness.journal import Begin, Done, End, Observed, Ready, Record, Started
@@ -55,7 +57,8 @@ class Follower:
         spoilt: a scenario left devices behind; nothing that this guest says counts any more.
     """
 
-    def __init__(self, scenarios: list[str]) -> None:
+    def __init__(self, scenarios: list[str], steps: Mapping[str, int]) -> None:
+        self._steps = steps
         self.ready: Ready | None = None
         self.remaining = list(scenarios)
         self.attempt: Attempt | None = None
@@ -86,9 +89,11 @@ class Follower:
                 self._begin(record, now_s)
             case Started(step=step):
                 attempt = self._attempt(record)
-                if step <= (-1 if attempt.step is None else attempt.step) or not attempt.observed:
+                if step != len(attempt.observations) or not attempt.observed:
                     raise Rubbish(f"step {step} started after step {attempt.step}"
                                   + ("" if attempt.observed else ", which was not observed"))
+                if step >= self._steps.get(attempt.begin.scenario, step + 1):
+                    raise Rubbish(f"step {step} started, which {attempt.begin.scenario} has not")
                 attempt.step, attempt.observed = step, False
             case Observed(observation=observation):
                 attempt = self._attempt(record)
@@ -123,6 +128,10 @@ class Follower:
             raise Rubbish(f"{record.scenario} ended within {attempt.begin.scenario}")
         if not attempt.observed and not record.fault:
             raise Rubbish(f"{record.scenario} ended, and its step {attempt.step} was not observed")
+        seen = len(attempt.observations)
+        if not record.fault and seen != self._steps.get(record.scenario, seen):
+            raise Rubbish(f"{record.scenario} ended after {seen} of its "
+                          f"{self._steps[record.scenario]} steps")
         self.attempt = None
         del self.remaining[0]
         self.spoilt = bool(record.leftovers)

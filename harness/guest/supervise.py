@@ -15,7 +15,7 @@ guest up at all, so a run always ends.
 import os
 import selectors
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -65,7 +65,7 @@ class _Slot:
     number: int = 0
     results: Path = Path()
     guest: Guest | None = None
-    follower: Follower = field(default_factory=lambda: Follower([]))
+    follower: Follower = field(default_factory=lambda: Follower([], {}))
     reader: JournalReader = field(default_factory=lambda: JournalReader(Path()))
     started_at: float = 0.0
     heard_at: float = 0.0
@@ -86,6 +86,7 @@ class Supervisor:
         memory_mib: memory of each guest; None for what such guests need.
         argv: what Python runs in the guest.
         launcher: starts the guests; by default what the kernel is made for.
+        steps: how many steps a scenario has; a guest that tells of more or fewer is lost.
 
     Attributes:
         outcomes: of the scenarios that have one so far; complete when `run` returns, and what
@@ -96,13 +97,15 @@ class Supervisor:
                  job: Callable[[list[str]], bytes], python: Path,
                  step_limit_s: float = STEP_LIMIT_S, boot_limit_s: float = BOOT_LIMIT_S,
                  memory_mib: int | None = None, argv: Sequence[str] = AGENT,
-                 launcher: Launcher | None = None) -> None:
+                 launcher: Launcher | None = None, steps: Mapping[str, int] | None = None
+                 ) -> None:
         if guests < 1:
             raise ProvisioningError(f"{guests} guests cannot run anything; ask for 1 or more (-j)")
         self.outcomes: dict[str, Outcome] = {}
         self._guests = guests
         self._results = results.absolute()
         self._job = job
+        self._steps = steps or {}
         self._step_limit_s = step_limit_s
         self._boot_limit_s = boot_limit_s
         self._launcher = launcher or launcher_of(kernel, python=python, argv=argv,
@@ -163,7 +166,7 @@ class Supervisor:
         except OSError as fault:
             raise ProvisioningError(f"cannot write into the results directory {self._results}: "
                                     f"{fault.strerror}; free space or choose another") from fault
-        slot.follower = Follower(slot.queue)
+        slot.follower = Follower(slot.queue, self._steps)
         slot.reader = JournalReader(slot.results / JOURNAL_NAME)
         slot.started_at = slot.heard_at = time.monotonic()
         slot.guest = self._launcher.start(slot.results)
@@ -185,14 +188,20 @@ class Supervisor:
     def _advance(self, slot: _Slot, guest: Guest) -> None:
         """Take what is new of one guest, and act on it."""
         ended = guest.ended()  # before the journal is read, which is complete then
-        records = slot.reader.new()
+        try:
+            records = slot.reader.new()
+        except OSError as fault:
+            self._lose(slot, guest, "vanished", f"its journal is lost ({fault.strerror}): leave "
+                       f"{slot.results} alone while dmsnap runs")
+            return
         now_s = time.monotonic()
         if records:
             slot.heard_at = now_s
         try:
             self._take(slot, records, now_s)
         except Rubbish as fault:
-            self._lose(slot, guest, "rubbish", f"{fault}")
+            self._lose(slot, guest, "rubbish", f"{fault}; all that it wrote is in "
+                       f"{slot.results / JOURNAL_NAME}")
             return
         # In the time of a guest for which the limits were made.
         follower, silent_s = slot.follower, (now_s - slot.heard_at) / self._slowness
@@ -201,13 +210,15 @@ class Supervisor:
             if ended or follower.spoilt or silent_s > _POWER_OFF_LIMIT_S:
                 self._replace(slot, follower.remaining)
         elif ended:
-            self._lose(slot, guest, "vanished", "the guest ended before its work was done")
+            self._lose(slot, guest, "vanished", "the guest ended before its work was done; "
+                       "its console may say why")
         elif follower.ready is None and booting_s > self._boot_limit_s:
             self._lose(slot, guest, "hang",
                        f"not ready {self._boot_limit_s * self._slowness:.3g} s after its start")
         elif follower.ready is not None and silent_s > self._step_limit_s:
             self._lose(slot, guest, "hang",
-                       f"no progress within {self._step_limit_s * self._slowness:.3g} s")
+                       f"no progress within {self._step_limit_s * self._slowness:.3g} s; where "
+                       "the machine is only slow, give it more (--step-limit)")
 
     def _take(self, slot: _Slot, records: list[Record], now_s: float) -> None:
         """Understand records, and tell them.
@@ -258,7 +269,7 @@ class Supervisor:
         console = guest.console_tail()
         if _PANIC in console and reason != "rubbish":
             reason, detail = "panic", console[console.rindex(_PANIC):].splitlines()[0]
-        if free_bytes(slot.results) < _ROOM_BYTES:
+        if _full(slot.results):
             # Its records are all read; without their room the next guest could not even start.
             (slot.results / JOURNAL_NAME).unlink(missing_ok=True)
             detail += f"; the disk of {self._results} is full"
@@ -323,6 +334,13 @@ def free_bytes(directory: Path) -> int:
     """Bytes that can still be written in ``directory`` by this user."""
     room = os.statvfs(directory)
     return room.f_bavail * room.f_frsize
+
+
+def _full(directory: Path) -> bool:
+    try:
+        return free_bytes(directory) < _ROOM_BYTES
+    except OSError:
+        return False  # the directory itself was lost, with the guest
 
 
 def _last_lines(console: str, count: int = 15) -> str:

@@ -65,6 +65,12 @@ def run(name):
     if kind == "other":
         say("end", scenario="another")
         wait_for_ever()
+    if kind == "short":
+        say("end", scenario=name)
+        wait_for_ever()
+    if kind == "gap":
+        say("started", step=2)
+        wait_for_ever()
     say("started", step=1)
     match kind:
         case "panic":
@@ -81,6 +87,15 @@ def run(name):
         case "rubbish":
             os.write(journal, b"\x00\xff not json\n")
             wait_for_ever()
+        case "latin1":
+            os.write(journal, b'{"record":"begin","scenario":"\xe9","seed":1}\n')
+            wait_for_ever()
+        case "nested":
+            os.write(journal, b'{"record":"ready","more":' + b"[" * 100_000 + b"\n")
+            wait_for_ever()
+        case "endless":
+            while True:
+                os.write(journal, b"no end " * 1000)
         case "cut":
             # A whole End whose newline never came: it does not count.
             say("observed", observation={"step": 1})
@@ -93,6 +108,8 @@ def run(name):
             say("end", scenario=name, fault="no such device {x}")
             return
     say("observed", observation={"step": 1})
+    if kind == "more":
+        step(2)
     say("end", scenario=name, **({"leftovers": ["ghost"]} if kind == "leftover" else {}))
     if kind == "twice":
         say("end", scenario=name)

@@ -175,6 +175,17 @@ def test_a_lost_guest_names_the_step(bring_up: Trace) -> None:
         "panic: Kernel panic - not syncing: for a test", "")
 
 
+def test_a_probe_that_no_kernel_gives_is_no_divergence(
+        bring_up: Trace, seen: tuple[Observation, ...]) -> None:
+    name, value = next(iter(Profile().facts().items()))
+    mad = msgspec.structs.replace(READY, probe={name: [value]})
+    result = verdict(bring_up, outcome_of(bring_up, seen, ready=mad))
+    assert result.verdict is Verdict.LOST
+    assert result.reason.startswith(f"rubbish: the guest's probe says {name} = ")
+    panicked = verdict(bring_up, outcome_of(bring_up, (), ready=mad, lost=loss(1)))
+    assert (panicked.verdict, panicked.reason.partition(" in ")[0]) == (Verdict.LOST, "panic")
+
+
 def test_a_scenario_that_the_kernel_side_cannot_carry_out(
         bring_up: Trace, seen: tuple[Observation, ...]) -> None:
     result = verdict(bring_up, outcome_of(bring_up, seen[:2], fault="no device named x"))

@@ -3,6 +3,7 @@
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,12 +13,20 @@ from pathlib import Path
 
 import pytest
 
+from harness import journal
 from harness.errors import BadScenario, ProvisioningError
 from harness.guest import supervise
 from harness.guest.catalogue import Kernel
-from harness.guest.events import GuestReady, GuestStarted, GuestWasLost, ScenarioEnded
+from harness.guest.events import (
+    GuestReady,
+    GuestStarted,
+    GuestWasLost,
+    ScenarioEnded,
+    StepObserved,
+)
 from harness.guest.process import KeptProcess
 from harness.guest.supervise import Supervisor
+from harness.journal import Begin, JournalReader, JournalWriter
 
 FAKE = Path(__file__).with_name("fake_guest.py")
 KERNEL = Kernel("fake", FAKE, FAKE.parent)
@@ -128,12 +137,17 @@ def test_more_guests_than_scenarios_start_no_idle_ones(run, launcher):
     ("hang", "hang", 1), ("rubbish", "rubbish", 1), ("cut", "vanished", 1),
     ("full", "vanished", 1), ("twice", "rubbish", None), ("skipped", "rubbish", 1),
     ("before", "vanished", None), ("early", "rubbish", None), ("swap", "rubbish", None),
-    ("other", "rubbish", 0),
+    ("other", "rubbish", 0), ("latin1", "rubbish", 1), ("nested", "rubbish", 1),
+    ("endless", "rubbish", 1), ("short", "rubbish", 0), ("gap", "rubbish", 0),
+    ("more", "rubbish", 1),
 ])
-def test_a_lost_scenario_is_named_and_every_other_has_its_verdict(run, kind, reason, step):
+def test_a_lost_scenario_is_named_and_every_other_has_its_verdict(run, kind, reason, step,
+                                                                   monkeypatch):
+    monkeypatch.setattr(journal, "LINE_BYTES_MAX", 1 << 20)
     limits = {"step_limit_s": 1.0} if kind == "hang" else {}
     lost = f"{kind}-x"
-    outcomes = run("ok-1", lost, "ok-2", "ok-3", **limits)
+    names = ("ok-1", lost, "ok-2", "ok-3")
+    outcomes = run(*names, steps=dict.fromkeys(names, 2), **limits)
     for name in ("ok-1", "ok-2", "ok-3"):
         assert whole(outcomes[name])
     if kind == "twice":
@@ -152,6 +166,42 @@ def test_a_lost_scenario_is_named_and_every_other_has_its_verdict(run, kind, rea
         assert [(event.scenario, event.again) for event in lost_guests(run.events)] == [
             (lost, True), (lost, False)]
     assert sorted(ended(run.events)) == sorted(outcomes)
+
+
+def test_a_guest_whose_results_are_removed_is_lost(run, tmp_path):
+    """It writes on into a file that nobody else sees: its time limit need not be waited for."""
+    def remove(event):
+        if isinstance(event, StepObserved) and event.scenario == "hang-x":
+            shutil.rmtree(tmp_path / f"results/guest-{event.guest:04}")
+
+    outcomes = run("ok-1", "hang-x", "ok-2", on_event=remove)
+    assert whole(outcomes["ok-1"])
+    assert whole(outcomes["ok-2"])
+    loss = outcomes["hang-x"].lost
+    assert loss.reason == "vanished"
+    assert loss.detail == (f"its journal is lost (No such file or directory): leave "
+                           f"{tmp_path}/results/guest-0002 alone while dmsnap runs")
+    assert "console of guest-0002" in loss.console
+
+
+def test_results_that_are_removed_while_a_guest_boots_are_told(run):
+    def remove(event):
+        if isinstance(event, GuestStarted):
+            shutil.rmtree(event.results)
+
+    with pytest.raises(ProvisioningError, match="never became ready: its journal is lost"):
+        run("ok-1", boot="silent", on_event=remove)
+
+
+def test_a_journal_is_read_whole_in_parts(tmp_path, monkeypatch):
+    """Also where no part ends with a line."""
+    monkeypatch.setattr(journal, "LINE_BYTES_MAX", 100)
+    records = [Begin(f"scenario-{number}", number) for number in range(50)]
+    with JournalWriter(tmp_path / "journal") as writer:
+        writer.write(*records)
+    reader = JournalReader(tmp_path / "journal")
+    assert reader.new() == records
+    assert (reader.new(), reader.faults) == ([], [])
 
 
 def test_a_panic_is_told_in_the_detail(run):
