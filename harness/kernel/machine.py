@@ -7,6 +7,7 @@ the kernel's command line), and the user must have said ``--guest here``.
 """
 
 import ctypes
+import mmap
 import os
 import time
 from pathlib import Path
@@ -100,7 +101,8 @@ def crash(how: Literal["panic", "hang", "exit"], driver: Driver) -> NoReturn:
         driver.load(_HANG_DEVICE, [Line(0, 8, "error", "")])
         driver.resume(_HANG_DEVICE)
         driver.suspend(_HANG_DEVICE, flush=False, lockfs=False)
-        fd = os.open(node(_HANG_DEVICE), os.O_RDONLY)
-        os.read(fd, 512)
+        # Not through the page cache, where SIGKILL would end the wait.
+        fd = os.open(node(_HANG_DEVICE), os.O_RDONLY | os.O_DIRECT)
+        os.preadv(fd, [mmap.mmap(-1, mmap.PAGESIZE)], 0)
     time.sleep(_LAST_WORDS_S)
     raise AssertionError(f"the guest outlived its crash ({how})")
