@@ -69,10 +69,11 @@ def lose(how, way, results):
         case "exit":
             os._exit(4)
         case "rootless":
-            if os.environ["DMSNAP_GUEST"] == "qemu":
+            alone = os.environ["DMSNAP_GUEST"] == "qemu"
+            if alone:
                 unplug("root")
-            while True:
-                list(Path("/").iterdir())
+            while list(Path("/").iterdir()) and not alone:  # until the host has taken it away
+                pass
         case "mute":
             unplug("results")
         case "removed":
