@@ -4,9 +4,11 @@ A merge or a copy waits for the suspended device; what arrives meanwhile meets i
 slow the machine is.
 """
 
+from harness.scenarios.faults import RACE
 from harness.scenarios.registry import scenario
 from harness.scenarios.script import Script
 from harness.steps import Parallel, Read, TargetLine, Write
+from harness.trace import Layer
 
 
 def _cast(s: Script, *, sectors: int = 256, chunk: int = 8) -> None:
@@ -159,3 +161,24 @@ def threshold_for_each_snapshot(s: Script, threshold: str, store: str) -> None:
     s.parallel(*(("org", 8 * chunk, 5) for chunk in range(5)), ("snap0", 41, 2), ("org", 3, 40))
     s.read("snap0", 0, 128)
     s.read("snap1", 0, 128)
+
+
+@scenario(cow=("plain", "late", "counted"), store=("P", "N"))
+def copies_out_of_order(s: Script, cow: str, store: str) -> None:
+    """The first copies end last: they are committed first all the same."""
+    if cow == "counted":
+        s.leave_out(Layer.REQUESTS, RACE)
+    s.disk("base-disk", 256, stamped=True)
+    s.disk("store", 512, can_fail=cow == "counted")
+    s.device("part", TargetLine(0, 64, "linear", "{base-disk} 0"))
+    s.device("base", TargetLine(0, 64, "linear", "{part} 0"),
+             TargetLine(64, 192, "linear", "{base-disk} 64"))
+    if cow == "late":
+        s.device("cow", TargetLine(0, 512, "delay", "{store} 0 0 {store} 0 15"))
+    s.snapshot("snap", "base", "cow" if cow == "late" else "store", store, 8)
+    s.origin("org", "base")
+    s.suspend("part")
+    s.parallel(("org", 8, 3), ("snap", 24, 5), ("org", 96, 20), ("snap", 72, 5), ("snap", 200, 8),
+               ("org", 160, 2), resume=("part",))
+    s.write("snap", 128, 3)
+    s.read("snap", 0, 256)
