@@ -46,6 +46,10 @@ class ProvisioningError(DmsnapError):
     """A guest, or the machine that should run it, lacks something; the text says what to do."""
 
 
+class Unsupported(ProvisioningError):
+    """This kernel lacks what a scenario asks for: no fault of either."""
+
+
 class UnsafeMachine(ProvisioningError):
     """The kernel side was asked to run where it could touch somebody's devices."""
 

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Final
 
 from harness import __version__
+from harness.errors import Unsupported
 from harness.guest.events import Outcome
 from harness.journal import Ready
 from harness.kernel import agent
 from harness.kernel.backend import KernelBackend
+from harness.kernel.session import fault_of
 from harness.report.model import Environment, Reporter, Result, RunReport
 from harness.run import judge
 from harness.trace import Trace
@@ -45,13 +47,14 @@ def run_one(backend: KernelBackend, ready: Ready, trace: Trace) -> Result:
     started = time.monotonic()
     seen = []
     fault = ""
+    unsupported = False
     try:
         backend.begin(seed)
         seen = [backend.execute(index, step) for index, step in enumerate(trace.steps)]
     except Exception as error:  # noqa: BLE001 - the devices must go, whatever it was
-        fault = f"{type(error).__name__}: {error}"
+        fault, unsupported = fault_of(error), isinstance(error, Unsupported)
     outcome = Outcome(scenario=name, seed=seed, attempts=1, observations=tuple(seen), ready=ready,
-                      fault=fault, leftovers=tuple(backend.end()),
+                      fault=fault, unsupported=unsupported, leftovers=tuple(backend.end()),
                       elapsed_s=time.monotonic() - started)
     return judge(trace, outcome, NAME)[0]
 

@@ -54,12 +54,14 @@ class End(Struct, frozen=True, tag_field="record", tag="end", omit_defaults=True
     """The scenario is over.
 
     ``leftovers`` are devices that would not go away: the guest must be replaced.  ``fault`` says
-    why the scenario could not be carried out (a bad scenario, a full disk), empty if it was.
+    why the scenario could not be carried out (a bad scenario, a full disk), empty if it was;
+    ``unsupported``, that it is the kernel which lacks something.
     """
 
     scenario: str
     leftovers: tuple[str, ...] = ()
     fault: str = ""
+    unsupported: bool = False
 
 
 class Done(Struct, frozen=True, tag_field="record", tag="done"):

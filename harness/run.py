@@ -258,6 +258,8 @@ def judge(trace: Trace, outcome: Outcome, kernel: str, defects: str = FAITHFUL
                            reason=f"both sides crash{where}: {loss.detail}"), None
         return replace(result, verdict=Verdict.LOST, console=console_tail(loss.console),
                        reason=f"{loss.reason}{where}: {loss.detail}"), None
+    if outcome.unsupported:
+        return replace(result, verdict=Verdict.UNSUPPORTED, reason=outcome.fault), None
     if outcome.fault:
         return replace(result, verdict=Verdict.BROKEN,
                        reason=f"the kernel side: {outcome.fault}"), None

@@ -51,6 +51,7 @@ class Outcome:
         lost: why there is no result: the loss of the last attempt; else None.
         losses: every guest that was lost over it, also when a later attempt ended.
         fault: why the scenario could not be carried out (`End.fault`), empty if it was.
+        unsupported: whether that is for something that the kernel lacks.
         leftovers: devices that would not go away.
         elapsed_s: seconds from its beginning to its end as the host saw them.
     """
@@ -63,6 +64,7 @@ class Outcome:
     lost: Loss | None = None
     losses: tuple[Loss, ...] = ()
     fault: str = ""
+    unsupported: bool = False
     leftovers: tuple[str, ...] = ()
     elapsed_s: float = 0.0
 

@@ -255,6 +255,7 @@ class Supervisor:
             scenario=end.scenario, seed=attempt.begin.seed,
             attempts=self._attempt_of(end.scenario), observations=tuple(attempt.observations),
             ready=ready, losses=tuple(self._losses.get(end.scenario, [])), fault=end.fault,
+            unsupported=end.unsupported,
             leftovers=end.leftovers, elapsed_s=now_s - attempt.begun_at))
 
     def _conclude(self, outcome: Outcome) -> None:

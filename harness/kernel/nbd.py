@@ -15,7 +15,7 @@ from pyroute2.netlink import NLM_F_ACK, NLM_F_REQUEST, genlmsg, nla
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.generic import GenericNetlinkSocket
 
-from harness.errors import ProvisioningError
+from harness.errors import ProvisioningError, Unsupported
 from harness.steps import REQUEST_SECTORS_MAX
 from harness.units import SECTOR_BYTES, bytes_of_sectors
 
@@ -57,7 +57,7 @@ class NbdControl:
     """The netlink family.
 
     Raises:
-        ProvisioningError: the kernel has no such family.
+        Unsupported: the kernel has no such family.
     """
 
     def __init__(self) -> None:
@@ -66,7 +66,7 @@ class NbdControl:
             self._netlink.bind(FAMILY, NbdMessage)
         except (NetlinkError, OSError) as fault:
             self._netlink.close()
-            raise ProvisioningError(
+            raise Unsupported(
                 f"the kernel's netlink has no family {FAMILY} ({fault}): a disk that can fail "
                 "needs module nbd") from None
 

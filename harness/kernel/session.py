@@ -18,7 +18,7 @@ import msgspec
 import pytest
 from msgspec import Struct
 
-from harness.errors import BadScenario
+from harness.errors import BadScenario, Unsupported
 from harness.journal import Begin, End, JournalWriter, Observed, Record, Started
 from harness.steps import AnyStep, Backend
 
@@ -58,6 +58,8 @@ class JournalLost(Exception):
 
 def fault_of(error: BaseException) -> str:
     """One line that says what went wrong, and where."""
+    if isinstance(error, Unsupported):
+        return str(error)
     frame = traceback.extract_tb(error.__traceback__)[-1]
     where = f" ({frame.name}, line {frame.lineno})"
     return f"{type(error).__name__}: {error}" + ("" if isinstance(error, BadScenario) else where)
@@ -98,6 +100,7 @@ class Runner:
         seed = self._seed if scenario.seed is None else scenario.seed
         self.record(Begin(scenario.name, seed))
         fault = ""
+        unsupported = False
         try:
             self._backend.begin(seed)
             # What a step gave and the start of the next are one write, and one wait for the disk.
@@ -110,13 +113,13 @@ class Runner:
         except JournalLost:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the next scenario can run
-            fault = fault_of(error)
+            fault, unsupported = fault_of(error), isinstance(error, Unsupported)
         try:
             left = tuple(self._backend.end())
         except Exception as error:  # noqa: BLE001 - the guest cannot be trusted any more
             left = (f"unknown: {fault_of(error)}",)
         self._after(scenario.name)
-        end = End(scenario.name, left, fault)
+        end = End(scenario.name, left, fault, unsupported)
         self.record(end)
         return end
 
@@ -134,6 +137,8 @@ class ScenarioItem(pytest.Item):
         end = self._runner.run(self._scenario)
         if end.leftovers:
             self.session.shouldstop = f"devices would not go away: {', '.join(end.leftovers)}"
+        if end.unsupported:
+            pytest.skip(end.fault)
         if end.fault:
             pytest.fail(end.fault, pytrace=False)
 

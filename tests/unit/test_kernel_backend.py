@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness import steps
-from harness.errors import BadScenario, ProvisioningError, UnsafeMachine
+from harness.errors import BadScenario, ProvisioningError, UnsafeMachine, Unsupported
 from harness.journal import Begin, End, JournalReader, JournalWriter, Observed, Started
 from harness.kernel import agent, backend, blockio, disks, machine, modules, removal, session
 from harness.kernel.driver import Info, Line
@@ -227,6 +227,8 @@ class Scripted:
     def execute(self, index, step):
         if isinstance(step, steps.Crash):
             raise BadScenario("no such device")
+        if isinstance(step, steps.Disk):
+            raise Unsupported("there is no module nbd")
         return Observation(step=index)
 
     def end(self):
@@ -241,6 +243,7 @@ def records(path):
 
 
 GOOD = session.JobScenario("good", (steps.Create(name="a"), steps.Examine()))
+LACKING = session.JobScenario("lacking", (steps.Disk(name="a", sectors=8),))
 BAD = session.JobScenario("bad", (steps.Create(name="a"), steps.Crash(how="exit")), 9)
 
 
@@ -257,6 +260,12 @@ def test_a_bad_scenario_ends_with_its_fault_and_its_own_seed(tmp_path):
         end = session.Runner(Scripted(), journal, 3).run(BAD)
     assert end == End("bad", fault="BadScenario: no such device")
     assert records(tmp_path / "j")[0] == Begin("bad", 9)
+
+
+def test_what_the_kernel_lacks_is_told_apart(tmp_path):
+    with JournalWriter(tmp_path / "j") as journal:
+        end = session.Runner(Scripted(), journal, 3).run(LACKING)
+    assert end == End("lacking", fault="there is no module nbd", unsupported=True)
 
 
 def test_a_journal_that_cannot_be_written_is_no_fault_of_the_scenario():

@@ -193,6 +193,12 @@ def test_a_scenario_that_the_kernel_side_cannot_carry_out(
         Verdict.BROKEN, "the kernel side: no device named x")
 
 
+def test_what_a_kernel_lacks_is_no_fault(bring_up: Trace, seen: tuple[Observation, ...]) -> None:
+    result = verdict(bring_up, outcome_of(bring_up, seen[:2], fault="there is no module nbd",
+                                          unsupported=True))
+    assert (result.verdict, result.reason) == (Verdict.UNSUPPORTED, "there is no module nbd")
+
+
 @pytest.mark.parametrize(("fault", "wanted"), [
     (BadScenario("no device named x"), Verdict.BROKEN),
     (TwinInvariant("step 3 would never return"), Verdict.DIVERGED)])
