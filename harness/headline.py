@@ -29,7 +29,7 @@ from harness.scenarios.script import Script
 from harness.steps import Examine, Observation, TargetLine, Write, encode
 from harness.trace import Header, Trace
 from harness.twin.backend import TwinBackend
-from harness.twin.delay import TICKS_PER_MS
+from harness.twin.clock import TICKS_PER_MS
 from harness.twin.profile import Profile, named
 
 SNAPSHOTS: Final = 8

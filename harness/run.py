@@ -49,7 +49,7 @@ from harness.journal import Ready
 from harness.kernel.session import Job, JobScenario, fault_of
 from harness.promise import BrokenPromise
 from harness.report.model import Environment, Reporter, Result, RunReport, console_tail
-from harness.steps import Observation, encode
+from harness.steps import Observation, encode, faults_without_effect
 from harness.trace import Observations, ObservationsHeader, Trace, dumps
 from harness.twin import explore
 from harness.twin.backend import TwinBackend
@@ -263,6 +263,11 @@ def judge(trace: Trace, outcome: Outcome, kernel: str, defects: str = FAITHFUL
     if outcome.fault:
         return replace(result, verdict=Verdict.BROKEN,
                        reason=f"the kernel side: {outcome.fault}"), None
+    idle = faults_without_effect(trace.steps, outcome.observations)
+    if idle:
+        return replace(result, verdict=Verdict.BROKEN, reason=(
+            f"the kernel side: step {idle[0]} ({diff.words(trace.steps[idle[0]])}) was to stop the "
+            "disk, and no request met it")), None
     assert ready is not None, "a scenario that ended had a guest that was ready"
     try:
         result, twin = _compare(result, trace, outcome.observations, ready, defects)

@@ -11,13 +11,14 @@ is brought back to ``{name}`` before anything is compared.
 """
 
 import re
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Final, Literal, Protocol
 
 import msgspec
 from msgspec import Meta, Struct
 
 from harness.errors import BadScenario
-from harness.faults import Op
+from harness.faults import MARKS, How, Op
 from harness.units import SECTOR_BYTES
 
 NAME_PATTERN: Final = r"^[A-Za-z0-9_.+-]{1,16}\Z"
@@ -63,7 +64,8 @@ class Disk(Step, frozen=True, kw_only=True):
     """Make a disk of ``sectors`` sectors, filled with its own stamps or with zeros.
 
     One that ``can_fail`` takes faults (`Fault`), tells of every request that reaches it, has a
-    write cache that must be flushed, takes discards, and has blocks of 512 bytes.
+    write cache that must be flushed, takes discards, and has blocks of 512 bytes.  One that is
+    ``linked`` as well stands behind a link of its own, so that a fault can stop it (`Fault.how`).
     """
 
     name: Name
@@ -72,6 +74,7 @@ class Disk(Step, frozen=True, kw_only=True):
     generation: Generation = 0
     block_size: Literal[512, 1024, 2048, 4096] = 512
     can_fail: bool = False
+    linked: bool = False
 
 
 class Create(Step, frozen=True, kw_only=True):
@@ -220,11 +223,15 @@ class Parallel(Step, frozen=True, kw_only=True):
 
 
 class Fault(Step, frozen=True, kw_only=True):
-    """From now on the ``nth`` request of a kind that touches a range fails with EIO.
+    """From now on the ``nth`` request of a kind that touches a range fails, or stops the disk.
 
     The device is a disk that ``can_fail``; a range without a length reaches to its end.  Requests
-    are counted from 1; ``count`` of them fail in all, 0 stands for all that follow.  A disk may
-    have several faults.
+    are counted from 1; ``count`` of them are struck in all, 0 stands for all that follow.  A disk
+    may have several faults.
+
+    A request that is struck fails with EIO (``how`` = ``error``).  On a disk that is ``linked``, it
+    may also take the link down: for a while, so that its answer is late (``stalls``), or for good,
+    so that it and all that follow fail (``dies``, which happens once).
     """
 
     device: Name
@@ -233,10 +240,11 @@ class Fault(Step, frozen=True, kw_only=True):
     sectors: SectorCount | None = None
     nth: Annotated[int, Meta(ge=1, le=1 << 31)] = 1
     count: Annotated[int, Meta(ge=0, le=1 << 31)] = 1
+    how: How = "error"
 
 
 class Heal(Step, frozen=True, kw_only=True):
-    """Forget all faults of a disk."""
+    """Forget all faults of a disk; one that died is connected again."""
 
     device: Name
 
@@ -401,6 +409,39 @@ def check_disk(step: Disk) -> None:
     """
     if step.can_fail and step.block_size != SECTOR_BYTES:
         raise BadScenario(f"disk {step.name} can fail, so its blocks have {SECTOR_BYTES} bytes")
+    if step.linked and not step.can_fail:
+        raise BadScenario(f"disk {step.name} is linked, so it must be one with can_fail")
+
+
+def check_fault(step: Fault, *, linked: bool) -> None:
+    """Refuse a fault that a disk cannot have.
+
+    Raises:
+        BadScenario: there is no link to be taken down, or one that is down is to go down again.
+    """
+    if step.how != "error" and not linked:
+        raise BadScenario(f"disk {step.device} has no link to be taken down: make it with linked")
+    if step.how == "dies" and step.count != 1:
+        raise BadScenario(f"disk {step.device} dies once, so the count of this fault is 1")
+
+
+def faults_without_effect(trace: Sequence[AnyStep], seen: Iterable[Observation]) -> list[int]:
+    """Indices of the faults that were to stop a disk and struck no request before a heal."""
+    requests = {observation.step: observation.requests for observation in seen}
+    found = []
+    for index, step in enumerate(trace):
+        if not isinstance(step, Fault) or step.how == "error":
+            continue
+        mark = f" {MARKS[step.how]}"
+        for later in range(index + 1, len(trace)):
+            if any(line.endswith(mark) for line in requests.get(later, {}).get(step.device, ())):
+                break
+            if trace[later] == Heal(device=step.device):
+                found.append(index)
+                break
+        else:
+            found.append(index)
+    return found
 
 
 def check_resumable(name: str, *, suspended: bool, loaded: bool) -> None:

@@ -166,6 +166,7 @@ class KernelBackend:
             found.error = error_name(fault) if fault.errno is not None else steps.TIMEOUT
         except OSError as fault:
             found.error = error_name(fault)
+        self._let_links_recover()
         self._let_merges_rest()
         elapsed_us = (time.perf_counter_ns() - started) // 1000
         numbers, state = self._look()
@@ -183,6 +184,12 @@ class KernelBackend:
         """What reached the disks that can fail since the last step."""
         taken = {name: server.take_requests() for name, server in self._disks.servers().items()}
         return {name: lines for name, lines in taken.items() if lines}
+
+    def _let_links_recover(self) -> None:
+        """Wait until every answer that an outage kept back has arrived."""
+        for server in self._disks.servers().values():
+            if server.linked:
+                server.served()
 
     def _let_merges_rest(self) -> None:
         """Wait until no merge makes progress: it has finished, failed, stopped, or is stuck.
@@ -273,11 +280,12 @@ class KernelBackend:
                 self._parallel(step, found)
             case steps.Fault(device=device, op=op, sector=sector):
                 server = self._disks.server(device)
+                steps.check_fault(step, linked=server.linked)
                 to_end = self._disks.all[device].sectors - sector
                 server.fail(op, sector, to_end if step.sectors is None else step.sectors,
-                            nth=step.nth, count=step.count)
+                            nth=step.nth, count=step.count, how=step.how)
             case steps.Heal(device=device):
-                self._disks.server(device).heal()
+                self._disks.heal(device)
             case steps.Image(device=device):
                 if device not in self._disks.all:
                     raise BadScenario(f"an image is made of a disk, and {device} is none")
@@ -294,7 +302,8 @@ class KernelBackend:
         if name in RESERVED or name in self._disks.all or name in self._mapped:
             raise BadScenario(f"disk {name}: the name is taken")
         steps.check_disk(step)
-        self._disks.add(name, step.sectors, step.block_size, can_fail=step.can_fail)
+        self._disks.add(name, step.sectors, step.block_size, can_fail=step.can_fail,
+                        linked=step.linked)
         info = self._driver.survey([name])[name]
         self._disk_numbers[info.number] = name
         if step.can_fail:

@@ -13,7 +13,8 @@ one over a file there, which outlives the guest; a file that is there keeps its 
 A disk that can fail is a linear mapping onto a network block device that a fork of us serves
 (`harness.kernel.nbd_server`).  Its queue is set up to pass bios on one by one, and that is looked
 at, because the twin takes it for granted.  To connect one costs a tenth of a second, so it is made
-as large as a disk may be, and serves one scenario's disk after the other.
+as large as a disk may be, and serves one scenario's disk after the other.  One that can stop is
+reached over a link (`harness.kernel.link`).
 
 Every mapped device made here carries the UUID prefix of the harness, and a ram disk that is
 built in is used only when nobody holds it.
@@ -22,20 +23,22 @@ built in is used only when nobody holds it.
 import contextlib
 import errno
 import fcntl
+import functools
 import os
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from harness.errors import BadScenario, ProvisioningError
 from harness.kernel import modules, udev
 from harness.kernel.driver import UUID_PREFIX, Driver, Line
-from harness.kernel.nbd_server import FLAGS, NbdServer
+from harness.kernel.nbd_server import FLAGS, NbdServer, Wire
 from harness.steps import REQUEST_SECTORS_MAX
 from harness.units import SECTOR_BYTES, bytes_of_sectors, sectors_of_bytes
 
 if TYPE_CHECKING:
-    from harness.kernel.nbd import NbdControl
+    from harness.kernel.nbd import DeadConnections, NbdControl
 
 RAM_DISK: Final = "/dev/ram0"
 RAM_SECTORS: Final = 8 << 20
@@ -104,6 +107,7 @@ class Disks:
         self._pristine = False
         self._ours = False
         self._nbd: NbdControl | None = None
+        self._dead: DeadConnections | None = None
         self._idle: list[tuple[NbdServer, int]] = []
         self.all: dict[str, DiskInfo] = {}
         """Every disk, in the order of its creation."""
@@ -134,19 +138,20 @@ class Disks:
         with contextlib.closing(os.fdopen(fd, "rb", buffering=0)):
             self._allocator = Allocator(sectors_of_bytes(os.lseek(fd, 0, os.SEEK_END)))
 
-    def add(self, name: str, sectors: int, block_size: int, *, can_fail: bool = False) -> None:
+    def add(self, name: str, sectors: int, block_size: int, *, can_fail: bool = False,
+            linked: bool = False) -> None:
         """Make a disk full of zeros, or one over the file of that name.
 
         Raises:
             BadScenario: it does not fit, or is no multiple of its block size.
-            ProvisioningError: this kernel has no disk that can fail.
+            Unsupported: this kernel has no disk that can fail, or stop.
         """
         if bytes_of_sectors(sectors) % block_size:
             raise BadScenario(f"disk {name}: {sectors} sectors are no multiple of a block of "
                               f"{block_size} bytes")
         start = 0
         if can_fail:
-            server, nbd = self._serve(sectors)
+            server, nbd = self._serve(sectors, linked)
             below = f"/dev/nbd{nbd}"
             self.all[name] = DiskInfo(sectors, block_size, nbd=nbd, server=server)
         elif block_size == SECTOR_BYTES and self._files is None:
@@ -162,7 +167,7 @@ class Disks:
         self._driver.load(name, [Line(0, sectors, "linear", f"{below} {start}")])
         self._driver.resume(name)
 
-    def _serve(self, sectors: int) -> tuple[NbdServer, int]:
+    def _serve(self, sectors: int, linked: bool) -> tuple[NbdServer, int]:
         """A server of ``sectors`` sectors, and the number of the nbd device in front of it."""
         if self._nbd is None:
             # No device and no partitions until they are asked for.
@@ -170,20 +175,51 @@ class Disks:
             from harness.kernel.nbd import NbdControl
             self._nbd = NbdControl()
         for served in self._idle:
-            if served[0].sectors >= sectors:
+            if served[0].sectors >= sectors and served[0].linked == linked:
                 self._idle.remove(served)
                 return served
-        server = NbdServer(max(sectors, RAM_SECTORS))
+        server = NbdServer(max(sectors, RAM_SECTORS), self._wire() if linked else None)
         try:
             number = self._nbd.connect(server.kernel_end.fileno(), server.sectors, FLAGS)
         except (OSError, ProvisioningError):
             server.close()
             raise
         server.kernel_end.close()
+        server.connected(number)
         # What udev reads of a new device is no request of ours.
         udev.settle()
         server.renew()
         return server, number
+
+    def _wire(self) -> Callable[[], Wire]:
+        """What makes a link in the process of a server; that inherits what it has to listen to."""
+        assert self._nbd is not None
+        modules.load(self._modules, "veth")
+        from harness.kernel.link import Link
+        if self._dead is None:
+            self._dead = self._nbd.dead_connections()
+        return functools.partial(Link, self._dead)
+
+    def heal(self, name: str) -> None:
+        """Forget all faults of a disk; connect it anew, where it died.
+
+        Raises:
+            BadScenario: that is no disk that can fail.
+            ProvisioningError: it cannot be connected.
+        """
+        number = self.all[name].nbd if name in self.all else None
+        end = self.server(name).heal()
+        if end is not None:
+            assert number is not None
+            assert self._nbd is not None
+            # udev looks at a device that changes; none of that is a request of ours.
+            udev.settle()
+            try:
+                with end:
+                    self._nbd.reconnect(number, end.fileno())
+            except OSError as fault:
+                raise ProvisioningError(f"disk {name} died, and its nbd{number} takes no new "
+                                        f"connection: {fault.strerror}") from None
 
     def _stop_serving(self, server: NbdServer, number: int) -> None:
         """Disconnect an nbd device from its server.
@@ -281,7 +317,8 @@ class Disks:
             with contextlib.suppress(OSError):  # the end of this process takes them, too
                 self._stop_serving(server, number)
         self._idle.clear()
-        if self._nbd is not None:
-            self._nbd.close()
+        for listener in (self._dead, self._nbd):
+            if listener is not None:
+                listener.close()
         if self._ours and not self.all:
             modules.unload("brd")

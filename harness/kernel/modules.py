@@ -48,8 +48,8 @@ def loaded(name: str) -> bool:
 
 def find(directory: Path, name: str) -> Path | None:
     """The file of module ``name`` below ``directory``, compressed or not."""
-    for folder in ("kernel/drivers/md", "kernel/drivers/block", "drivers/md", "drivers/block",
-                   "."):
+    drivers = [f"{top}drivers/{kind}" for top in ("kernel/", "") for kind in ("md", "block", "net")]
+    for folder in (*drivers, "."):
         for suffix in (".ko", ".ko.xz", ".ko.zst", ".ko.gz"):
             path = directory / folder / (name + suffix)
             if path.is_file():

@@ -8,6 +8,10 @@ takes a guest two seconds.
 A device is any that is free: the kernel chooses, so none of somebody else's is ever taken.
 """
 
+import select
+import socket
+import struct
+import time
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +27,15 @@ FAMILY: Final = "nbd"
 _VERSION: Final = 1
 _CONNECT: Final = 1
 _DISCONNECT: Final = 2
+_RECONFIGURE: Final = 3
+_LINK_DEAD: Final = 4
+_GROUP: Final = "nbd_mc_group"
+_NETLINK_GENERIC: Final = 16
+_SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
+_NOTICE: Final = struct.Struct("=16xB3xHHI")
+"""struct nlmsghdr, the command of struct genlmsghdr, one attribute: length, type, the number."""
+_NBD_ATTR_INDEX: Final = 1
+_NOTICE_LIMIT_S: Final = 5.0
 _QUEUE: Final = {"scheduler": "none", "nomerges": "2",
                  "max_sectors_kb": str(bytes_of_sectors(REQUEST_SECTORS_MAX) >> 10)}
 """So that requests arrive one for each bio, uncut and in the order in which they were sent."""
@@ -74,6 +87,10 @@ class NbdControl:
         """Close the socket."""
         self._netlink.close()
 
+    def dead_connections(self) -> "DeadConnections":
+        """Listen to what the driver says of connections."""
+        return DeadConnections(self._netlink.mcast_groups[_GROUP])
+
     def _ask(self, command: int, *attributes: tuple[str, object]) -> list[NbdMessage]:
         """One command; its answers.
 
@@ -101,9 +118,7 @@ class NbdControl:
             _CONNECT,
             ("NBD_ATTR_SIZE_BYTES", bytes_of_sectors(sectors)),
             ("NBD_ATTR_BLOCK_SIZE_BYTES", SECTOR_BYTES),
-            ("NBD_ATTR_SERVER_FLAGS", flags),
-            ("NBD_ATTR_SOCKETS", {"attrs": [("NBD_SOCK_ITEM",
-                                             {"attrs": [("NBD_SOCK_FD", fd)]})]}))
+            ("NBD_ATTR_SERVER_FLAGS", flags), _socket_of(fd))
         number = int(answer.get_attr("NBD_ATTR_INDEX"))
         try:
             for name, value in _QUEUE.items():
@@ -114,6 +129,14 @@ class NbdControl:
                                     ) from None
         return number
 
+    def reconnect(self, number: int, fd: int) -> None:
+        """Give a device whose connection is dead another one.
+
+        Raises:
+            OSError: the kernel refuses it.
+        """
+        self._ask(_RECONFIGURE, ("NBD_ATTR_INDEX", number), _socket_of(fd))
+
     def disconnect(self, number: int) -> None:
         """Let go of the socket; the device stays, without a size, for the next connection.
 
@@ -121,3 +144,46 @@ class NbdControl:
             OSError: the kernel refuses it.
         """
         self._ask(_DISCONNECT, ("NBD_ATTR_INDEX", number))
+
+
+def _socket_of(fd: int) -> tuple[str, object]:
+    return "NBD_ATTR_SOCKETS", {"attrs": [("NBD_SOCK_ITEM", {"attrs": [("NBD_SOCK_FD", fd)]})]}
+
+
+class DeadConnections:
+    """The driver's own word that a connection is dead (``nbd_mcast_index``)."""
+
+    def __init__(self, group: int) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK,
+                                     _NETLINK_GENERIC)
+        # A socket without a port hears nothing: it is taken for the kernel's own.
+        self._socket.bind((0, 0))
+        self._socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
+
+    def close(self) -> None:
+        """Listen no more."""
+        self._socket.close()
+
+    def forget(self) -> None:
+        """Leave out what has come until now."""
+        while self._next(0) is not None:
+            pass
+
+    def _next(self, limit_s: float) -> bytes | None:
+        return self._socket.recv(1 << 12) if select.select(
+            (self._socket,), (), (), max(0, limit_s))[0] else None
+
+    def wait_for(self, number: int) -> None:
+        """Wait until the connection of a device is dead.
+
+        Raises:
+            ProvisioningError: it lives on.
+        """
+        end = time.monotonic() + _NOTICE_LIMIT_S
+        while (notice := self._next(end - time.monotonic())) is not None:
+            if len(notice) >= _NOTICE.size:
+                command, _, attribute, of = _NOTICE.unpack_from(notice)
+                if (command, attribute, of) == (_LINK_DEAD, _NBD_ATTR_INDEX, number):
+                    return
+        raise ProvisioningError(f"the connection of nbd{number} was ended, and the driver has not "
+                                f"noticed within {_NOTICE_LIMIT_S:.0f} s")

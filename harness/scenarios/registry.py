@@ -17,9 +17,9 @@ from harness.steps import Examine
 from harness.trace import Header, Trace, dumps, loads
 
 THEMES: Final = ("creation", "writes", "origins", "stores", "crafted", "overflow", "tables",
-                 "merge", "faults", "metadata_faults", "merge_faults", "rotten_disks", "discards",
-                 "stacks", "requests", "parallel", "in_flight", "workloads", "lvm", "android",
-                 "fixes", "defects")
+                 "merge", "faults", "metadata_faults", "merge_faults", "links", "rotten_disks",
+                 "discards", "stacks", "requests", "parallel", "in_flight", "workloads", "lvm",
+                 "android", "fixes", "defects")
 """Modules of this package that hold scenarios, in the order of the catalogue."""
 DEFAULT_SEED: Final = 1
 

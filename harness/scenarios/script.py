@@ -7,7 +7,7 @@ gets a table and is resumed, a snapshot is as long as its origin.
 import msgspec
 
 from harness.errors import BadScenario
-from harness.faults import Op
+from harness.faults import How, Op
 from harness.steps import (
     AnyStep,
     Clear,
@@ -63,17 +63,20 @@ class Script:
     # -- devices --
 
     def disk(self, name: str, sectors: int, *, stamped: bool = False,
-             block_size: int = 512, can_fail: bool = False) -> None:
+             block_size: int = 512, can_fail: bool = False, linked: bool = False) -> None:
         """Make a disk; ``stamped`` fills it with sectors that describe themselves.
 
-        One that ``can_fail`` takes faults, and every request that reaches it is compared.
+        One that ``can_fail`` takes faults, and every request that reaches it is compared.  One that
+        is ``linked`` can fail, too, and its faults may stop it.
         """
         self._sectors[name] = sectors
         made = Disk(name=name, sectors=sectors, fill="stamp" if stamped else "zero")
         if block_size != made.block_size:  # a default that is given is not left out in JSON
             made = msgspec.structs.replace(made, block_size=block_size)
-        if can_fail:
+        if can_fail or linked:
             made = msgspec.structs.replace(made, can_fail=True)
+        if linked:
+            made = msgspec.structs.replace(made, linked=True)
         self.steps.append(made)
 
     def create(self, name: str) -> None:
@@ -233,13 +236,16 @@ class Script:
         self.steps.append(Zeroout(device=device, sector=sector, sectors=sectors))
 
     def fault(self, disk: str, op: Op, sector: int = 0, sectors: int | None = None, *,
-              nth: int = 1, count: int = 1) -> None:
+              nth: int = 1, count: int = 1, how: How = "error") -> None:
         """The ``nth`` request of a kind to a range of a disk fails, and ``count`` in all.
 
-        ``count`` 0: until it is healed; no ``sectors``: to the end of the disk.
+        ``count`` 0: until it is healed; no ``sectors``: to the end of the disk; ``how``: the disk
+        may stop there, for a while or until it is healed.
         """
-        self.steps.append(Fault(device=disk, op=op, sector=sector, sectors=sectors, nth=nth,
-                                count=count))
+        made = Fault(device=disk, op=op, sector=sector, sectors=sectors, nth=nth, count=count)
+        if how != made.how:
+            made = msgspec.structs.replace(made, how=how)
+        self.steps.append(made)
 
     def heal(self, *disks: str) -> None:
         """Nothing fails any more."""

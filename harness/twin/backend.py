@@ -49,6 +49,7 @@ from harness.steps import (
     Zeroout,
     Zeros,
     check_disk,
+    check_fault,
     check_parallel,
     check_resumable,
     requests,
@@ -157,7 +158,7 @@ class TwinBackend:
             case Fault():
                 return self._fault(step)
             case Heal(device=device):
-                self._fallible(device).plan.heal()
+                self._fallible(device).heal()
                 return _Result()
             case Image(device=device):
                 return _Result(image={device: self._image(device)})
@@ -177,7 +178,8 @@ class TwinBackend:
     def _fault(self, step: Fault) -> "_Result":
         disk = self._fallible(step.device)
         sectors = disk.sectors - step.sector if step.sectors is None else step.sectors
-        disk.plan.add(step.op, step.sector, sectors, nth=step.nth, count=step.count)
+        check_fault(step, linked=disk.linked)
+        disk.plan.add(step.op, step.sector, sectors, nth=step.nth, count=step.count, how=step.how)
         return _Result()
 
     def _set_parameter(self, name: str, value: str) -> int:
@@ -268,7 +270,8 @@ class TwinBackend:
             raise BadScenario(f"disk {step.name}: {step.sectors} sectors are no multiple of a "
                               f"block of {step.block_size} bytes")
         check_disk(step)
-        disk = (self.world.add_fallible_disk(step.name, step.sectors) if step.can_fail else
+        disk = (self.world.add_fallible_disk(step.name, step.sectors, linked=step.linked)
+                if step.can_fail else
                 self.world.add_disk(step.name, step.sectors, block_sectors))
         if step.fill == "stamp":
             for sector, sectors in requests(0, step.sectors):

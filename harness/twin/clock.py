@@ -13,9 +13,11 @@ goes on, unless it was given other answers; `harness.twin.explore` gives it ever
 from collections import deque
 from collections.abc import Callable, Mapping
 from heapq import heappop, heappush
-from typing import Any
+from typing import Any, Final
 
 from harness.units import Ticks
+
+TICKS_PER_MS: Final = 1000
 
 Work = Callable[..., Any]
 

@@ -7,13 +7,11 @@ time comes; a suspend lets all of them go at once.
 
 import errno
 from dataclasses import dataclass
-from typing import Final
 
 from harness.twin.bio import READ, Bio, BlockDevice
+from harness.twin.clock import TICKS_PER_MS
 from harness.twin.table import OpenDevice
 from harness.twin.target import CtrError, Target, scan_unsigned
-
-TICKS_PER_MS: Final = 1000
 
 
 @dataclass(slots=True)

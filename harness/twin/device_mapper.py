@@ -77,9 +77,10 @@ class DeviceMapper:
         """The disk or mapped device of that name."""
         return self.disks.get(name) or self.mapped.get(name)
 
-    def add_fallible_disk(self, name: str, sectors: int) -> Disk:
-        """A new disk of zeros that takes faults."""
-        disk = self.disks[name] = FallibleDisk(name, sectors, self.clock, self.profile)
+    def add_fallible_disk(self, name: str, sectors: int, *, linked: bool = False) -> Disk:
+        """A new disk of zeros that takes faults; one that is ``linked`` may stop."""
+        disk = self.disks[name] = FallibleDisk(name, sectors, self.clock, self.profile,
+                                               linked=linked)
         return disk
 
     def fallible_disks(self) -> dict[str, FallibleDisk]:

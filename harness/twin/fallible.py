@@ -2,8 +2,12 @@
 
 It stands for what the kernel side serves as a network block device (drivers/block/nbd.c), and for
 what the block layer does in front of one: requests arrive uncut, one for each bio, and are answered
-in the order of their arrival, each before the next.  A request that the plan strikes moves no data
-and gives EIO.  Every request is written down as it arrives.
+in the order of their arrival, each before the next.  Every request is written down as it arrives.
+
+What the plan strikes (`harness.faults`) moves no data and gives EIO; or the disk stops with it.
+One that stalls goes on after a while: the answer is late, and what has arrived since is served
+after it, in its order.  One that dies answers nothing any more: the driver ends whatever it has
+with EIO, and no request reaches the disk until it is healed.
 
 A write that asks for a flush first becomes two requests, the write after the flush has ended: by
 the linear mapping (kernel: dm.c, ``__send_empty_flush``), which may forget what became of the
@@ -11,13 +15,15 @@ flush, or by the block layer below it (block/blk-flush.c), which does not.
 """
 
 import errno
-from typing import Final
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
 
-from harness.faults import FaultPlan, request_line
+from harness.faults import OUTAGE_MS, FaultPlan, request_line
 from harness.faults import Op as RequestOp
 from harness.steps import REQUEST_SECTORS_MAX
 from harness.twin.bio import FUA, PREFLUSH, Bio, Op
-from harness.twin.clock import Clock
+from harness.twin.clock import TICKS_PER_MS, Clock
 from harness.twin.disk import Disk
 from harness.twin.limits import Limits
 from harness.twin.profile import Profile
@@ -32,14 +38,25 @@ _DISCARD_SECTORS_MAX: Final = 0xFFFFFFFF >> SECTOR_SHIFT
 class FallibleDisk(Disk):
     """A disk whose requests are counted; bios end when the world has gone on."""
 
-    def __init__(self, name: str, sectors: int, clock: Clock, profile: Profile) -> None:
+    def __init__(self, name: str, sectors: int, clock: Clock, profile: Profile, *,
+                 linked: bool = False) -> None:
         super().__init__(name, sectors, Limits(), REQUEST_SECTORS_MAX)
         self.discard = True
         self.write_cache = True
+        self.linked = linked
         self.plan = FaultPlan()
         self._clock = clock
         self._flush_counts = profile.preflush_passed or profile.preflush_reported
         self._requests: list[str] = []
+        self._stalled = False
+        self._dead = False
+        self._late: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
+        self._arrived: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+
+    def heal(self) -> None:
+        """No more faults; a disk that died is back, with what it had."""
+        self.plan.heal()
+        self._dead = False
 
     def take_requests(self) -> tuple[str, ...]:
         """The requests since the last call, in the order of their arrival."""
@@ -51,9 +68,36 @@ class FallibleDisk(Disk):
         if bio.sector + bio.sectors > self.sectors:
             bio.end(errno.EIO)
         elif bio.flags & PREFLUSH and bio.sectors:
-            self._clock.soon(self._flushed, bio, self._strikes(Op.FLUSH, 0, 0, fua=False))
+            self._arrive(self._flush_first, bio)
         else:
-            self._request(bio)
+            self._arrive(self._request, bio, 0, 0)
+
+    def _arrive(self, serve: Callable[..., None], *args: Any) -> None:
+        """Serve something now, or behind what a disk that stalls has yet to serve."""
+        if self._stalled:
+            self._arrived.append((serve, args))
+        else:
+            serve(*args)
+
+    def _answer(self, told: Callable[..., None], *args: Any) -> None:
+        """Tell what became of something, as soon as the disk answers."""
+        if self._stalled:
+            self._late.append((told, args))
+        else:
+            self._clock.soon(told, *args)
+
+    def _recover(self) -> None:
+        """The disk goes on: with its late answers, then with what has arrived."""
+        self._stalled = False
+        late, self._late = self._late, []
+        for told, args in late:
+            self._clock.soon(told, *args)
+        while self._arrived and not self._stalled:
+            serve, args = self._arrived.popleft()
+            serve(*args)
+
+    def _flush_first(self, bio: Bio) -> None:
+        self._answer(self._flushed, bio, bool(self._take(Op.FLUSH, 0, 0, fua=False)))
 
     def _flushed(self, bio: Bio, failed: bool) -> None:
         """The write follows, perhaps whatever became of the flush."""
@@ -61,29 +105,39 @@ class FallibleDisk(Disk):
             bio.end(errno.EIO)
             return
         bio.flags &= ~PREFLUSH
-        self._request(bio)
+        self._arrive(self._request, bio, 0, 0)
 
-    def _request(self, bio: Bio) -> None:
-        error = 0
-        done = 0
+    def _request(self, bio: Bio, done: int, error: int) -> None:
+        """Serve a bio from its sector ``done`` on; ``error`` is that of the sectors before."""
         # A bio longer than the queue takes is cut (``__bio_split_to_limits``).
         longest = _DISCARD_SECTORS_MAX if bio.op is Op.DISCARD else self.max_sectors
         while True:
             count = min(bio.sectors - done, longest)
-            if self._strikes(bio.op, bio.sector + done, count, fua=bool(bio.flags & FUA)):
-                error = errno.EIO
-            else:
+            failed = self._take(bio.op, bio.sector + done, count, fua=bool(bio.flags & FUA))
+            if not failed:
                 self._move(bio, done, count)
+            error |= failed
             done += count
             if done == bio.sectors:
                 break
-        self._clock.soon(bio.end, error)
+            if self._stalled:
+                self._arrived.appendleft((self._request, (bio, done, error)))
+                return
+        self._answer(bio.end, error)
 
-    def _strikes(self, op: Op, sector: int, sectors: int, *, fua: bool) -> bool:
+    def _take(self, op: Op, sector: int, sectors: int, *, fua: bool) -> int:
+        """A request reaches the disk, unless that is dead: its error."""
+        if self._dead:
+            return errno.EIO
         word = _WORDS[op]
-        failed = self.plan.strikes(word, sector, sectors)
-        self._requests.append(request_line(word, sector, sectors, fua=fua, failed=failed))
-        return failed
+        struck = self.plan.strikes(word, sector, sectors)
+        self._requests.append(request_line(word, sector, sectors, fua=fua, struck=struck))
+        if struck == "stalls":
+            self._stalled = True
+            self._clock.after(OUTAGE_MS * TICKS_PER_MS, self._recover)
+            return 0
+        self._dead = struck == "dies"
+        return errno.EIO if struck else 0
 
     def _move(self, bio: Bio, done: int, count: int) -> None:
         first = bio.sector + done

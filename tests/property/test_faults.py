@@ -44,7 +44,7 @@ def test_counting(faults, requests):
     plan = FaultPlan()
     for op, sector, sectors, nth, count in faults:
         plan.add(op, sector, sectors, nth=nth, count=count)
-    struck = [plan.strikes(*request) for request in requests]
+    struck = [plan.strikes(*request) == "error" for request in requests]
     wanted = [False] * len(requests)
     for op, sector, sectors, nth, count in faults:
         matching = [index for index, (kind, first, length) in enumerate(requests)

@@ -31,7 +31,7 @@ from harness.scenarios.registry import choose
 from harness.steps import Load, Observation, encode
 from harness.trace import Layer, Trace
 from harness.twin import explore
-from harness.twin.profile import PROFILES, Profile
+from harness.twin.profile import PROFILES, Profile, named
 
 SEEING_GUEST = Path(__file__).with_name("seeing_guest.py")
 READY = Ready(release="6.12.0-fake", version="#1", probe=Profile().facts())
@@ -197,6 +197,17 @@ def test_what_a_kernel_lacks_is_no_fault(bring_up: Trace, seen: tuple[Observatio
     result = verdict(bring_up, outcome_of(bring_up, seen[:2], fault="there is no module nbd",
                                           unsupported=True))
     assert (result.verdict, result.reason) == (Verdict.UNSUPPORTED, "there is no module nbd")
+
+
+def test_a_fault_that_met_no_request_is_a_broken_scenario() -> None:
+    trace = trace_of("link_in_a_creation[stalls]")
+    right = explore.run(trace.steps, trace.header.seed, named("6.12"))
+    assert verdict(trace, outcome_of(trace, right)).verdict is Verdict.SAME
+    wrong = tuple(msgspec.structs.replace(one, requests={}) for one in right)
+    result = verdict(trace, outcome_of(trace, wrong))
+    assert (result.verdict, result.reason) == (
+        Verdict.BROKEN,
+        "the kernel side: step 2 (fault cow) was to stop the disk, and no request met it")
 
 
 @pytest.mark.parametrize(("fault", "wanted"), [

@@ -5,11 +5,13 @@ import errno
 import pytest
 
 from harness.errors import BadScenario
+from harness.faults import OUTAGE_MS
 from harness.scenarios.registry import choose
 from harness.steps import (
     Create,
     Disk,
     Examine,
+    Fault,
     Load,
     Observation,
     Read,
@@ -20,9 +22,10 @@ from harness.steps import (
 )
 from harness.twin import explore
 from harness.twin.backend import TwinBackend
-from harness.twin.bio import READ, WRITE, Bio
-from harness.twin.clock import Choices, Clock, WouldBlockForever
+from harness.twin.bio import PREFLUSH, READ, WRITE, Bio
+from harness.twin.clock import TICKS_PER_MS, Choices, Clock, WouldBlockForever
 from harness.twin.disk import Disk as TwinDisk
+from harness.twin.fallible import FallibleDisk
 from harness.twin.kcopyd import Kcopyd
 from harness.twin.limits import STACKING
 from harness.twin.profile import PROFILES, Profile, named
@@ -213,3 +216,66 @@ def test_copies_that_overtake_a_merge_do_not_leave_it_waiting() -> None:
         status = seen[-1].content["org"]
         assert [run.device for run in status if isinstance(run, Stamped)] == [
             "base", "snap", "base"]
+
+
+# -- disks that stop --
+
+
+def linked_disk() -> tuple[Clock, FallibleDisk, list[tuple[int, int, int]]]:
+    clock = Clock()
+    return clock, FallibleDisk("cow", 4096, clock, named("6.12"), linked=True), []
+
+
+def send(clock: Clock, disk: FallibleDisk, ended: list[tuple[int, int, int]], sector: int,
+         sectors: int = 8, flags: int = 0) -> None:
+    def end(bio: Bio) -> None:
+        ended.append((sector, bio.error, clock.now))
+
+    bio = Bio(WRITE, sector, sectors, memoryview(bytearray(sectors * 512)), end)
+    bio.flags = flags
+    disk.submit(bio)
+
+
+def test_a_disk_that_stalls_serves_what_has_arrived_in_its_order() -> None:
+    clock, disk, ended = linked_disk()
+    disk.plan.add("write", 8, 8, how="stalls")
+    disk.plan.add("write", 16, 8, how="stalls")
+    for sector in (0, 8, 16, 24):
+        send(clock, disk, ended, sector)
+    clock.run_until_idle()
+    outage = OUTAGE_MS * TICKS_PER_MS
+    assert ended == [(0, 0, 0), (8, 0, outage), (16, 0, 2 * outage), (24, 0, 2 * outage)]
+    assert disk.take_requests() == ("write 0+8", "write 8+8 late", "write 16+8 late", "write 24+8")
+
+
+def test_a_long_bio_stalls_in_the_middle_and_stays_in_front() -> None:
+    clock, disk, ended = linked_disk()
+    disk.plan.add("write", 0, 1, how="stalls")
+    send(clock, disk, ended, 0, 4096)
+    send(clock, disk, ended, 8, flags=PREFLUSH)
+    clock.run_until_idle()
+    assert [sector for sector, _, _ in ended] == [0, 8]
+    assert disk.take_requests() == ("write 0+2048 late", "write 2048+2048", "flush", "write 8+8")
+
+
+def test_a_disk_that_died_hears_nothing_until_it_is_healed() -> None:
+    clock, disk, ended = linked_disk()
+    disk.plan.add("write", 8, 8, how="dies")
+    for sector in (0, 8, 16):
+        send(clock, disk, ended, sector)
+    send(clock, disk, ended, 24, flags=PREFLUSH)
+    clock.run_until_idle()
+    assert [(sector, error) for sector, error, _ in ended] == [
+        (0, 0), (8, errno.EIO), (16, errno.EIO), (24, errno.EIO)]
+    assert disk.take_requests() == ("write 0+8", "write 8+8 lost")
+    disk.heal()
+    send(clock, disk, ended, 8)
+    clock.run_until_idle()
+    assert ended[-1][:2] == (8, 0)
+    assert disk.take_requests() == ("write 8+8",)
+
+
+def test_a_fault_that_needs_a_link_is_refused_without_one() -> None:
+    with pytest.raises(BadScenario, match="has no link"):
+        run(Disk(name="cow", sectors=8, can_fail=True),
+            Fault(device="cow", op="read", how="stalls"))
