@@ -25,7 +25,7 @@ from harness.guest.catalogue import vm_file
 TRANSPORT: Final = ("virtio_pci", "9pnet_virtio", "9p")
 """What mounts the host's file system."""
 SUBJECT: Final = ("dm-mod", "dm-bufio", "dm-snapshot", "dm-zero", "dm-flakey", "dm-delay",
-                  "dm-dust", "dm-log-writes", "loop", "brd")
+                  "dm-dust", "dm-log-writes", "loop", "brd", "nbd", "veth")
 """What scenarios work with; the guest loads these itself (`harness.kernel.modules`)."""
 INSTALL: Final = "sudo apt-get install -y qemu-system-x86 busybox-static"
 BUSYBOX: Final = Path("/bin/busybox")
