@@ -50,6 +50,10 @@ class Unsupported(ProvisioningError):
     """This kernel lacks what a scenario asks for: no fault of either."""
 
 
+class WitnessesDisagree(DmsnapError):
+    """Two ways to learn of the kernel's uevents did not give the same ones."""
+
+
 class UnsafeMachine(ProvisioningError):
     """The kernel side was asked to run where it could touch somebody's devices."""
 

@@ -21,7 +21,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from harness import pattern, steps
 from harness.errors import BadScenario, ProvisioningError
@@ -31,7 +31,7 @@ from harness.kernel.disks import Disks
 from harness.kernel.driver import UUID_PREFIX, Driver, Info, Line, node
 from harness.kernel.kmsg import KernelLog, normalise
 from harness.kernel.modules import Parameters
-from harness.kernel.uevents import UEvents, numbered, select
+from harness.kernel.uevents import EventSource, kernel_uevents, numbered, select
 from harness.steps import (
     EXAMINE_END_SECTORS,
     EXAMINE_SECTORS_MAX,
@@ -64,13 +64,6 @@ class _Found:
         self.image: dict[str, Runs] = {}
 
 
-class EventSource(Protocol):
-    """Where uevents come from."""
-
-    def drain(self) -> list[tuple[str, dict[str, str]]]:
-        """Every event since the last call."""
-
-
 class KernelBackend:
     """The real device-mapper of this guest (harness.steps.Backend)."""
 
@@ -81,7 +74,7 @@ class KernelBackend:
         self._disks = Disks(driver, module_directory, files)
         self._at_rest_polls = _AT_REST_POLLS if files is None else _AT_REST_POLLS_FILES
         self._log = log if log is not None else KernelLog()
-        self._events: EventSource = events if events is not None else UEvents()
+        self._events: EventSource = events if events is not None else kernel_uevents()
         self._parameters = Parameters()
         self._seed = 0
         self._mapped: list[str] = []
