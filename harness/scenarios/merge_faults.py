@@ -1,5 +1,7 @@
 """Faults by count in a merge: reads, writes, flushes and metadata of each run, and what follows."""
 
+from typing import Literal
+
 from harness.scenarios.faults import RACE, STORES, cast
 from harness.scenarios.registry import scenario
 from harness.scenarios.script import Script
@@ -106,6 +108,27 @@ def merge_area_read_fails(s: Script, retry: bool) -> None:
     s.resume("org")
     _look_at_merge(s)
     _again(s, retry)
+
+
+@scenario(fails=("read", "write"))
+def written_after_merge_metadata_failed(s: Script, fails: Literal["read", "write"]) -> None:
+    """The area before the last cannot be read, or the last not written: a snapshot once more.
+
+    What it is given then is written over the full area that was stepped back to, or behind entries
+    that are gone from memory: read again, the store has lost the one or the other.
+    """
+    _ready_to_merge(s)
+    s.fault("cow", fails, 1 if fails == "read" else 34, 1)
+    s.resume("org")
+    s.remove("snap")
+    s.status("org")
+    s.heal("cow")
+    s.reload("org", s.snapshot_line("base", "cow", "P", 1))
+    s.write("org", 40, 2)
+    s.read("org", 0, 128)
+    s.remove("org")
+    s.snapshot("org", "base", "cow", "P", 1)
+    s.read("org", 0, 128)
 
 
 @scenario(store=STORES, broken=("copy", "metadata"))

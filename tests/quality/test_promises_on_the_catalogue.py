@@ -17,7 +17,8 @@ from harness.twin.profile import Profile
 
 BREAKS = ("origin_not_resumed", "snapshot_in_the_middle_of_a_merge[2]",
           "merge_commit_fails[True]", "discard_of_several_chunks[200]",
-          *(f"merge_metadata_write_fails[{nth}-True]" for nth in (1, 2, 3)))
+          *(f"merge_metadata_write_fails[{nth}-True]" for nth in (1, 2, 3)),
+          "written_after_merge_metadata_failed")
 """Scenarios in which real kernels break a promise, and the twin does as they do."""
 PROMISED_MIN = 0.95
 """Of the stamped sectors that the last examine of each scenario shows on mapped devices.  Where a
