@@ -12,8 +12,9 @@ from harness.scenarios.registry import choose
 
 KERNELS = list(dict.fromkeys([catalogue.default(), *(
     kernel.name for kernel in catalogue.installed() if kernel.guest == catalogue.UML)]))
-DYING = ("store_kills_kernel", "discard_small_chunks", "merge_of_transient_crashes")
-ALWAYS = {"store_kills_kernel", "merge_of_transient_crashes"}
+DYING = ("store_kills_kernel", "discard_small_chunks", "merge_of_transient_crashes",
+         "written_after_a_failed_merge")
+ALWAYS = {"store_kills_kernel", "merge_of_transient_crashes", "written_after_a_failed_merge"}
 """On these three kernels."""
 
 
