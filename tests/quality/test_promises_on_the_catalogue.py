@@ -16,7 +16,8 @@ from harness.twin.backend import TwinBackend
 from harness.twin.profile import Profile
 
 BREAKS = ("origin_not_resumed", "snapshot_in_the_middle_of_a_merge[2]",
-          "merge_commit_fails[True]", "discard_of_several_chunks[200]",
+          "merge_commit_fails[True]", "link_in_a_merge[dies-clear]",
+          "discard_of_several_chunks[200]",
           *(f"merge_metadata_write_fails[{nth}-True]" for nth in (1, 2, 3)),
           "written_after_merge_metadata_failed")
 """Scenarios in which real kernels break a promise, and the twin does as they do."""
