@@ -209,7 +209,7 @@ def _memory(olds: Chunks) -> float:
     table.load(pairs)
     used, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    return used / len(table)
+    return used / len(olds)
 
 
 def bench_stream() -> None:

@@ -152,7 +152,7 @@ def _note(line: str) -> None:
               help="Where the kernel lives: in guests of that kind, or this disposable machine "
               "itself.  [default: what the kernel is made for]")
 @click.option("-j", "--jobs", type=click.IntRange(1, 64), metavar="N",
-              help="Guests at the same time.  [default: one for each core]")
+              help="Guests at the same time.  [default: two for each core, one in QEMU]")
 @click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), default=1, show_default=True,
               help="Goes into the contents of every sector.")
 @click.option("--driver", type=click.Choice(["ioctl", "dmsetup"]), default="ioctl",
@@ -217,8 +217,8 @@ def run(patterns: tuple[str, ...], kernels: tuple[str, ...], modules: Path | Non
             chosen = chosen_kernels(kernels, modules, guest)
         plan = Plan(
             traces=traces, kernels=chosen, driver=driver, launcher=launcher,
-            defects=defects, jobs=jobs or default_jobs(), directory=directory / GUESTS_DIRECTORY,
-            step_limit_s=step_limit)
+            defects=defects, jobs=jobs or default_jobs(chosen),
+            directory=directory / GUESTS_DIRECTORY, step_limit_s=step_limit)
         ledger = Ledger(directory / LEDGER_NAME, plan.keys())
         finished = ledger.finished() if resume else []
         report = execute(plan, Reporters([*reporters, ledger]), finished)
@@ -278,7 +278,7 @@ def compare(a: str, b: str) -> None:
 @click.option("--kernel", "name", default="deb-6.1", show_default=True, metavar="NAME",
               help="A kernel of the catalogue whose guest is qemu.")
 @click.option("-j", "--jobs", type=click.IntRange(1, 64), metavar="N",
-              help="Guests at the same time.  [default: one for each core]")
+              help="Guests at the same time.  [default: two for each core, one in QEMU]")
 @click.option("--report", "directory", type=click.Path(path_type=Path, file_okay=False),
               default=Path("report/coverage"), show_default=True, metavar="DIR",
               help="Where results.json and coverage.json go.")
@@ -302,9 +302,10 @@ def coverage(patterns: tuple[str, ...], name: str, jobs: int | None, directory: 
     if update and (patterns or not PAGE.parent.is_dir()):
         raise ProvisioningError("--update writes the page of the whole catalogue in a checkout: "
                                 "leave patterns out, and start dmsnap there")
+    [kernel] = chosen_kernels([name], None, catalogue.QEMU)
     report, recorded = measure(
-        chosen_kernels([name], None, catalogue.QEMU)[0], NAMES,
-        [scenario.trace() for scenario in choose(patterns)], jobs=jobs or default_jobs(),
+        kernel, NAMES,
+        [scenario.trace() for scenario in choose(patterns)], jobs=jobs or default_jobs([kernel]),
         directory=directory, progress=_note,
         reporter=Reporters([Terminal(), JsonReporter(directory / "results.json")]))
     write_whole(directory / "coverage.json", dump(recorded))
@@ -444,7 +445,7 @@ def measure_headline(kernels: tuple[str, ...], modules: Path | None) -> None:
 @click.argument("names", nargs=-1, metavar="[SITUATION]...")
 @_kernel_options
 @click.option("-j", "--jobs", type=click.IntRange(1, 8), metavar="N",
-              help="Guests at the same time.  [default: one for each core]")
+              help="Guests at the same time.  [default: two for each core, one in QEMU]")
 @click.option("--output", "directory", type=click.Path(path_type=Path, file_okay=False),
               default=Path("report/lvm"), show_default=True, metavar="DIR",
               help="Where the traces and LVM's logs go, by kernel.")
@@ -462,7 +463,8 @@ def lvm_situations(names: tuple[str, ...], kernels: tuple[str, ...], modules: Pa
     differs = False
     for kernel in chosen_kernels(kernels, modules):
         place = files_of(directory, kernel.name)
-        release, rows = run(kernel, situations, place, jobs=jobs or default_jobs(), tell=_note)
+        release, rows = run(kernel, situations, place, jobs=jobs or default_jobs([kernel]),
+                            tell=_note)
         click.echo("\n".join(table(kernel.name, release, rows)))
         click.echo(f"\ntraces: {place}")
         differs |= any(row.faults for row in rows)

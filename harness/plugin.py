@@ -35,7 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
                     help="where the kernel lives: guests (default: what it is made for), or this "
                          "machine")
     group.addoption("--dmsnap-jobs", type=int, default=None, metavar="N",
-                    help="guests at the same time (default: one for each core)")
+                    help="guests at the same time (default: two for each core, one in QEMU)")
     group.addoption("--scenario", action="append", default=[], metavar="PATTERN",
                     help="scenarios to run (default: all); may be repeated")
 
@@ -170,7 +170,7 @@ class _Guests:
                 traces = tuple(scenarios[scenario].trace() for where, scenario in self._selected
                                if where == name)
                 execute(Plan(traces=traces, kernels=kernel,
-                             jobs=self._config.getoption("--dmsnap-jobs") or default_jobs(),
+                             jobs=self._config.getoption("--dmsnap-jobs") or default_jobs(kernel),
                              directory=Path("report") / GUESTS_DIRECTORY), _Follower(self, name))
         except BaseException as fault:  # noqa: BLE001 - told to the items that wait
             self._fault = fault

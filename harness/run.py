@@ -33,7 +33,7 @@ from harness.errors import (
     ProvisioningError,
     TwinInvariant,
 )
-from harness.guest.catalogue import VAGRANT, Kernel
+from harness.guest.catalogue import UML, VAGRANT, Kernel
 from harness.guest.events import (
     Event,
     GuestReady,
@@ -121,9 +121,14 @@ def files_of(directory: Path, kernel: str) -> Path:
     return directory / _NOT_IN_A_NAME.sub("_", kernel)[-_NAME_CHARACTERS_MAX:]
 
 
-def default_jobs() -> int:
-    """One guest for each core that this process may use."""
-    return len(os.sched_getaffinity(0))
+def default_jobs(kernels: Sequence[Kernel]) -> int:
+    """Guests for the cores that this process may use.
+
+    Two for each in User-mode Linux, since a guest often waits for a slow disk or for a merge to
+    rest; an emulated machine keeps its core busy.
+    """
+    cores = len(os.sched_getaffinity(0))
+    return 2 * cores if all(kernel.guest == UML for kernel in kernels) else cores
 
 
 def execute(plan: Plan, reporter: Reporter, finished: Sequence[Result] = ()) -> RunReport:

@@ -41,7 +41,7 @@ def _ready_to_merge(s: Script, suspended: str) -> None:
     s.status("org")
 
 
-@scenario(suspended=("base", "data", "meta"), where=(160, 168, 72, 30, 200))
+@scenario(suspended=("base", "data", "meta"), where=(160, 72, 200))
 def write_during_its_merge(s: Script, suspended: str, where: int) -> None:
     """Writes to chunks that are being merged wait; others go to the COW device or the origin."""
     _ready_to_merge(s, suspended)
@@ -60,7 +60,7 @@ def everything_during_a_merge(s: Script, suspended: str) -> None:
     s.read("org", 0, 256)
 
 
-@scenario(first=("meta", "data"), where=(72, 64, 24, 40))
+@scenario(first=("meta", "data"), where=(72, 24))
 def merge_waits_for_writes(s: Script, first: str, where: int) -> None:
     """A write to a chunk that is still to be merged is on its way to the COW device."""
     _ready_to_merge(s, "meta")

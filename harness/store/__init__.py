@@ -1,8 +1,8 @@
 """The on-disk exception store of dm-snapshot (type P): parse, serialise, check, build."""
 
 from harness.store.build import allocate, build, pieces
-from harness.store.check import Finding, check
-from harness.store.layout import Header, describe
+from harness.store.check import Finding, check, describe
+from harness.store.layout import Header
 from harness.store.parse import (
     ENTRY_DTYPE,
     Entries,

@@ -90,24 +90,3 @@ def chunk_size_fault(chunk_sectors: int, block_sectors: int) -> str | None:
     if chunk_sectors > CHUNK_SECTORS_MAX:
         return "Chunk size is too high"
     return None
-
-
-def describe(offset: int, chunk_sectors: int, size_bytes: int) -> str:
-    """In words, what lies at byte ``offset`` of a COW device of ``size_bytes`` bytes.
-
-    ``"header, field valid"``, ``"area 1, entry 3, old_chunk"``, ``"data chunk 259, byte 17"``.
-    """
-    if not 0 <= offset < size_bytes:
-        return f"beyond the device, which ends at byte {size_bytes}"
-    chunk, byte = divmod(offset, chunk_sectors * SECTOR_BYTES)
-    entries = entries_per_area(chunk_sectors)
-    if chunk == HEADER_CHUNK:
-        if byte < HEADER.size:
-            return f"header, field {HEADER_FIELDS[byte // 4]}"
-        return f"header chunk, byte {byte}, always zero"
-    if (chunk + 1) * chunk_sectors * SECTOR_BYTES > size_bytes:
-        return f"partial chunk {chunk} at the end of the device, byte {byte}, never used"
-    if is_metadata_chunk(chunk, entries):
-        entry, byte = divmod(byte, ENTRY.size)
-        return f"area {chunk // (entries + 1)}, entry {entry}, {ENTRY_FIELDS[byte // 8]}"
-    return f"data chunk {chunk}, byte {byte}"

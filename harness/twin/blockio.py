@@ -14,7 +14,7 @@ from typing import Final
 from harness.twin.bio import READ, WRITE, Bio, BlockDevice, Op
 from harness.twin.clock import Clock
 from harness.twin.disk import PAGE_SECTORS
-from harness.twin.extent import write_extent
+from harness.twin.extent import move_extent
 from harness.twin.profile import Profile, errno_of
 from harness.units import SECTOR_SHIFT
 
@@ -32,7 +32,7 @@ class BlockIO:
 
     def _submit(self, device: BlockDevice, bios: list[Bio]) -> int:
         """Submit all, wait for all; the errno of the last one that failed."""
-        if len(bios) == 1 and write_extent(device, bios[0]):
+        if len(bios) == 1 and move_extent(device, bios[0]):
             return 0
         for bio in bios:
             device.submit(bio)

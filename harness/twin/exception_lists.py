@@ -11,7 +11,7 @@ sooner where order cannot be seen, and comes here where it can; the tests hold o
 other.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from enum import Enum
 from typing import Final
 
@@ -142,18 +142,3 @@ class ExceptionLists:
             run.extra -= 1
             return None
         return f"Corruption detected: exception for block {old} is on disk but not in memory"
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        """Every (old, new) pair, slot by slot in list order."""
-        for _, slot in sorted(self._slots.items()):
-            for run in slot:
-                for offset in range(run.extra + 1):
-                    yield run.old + offset, run.new + offset
-
-    def __len__(self) -> int:
-        """Number of chunks that have an exception."""
-        return sum(run.extra + 1 for slot in self._slots.values() for run in slot)
-
-    def runs(self) -> int:
-        """Number of records."""
-        return sum(len(slot) for slot in self._slots.values())

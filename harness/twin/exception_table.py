@@ -23,7 +23,6 @@ over first, and then it is no more looked for there.
 
 from array import array
 from bisect import bisect_left, insort
-from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
@@ -78,7 +77,7 @@ def table_slots(cow_sectors: int, chunk_sectors: int) -> int:
 class ExceptionTable:
     """Old chunk → new chunk, with runs."""
 
-    __slots__ = ("_count", "_epochs", "_groups", "_largest", "_last_old", "_lists", "_loaded",
+    __slots__ = ("_epochs", "_groups", "_largest", "_last_old", "_lists", "_loaded",
                  "_newest", "_order", "_slots")
 
     def __init__(self, slots: int, order: Order = Order.head_scan_to_head) -> None:
@@ -89,7 +88,6 @@ class ExceptionTable:
         self._lists: ExceptionLists | None = None
         self._groups: dict[int, int | list[int]] = {}
         self._loaded: LoadedRuns | None = None
-        self._count = 0
         # The exception inserted last: the only one that may be continued.
         self._last_old = -2
         self._newest = -1
@@ -172,7 +170,6 @@ class ExceptionTable:
             insort(beside, run)
         else:
             self._groups[group] = [beside, run] if beside < run else [run, beside]
-        self._count += 1
         self._last_old = old
         self._newest = new
 
@@ -206,7 +203,6 @@ class ExceptionTable:
             run[index - 1] += more * _ONE_MORE
         else:
             self._groups[group] = run + more * _ONE_MORE
-        self._count += more
         self._last_old = old + more - 1
         self._newest = new + more - 1
         return True
@@ -252,7 +248,6 @@ class ExceptionTable:
         self._loaded = LoadedRuns(
             sorted_start, new[first][ascending].astype(np.int64), extra[ascending],
             self._epochs_of(start, ascending)[ascending])
-        self._count = len(pairs)
         self._last_old, self._newest = (int(number) for number in pairs[-1])
         return True
 
@@ -312,7 +307,6 @@ class ExceptionTable:
             del runs[index]
         # Also an empty one, so that what was loaded does not come back.
         self._groups[group] = runs
-        self._count -= 1
         # What is inserted from now on may join or pass what the epochs do not tell.
         self._newest = _ANY
         return None
@@ -338,28 +332,6 @@ class ExceptionTable:
         self._groups = {}
         self._loaded = None
         return self._lists
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        """Every (old, new) pair, slot by slot in list order."""
-        if self._lists is not None:
-            yield from self._lists
-            return
-        for old, new, extra in self._in_list_order():
-            for offset in range(extra + 1):
-                yield old + offset, new + offset
-
-    def __len__(self) -> int:
-        """Number of chunks that have an exception."""
-        return self._count if self._lists is None else len(self._lists)
-
-    def runs(self) -> int:
-        """Number of records."""
-        if self._lists is not None:
-            return self._lists.runs()
-        runs = sum(len(self._runs_of(group)) for group in self._groups)
-        if self._loaded is not None:
-            runs += len(self._loaded) - sum(self._loaded.count(group) for group in self._groups)
-        return runs
 
 
 def _order_of(keys: _Signed) -> _Signed:

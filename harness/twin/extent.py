@@ -1,11 +1,12 @@
-"""Long writes that move whole extents: what bio by bio would do, at once.
+"""Long reads and writes that move whole extents: what bio by bio would do, at once.
 
 A long write to fresh chunks of a snapshot, or to an origin whose snapshots have to copy first, is
 cut into one bio for each chunk, and each goes through the same steps.  Where nothing can happen
 between them, the end is known beforehand: chunks are allocated in ascending order, all data is
-moved, all exceptions are committed, area by area.  So the data moves with a few copies.
+moved, all exceptions are committed, area by area.  So the data moves with a few copies.  A long
+read of a snapshot is cut in the same way, and each chunk comes from where it lies.
 
-`write_extent` does that only where no one could tell:
+`move_extent` does that only where no one could tell:
 
 - it is the only bio in flight of its world, and nothing else waits to be done: no worker, no
   delayed bio, no merge, no handover, no write that the limit on copies holds back;
@@ -13,7 +14,8 @@ moved, all exceptions are committed, area by area.  So the data moves with a few
   not fail; every sector that would be touched exists;
 - all exceptions have room, in the store, in the limit on copies and on the disk, the area that is
   zeroed ahead included: what overflows does so bio by bio;
-- no part of the write overtakes a copy of the chunk that it lies in;
+- a read finds nothing of its snapshot in flight, and meets no choice point: nobody waits;
+- no part of a write overtakes a copy of the chunk that it lies in;
 - no choice point on the way is answered other than by the first order.  The points are counted
   all the same, so that exploring meets them, and then goes bio by bio.
 
@@ -23,7 +25,7 @@ Everything is found out before anything changes.
 from collections.abc import Iterator
 from typing import Final
 
-from harness.twin.bio import WRITE, Bio, BlockDevice
+from harness.twin.bio import READ, WRITE, Bio, BlockDevice
 from harness.twin.disk import Disk
 from harness.twin.exception_store import Extent
 from harness.twin.exception_table import ExceptionTable
@@ -41,27 +43,50 @@ Chunks = list[tuple[int, int]]
 """Ranges of chunks: first, count."""
 
 
-def write_extent(device: BlockDevice, bio: Bio) -> bool:
-    """Do a write that a process waits for and that is alone in the world, if it may be done so.
+def move_extent(device: BlockDevice, bio: Bio) -> bool:
+    """Do what a process waits for and what is alone in the world, if it may be done so.
 
     Returns False, with nothing changed, if it has to go bio by bio; ``bio`` is not ended.
     """
-    if bio.op is not WRITE or bio.sectors < PIECES_MIN or type(device) is not MappedDevice:
+    reads = bio.op is READ
+    if (not reads and bio.op is not WRITE) or bio.sectors < PIECES_MIN or (
+            type(device) is not MappedDevice):
         return False
-    table = device.live
-    if (table is None or device.suspended or device.internally_suspended
-            or bio.sector + bio.sectors > device.sectors):
-        return False
-    target = table.find(bio.sector)
+    assert device.live is not None, "what has no table has no sectors to ask for"
+    target = device.live.find(bio.sector)
     if bio.sector + bio.sectors > target.start + target.sectors:
         return False
     if not device.world.at_rest():
         return False
     if type(target) is Snapshot:
-        return _write_snapshot(target, bio)
-    if type(target) is Origin:
+        return _read_snapshot(target, bio) if reads else _write_snapshot(target, bio)
+    if type(target) is Origin and not reads:
         return _write_origin(target, bio)
     return False
+
+
+def _read_snapshot(snapshot: Snapshot, bio: Bio) -> bool:
+    """Chunks with an exception from the COW device, the others from the origin."""
+    origin, cow = snapshot.origin, snapshot.cow
+    size = snapshot.store.chunk_sectors
+    end = bio.sector + bio.sectors
+    first, behind = bio.sector // size, (end - 1) // size + 1
+    if (type(origin) is not Disk or type(cow) is not Disk or end > origin.sectors
+            or behind - first < PIECES_MIN or not snapshot.valid or not snapshot.at_rest()
+            or snapshot.io_sectors(bio, snapshot.start, _LONG) != size or snapshot.start % size):
+        return False
+    found = list(map(snapshot.complete.lookup, range(first, behind)))
+    if max(found) * size + size > cow.sectors:
+        return False
+    data = bio.data
+    assert data is not None
+    data[:] = origin.content(bio.sector, bio.sectors)
+    for chunk, new in enumerate(found, first):
+        if new >= 0:
+            start, stop = max(bio.sector, chunk * size), min(end, chunk * size + size)
+            data[start - bio.sector << SECTOR_SHIFT : stop - bio.sector << SECTOR_SHIFT] = (
+                cow.content(new * size + start - chunk * size, stop - start))
+    return True
 
 
 def _write_snapshot(snapshot: Snapshot, bio: Bio) -> bool:

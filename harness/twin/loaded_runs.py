@@ -114,15 +114,6 @@ class LoadedRuns:
         """The runs of one group, ascending."""
         return [self._run(at) for at in range(*self._range(group))]
 
-    def count(self, group: int) -> int:
-        """How many runs a group has."""
-        at, end = self._range(group)
-        return end - at
-
-    def __len__(self) -> int:
-        """How many runs there are."""
-        return len(self._words)
-
     def __iter__(self) -> Iterator[tuple[int, Run]]:
         """Every run with its group."""
         for bucket in range(self._mask + 1):

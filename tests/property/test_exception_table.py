@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from harness.errors import KernelCrash
 from harness.twin.exception_lists import ExceptionLists
 from harness.twin.exception_table import ExceptionTable, Order
+from tests import tables
 
 ORDERS = st.sampled_from(Order)
 SLOTS = st.sampled_from((64, 128))
@@ -70,9 +71,7 @@ ANY = st.one_of(stores(), rotten(), ascending())
 
 
 def assert_same(table: ExceptionTable, lists: ExceptionLists, olds: list[int]) -> None:
-    assert list(table) == list(lists)
-    assert len(table) == len(lists)
-    assert table.runs() == lists.runs()
+    assert tables.records(table) == tables.records(lists)
     for old in olds:
         # The last two are as far away as a number of groups that is a power of two.
         far = 1 << 8 + len(olds).bit_length()
@@ -155,7 +154,7 @@ def test_insertions_and_removals_in_any_order(pairs: list[tuple[int, int]], orde
         for _ in range(data.draw(st.integers(0, 2)) if not merging else 0):
             gone = data.draw(st.sampled_from(olds))
             assert table.remove(gone) == lists.remove(gone)
-            assert list(table) == list(lists)
+            assert tables.records(table) == tables.records(lists)
     for old in reversed(olds):
         assert table.remove(old) == lists.remove(old)
         assert_same(table, lists, olds)

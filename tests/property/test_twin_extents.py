@@ -1,4 +1,4 @@
-"""Long writes that move extents against the same writes bio by bio: nobody can tell."""
+"""Long requests that move extents against the same ones bio by bio: nobody can tell."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +30,7 @@ from harness.twin.backend import TwinBackend
 from harness.twin.exception_table import ExceptionTable
 from harness.twin.profile import PROFILES, named
 from harness.twin.snapshot import Snapshot
+from tests import tables
 
 SECTORS = 2400
 NEVER = 1 << 40
@@ -105,7 +106,7 @@ def lives(draw: st.DrawFn) -> Life:
 def extents_from(pieces: int) -> Iterator[list[str]]:
     """Move extents in writes of so many pieces or more; gives what was moved."""
     moved: list[str] = []
-    original = extent.write_extent
+    original = extent.move_extent
 
     def watched(device: Any, bio: Any) -> bool:
         done = original(device, bio)
@@ -115,7 +116,7 @@ def extents_from(pieces: int) -> Iterator[list[str]]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(extent, "PIECES_MIN", pieces)
-        patch.setattr("harness.twin.blockio.write_extent", watched)
+        patch.setattr("harness.twin.blockio.move_extent", watched)
         yield moved
 
 
@@ -130,7 +131,7 @@ def inside(backend: TwinBackend) -> list[object]:
         for target in md.live.targets if md.live else []:
             if isinstance(target, Snapshot):
                 table: ExceptionTable = target.complete
-                state.append((list(table), table.runs(), target.kcopyd.jobs_peak,
+                state.append((tables.records(table), target.kcopyd.jobs_peak,
                               target.throttle.peak, target._start_sequence,
                               target._complete_sequence, target.store.usage()))
     for disk in backend.world.disks.values():
@@ -168,8 +169,8 @@ def test_extents_are_moved() -> None:
              Resume(name="s"), Create(name="o"),
              Load(name="o", table=(TargetLine(0, 4096, "snapshot-origin", "{base}"),)),
              Resume(name="o"), Write(device="s", sector=0, sectors=1024),
-             Write(device="o", sector=512, sectors=2048))
+             Write(device="o", sector=512, sectors=2048), Read(device="s", sector=3, sectors=2040))
     _, moved = live(Life(steps, {}, "6.12"), extent.PIECES_MIN)
-    assert moved == ["snapshot", "snapshot-origin"]
+    assert moved == ["snapshot", "snapshot-origin", "snapshot"]
     _, moved = live(Life(steps, {5: 1}, "6.12"), extent.PIECES_MIN)
-    assert moved == ["snapshot-origin"]
+    assert moved == ["snapshot-origin", "snapshot"]
