@@ -67,12 +67,14 @@ def move_extent(device: BlockDevice, bio: Bio) -> bool:
 
 def _read_snapshot(snapshot: Snapshot, bio: Bio) -> bool:
     """Chunks with an exception from the COW device, the others from the origin."""
+    if not snapshot.valid:
+        return False
     origin, cow = snapshot.origin, snapshot.cow
     size = snapshot.store.chunk_sectors
     end = bio.sector + bio.sectors
     first, behind = bio.sector // size, (end - 1) // size + 1
     if (type(origin) is not Disk or type(cow) is not Disk or end > origin.sectors
-            or behind - first < PIECES_MIN or not snapshot.valid or not snapshot.at_rest()
+            or behind - first < PIECES_MIN or not snapshot.at_rest()
             or snapshot.io_sectors(bio, snapshot.start, _LONG) != size or snapshot.start % size):
         return False
     found = list(map(snapshot.complete.lookup, range(first, behind)))
