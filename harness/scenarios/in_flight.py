@@ -11,27 +11,31 @@ from harness.steps import Parallel, Read, TargetLine, Write
 from harness.trace import Layer
 
 
-def _cast(s: Script, *, sectors: int = 256, chunk: int = 8) -> None:
+def _cast(s: Script, *, sectors: int = 256, chunk: int = 8, can_fail: bool = False,
+          late_ms: int = 0) -> None:
     """Snapshot and origin over mapped devices: ``base``, and ``cow`` in pieces.
 
-    The store's header and first area lie on ``meta``, all else on ``data``.
+    The store's header and first area lie on ``meta``, all else on ``data``, which may take its
+    writes late; the disk below the origin may be one that ``can_fail``.
     """
     meta = 2 * chunk
-    s.disk("base-disk", sectors, stamped=True)
+    s.disk("base-disk", sectors, stamped=True, can_fail=can_fail)
     s.disk("meta-disk", meta)
     s.disk("data-disk", 512)
     s.device("base", TargetLine(0, sectors, "linear", "{base-disk} 0"))
     s.device("meta", TargetLine(0, meta, "linear", "{meta-disk} 0"))
-    s.device("data", TargetLine(0, 512, "linear", "{data-disk} 0"))
+    s.device("data", TargetLine(0, 512, "delay", f"{{data-disk}} 0 0 {{data-disk}} 0 {late_ms}")
+             if late_ms else TargetLine(0, 512, "linear", "{data-disk} 0"))
     s.device("cow", TargetLine(0, meta, "linear", "{meta} 0"),
              TargetLine(meta, 512, "linear", "{data} 0"))
     s.snapshot("snap", "base", "cow", "P", chunk)
     s.origin("org", "base")
 
 
-def _ready_to_merge(s: Script, suspended: str) -> None:
+def _ready_to_merge(s: Script, suspended: str, *, can_fail: bool = False, late_ms: int = 0
+                    ) -> None:
     """Four runs; the merge of the last one, chunks 20 and 21, has come as far as it can."""
-    _cast(s)
+    _cast(s, can_fail=can_fail, late_ms=late_ms)
     s.write("snap", 24, 24)
     s.write("snap", 72, 5)
     s.write("snap", 64, 3)
@@ -41,7 +45,7 @@ def _ready_to_merge(s: Script, suspended: str) -> None:
     s.status("org")
 
 
-@scenario(suspended=("base", "data", "meta"), where=(160, 72, 200))
+@scenario(suspended=("base", "meta"), where=(160, 72, 200))
 def write_during_its_merge(s: Script, suspended: str, where: int) -> None:
     """Writes to chunks that are being merged wait; others go to the COW device or the origin."""
     _ready_to_merge(s, suspended)
@@ -67,6 +71,27 @@ def merge_waits_for_writes(s: Script, first: str, where: int) -> None:
     s.suspend("data")
     s.parallel(("org", where, 3), ("org", where + 2, 5),
                resume=(first, "data" if first == "meta" else "meta"))
+    s.read("org", 0, 256)
+
+
+@scenario(where=(72, 24))
+def merge_waits_for_late_writes(s: Script, where: int) -> None:
+    """The next run is to be merged, and a write to it still has a while to go."""
+    _ready_to_merge(s, "meta", late_ms=30)
+    s.parallel(("org", where, 3), ("org", where + 2, 5), resume=("meta",))
+    s.read("org", 0, 256)
+
+
+@scenario(run=(160, 24))
+def queued_behind_a_merge_that_fails(s: Script, run: int) -> None:
+    """Writes wait for the merge of their chunks.  It fails, and each of them gets EIO; or later."""
+    s.leave_out(Layer.REQUESTS, RACE)
+    _ready_to_merge(s, "base", can_fail=True)
+    s.fault("base-disk", "write", run, 8)
+    s.parallel(("org", 160, 3), ("org", 162, 6), ("org", 72, 2), ("org", 208, 2),
+               reads=(("org", 150, 30),), resume=("base",))
+    s.heal("base-disk")
+    s.write("org", 160, 3)
     s.read("org", 0, 256)
 
 
@@ -182,3 +207,18 @@ def copies_out_of_order(s: Script, cow: str, store: str) -> None:
                ("org", 160, 2), resume=("part",))
     s.write("snap", 128, 3)
     s.read("snap", 0, 256)
+
+
+@scenario(threshold=("0", "2048"))
+def threshold_and_requests(s: Script, threshold: str) -> None:
+    """With one copy at a time, each exception is committed by a write of its own."""
+    if threshold != "0":
+        s.leave_out(Layer.REQUESTS, RACE)
+    s.parameter("snapshot_copy_throttle", "7")
+    s.parameter("snapshot_cow_threshold", threshold)
+    s.parameter("snapshot_copy_throttle", "100")
+    s.disk("base", 128, stamped=True)
+    s.disk("cow", 256, can_fail=True)
+    s.snapshot("snap", "base", "cow", "P", 8)
+    s.parallel(*(("snap", 8 * chunk, 5) for chunk in range(5)))
+    s.read("snap", 0, 128)

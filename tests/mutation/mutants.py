@@ -5,8 +5,9 @@ condition turned round, a call left out.  Each replays recorded scenarios in a p
 until one gives something else than the kernel did: then it is *killed*.  What survives is listed,
 and is a question to the catalogue: which scenario would have shown it?
 
-Only scenarios that run the line are replayed, as the map of ``make coverage-twin`` has it, the
-quickest first.  Scenarios whose outcome depends on a race are left out.
+Only scenarios that run the line are replayed, as the map of ``make coverage-twin`` has it, each on
+one of the kernels that did it, the quickest first.  Scenarios whose outcome depends on a race are
+left out.
 
 Not mutated, because no observation can tell:
 
@@ -14,8 +15,8 @@ Not mutated, because no observation can tell:
 - `harness.twin.profile`, whose values come from the probe, and `harness.twin.explore`, which runs
   only where the first order is not the kernel's;
 - of the store, all but what takes part in a run: the layout, and what scenarios build with;
-- what the choice ``--defects fixed`` does, which no kernel does, and checks of steps that make no
-  sense on either side;
+- what refuses steps, probes and arguments that make no sense on either side;
+- what the choice ``--defects fixed`` does, which no kernel does;
 - what `QUICKER` and `COUNTED` name: thresholds and hints that only make the twin quicker, the
   numbers that are kept for the twin's own tests, and the time that a step took.
 
@@ -38,7 +39,7 @@ import signal
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
@@ -54,6 +55,8 @@ COUNTED = frozenset({"jobs", "jobs_peak", "_count_job", "peak", "passed", "elaps
 """What is counted for tests alone."""
 CASE_LIMIT_S = 20
 """Processor time for one scenario, of which the slowest takes a second."""
+REFUSALS = frozenset({"BadScenario", "ProvisioningError", "TwinInvariant", "ValueError"})
+"""What a step, a probe or a caller gets that makes no sense on either side."""
 LIMIT_S = 1200
 """For all of them, where a mutant hangs outside of Python."""
 LIMIT_BYTES = 4 << 30
@@ -122,11 +125,13 @@ def _tells_nothing(node: ast.AST) -> bool:
             return bool(names & (QUICKER | COUNTED))
         case ast.Expr(value=ast.Call(func=ast.Attribute(attr=name) | ast.Name(id=name))):
             return name in QUICKER | COUNTED or name.startswith("check_")
+        case ast.If(body=[ast.Raise(exc=ast.Call(func=ast.Name(id=name)))]) if name in REFUSALS:
+            return True
         case ast.If(test=test):
             return any(getattr(part, "attr", getattr(part, "id", "")) in COUNTED | {"fixed"}
                        for part in ast.walk(test))
         case ast.keyword(arg=name):
-            return name in COUNTED
+            return name in COUNTED or name == "strict"
     return False
 
 
@@ -305,13 +310,20 @@ def try_one(file: Path, number: int, cases: list[Case],
             reach: dict[str, dict[str, list[str]]]) -> str:
     """The verdict on one mutant: what killed it, or an empty text."""
     contexts = reached_by(file, number, reach)
-    chosen = cases if contexts is None else [
-        case for case in cases if case.name in contexts]  # type: ignore[attr-defined]
+    chosen = _each_once(case for case in cases if contexts is None or case.name in contexts)  # type: ignore[attr-defined]
     try:
         return _in_child(lambda: judge(file, number, chosen).encode(), LIMIT_S).decode() \
             if chosen else ""
     except TimeoutError:
         return f"no end within {LIMIT_S} s"
+
+
+def _each_once(cases: Iterable[Case]) -> list[Case]:
+    """Each scenario on one of the kernels that did it, and of those each as often."""
+    by_scenario: dict[str, list[Case]] = defaultdict(list)
+    for case in cases:
+        by_scenario[case.trace.header.scenario].append(case)  # type: ignore[attr-defined]
+    return [each[index % len(each)] for index, each in enumerate(by_scenario.values())]
 
 
 def reached_by(file: Path, number: int, reach: dict[str, dict[str, list[str]]]) -> set[str] | None:
