@@ -29,8 +29,9 @@ def dust_messages(s: Script) -> None:
     s.device("dust", TargetLine(0, 64, "dust", "{base} 0 1024"))
     for text in ("addbadblock", "addbadblock 3", "addbadblock 3", "addbadblock 32",
                  "addbadblock 33", "addbadblock x", "addbadblock 5 2", "addbadblock 6 256",
-                 "addbadblock 6 x", "addbadblock 6 1 1", "queryblock", "queryblock 3",
-                 "QUERYblock 4", "queryblock x", "queryblock 33", "countbadblocks",
+                 "addbadblock 6 x", "addbadblock 8 4294967295", "addbadblock 8 4294967296",
+                 "addbadblock 8 4294967298", "addbadblock 18446744073709551616",
+                 "addbadblock 6 1 1", "queryblock", "queryblock 3", "QUERYblock 4", "queryblock x", "queryblock 33", "countbadblocks",
                  "listbadblocks", "removebadblock", "removebadblock 9", "removebadblock 32",
                  "quiet", "removebadblock 9", "addbadblock 3", "addbadblock 7", "clearbadblocks",
                  "clearbadblocks", "quiet", "clearbadblocks", "listbadblocks", "bogus", "bogus 1",
