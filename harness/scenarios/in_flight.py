@@ -74,7 +74,7 @@ def merge_waits_for_writes(s: Script, first: str, where: int) -> None:
     s.read("org", 0, 256)
 
 
-@scenario(where=(72, 24))
+@scenario(where=(72, 40))
 def merge_waits_for_late_writes(s: Script, where: int) -> None:
     """The next run is to be merged, and a write to it still has a while to go."""
     _ready_to_merge(s, "meta", late_ms=30)

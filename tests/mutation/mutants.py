@@ -53,6 +53,7 @@ QUICKER = frozenset({"PIECES_MIN", "_LONG", "_FEW", "_BLOCK", "_LONG_SECTORS", "
 COUNTED = frozenset({"jobs", "jobs_peak", "_count_job", "peak", "passed", "elapsed_us",
                      "perf_counter_ns", "started_ns"})
 """What is counted for tests alone."""
+ROUND = 320
 CASE_LIMIT_S = 20
 """Processor time for one scenario, of which the slowest takes a second."""
 REFUSALS = frozenset({"BadScenario", "ProvisioningError", "TwinInvariant", "ValueError"})
@@ -360,16 +361,23 @@ def _end(statement: ast.stmt) -> int:
 
 
 def choose(count: int, seed: int) -> list[tuple[Path, int]]:
-    """``count`` mutants, from each module as many as its share of all of them."""
-    jobs = {file: len(list(sites(ast.parse(file.read_text())))) for file in files()}
-    everything = sum(jobs.values())
-    chosen = []
-    for file, number in jobs.items():
-        # By file, so that a change of one leaves the choice in the others as it was.
-        rng = random.Random(f"{seed} {file.name}")
-        share = min(number, max(1, -(-count * number // everything)))
-        chosen += [(file, index) for index in sorted(rng.sample(range(number), share))]
-    return chosen
+    """``count`` mutants, from each module as many as its share of all of them.
+
+    They are drawn in rounds: who asks for more than `ROUND` gets what fewer would have been, and
+    others.  Each module has its own numbers, so that a change of one leaves the choice in the
+    others as it was.
+    """
+    sizes = {file: len(list(sites(ast.parse(file.read_text())))) for file in files()}
+    everything = sum(sizes.values())
+    taken: dict[Path, list[int]] = {file: [] for file in sizes}
+    for first in range(0, count, ROUND):
+        part = min(ROUND, count - first)
+        for file, size in sizes.items():
+            left = [number for number in range(size) if number not in taken[file]]
+            share = min(len(left), max(1, -(-part * size // everything)))
+            rng = random.Random(f"{seed} {file.name}" + (f" {first}" if first else ""))
+            taken[file] += rng.sample(left, share)
+    return [(file, number) for file, numbers in taken.items() for number in sorted(numbers)]
 
 
 def write_page(verdicts: dict[tuple[Path, int], str], about: str) -> None:
@@ -404,7 +412,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--journals", type=Path, nargs="+", default=[],
                         help="guests of one kernel or of several; all of report/guests by default")
-    parser.add_argument("--count", type=int, default=320)
+    parser.add_argument("--count", type=int, default=400)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--reach", type=Path, default=Path("report/reach.json"))
     parser.add_argument("--output", type=Path, default=Path("report/mutants.json"))
