@@ -90,6 +90,7 @@ class KernelBackend:
         """Give back what the guest lent."""
         self._disks.close()
         self._log.close()
+        self._events.close()
 
     # -- the life of a scenario ---------------------------------------------------------------
 

@@ -40,6 +40,9 @@ class EventSource(Protocol):
     def drain(self) -> list[Event]:
         """Every event since the last call."""
 
+    def close(self) -> None:
+        """Listen no more."""
+
 
 def select(events: Iterable[tuple[str, Mapping[str, str]]],
            mapped: Mapping[str, str]) -> tuple[UEvent, ...]:
@@ -107,6 +110,11 @@ class NetlinkUEvents:
                 found.append(event)
 
 
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+
 class Witnesses:
     """Two sources of the same events, of which the first is taken at its word.
 
@@ -133,6 +141,11 @@ class Witnesses:
                 raise WitnessesDisagree(
                     f"the uevents of a step: pyudev saw {_told(ours)}; netlink's own socket saw "
                     f"{_told(theirs)}")
+
+    def close(self) -> None:
+        """Dismiss both."""
+        self._first.close()
+        self._second.close()
 
 
 def _testimony(events: Iterable[Event]) -> list[tuple[str, ...]]:
@@ -162,6 +175,10 @@ class PyudevUEvents:
             found.append((str(device.action), {str(key): str(value)
                                                for key, value in device.properties.items()}))
         return found
+
+
+    def close(self) -> None:
+        """Nothing to do: libudev's socket goes with the last reference to it."""
 
 
 def kernel_uevents() -> EventSource:
