@@ -369,3 +369,18 @@ def stale_area(s: Script) -> None:
     s.remove("snap")
     s.snapshot("snap", "base", "cow", "P", 1)
     s.read("snap", 0, 64)
+
+
+@scenario(more=(1, 2, 3))
+def stale_entries_come_to_life(s: Script, more: int) -> None:
+    """Behind the end marker lie entries of an earlier life: new exceptions overwrite the marker."""
+    s.disk("base", 64, stamped=True)
+    s.disk("cow", 128, stamped=True)
+    s.poke("cow", 0, build(1, [(1, 5), (2, 6)], stale=[(9, 20), (10, 21)]))
+    s.snapshot("snap", "base", "cow", "P", 1)
+    s.read("snap", 0, 64)
+    s.write("snap", 30, more)
+    s.remove("snap")
+    s.snapshot("snap", "base", "cow", "P", 1)
+    s.read("snap", 0, 64)
+    s.write("snap", 40, 2)
