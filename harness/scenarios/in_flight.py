@@ -76,9 +76,12 @@ def merge_waits_for_writes(s: Script, first: str, where: int) -> None:
 
 @scenario(where=(72, 40))
 def merge_waits_for_late_writes(s: Script, where: int) -> None:
-    """The next run is to be merged, and a write to it still has a while to go."""
+    """The next run is to be merged, and writes to it still have a while to go.
+
+    They do not overlap: which of two a delay lets go first is a race.
+    """
     _ready_to_merge(s, "meta", late_ms=30)
-    s.parallel(("org", where, 3), ("org", where + 2, 5), resume=("meta",))
+    s.parallel(("org", where, 3), ("org", where + 3, 5), resume=("meta",))
     s.read("org", 0, 256)
 
 
