@@ -404,8 +404,8 @@ def write_page(verdicts: dict[tuple[Path, int], str], about: str) -> None:
          "made; the reasons are in `tests/mutation/survivors.json`. Type `make mutants`."), "",
         about, "",
         (f"**{killed} of {total} mutants are killed ({100 * killed / total:.1f} %).** "
-         f"{equivalent} are equivalent: what they change can be seen on no kernel, as the list says "
-         f"of each. **Of the other {total - equivalent}, {killed} are killed "
+         f"{equivalent} are equivalent: what they change can be seen on no kernel, as the list "
+         f"says of each. **Of the other {total - equivalent}, {killed} are killed "
          f"({100 * killed / (total - equivalent):.1f} %).**"), "",
         "| module | mutants | killed |", "|---|---|---|",
         *(f"| `{name}` | {count} | {dead} |" for name, (count, dead) in sorted(by_module.items())),
