@@ -172,7 +172,8 @@ def page(recorded: Recorded) -> str:
          "scenarios. The module is that kernel's own source, built without inlining, for a "
          f"function that is inlined has no entry. {len(reached)} of {len(SEED)} are reached."),
         "",
-        "`dmsnap coverage --kernel deb-6.1` counts anew.",
+        ("`dmsnap coverage --kernel deb-6.1` counts anew. How much of the twin the same catalogue "
+         "runs: [TWIN-COVERAGE.md](TWIN-COVERAGE.md)."),
         "",
         "| function | in the twin | scenarios | for example | remark |",
         "|---|---|---|---|---|",
