@@ -3,22 +3,17 @@
 Some kernels survive some of them; then all that they show is compared.
 """
 
-import pytest
-
 from harness.guest import catalogue
 from harness.report.model import Reporters
 from harness.run import Plan, execute
 from harness.scenarios.registry import choose
 
-KERNELS = list(dict.fromkeys([catalogue.default(), *(
-    kernel.name for kernel in catalogue.installed() if kernel.guest == catalogue.UML)]))
 DYING = ("store_kills_kernel", "discard_small_chunks", "merge_of_transient_crashes",
          "written_after_a_failed_merge")
 ALWAYS = {"store_kills_kernel", "merge_of_transient_crashes", "written_after_a_failed_merge"}
 """On these three kernels."""
 
 
-@pytest.mark.parametrize("kernel_name", KERNELS)
 def test_both_sides_crash_or_none(kernel_name, tmp_path):
     report = execute(Plan(
         traces=tuple(scenario.trace() for scenario in choose(DYING)),
@@ -30,7 +25,6 @@ def test_both_sides_crash_or_none(kernel_name, tmp_path):
         assert results[name].reason.startswith("both sides crash in step"), results[name]
 
 
-@pytest.mark.parametrize("kernel_name", KERNELS)
 def test_freed_memory_kills_or_shows(kernel_name, tmp_path):
     """What it holds cannot be known: a kernel dies of it, or lives on and may show rubbish."""
     [result] = execute(Plan(

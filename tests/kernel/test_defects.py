@@ -1,8 +1,7 @@
 """The register of kernel defects is an expectation: every reproducer, in guests of its own.
 
 `docs/KERNEL-DEFECTS.md` says in a table what each script of `docs/defects` shows on which release.
-Each is run on the default kernel, and on every other one that is cached; a release that has no
-column yet skips, and says so.
+A release that has no column yet skips, and says so.
 """
 
 import re
@@ -40,8 +39,6 @@ def register():
 
 
 REGISTER = register()
-KERNELS = list(dict.fromkeys(
-    [catalogue.default(), *(kernel.name for kernel in catalogue.installed())]))
 
 
 def run(kernel, name, results):
@@ -65,7 +62,6 @@ def run(kernel, name, results):
     return release and release[1], outcome, console
 
 
-@pytest.mark.parametrize("kernel_name", KERNELS)
 @pytest.mark.parametrize("name", REGISTER)
 def test_a_reproducer_shows_what_the_register_says(name, kernel_name, tmp_path):
     kernel = catalogue.fetch(kernel_name)

@@ -1,15 +1,9 @@
 """Copy jobs in flight, counted in a real kernel and in the twin, with a limit and without."""
 
-import pytest
-
 from harness import headline
 from harness.guest import catalogue
 
-KERNELS = list(dict.fromkeys(
-    [catalogue.default(), *(kernel.name for kernel in catalogue.installed())]))
 
-
-@pytest.mark.parametrize("kernel_name", KERNELS)
 def test_the_limit_bounds_the_jobs_and_without_it_they_pile_up(kernel_name, tmp_path):
     _, rows = headline.measure(catalogue.fetch(kernel_name), tmp_path)
     limited, unlimited = rows
