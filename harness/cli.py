@@ -433,7 +433,7 @@ def measure_headline(kernels: tuple[str, ...], modules: Path | None) -> None:
     for kernel in chosen_kernels(kernels, modules):
         with tempfile.TemporaryDirectory(prefix="dmsnap-") as directory:
             release, rows = measure(kernel, Path(directory), tell=_note)
-        click.echo("\n".join(table(kernel.name, release, rows, seed_rows())))
+        click.echo("\n".join(table(kernel.name, release, rows, seed_rows(rows[0].delay_ms))))
         if any(row.differs or not row.kept for row in rows):
             raise click.exceptions.Exit(EXIT_DIFFERS)
 

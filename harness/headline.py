@@ -22,7 +22,7 @@ import msgspec
 from harness import diff
 from harness.errors import GuestLost, ProvisioningError
 from harness.guest.catalogue import Kernel
-from harness.guest.supervise import Supervisor
+from harness.guest.supervise import Supervisor, launcher_of
 from harness.kernel import gauge
 from harness.kernel.session import Job, JobScenario
 from harness.scenarios.script import Script
@@ -37,7 +37,8 @@ CHUNK_SECTORS: Final = 8
 SECTORS: Final = 65536
 """32 MiB of origin: 8192 chunks, so 65,536 copies."""
 DELAY_MS: Final = 2000
-"""How late a COW device answers a write: later than a guest needs to submit everything."""
+"""How late a COW device answers a write: later than a guest needs to submit everything.  Stretched,
+as time limits are, where the guests are slow."""
 LIMIT: Final = 2048
 """The default of `snapshot_cow_threshold`."""
 NO_LIMIT: Final = (1 << 31) - 1
@@ -68,6 +69,7 @@ class Row:
 
     Attributes:
         bound: the most jobs that the limit permits.
+        delay_ms: how late the COW devices answered.
         job_bytes: size of a job in the kernel.
         slab_bytes: memory of the kernel's jobs at their peak.
         differs: where contents differ; None if they are the same.
@@ -75,6 +77,7 @@ class Row:
 
     threshold: int
     bound: int
+    delay_ms: int
     kernel: Side
     twin: Side
     job_bytes: int
@@ -88,7 +91,8 @@ class Row:
                 and self.kernel.jobs <= self.bound + SLAB_JOBS)
 
 
-def scenario(threshold: int, snapshots: int = SNAPSHOTS, sectors: int = SECTORS) -> Trace:
+def scenario(threshold: int, snapshots: int = SNAPSHOTS, sectors: int = SECTORS,
+             delay_ms: int = DELAY_MS) -> Trace:
     """The origin is overwritten through the page cache, under snapshots on slow COW devices."""
     s = Script()
     s.parameter("snapshot_cow_threshold", str(threshold))
@@ -96,7 +100,7 @@ def scenario(threshold: int, snapshots: int = SNAPSHOTS, sectors: int = SECTORS)
     for number in range(snapshots):
         s.disk(f"disk{number}", sectors)
         s.device(f"cow{number}", TargetLine(
-            0, sectors, "delay", f"{{disk{number}}} 0 0 {{disk{number}}} 0 {DELAY_MS}"))
+            0, sectors, "delay", f"{{disk{number}}} 0 0 {{disk{number}}} 0 {delay_ms}"))
         s.snapshot(f"snap{number}", "base", f"cow{number}", "N", CHUNK_SECTORS)
     s.origin("org", "base")
     s.write("org", 0, sectors, buffered=True)
@@ -139,14 +143,17 @@ def measure(kernel: Kernel, directory: Path, thresholds: tuple[int, ...] = (LIMI
         ProvisioningError: there is no guest that can be measured.
         GuestLost: it did not survive.
     """
+    launcher = launcher_of(kernel, python=Path(sys.executable), argv=("-m", "harness.kernel.gauge"),
+                           memory_mib=MEMORY_MIB)
+    delay_ms = round(DELAY_MS * launcher.slowness)
     traces = {trace.header.scenario: (threshold, trace) for threshold, trace in
-              ((threshold, scenario(threshold)) for threshold in thresholds)}
+              ((threshold, scenario(threshold, delay_ms=delay_ms)) for threshold in thresholds)}
     job = encode(Job(modules=str(kernel.modules), scenarios=tuple(
         JobScenario(name, trace.steps, trace.header.seed)
         for name, (_, trace) in traces.items())))
     supervisor = Supervisor(
         kernel, guests=1, results=directory, job=lambda _names: job, python=Path(sys.executable),
-        step_limit_s=_STEP_LIMIT_S, memory_mib=MEMORY_MIB, argv=("-m", "harness.kernel.gauge"))
+        step_limit_s=_STEP_LIMIT_S, launcher=launcher)
     tell(f"{kernel.name}: {len(traces)} runs in a guest of {MEMORY_MIB} MiB")
     outcomes = supervisor.run(list(traces))
     rows = []
@@ -165,7 +172,7 @@ def measure(kernel: Kernel, directory: Path, thresholds: tuple[int, ...] = (LIMI
         comparison = diff.compare(trace, outcome.observations, seen)
         found = _gauged(directory)[name]
         rows.append(Row(
-            threshold=threshold, bound=bound(threshold, profile), twin=twin,
+            threshold=threshold, bound=bound(threshold, profile), delay_ms=delay_ms, twin=twin,
             kernel=Side(found.peak.jobs - found.before.jobs, found.elapsed_us / 1e6),
             job_bytes=found.peak.job_bytes, slab_bytes=found.peak.slab_bytes,
             differs=None if comparison.same else diff.render(comparison.divergences[0])))
@@ -187,18 +194,19 @@ class SeedRow:
     twin: Side
 
 
-def seed_rows() -> list[SeedRow]:
+def seed_rows(delay_ms: int) -> list[SeedRow]:
     """What the seed's semaphores do, in the twin; there is no kernel of that age."""
     profile = named("seed")
     return [SeedRow(threshold, bound(threshold, profile),
-                    simulate(scenario(threshold), profile)[1]) for threshold in (LIMIT, 0)]
+                    simulate(scenario(threshold, delay_ms=delay_ms), profile)[1])
+            for threshold in (LIMIT, 0)]
 
 
 def table(kernel: str, release: str, rows: Sequence[Row], seed: Sequence[SeedRow] = ()
           ) -> list[str]:
     """A table in Markdown."""
     about = (f"{kernel} ({release}): {SNAPSHOTS} snapshots, chunks of 4 KiB, {SECTORS // 2048} MiB "
-             f"written through the page cache, COW devices {DELAY_MS} ms late")
+             f"written through the page cache, COW devices {rows[0].delay_ms} ms late")
     lines = [about, "",
              "| limit | jobs at most | kernel: peak, memory, time | twin: peak, time | contents |",
              "|---|---|---|---|---|"]

@@ -53,7 +53,7 @@ def test_bounds() -> None:
 
 def test_the_table_shows_what_is_wrong() -> None:
     side = headline.Side(16392, 8.0)
-    row = headline.Row(2048, 16392, side, side, 3168, 1 << 20, None)
+    row = headline.Row(2048, 16392, headline.DELAY_MS, side, side, 3168, 1 << 20, None)
     assert row.kept
     assert "| 2,048 | 16,392 | 16,392 jobs of 3,168 bytes, 1 MiB, 8.0 s |" in "\n".join(
         headline.table("uml", "6.12", [row]))
