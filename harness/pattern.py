@@ -11,11 +11,14 @@ its sector came from.
 """
 
 import zlib
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import structs
 
 from harness.errors import BadTrace
 from harness.steps import Raw, Run, Runs, Stamped, Unreadable, Zeros
@@ -154,6 +157,34 @@ def join(parts: Sequence[Runs]) -> Runs:
             case _:
                 joined.append(run)
     return tuple(joined)
+
+
+class Contents:
+    """Runs that can be cut anywhere."""
+
+    def __init__(self, seed: int, runs: Runs) -> None:
+        self.seed = seed
+        self.runs = runs
+        self._starts = list(accumulate((run.count for run in runs), initial=0))
+
+    def cut(self, start: int, end: int) -> Runs:
+        """Sectors [start, end), as far as there are any."""
+        parts: list[Runs] = []
+        index = max(0, bisect_right(self._starts, start) - 1)
+        while index < len(self.runs) and self._starts[index] < end:
+            run, at = self.runs[index], self._starts[index]
+            low, high = max(start - at, 0), min(end - at, run.count)
+            index += 1
+            if low >= high:
+                continue
+            if isinstance(run, Stamped):
+                parts.append((Stamped(run.device, run.generation, run.sector + low, high - low),))
+            elif isinstance(run, Raw):
+                data = decode(self.seed, (run,))[low * SECTOR_BYTES:high * SECTOR_BYTES]
+                parts.append(encode(self.seed, data))
+            else:
+                parts.append((structs.replace(run, count=high - low),))
+        return join(parts)
 
 
 def origin_of(run: Run, index: int) -> str:

@@ -17,13 +17,13 @@ Left out on purpose: the page cache (buffered I/O), tables whose snapshot does n
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from msgspec import Struct, structs
+from msgspec import Struct
 
 from harness import pattern
 from harness import steps as do
 from harness.extents import UNKNOWN, Content, Stamp, broken
 from harness.promise_world import Image, World
-from harness.steps import AnyStep, Observation, Run, Runs, Stamped
+from harness.steps import AnyStep, Observation, Runs
 from harness.trace import Trace
 
 SNAPSHOT_RULE: Final = (
@@ -118,7 +118,8 @@ class _Checker:
         if size <= do.EXAMINE_SECTORS_MAX:
             return [(0, runs)]
         ends = do.EXAMINE_END_SECTORS
-        return [(0, _cut(runs, 0, ends)), (size - ends, _cut(runs, ends, 2 * ends))]
+        read = pattern.Contents(self.world.seed, runs)
+        return [(0, read.cut(0, ends)), (size - ends, read.cut(ends, 2 * ends))]
 
     def compare(self, step: int, name: str, start: int, runs: Runs) -> Iterator[BrokenPromise]:
         end = start + pattern.sectors_of(runs)
@@ -135,20 +136,6 @@ class _Checker:
             for a, b, below, where in self.world.pieces(name, at, at + count):
                 if below:
                     below.content.put(where, where + b - a, UNKNOWN)
-
-
-def _cut(runs: Runs, start: int, end: int) -> Runs:
-    """Sectors [start, end) of runs; a raw run is never cut, as nothing promises one."""
-    found: list[Run] = []
-    at = 0
-    for run in runs:
-        low, high = max(start, at), min(end, at + run.count)
-        if low < high and isinstance(run, Stamped):
-            found.append(Stamped(run.device, run.generation, run.sector + low - at, high - low))
-        elif low < high:
-            found.append(structs.replace(run, count=high - low))
-        at += run.count
-    return tuple(found)
 
 
 def _words(what: Content, sector: int) -> str:

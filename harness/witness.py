@@ -17,13 +17,10 @@ memory is on no disk.
 """
 
 import io
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
 from typing import Any, Final
 
 import numpy as np
-from msgspec import structs
 
 from harness import pattern, store
 from harness import steps as do
@@ -31,7 +28,7 @@ from harness.errors import MalformedStore
 from harness.place import Geometry, locate
 from harness.promise import BrokenPromise
 from harness.promise_world import Image, Leaf, Line, World
-from harness.steps import AnyStep, DeviceState, Observation, Raw, Runs, Stamped, Unreadable
+from harness.steps import AnyStep, DeviceState, Observation, Runs, Unreadable
 from harness.store import State, Store
 from harness.trace import Trace
 from harness.units import SECTOR_BYTES
@@ -188,7 +185,7 @@ def unexplained(seed: int, found: Store, *, cow: Runs, origin: Runs, shown: Runs
     """
     size = found.chunk_sectors
     end = min(pattern.sectors_of(shown), pattern.sectors_of(origin))
-    below, copies, above = (_Contents(seed, runs) for runs in (origin, cow, shown))
+    below, copies, above = (pattern.Contents(seed, runs) for runs in (origin, cow, shown))
     entries = np.concatenate([np.empty(0, store.ENTRY_DTYPE), *found.exceptions()])
     entries = entries[np.argsort(entries["old"], kind="stable")]
     # Exceptions that follow each other on both sides are one piece.
@@ -201,7 +198,7 @@ def unexplained(seed: int, found: Store, *, cow: Runs, origin: Runs, shown: Runs
         expected += below.cut(at, first), copies.cut(new * size, new * size + behind - first)
         at = behind
     expected.append(below.cut(at, end))
-    made = _Contents(seed, pattern.join(expected))
+    made = pattern.Contents(seed, pattern.join(expected))
     known: list[Runs] = []
     at = 0
     for run in above.cut(0, end):
@@ -213,39 +210,11 @@ def unexplained(seed: int, found: Store, *, cow: Runs, origin: Runs, shown: Runs
     return (place.sector, place.kernel, place.twin) if place else None
 
 
-class _Contents:
-    """Runs that can be cut anywhere."""
-
-    def __init__(self, seed: int, runs: Runs) -> None:
-        self.seed = seed
-        self.runs = runs
-        self.starts = list(accumulate((run.count for run in runs), initial=0))
-
-    def cut(self, start: int, end: int) -> Runs:
-        """Sectors [start, end), as far as there are any."""
-        parts: list[Runs] = []
-        index = max(0, bisect_right(self.starts, start) - 1)
-        while index < len(self.runs) and self.starts[index] < end:
-            run, at = self.runs[index], self.starts[index]
-            low, high = max(start - at, 0), min(end - at, run.count)
-            index += 1
-            if low >= high:
-                continue
-            if isinstance(run, Stamped):
-                parts.append((Stamped(run.device, run.generation, run.sector + low, high - low),))
-            elif isinstance(run, Raw):
-                data = pattern.decode(self.seed, (run,))[low * SECTOR_BYTES:high * SECTOR_BYTES]
-                parts.append(pattern.encode(self.seed, data))
-            else:
-                parts.append((structs.replace(run, count=high - low),))
-        return pattern.join(parts)
-
-
 class _File(io.RawIOBase):
     """A disk as a file; only what is read is turned into bytes."""
 
     def __init__(self, seed: int, runs: Runs) -> None:
-        self._contents = _Contents(seed, runs)
+        self._contents = pattern.Contents(seed, runs)
         self._size = pattern.sectors_of(runs) * SECTOR_BYTES
         self._at = 0
 
