@@ -1,8 +1,8 @@
 """The journal: how results leave a guest that may die at any moment.
 
-One JSON line a record, appended and fsynced.  Before a step runs, its `Started` is on disk, so a
-guest that is lost names the scenario and the step; a line that was cut short by the loss is left
-out by the reader.  The guest writes, the host only reads.
+One JSON line a record, appended and seen out of the guest.  Before a step runs, its `Started` has
+left, so a guest that is lost names the scenario and the step; a line that was cut short by the loss
+is left out by the reader.  The guest writes, the host only reads.
 """
 
 import ctypes

@@ -103,7 +103,7 @@ class Runner:
         unsupported = False
         try:
             self._backend.begin(seed)
-            # What a step gave and the start of the next are one write, and one wait for the disk.
+            # What a step gave and the start of the next are one write.
             before: tuple[Record, ...] = ()
             for index, step in enumerate(scenario.steps):
                 self.record(*before, Started(index))
