@@ -68,6 +68,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         home: directory it was made for; the program's interpreter may point into it.
         package_sha256, program_sha256: of the .deb, and of the program as it is run.
         libc_version: version of the suite's libc6, None where the host's serves.
+        kept: modules that were looked for, of a kernel of which not all are kept.
         expired: the mirror's index was past its date and taken all the same.
         fetched_at: ISO 8601, UTC.
     """
@@ -82,6 +83,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     package_sha256: str
     program_sha256: str
     libc_version: str | None = None
+    kept: tuple[str, ...] = ()
     expired: bool = False
     fetched_at: str = ""
 
@@ -198,9 +200,17 @@ def _load(entry: Entry) -> Kernel | None:
     whole = (record.manifest_version == MANIFEST_VERSION and record.name == name
              and (record.home == str(home) or record.libc_version is None)
              and record.package == entry.package
+             # One that was fetched when scenarios worked with fewer modules lacks some.
+             and record.kept == _kept(entry)
              and os.access(kernel.program, os.R_OK if entry.guest == QEMU else os.X_OK)
              and kernel.modules.is_dir())
     return kernel if whole else None
+
+
+def _kept(entry: Entry) -> tuple[str, ...]:
+    from harness.guest.initramfs import KEPT
+
+    return KEPT if entry.guest == QEMU else ()
 
 
 def fetch(name: str, *, progress: Progress = lambda _line: None,
@@ -274,7 +284,7 @@ def _fetch_locked(entry: Entry, parent: Path, progress: Progress) -> None:
             name=entry.name, home=str(home), suite=entry.suite, package=entry.package,
             version=got.version, release=got.release, package_sha256=got.sha256,
             program_sha256=sha256_of(fresh / "linux"), libc_version=got.libc_version,
-            expired=got.expired,
+            kept=_kept(entry), expired=got.expired,
             fetched_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
         _write_durably(fresh / "manifest.json", msgspec.json.format(msgspec.json.encode(manifest)))
         if os.path.lexists(home):

@@ -18,7 +18,7 @@ from harness.guest.apt import (
     unpack,
 )
 from harness.guest.catalogue import MODULE, sha256_of
-from harness.guest.initramfs import SUBJECT, TRANSPORT, Modules, decompressed
+from harness.guest.initramfs import KEPT, Modules, decompressed
 
 _REAL: Final = r"linux-image-\d\S*"
 _PARTS: Final = r"linux-(?:binary|modules)-\d\S*"
@@ -72,7 +72,7 @@ def fetch_image(*, suite: str, package: str, into: Path, work: Path, progress: P
 def keep_modules(source: Path, target: Path) -> None:
     """Copy the modules that guests need, decompressed, each to its own place below ``target``."""
     modules = Modules(source)
-    for name in modules.order((*TRANSPORT, *SUBJECT)):
+    for name in modules.order(KEPT):
         path = modules.path(name)
         assert path is not None, "only modules with files are ordered"
         place = target / path.relative_to(source).with_name(path.name.partition(".ko")[0] + ".ko")

@@ -27,6 +27,8 @@ TRANSPORT: Final = ("virtio_pci", "9pnet_virtio", "9p")
 SUBJECT: Final = ("dm-mod", "dm-bufio", "dm-snapshot", "dm-zero", "dm-flakey", "dm-delay",
                   "dm-dust", "dm-log-writes", "loop", "brd", "nbd", "veth")
 """What scenarios work with; the guest loads these itself (`harness.kernel.modules`)."""
+KEPT: Final = (*TRANSPORT, *SUBJECT)
+"""What is kept of a distribution's modules, where it has them."""
 INSTALL: Final = "sudo apt-get install -y qemu-system-x86 busybox-static"
 BUSYBOX: Final = Path("/bin/busybox")
 

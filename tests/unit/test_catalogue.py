@@ -205,8 +205,10 @@ def rewrite(directory, **changes):
     lambda home: rewrite(home, name="uml-7.2"),
     # Copied from another cache: the interpreter of its program is elsewhere.
     lambda home: rewrite(home, home="/elsewhere"),
+    # By a dmsnap that worked with other modules.
+    lambda home: rewrite(home, kept=["loop"]),
 ], ids=["no manifest", "cut manifest", "no program", "not executable", "no modules",
-        "newer manifest", "another kernel", "moved"])
+        "newer manifest", "another kernel", "moved", "other modules"])
 def test_a_damaged_kernel_is_none_and_is_fetched_again(cache, damage):
     catalogue.fetch("uml-6.12")
     damage(cache / "uml-6.12")
