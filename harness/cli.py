@@ -16,10 +16,11 @@ import click
 from harness import __version__
 from harness.errors import DmsnapError, ProvisioningError
 from harness.guest import catalogue
-from harness.guest.catalogue import Kernel
+from harness.guest.catalogue import VAGRANT, Kernel
 
 if TYPE_CHECKING:
-    from harness.guest.vagrant import Machine
+    from harness.guest.process import Launcher
+    from harness.guest.vagrant import Machine, VagrantGuest
 
 EXIT_DIFFERS: Final = 1
 EXIT_CANNOT: Final = 2
@@ -133,6 +134,22 @@ def _vagrant_machine() -> "Machine":
     return machine
 
 
+def _fit_vagrant_guest() -> "VagrantGuest":
+    """That machine, up and fit.
+
+    Raises:
+        ProvisioningError: it cannot be had, or is not fit even when it was booted anew.
+    """
+    from harness import preflight as asks
+    from harness.guest.vagrant import VagrantGuest
+
+    machine = _vagrant_machine()
+    if not all(finding.ok for finding in asks.of_vagrant(machine)):
+        machine.boot_again()  # which is the cure of most
+        asks.require(asks.of_vagrant(machine), "the Vagrant machine")
+    return VagrantGuest(machine)
+
+
 def _matching(known: Sequence[str], pattern: str) -> list[str]:
     """Kernels of the catalogue that ``pattern`` names; a path names none."""
     return [] if "/" in pattern else fnmatch.filter(known, pattern)
@@ -150,9 +167,11 @@ def _note(line: str) -> None:
 @_kernel_options
 @click.option("--guest", type=click.Choice(["uml", "qemu", "vagrant", "here"]), default=None,
               help="Where the kernel lives: in guests of that kind, or this disposable machine "
-              "itself.  [default: what the kernel is made for]")
+              "itself.  Beside other kernels, Vagrant's is --kernel vagrant.  [default: what the "
+              "kernel is made for]")
 @click.option("-j", "--jobs", type=click.IntRange(1, 64), metavar="N",
-              help="Guests at the same time.  [default: two for each core, one in QEMU]")
+              help="Guests at the same time; there is one Vagrant machine.  [default: two for "
+              "each core, one in QEMU]")
 @click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), default=1, show_default=True,
               help="Goes into the contents of every sector.")
 @click.option("--driver", type=click.Choice(["ioctl", "dmsetup"]), default="ioctl",
@@ -182,7 +201,7 @@ def run(patterns: tuple[str, ...], kernels: tuple[str, ...], modules: Path | Non
     from harness.report.ledger import LEDGER_NAME, Ledger
     from harness.report.model import JsonReporter, Reporter, Reporters
     from harness.report.terminal import Terminal
-    from harness.run import GUESTS_DIRECTORY, Plan, default_jobs, execute
+    from harness.run import GUESTS_DIRECTORY, Plan, execute
     from harness.scenarios.registry import choose
 
     traces = tuple(scenario.trace(seed) for scenario in choose(patterns))
@@ -198,27 +217,23 @@ def run(patterns: tuple[str, ...], kernels: tuple[str, ...], modules: Path | Non
             raise ProvisioningError("--guest here starts anew each time: leave --resume out")
         report = execute_here(traces, Reporters(reporters), modules=modules, driver=driver)
     else:
-        launcher = None
-        chosen: tuple[Kernel, ...]
-        if guest == "vagrant":
-            from harness import preflight as asks
-            from harness.guest.vagrant import VagrantGuest
-
-            if kernels or modules:
-                raise ProvisioningError("--guest vagrant runs the kernel of that machine: leave "
-                                        "--kernel and --modules out")
-            machine = _vagrant_machine()
-            if not all(finding.ok for finding in asks.of_vagrant(machine)):
-                machine.boot_again()  # which is the cure of most
-                asks.require(asks.of_vagrant(machine), "the Vagrant machine")
-            launcher = VagrantGuest(machine)
-            chosen, jobs = (launcher.kernel(),), jobs or 1
-        else:
-            chosen = chosen_kernels(kernels, modules, guest)
+        if guest == VAGRANT and (kernels or modules):
+            raise ProvisioningError("--guest vagrant runs the kernel of that machine: leave "
+                                    "--kernel and --modules out, or name it as one of several "
+                                    "(--kernel vagrant)")
+        own = guest == VAGRANT or VAGRANT in kernels
+        others = [name for name in kernels if name != VAGRANT]
+        chosen: tuple[Kernel, ...] = ()
+        if others or not own:
+            chosen = chosen_kernels(others, modules, guest)
+        launchers: dict[str, Launcher] = {}
+        if own:
+            launcher = _fit_vagrant_guest()
+            chosen += (launcher.kernel(),)
+            launchers[launcher.kernel().name] = launcher
         plan = Plan(
-            traces=traces, kernels=chosen, driver=driver, launcher=launcher,
-            defects=defects, jobs=jobs or default_jobs(chosen),
-            directory=directory / GUESTS_DIRECTORY, step_limit_s=step_limit)
+            traces=traces, kernels=chosen, driver=driver, launchers=launchers, defects=defects,
+            jobs=jobs, directory=directory / GUESTS_DIRECTORY, step_limit_s=step_limit)
         ledger = Ledger(directory / LEDGER_NAME, plan.keys())
         finished = ledger.finished() if resume else []
         report = execute(plan, Reporters([*reporters, ledger]), finished)
@@ -295,7 +310,6 @@ def coverage(patterns: tuple[str, ...], name: str, jobs: int | None, directory: 
     from harness.files import write_whole
     from harness.report.model import JsonReporter, Reporters
     from harness.report.terminal import Terminal
-    from harness.run import default_jobs
     from harness.scenarios.registry import choose
     from harness.traceability import DATA, NAMES, PAGE, SEED, page
 
@@ -305,7 +319,7 @@ def coverage(patterns: tuple[str, ...], name: str, jobs: int | None, directory: 
     [kernel] = chosen_kernels([name], None, catalogue.QEMU)
     report, recorded = measure(
         kernel, NAMES,
-        [scenario.trace() for scenario in choose(patterns)], jobs=jobs or default_jobs([kernel]),
+        [scenario.trace() for scenario in choose(patterns)], jobs=jobs,
         directory=directory, progress=_note,
         reporter=Reporters([Terminal(), JsonReporter(directory / "results.json")]))
     write_whole(directory / "coverage.json", dump(recorded))
@@ -463,7 +477,7 @@ def lvm_situations(names: tuple[str, ...], kernels: tuple[str, ...], modules: Pa
     differs = False
     for kernel in chosen_kernels(kernels, modules):
         place = files_of(directory, kernel.name)
-        release, rows = run(kernel, situations, place, jobs=jobs or default_jobs([kernel]),
+        release, rows = run(kernel, situations, place, jobs=jobs or default_jobs(kernel),
                             tell=_note)
         click.echo("\n".join(table(kernel.name, release, rows)))
         click.echo(f"\ntraces: {place}")

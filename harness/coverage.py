@@ -54,7 +54,7 @@ class Recorded(msgspec.Struct, frozen=True):
     functions: dict[str, Function]
 
 
-def measure(kernel: Kernel, functions: Iterable[str], traces: Sequence[Trace], *, jobs: int,
+def measure(kernel: Kernel, functions: Iterable[str], traces: Sequence[Trace], *, jobs: int | None,
             directory: Path, reporter: Reporter, progress: Callable[[str], None]
             ) -> tuple[RunReport, Recorded]:
     """Run ``traces`` and count what they reach of ``functions``.

@@ -80,6 +80,7 @@ def execute_here(traces: Sequence[Trace], reporter: Reporter, *, modules: Path |
                 environment=Environment(
                     dmsnap=__version__, machine=" ".join(platform.uname()[:3]),
                     python=platform.python_version(), kernels={NAME: ready.release},
+                    guests={NAME: NAME},
                     seconds=time.monotonic() - started),
                 results=tuple(results))
             reporter.end(report)

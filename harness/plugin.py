@@ -158,7 +158,7 @@ class _Guests:
 
     def _run(self) -> None:
         from harness.cli import chosen_kernels
-        from harness.run import GUESTS_DIRECTORY, Plan, default_jobs, execute
+        from harness.run import GUESTS_DIRECTORY, Plan, execute
         from harness.scenarios.registry import catalogue
 
         try:
@@ -170,7 +170,7 @@ class _Guests:
                 traces = tuple(scenarios[scenario].trace() for where, scenario in self._selected
                                if where == name)
                 execute(Plan(traces=traces, kernels=kernel,
-                             jobs=self._config.getoption("--dmsnap-jobs") or default_jobs(kernel),
+                             jobs=self._config.getoption("--dmsnap-jobs"),
                              directory=Path("report") / GUESTS_DIRECTORY), _Follower(self, name))
         except BaseException as fault:  # noqa: BLE001 - told to the items that wait
             self._fault = fault

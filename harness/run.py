@@ -15,9 +15,9 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -68,10 +68,10 @@ class Plan:
     Attributes:
         traces: the scenarios, in order; names are unique.
         kernels: each gets all of them.
-        jobs: guests at the same time.
+        jobs: guests at the same time; None for as many as suit each kernel.
         driver: ``ioctl`` or ``dmsetup``.
         defects: whether the twin does as kernels do, or as promised, where the two differ.
-        launcher: starts the guests; by default what each kernel is made for.
+        launchers: kernel → what starts its guests; by default what it is made for.
         directory: where the guests' files stay; of a run before, only those of results that are
             taken over are left in it.
         functions: of the module, to be counted by scenario (`harness.coverage`).
@@ -79,14 +79,18 @@ class Plan:
 
     traces: tuple[Trace, ...]
     kernels: tuple[Kernel, ...]
-    jobs: int
     directory: Path
+    jobs: int | None = None
     driver: str = "ioctl"
     defects: str = FAITHFUL
-    launcher: Launcher | None = None
+    launchers: Mapping[str, Launcher] = field(default_factory=dict)
     step_limit_s: float = STEP_LIMIT_S
     boot_limit_s: float = BOOT_LIMIT_S
     functions: tuple[str, ...] = ()
+
+    def guests(self, kernel: Kernel) -> int:
+        """How many guests of a kernel run at the same time."""
+        return 1 if kernel.guest == VAGRANT else self.jobs or default_jobs(kernel)
 
     def keys(self) -> dict[tuple[str, str], str]:
         """(kernel, scenario) → a digest of all that its result follows from.
@@ -121,14 +125,14 @@ def files_of(directory: Path, kernel: str) -> Path:
     return directory / _NOT_IN_A_NAME.sub("_", kernel)[-_NAME_CHARACTERS_MAX:]
 
 
-def default_jobs(kernels: Sequence[Kernel]) -> int:
-    """Guests for the cores that this process may use.
+def default_jobs(kernel: Kernel) -> int:
+    """Guests of a kernel for the cores that this process may use.
 
     Two for each in User-mode Linux, since a guest often waits for a slow disk or for a merge to
     rest; an emulated machine keeps its core busy.
     """
     cores = len(os.sched_getaffinity(0))
-    return 2 * cores if all(kernel.guest == UML for kernel in kernels) else cores
+    return 2 * cores if kernel.guest == UML else cores
 
 
 def execute(plan: Plan, reporter: Reporter, finished: Sequence[Result] = ()) -> RunReport:
@@ -146,7 +150,7 @@ def execute(plan: Plan, reporter: Reporter, finished: Sequence[Result] = ()) -> 
     environment = Environment(
         dmsnap=__version__, command=tuple(sys.argv),
         machine=f"{about.system} {about.release} {about.machine}",
-        python=platform.python_version(), jobs=plan.jobs,
+        python=platform.python_version(), jobs=max(map(plan.guests, plan.kernels), default=1),
         started=datetime.now(UTC).isoformat(timespec="seconds"))
     interrupted = False
     faults: list[ProvisioningError] = []
@@ -167,6 +171,7 @@ def execute(plan: Plan, reporter: Reporter, finished: Sequence[Result] = ()) -> 
         report = RunReport(
             environment=msgspec.structs.replace(
                 environment, seconds=time.monotonic() - started, kernels=run.releases,
+                guests={kernel.name: kernel.guest for kernel in plan.kernels},
                 resumed=len(finished)),
             results=run.results())
         if report.results or not faults:
@@ -214,9 +219,10 @@ class _Run:
                 self._reporter.result(result)
 
         Supervisor(
-            kernel, guests=plan.jobs, results=keep, job=lambda names: self._job(kernel, names),
+            kernel, guests=plan.guests(kernel), results=keep,
+            job=lambda names: self._job(kernel, names),
             python=Path(sys.executable), step_limit_s=plan.step_limit_s,
-            boot_limit_s=plan.boot_limit_s, launcher=plan.launcher,
+            boot_limit_s=plan.boot_limit_s, launcher=plan.launchers.get(kernel.name),
             steps={name: len(trace.steps) for name, trace in self._traces.items()},
         ).run(missing, hear)
 

@@ -34,6 +34,7 @@ def render(report: RunReport) -> bytes:
         if report.environment.started:
             suite.set("timestamp", clean(report.environment.started))
         _properties(suite, {"kernel.release": report.release(kernel),
+                            "guest": report.guest(kernel),
                             "dmsnap.version": report.environment.dmsnap,
                             "host": report.environment.machine})
         for result in results:

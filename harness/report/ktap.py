@@ -22,6 +22,8 @@ def render(report: RunReport) -> bytes:
         inner = ["KTAP version 1", f"1..{len(results)}"]
         inner += _diagnostics(f"Subtest: {kernel}")
         inner += _diagnostics(f"release {report.release(kernel) or 'unknown'}")
+        if report.guest(kernel):
+            inner += _diagnostics(f"guest {report.guest(kernel)}")
         for index, result in enumerate(results, 1):
             inner += _diagnostics(details(result))
             inner.append(_line(index, result))

@@ -93,9 +93,10 @@ class Environment(Struct, frozen=True, kw_only=True, omit_defaults=True):
         python: version of the interpreter.
         started: time of the start, ISO 8601 with its zone; empty if unknown.
         seconds: how long the run took.
-        jobs: guests that ran at a time.
+        jobs: guests that ran at a time, at most.
         resumed: results that were taken over from an earlier start (``--resume``).
         kernels: name → what the kernel's own uname gave, for kernels that came up.
+        guests: name → where it lived: uml, qemu, vagrant, here.
     """
 
     dmsnap: str = ""
@@ -107,6 +108,7 @@ class Environment(Struct, frozen=True, kw_only=True, omit_defaults=True):
     jobs: int = 1
     resumed: int = 0
     kernels: dict[str, str] = {}
+    guests: dict[str, str] = {}
 
 
 class RunReport(Struct, frozen=True, kw_only=True):
@@ -131,6 +133,10 @@ class RunReport(Struct, frozen=True, kw_only=True):
         for result in self.results:
             found.setdefault(result.kernel, []).append(result)
         return found
+
+    def guest(self, kernel: str) -> str:
+        """Where ``kernel`` lived; empty in a report of before this was kept."""
+        return self.environment.guests.get(kernel, "")
 
     def release(self, kernel: str) -> str:
         """The release of ``kernel``: what uname gave in this run, empty if it never came up."""

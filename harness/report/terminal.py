@@ -140,7 +140,9 @@ class Terminal:
 
     def _summary(self, report: RunReport) -> None:
         for kernel in report.by_kernel():
-            self._say(f"{kernel}: release {report.release(kernel) or 'unknown (never came up)'}")
+            guest = f"guest {report.guest(kernel)}, " if report.guest(kernel) else ""
+            self._say(f"{kernel}: {guest}release "
+                      f"{report.release(kernel) or 'unknown (never came up)'}")
         self._say(f"values compared: {compared(report)}")
         for line in left_out(report):
             self._say(f"not compared: {line}")

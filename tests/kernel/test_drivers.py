@@ -27,7 +27,7 @@ from harness.trace import Trace
 def run_with(driver: str, traces: dict[str, Trace], results: Path) -> dict[str, Outcome]:
     kernel = catalogue.fetch(catalogue.default())
     supervisor = Supervisor(
-        kernel, guests=default_jobs([kernel]), results=results, python=Path(sys.executable),
+        kernel, guests=default_jobs(kernel), results=results, python=Path(sys.executable),
         job=lambda names: encode(Job(modules=str(kernel.modules), driver=driver, scenarios=tuple(
             JobScenario(name, traces[name].steps, traces[name].header.seed) for name in names))))
     return supervisor.run(list(traces))

@@ -356,7 +356,7 @@ def test_a_guest_without_the_module(kernel, recording, tmp_path):
     with pytest.raises(ProvisioningError, match=r"module dm-snapshot is neither in this kernel .*"
                                                 r"give the directory of its modules \(--modules\)"):
         execute(Plan(traces=(trace,), kernels=(own,), jobs=1, directory=tmp_path / "guests",
-                     launcher=launcher), Reporters([]))
+                     launchers={own.name: launcher}), Reporters([]))
 
 
 # -- it boots, and is lost then ---------------------------------------------------------------

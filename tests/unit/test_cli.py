@@ -272,6 +272,35 @@ def test_options_are_checked(dmsnap, words: list[str], option: str) -> None:
     assert option in result.stderr
 
 
+def test_the_vagrant_machine_is_one_kernel_of_several(dmsnap, tmp_path: Path,
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    class Guest:
+        def kernel(self) -> catalogue.Kernel:
+            return catalogue.Kernel("vagrant", Path(__file__), tmp_path, guest="vagrant")
+
+    plans = []
+
+    def execute(plan, reporter, finished):
+        plans.append(plan)
+        reporter.close()
+        return RunReport()
+
+    guest = Guest()
+    monkeypatch.setattr("harness.run.execute", execute)
+    monkeypatch.setattr("harness.cli._fit_vagrant_guest", lambda: guest)
+    monkeypatch.setattr(catalogue, "fetch", lambda name, **_: catalogue.Kernel(
+        name, Path(__file__), tmp_path, guest=catalogue.entry_of(name).guest))
+    dmsnap("run", "bring_up", "--kernel", "uml-6.1", "--kernel", "vagrant", "-j", 3)
+    dmsnap("run", "bring_up", "--guest", "vagrant")
+    several, one = plans
+    assert [(kernel.name, several.guests(kernel)) for kernel in several.kernels] == [
+        ("uml-6.1", 3), ("vagrant", 1)]
+    assert [kernel.name for kernel in one.kernels] == ["vagrant"]
+    assert several.launchers == one.launchers == {"vagrant": guest}
+    refused(dmsnap("run", "bring_up", "--guest", "vagrant", "--kernel", "uml-6.1"),
+            "name it as one of several (--kernel vagrant)")
+
+
 @pytest.mark.parametrize("verdict", ["same", "diverged"])
 def test_the_exit_status_says_whether_all_are_the_same(dmsnap, tmp_path: Path, verdict: str,
                                                        monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,7 +63,7 @@ REPORT = RunReport(
     environment=Environment(
         dmsnap="0.1.0", command=("dmsnap", "run"), machine="Linux 6.1.0 x86_64", python="3.11.7",
         started="2026-01-02T03:04:05+00:00", seconds=12.34, jobs=2,
-        kernels={"uml-6.12": "6.12.107"}),
+        kernels={"uml-6.12": "6.12.107"}, guests={"uml-6.12": "uml"}),
     results=RESULTS)
 TWO = msgspec.structs.replace(REPORT, results=(
     *RESULTS, *(msgspec.structs.replace(r, kernel="uml-7.2", release="7.2.13")

@@ -139,7 +139,7 @@ def plan(here: Path, *names: str) -> Plan:
         trace = bring_up.trace(7)
         traces.append(msgspec.structs.replace(trace, header=msgspec.structs.replace(
             trace.header, scenario=name)))
-    return Plan(traces=tuple(traces), kernels=(guest.kernel(),), jobs=1, launcher=guest,
+    return Plan(traces=tuple(traces), kernels=(guest.kernel(),), launchers={"vagrant": guest},
                 directory=here / "guests", step_limit_s=20.0, boot_limit_s=20.0)
 
 
