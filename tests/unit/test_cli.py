@@ -280,7 +280,7 @@ def test_the_vagrant_machine_is_one_kernel_of_several(dmsnap, tmp_path: Path,
 
     plans = []
 
-    def execute(plan, reporter, finished):
+    def execute(plan, reporter, _finished):
         plans.append(plan)
         reporter.close()
         return RunReport()
