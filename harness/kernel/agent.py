@@ -86,18 +86,19 @@ def bring_up(directory: Path, label: str, *, here: bool = False, files: Path | N
     """
     machine.check(here=here)
     machine.keep_memory()
-    modules.load_all(directory)
+    missing = {name.removeprefix("dm-") for name in modules.load_all(directory)}
     kmsg.unlimit()
     driver = make_driver(label)
     # The facts do not depend on the driver, and probing by ioctl is quick.
     prober = KernelBackend(IoctlDriver(), directory)
     facts = probe(prober)
     prober.close()
-    backend = KernelBackend(driver, directory, files=files)
+    targets = driver.targets()
+    backend = KernelBackend(driver, directory, files=files, absent=missing.difference(targets))
     about = os.uname()
     try:
         yield backend, Ready(release=about.release, version=about.version, machine=about.machine,
-                             targets=driver.targets(), probe=facts, driver=driver.label)
+                             targets=targets, probe=facts, driver=driver.label)
     finally:
         backend.close()
 

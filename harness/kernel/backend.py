@@ -19,12 +19,12 @@ would wait for ever.
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Final
 
 from harness import pattern, steps
-from harness.errors import BadScenario, ProvisioningError
+from harness.errors import BadScenario, ProvisioningError, Unsupported
 from harness.kernel import aio, machine, removal
 from harness.kernel.blockio import BLKDISCARD, BLKZEROOUT, BlockIO, Source, error_name
 from harness.kernel.disks import Disks
@@ -65,11 +65,21 @@ class _Found:
 
 
 class KernelBackend:
-    """The real device-mapper of this guest (harness.steps.Backend)."""
+    """The real device-mapper of this guest (harness.steps.Backend).
+
+    Args:
+        driver: how it is told.
+        module_directory: where modules are loaded from.
+        log, events: other sources than the kernel's.
+        files: where disks are files that outlive the guest, rather than memory.
+        absent: targets that scenarios use and this kernel lacks.
+    """
 
     def __init__(self, driver: Driver, module_directory: Path, *, log: KernelLog | None = None,
-                 events: EventSource | None = None, files: Path | None = None) -> None:
+                 events: EventSource | None = None, files: Path | None = None,
+                 absent: Collection[str] = ()) -> None:
         self._driver = driver
+        self._absent = absent
         self._block = BlockIO()
         self._disks = Disks(driver, module_directory, files)
         self._at_rest_polls = _AT_REST_POLLS if files is None else _AT_REST_POLLS_FILES
@@ -245,6 +255,7 @@ class KernelBackend:
                 self._mapped.append(name)
             case steps.Load(name=name, table=table, read_only=read_only):
                 self._own(table)
+                self._check_targets(table)
                 self._merges |= any(line.type == "snapshot-merge" for line in table)
                 self._driver.load(self._command(name), [line_of(line) for line in table],
                                   read_only=read_only)
@@ -318,6 +329,16 @@ class KernelBackend:
         if name not in self._mapped and self._driver.survey([name]):
             raise BadScenario(f"mapped device {name} is not of this scenario: choose another name")
         return name
+
+    def _check_targets(self, table: tuple[steps.TargetLine, ...]) -> None:
+        """Say so where this kernel lacks a target that comes with dmsnap's own modules.
+
+        A name that is no target anywhere is for the kernel to refuse.
+        """
+        for line in table:
+            if line.type in self._absent:
+                raise Unsupported(f"this kernel has no target {line.type}: its module dm-"
+                                  f"{line.type} is neither built in nor below --modules")
 
     def _own(self, table: tuple[steps.TargetLine, ...]) -> None:
         """Refuse a table that names a block device of somebody else.

@@ -119,9 +119,10 @@ class RunReport(Struct, frozen=True, kw_only=True):
     results: tuple[Result, ...] = ()
 
     @property
-    def all_same(self) -> bool:
-        """True if there are results and each of them is *same*."""
-        return bool(self.results) and all(r.verdict is Verdict.SAME for r in self.results)
+    def nothing_differs(self) -> bool:
+        """True if results are *same*, and all others *unsupported*: that is the kernel's choice."""
+        verdicts = {result.verdict for result in self.results}
+        return Verdict.SAME in verdicts and verdicts <= {Verdict.SAME, Verdict.UNSUPPORTED}
 
     def count(self, verdict: Verdict) -> int:
         """How many results carry ``verdict``."""

@@ -148,7 +148,7 @@ class Terminal:
             self._say(f"not compared: {line}")
         if any(result.promise_broken for result in report.results):
             self._say(f"{MARK} a promise of the documentation is broken there")
-        color = "green" if report.all_same else "red"
+        color = "green" if report.nothing_differs else "red"
         seconds = report.environment.seconds
         resumed = report.environment.resumed
         if resumed:

@@ -80,9 +80,12 @@ def test_results_survive_their_file(tmp_path: Path) -> None:
     assert model.loads(data) == TWO
     assert model.dumps(model.loads(data)) == data
     assert data.startswith(b'{\n "dmsnap-results": 1,')
-    assert not TWO.all_same
-    assert RunReport(results=RESULTS[:3]).all_same
-    assert not RunReport().all_same, "no results are not good results"
+    assert not TWO.nothing_differs
+    assert RunReport(results=RESULTS[:3]).nothing_differs
+    lacking = msgspec.structs.replace(RESULTS[0], verdict=Verdict.UNSUPPORTED)
+    assert RunReport(results=(RESULTS[0], lacking)).nothing_differs
+    assert not RunReport(results=(lacking,)).nothing_differs, "nothing was compared"
+    assert not RunReport().nothing_differs, "no results are not good results"
 
 
 @pytest.mark.parametrize(("data", "says"), [

@@ -328,7 +328,7 @@ def test_a_run_of_every_temper(tmp_path: Path) -> None:
     assert "console of exit-1" in by_name["exit-1"].console
     assert by_name["wrong-1"].divergences[0].step == 0
     assert [by_name[name].attempts for name in ("ok-1", "exit-1", "exit-once")] == [1, 2, 2]
-    assert not report.all_same
+    assert not report.nothing_differs
     assert report.environment.kernels == {"one": "6.12.0-fake"}
     assert report.environment.jobs == 2
     # Each is told once, as it comes; the report keeps the order of the plan.
@@ -344,7 +344,7 @@ def test_kernels_run_one_after_another_and_old_files_go(tmp_path: Path) -> None:
     for _ in range(2):
         recorder = Recorder()
         report = execute(plan(tmp_path, "ok-1", "exit-once", kernels=("one", "two")), recorder)
-        assert report.all_same
+        assert report.nothing_differs
         # `once` is once for each kernel and each run: nothing of the run before was left.
         assert [(r.kernel, r.scenario, r.attempts) for r in report.results] == [
             ("one", "ok-1", 1), ("one", "exit-once", 2),
@@ -359,7 +359,7 @@ def test_a_kernel_that_is_named_by_its_path_keeps_its_files(tmp_path: Path, name
     (tmp_path / "build/linux").mkdir(parents=True)
     (tmp_path / "build/linux/precious").touch()
     report = execute(plan(tmp_path, "ok-1", kernels=(name.format(tmp=tmp_path),)), Recorder())
-    assert report.all_same
+    assert report.nothing_differs
     assert [path.name for path in (tmp_path / "build/linux").iterdir()] == ["precious"]
     assert [path.name for path in tmp_path.glob("guests/*/*")] == ["guest-0001"]
 
