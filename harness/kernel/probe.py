@@ -19,6 +19,8 @@ The facts
     resize_uevent       a mapped device that gets another size says so in its uevent
     too_long            errno of a table of 2^54 sectors, whose bytes no 64-bit number can count,
                         or ``accepted``
+    refused_decides     a first table that does not fit its devices decides the type of its device
+                        all the same: the next one is not looked at before it is resumed
     zero_discard        errno of a discard of target zero, or ``accepted``
     number_overflow     ``wraps`` or ``saturates``: a number of more than 64 bits in a table
     read_only_discard   errno of a discard beyond the end of a read-only device
@@ -136,6 +138,11 @@ class _Prober:
                 return "last"
         return "unknown"
 
+    def refused_decides(self) -> bool:
+        self.do(steps.Create(name="misfit"))
+        first, second = (self.load("misfit", "linear", f"{{org}} {1 << 40}") for _ in range(2))
+        return bool(first.error) and not second.error
+
     def resize_uevent(self) -> bool:
         self.do(steps.Create(name="grown"))
         for sectors in (_SECTORS, 2 * _SECTORS):
@@ -242,6 +249,7 @@ class _Prober:
             "error_args": self.answer("s", "error", "no device"),
             "resize_uevent": self.resize_uevent(),
             "too_long": self.answer("s", "zero", "", _TOO_LONG_SECTORS),
+            "refused_decides": self.refused_decides(),
             "zero_discard": self.zero_discard(),
             "number_overflow": self.number_overflow(),
             "read_only_discard": self.read_only_discard(),

@@ -162,6 +162,31 @@ def delay_tables(s: Script) -> None:
     s.table("d")
 
 
+@scenario()
+def first_table_does_not_fit(s: Script) -> None:
+    """It is refused; whether the next one is looked at depends on what the first has decided."""
+    s.disk("base", _SECTORS, stamped=True)
+    s.disk("cow", _SECTORS)
+    for name in ("d", "e"):
+        s.create(name)
+        s.load(name, TargetLine(0, 8, "linear", "{base} 60"))
+        s.table(name, inactive=True)
+        s.load(name, TargetLine(0, 8, "linear", "{base} 100"))
+        s.resume(name)
+        s.clear(name)
+        s.load(name, TargetLine(0, 16, "linear", "{base} 8"))
+        s.load(name, TargetLine(0, 100, "linear", "{cow} 0"))
+        s.resume(name)
+        s.load(name, TargetLine(0, 16, "snapshot", "{base} {cow} P 8"))
+        s.resume(name)
+        s.write(name, 3, 2)
+        s.read(name, 0, 16)
+        s.load(name, TargetLine(0, 8, "linear", "{base} 60"))
+        s.resume(name)
+        s.status(name)
+        s.suspend(name)
+
+
 @scenario(kind=("linear", "error", "zero", "snapshot-origin"))
 def simple_tables(s: Script, kind: str) -> None:
     """Arguments of the simple targets, too few, too many, and out of range."""

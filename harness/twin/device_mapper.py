@@ -146,6 +146,7 @@ class DeviceMapper:
             try:
                 md.set_limits(table)
             except LoadError as refused:
+                md.limits_known = self.profile.refused_decides
                 self.log("core: Cannot calculate initial queue limits")
                 self.log("ioctl: unable to set up device queue for new table.")
                 table.destroy()

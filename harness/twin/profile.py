@@ -65,6 +65,10 @@ class Profile:
     too_long: str = "EINVAL"
     """What a table gets whose bytes a 64-bit number cannot count (refused since between 5.10 and
     6.1)."""
+    refused_decides: bool = False
+    """A first table that is refused because it does not fit its devices decides their type all the
+    same, and no later one is looked at before it is resumed (until "dm: move setting md->type into
+    dm_setup_md_queue", 5.15)."""
     zero_discard: str = "accepted"
     """What a discard of target zero gets: EOPNOTSUPP where only targets with devices take any."""
     number_overflow: str = "wraps"
@@ -238,6 +242,7 @@ PROFILES: Final = {
                          "corrupt_bio_byte with the WRITE flag set")),
     "seed": replace(
         _6_1, features=False, log_errno_suffix=False, resize_uevent=False, too_long=ACCEPTED,
+        refused_decides=True,
         duplicate_wins="last by tail", kcopyd_subjob_sectors=128, threshold_semaphore=True,
         merge_flush=False, max_sectors_cut=False, origin_default_boundary_sectors=0,
         zero_chunk_refused=False),
