@@ -51,7 +51,7 @@ class Unsupported(ProvisioningError):
 
 
 class WitnessesDisagree(DmsnapError):
-    """Two ways to learn of the kernel's uevents did not give the same ones."""
+    """Several ways to learn of the kernel's uevents did not give the same ones."""
 
 
 class UnsafeMachine(ProvisioningError):

@@ -18,7 +18,7 @@ from harness.guest.events import Outcome
 from harness.journal import Ready
 from harness.kernel import agent
 from harness.kernel.backend import KernelBackend
-from harness.kernel.session import fault_of
+from harness.kernel.session import fault_of, put_away
 from harness.report.model import Environment, Reporter, Result, RunReport
 from harness.run import judge
 from harness.trace import Trace
@@ -53,8 +53,9 @@ def run_one(backend: KernelBackend, ready: Ready, trace: Trace) -> Result:
         seen = [backend.execute(index, step) for index, step in enumerate(trace.steps)]
     except Exception as error:  # noqa: BLE001 - the devices must go, whatever it was
         fault, unsupported = fault_of(error), isinstance(error, Unsupported)
+    left, fault = put_away(backend, fault)
     outcome = Outcome(scenario=name, seed=seed, attempts=1, observations=tuple(seen), ready=ready,
-                      fault=fault, unsupported=unsupported, leftovers=tuple(backend.end()),
+                      fault=fault, unsupported=unsupported, leftovers=left,
                       elapsed_s=time.monotonic() - started)
     return judge(trace, outcome, NAME)[0]
 

@@ -387,7 +387,11 @@ class Backend(Protocol):
         """
 
     def end(self) -> list[str]:
-        """Remove every device, however the scenario ended; returns what would not go away."""
+        """Remove every device, however the scenario ended; returns what would not go away.
+
+        Raises:
+            WitnessesDisagree: the devices are gone, but what was observed is in doubt.
+        """
 
 
 REFERENCE: Final = re.compile(r"\{([A-Za-z0-9_.+-]{1,16})\}")

@@ -31,7 +31,7 @@ from harness.kernel.disks import Disks
 from harness.kernel.driver import UUID_PREFIX, Driver, Info, Line, node
 from harness.kernel.kmsg import KernelLog, normalise
 from harness.kernel.modules import Parameters
-from harness.kernel.uevents import EventSource, kernel_uevents, numbered, select
+from harness.kernel.uevents import Listener, kernel_uevents, numbered, select
 from harness.steps import (
     EXAMINE_END_SECTORS,
     EXAMINE_SECTORS_MAX,
@@ -76,7 +76,7 @@ class KernelBackend:
     """
 
     def __init__(self, driver: Driver, module_directory: Path, *, log: KernelLog | None = None,
-                 events: EventSource | None = None, files: Path | None = None,
+                 events: Listener | None = None, files: Path | None = None,
                  absent: Collection[str] = ()) -> None:
         self._driver = driver
         self._absent = absent
@@ -84,7 +84,7 @@ class KernelBackend:
         self._disks = Disks(driver, module_directory, files)
         self._at_rest_polls = _AT_REST_POLLS if files is None else _AT_REST_POLLS_FILES
         self._log = log if log is not None else KernelLog()
-        self._events: EventSource = events if events is not None else kernel_uevents()
+        self._events: Listener = events if events is not None else kernel_uevents()
         self._parameters = Parameters()
         self._seed = 0
         self._mapped: list[str] = []
@@ -95,6 +95,7 @@ class KernelBackend:
         self._states: dict[str, DeviceState] = {}
         self._numbers: dict[str, str] = {}  # major:minor → name, disks too
         self._disk_numbers: dict[str, str] = {}
+        self._names: dict[str, set[str]] = {}  # major:minor → all that it was called
 
     def close(self) -> None:
         """Give back what the guest lent."""
@@ -111,7 +112,11 @@ class KernelBackend:
         self._events.drain()
 
     def end(self) -> list[str]:
-        """Remove every device, restore the parameters of the module, forget the disks."""
+        """Remove every device, restore the parameters of the module, forget the disks.
+
+        Raises:
+            WitnessesDisagree: all that is done, but the uevents of the scenario are in doubt.
+        """
         left = removal.remove_all(self._driver, self._mapped)
         left += self._parameters.restore()
         left += self._disks.reset()
@@ -119,6 +124,9 @@ class KernelBackend:
         self._merges = False
         self._stopped = False
         self._info, self._states, self._numbers, self._disk_numbers = {}, {}, {}, {}
+        names, self._names = self._names, {}
+        if not left:
+            self._events.finish(names)
         return left
 
     def number_of(self, name: str) -> str:
@@ -231,6 +239,9 @@ class KernelBackend:
         self._mapped = list(self._info)
         now = {info.number: name for name, info in self._info.items()} | self._disk_numbers
         same_names = now == self._numbers
+        if not same_names:
+            for number, name in now.items():
+                self._names.setdefault(number, set()).add(name)
         numbers = self._numbers | now
         self._numbers = now
         states = {name: self._states[name] if same_names and before.get(name) == info

@@ -18,7 +18,7 @@ import msgspec
 import pytest
 from msgspec import Struct
 
-from harness.errors import BadScenario, Unsupported
+from harness.errors import BadScenario, Unsupported, WitnessesDisagree
 from harness.journal import Begin, End, JournalWriter, Observed, Record, Started
 from harness.steps import AnyStep, Backend
 
@@ -63,6 +63,14 @@ def fault_of(error: BaseException) -> str:
     frame = traceback.extract_tb(error.__traceback__)[-1]
     where = f" ({frame.name}, line {frame.lineno})"
     return f"{type(error).__name__}: {error}" + ("" if isinstance(error, BadScenario) else where)
+
+
+def put_away(backend: Backend, fault: str) -> tuple[tuple[str, ...], str]:
+    """What would not go away after a scenario, and its fault: ``fault``, or what its end found."""
+    try:
+        return tuple(backend.end()), fault
+    except WitnessesDisagree as error:
+        return (), fault or fault_of(error)
 
 
 class Runner:
@@ -115,7 +123,7 @@ class Runner:
         except Exception as error:  # noqa: BLE001 - whatever it is, the next scenario can run
             fault, unsupported = fault_of(error), isinstance(error, Unsupported)
         try:
-            left = tuple(self._backend.end())
+            left, fault = put_away(self._backend, fault)
         except Exception as error:  # noqa: BLE001 - the guest cannot be trusted any more
             left = (f"unknown: {fault_of(error)}",)
         self._after(scenario.name)

@@ -12,8 +12,13 @@ _CONTROL: Final = Path("/run/udev/control")
 _LIMIT_S: Final = 20.0
 
 
+def runs() -> bool:
+    """Whether udev runs here."""
+    return _CONTROL.exists()
+
+
 def settle() -> None:
     """Wait until udev has looked at everything; at once where it does not run."""
-    if _CONTROL.exists():
+    if runs():
         with suppress(OSError, subprocess.TimeoutExpired):
             subprocess.run(["udevadm", "settle"], timeout=_LIMIT_S, check=False)

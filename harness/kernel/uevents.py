@@ -9,15 +9,22 @@ One witness is pyudev, that is libudev, whose word is taken.  The other reads a 
 its own and parses the kernel's bytes itself; pyroute2's socket for that would cost each guest half
 a second of imports.  What they say of device-mapper must be the same events in the same order, or
 nothing that they say counts (`WitnessesDisagree`).
+
+Where udevd runs, it is a third one: what the kernel said of device-mapper, udevd must tell its
+listeners again (`Retold`).  It tells late, so that is settled when a scenario ends, not step by
+step.
 """
 
 import socket
-from collections.abc import Iterable, Mapping
-from typing import Final, Protocol
+from collections import defaultdict, deque
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Final, Literal, NamedTuple, Protocol
 
 import pyudev
 
 from harness.errors import WitnessesDisagree
+from harness.kernel import udev
 from harness.steps import UEvent
 
 Event = tuple[str, dict[str, str]]
@@ -32,6 +39,7 @@ _KERNEL_GROUP: Final = 1
 _MESSAGE_BYTES: Final = 16 << 10
 """More than the kernel's buffer of an event (UEVENT_BUFFER_SIZE) with its head."""
 _SO_RCVBUFFORCE: Final = 33
+_LAST_NUMBER: Final = Path("/sys/kernel/uevent_seqnum")
 
 
 class EventSource(Protocol):
@@ -42,6 +50,20 @@ class EventSource(Protocol):
 
     def close(self) -> None:
         """Listen no more."""
+
+
+class Listener(EventSource, Protocol):
+    """Where the uevents of scenarios come from."""
+
+    def finish(self, names: Mapping[str, Collection[str]]) -> None:
+        """A scenario is over, and its devices are gone.
+
+        Args:
+            names: of each ``major:minor``, all that it had in the scenario.
+
+        Raises:
+            WitnessesDisagree: something that was to be told was not.
+        """
 
 
 def select(events: Iterable[tuple[str, Mapping[str, str]]],
@@ -126,6 +148,9 @@ class Witnesses:
         self._first = first
         self._second = second
 
+    def finish(self, names: Mapping[str, Collection[str]]) -> None:
+        """Nothing to do: the kernel tells at once."""
+
     def drain(self) -> list[Event]:
         """Every event since the last call, as both have it."""
         ours: list[Event] = []
@@ -139,8 +164,8 @@ class Witnesses:
                 return ours
             if not one and not other:
                 raise WitnessesDisagree(
-                    f"the uevents of a step: pyudev saw {_told(ours)}; netlink's own socket saw "
-                    f"{_told(theirs)}")
+                    f"the uevents of a step: pyudev saw {_told(_testimony(ours))}; netlink's own "
+                    f"socket saw {_told(_testimony(theirs))}")
 
     def close(self) -> None:
         """Dismiss both."""
@@ -148,22 +173,118 @@ class Witnesses:
         self._second.close()
 
 
-def _testimony(events: Iterable[Event]) -> list[tuple[str, ...]]:
+_UNNAMED: Final = "-"
+
+
+class Testimony(NamedTuple):
     """What must be the same: action, device, its name, the number of the event."""
-    return [(action, device, properties.get("DM_NAME", "-"), properties.get("SEQNUM", "-"))
+
+    action: str
+    device: str
+    name: str
+    number: str
+
+    def retold(self, other: "Testimony") -> bool:
+        """Whether ``other`` is this event, told by udevd.
+
+        The kernel mostly leaves out the name; udevd looks for it, and may not find it any more.
+        """
+        return other == (self if self.name != _UNNAMED else self._replace(name=other.name))
+
+
+def _testimony(events: Iterable[Event]) -> list[Testimony]:
+    return [Testimony(action, device, properties.get("DM_NAME", _UNNAMED),
+                      properties.get("SEQNUM", "-"))
             for action, properties in events
             if (device := properties.get("DEVPATH", "").rpartition("/")[2]).startswith("dm-")]
 
 
-def _told(events: Iterable[Event]) -> str:
-    return "[" + ", ".join(" ".join(words) for words in _testimony(events)) + "]"
+def _told(said: Iterable[Testimony]) -> str:
+    return "[" + ", ".join(" ".join(words) for words in said) + "]"
+
+
+class Retold:
+    """The kernel's uevents, of which udevd tells each one of device-mapper again, once.
+
+    udevd multicasts an event when its rules are through with it, whether they failed or not, and
+    whether the device is still there or not.  The order is the kernel's for each device, not for
+    all together.
+
+    Args:
+        kernel: whose word is taken.
+        udevd: what it tells.
+        settle: waits until udevd has told everything.
+        number: of the last event that there was.
+
+    Raises:
+        WitnessesDisagree: udevd does not tell the same (when it is drained, or at the end).
+    """
+
+    def __init__(self, kernel: Listener, udevd: EventSource, settle: Callable[[], None],
+                 number: Callable[[], int]) -> None:
+        self._kernel = kernel
+        self._udevd = udevd
+        self._settle = settle
+        self._number = number
+        self._outstanding: defaultdict[str, deque[Testimony]] = defaultdict(deque)
+        self._named: dict[tuple[str, str], Testimony] = {}
+        # What came before all of them listened, some may have heard.
+        self._since = number()
+
+    def drain(self) -> list[Event]:
+        """Every event since the last call, as the kernel has it."""
+        # udevd first: what it has told, the kernel has told before.
+        retold = self._udevd.drain()
+        events = self._kernel.drain()
+        for said in self._new(events):
+            self._outstanding[said.device].append(said)
+        for said in self._new(retold):
+            due = self._outstanding[said.device]
+            if not due or not due[0].retold(said):
+                raise WitnessesDisagree(
+                    f"the uevents of a scenario: udevd told {_told([said])}; what the kernel had "
+                    f"told of {said.device}, and udevd not yet, is {_told(due)}")
+            due.popleft()
+            self._named.setdefault((said.device, said.name), said)
+        return events
+
+    def _new(self, events: Iterable[Event]) -> list[Testimony]:
+        return [said for said in _testimony(events) if int(said.number) > self._since]
+
+    def finish(self, names: Mapping[str, Collection[str]]) -> None:
+        """See that udevd has told everything, and has called each device by a name of its."""
+        try:
+            self.drain()
+            if any(self._outstanding.values()):
+                self._settle()
+                self.drain()
+            missing = [said for due in self._outstanding.values() for said in due]
+            if missing:
+                raise WitnessesDisagree(f"the uevents of a scenario: udevd did not tell "
+                                        f"{_told(missing)} after the kernel")
+            borne = {f"dm-{number.partition(':')[2]}": names[number] for number in names}
+            for (device, name), said in self._named.items():
+                if name != _UNNAMED and name not in borne.get(device, [name]):
+                    raise WitnessesDisagree(
+                        f"the uevents of a scenario: udevd told {_told([said])}; {device} was "
+                        f"called {', '.join(sorted(borne[device]))}")
+        finally:
+            # What comes too late is not the fault of the next scenario.
+            self._since = self._number()
+            self._outstanding.clear()
+            self._named.clear()
+
+    def close(self) -> None:
+        """Dismiss all."""
+        self._kernel.close()
+        self._udevd.close()
 
 
 class PyudevUEvents:
-    """Listens to the kernel's uevents through libudev."""
+    """Listens to uevents through libudev: the kernel's, or those that udevd tells again."""
 
-    def __init__(self) -> None:
-        self._monitor = pyudev.Monitor.from_netlink(pyudev.Context(), source="kernel")
+    def __init__(self, source: Literal["kernel", "udev"]) -> None:
+        self._monitor = pyudev.Monitor.from_netlink(pyudev.Context(), source=source)
         self._monitor.filter_by("block")
         self._monitor.set_receive_buffer_size(_BUFFER_BYTES)
         self._monitor.start()
@@ -181,6 +302,10 @@ class PyudevUEvents:
         """Nothing to do: libudev's socket goes with the last reference to it."""
 
 
-def kernel_uevents() -> EventSource:
-    """The kernel's uevents, by both witnesses."""
-    return Witnesses(PyudevUEvents(), NetlinkUEvents())
+def kernel_uevents() -> Listener:
+    """The kernel's uevents, by both witnesses, and by udevd where it runs."""
+    kernel = Witnesses(PyudevUEvents("kernel"), NetlinkUEvents())
+    if not udev.runs():
+        return kernel
+    return Retold(kernel, PyudevUEvents("udev"), udev.settle,
+                  lambda: int(_LAST_NUMBER.read_text()))

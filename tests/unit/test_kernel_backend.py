@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 
 from harness import steps
-from harness.errors import BadScenario, ProvisioningError, UnsafeMachine, Unsupported
+from harness.errors import (
+    BadScenario,
+    ProvisioningError,
+    UnsafeMachine,
+    Unsupported,
+    WitnessesDisagree,
+)
 from harness.journal import Begin, End, JournalReader, JournalWriter, Observed, Started
 from harness.kernel import agent, backend, blockio, disks, machine, modules, removal, session
 from harness.kernel.driver import Info, Line
@@ -266,6 +272,19 @@ def test_what_the_kernel_lacks_is_told_apart(tmp_path):
     with JournalWriter(tmp_path / "j") as journal:
         end = session.Runner(Scripted(), journal, 3).run(LACKING)
     assert end == End("lacking", fault="there is no module nbd", unsupported=True)
+
+
+@pytest.mark.parametrize(("scenario", "fault"), [
+    (GOOD, "WitnessesDisagree: udevd did not tell"), (BAD, "BadScenario: no such device")])
+def test_a_disagreement_at_the_end_is_a_fault_unless_there_is_one(tmp_path, scenario, fault):
+    class Doubtful(Scripted):
+        def end(self):
+            raise WitnessesDisagree("udevd did not tell")
+
+    with JournalWriter(tmp_path / "j") as journal:
+        end = session.Runner(Doubtful(), journal, 3).run(scenario)
+    assert end.fault.startswith(fault)
+    assert end.leftovers == ()
 
 
 def test_a_journal_that_cannot_be_written_is_no_fault_of_the_scenario():
