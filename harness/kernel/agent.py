@@ -13,14 +13,14 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import msgspec
 
 from harness.errors import DmsnapError, ProvisioningError
 from harness.journal import Done, JournalWriter, Ready
-from harness.kernel import kmsg, machine, modules
+from harness.kernel import kmsg, machine, modules, udev
 from harness.kernel.backend import KernelBackend
 from harness.kernel.coverage import LOADING, UNLOADING, Coverage
 from harness.kernel.driver import Driver
@@ -88,19 +88,19 @@ def bring_up(directory: Path, label: str, *, here: bool = False, files: Path | N
     machine.keep_memory()
     missing = {name.removeprefix("dm-") for name in modules.load_all(directory)}
     kmsg.unlimit()
-    driver = make_driver(label)
-    # The facts do not depend on the driver, and probing by ioctl is quick.
-    prober = KernelBackend(IoctlDriver(), directory)
-    facts = probe(prober)
-    prober.close()
-    targets = driver.targets()
-    backend = KernelBackend(driver, directory, files=files, absent=missing.difference(targets))
-    about = os.uname()
-    try:
-        yield backend, Ready(release=about.release, version=about.version, machine=about.machine,
-                             targets=targets, probe=facts, driver=driver.label)
-    finally:
-        backend.close()
+    with udev.kept_away():
+        driver = make_driver(label)
+        # The facts do not depend on the driver, and probing by ioctl is quick.
+        prober = KernelBackend(IoctlDriver(), directory)
+        facts = probe(prober)
+        prober.close()
+        targets = driver.targets()
+        about = os.uname()
+        with closing(KernelBackend(driver, directory, files=files,
+                                   absent=missing.difference(targets))) as backend:
+            yield backend, Ready(
+                release=about.release, version=about.version, machine=about.machine,
+                targets=targets, probe=facts, driver=driver.label)
 
 
 @contextmanager
