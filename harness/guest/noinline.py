@@ -4,6 +4,8 @@ A compiler inlines most small functions, and a function that is inlined has no e
 probed.  Debian carries the source and the headers of each of its kernels, so the module is built
 anew for exactly that kernel, out of tree, with inlining switched off; nothing else is changed.
 It takes the compiler that the headers ask for, and make.
+
+dm-dust, which scenarios use and Debian's kernels leave out, is built beside it.
 """
 
 import re
@@ -23,7 +25,9 @@ _FLAGS: Final = ("-fno-inline -fno-inline-small-functions -fno-inline-functions-
 _KBUILD: Final = """\
 obj-m += dm-snapshot.o
 dm-snapshot-y := dm-snap.o dm-exception-store.o dm-snap-transient.o dm-snap-persistent.o
+obj-m += dm-dust.o
 """
+_DUST: Final = "dm-dust.ko"
 _LIMIT_S: Final = 900.0
 _NM_LIMIT_S: Final = 60.0
 
@@ -55,21 +59,30 @@ def build(kernel: Kernel, progress: Progress) -> Build:
     nm = require("nm", "sudo apt-get install -y binutils")
     home = cache_dir().parent / "noinline" / kernel.name / kernel.record.version
     modules = home / kernel.release
-    if not modules.is_dir():
+    # One of before may lack what is kept, or built, today.
+    if not {*_names(kernel.modules), _DUST} <= _names(modules):
         home.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".part-", dir=home) as work:
-            module = _make(kernel, Path(work), progress)
+            made = _make(kernel, Path(work), progress)
             fresh = Path(work, "modules")
             shutil.copytree(kernel.modules, fresh)
-            shutil.copyfile(module, next(fresh.rglob(MODULE)))
+            place = next(fresh.rglob(MODULE)).parent
+            for name in (MODULE, _DUST):
+                shutil.copyfile(made / name, place / name)
+            if modules.is_dir():
+                modules.rename(Path(work, "old"))
             fresh.rename(modules)
     _, listed = run([nm, "--defined-only", str(next(modules.rglob(MODULE)))], limit_s=_NM_LIMIT_S)
     functions = frozenset(re.findall(r"^\w+ [tT] ([A-Za-z_]\w*)$", listed, re.MULTILINE))
     return Build(replace(kernel, modules=modules), functions)
 
 
+def _names(modules: Path) -> set[str]:
+    return {path.name for path in modules.rglob("*.ko")}
+
+
 def _make(kernel: Kernel, work: Path, progress: Progress) -> Path:
-    """Fetch, unpack and build; the path of the module."""
+    """Fetch, unpack and build; where the modules are then."""
     assert kernel.record is not None
     require("make", "sudo apt-get install -y make")
     apt = PrivateApt(kernel.record.suite, work / "apt", debian_mirror(), progress)
@@ -100,7 +113,7 @@ def _make(kernel: Kernel, work: Path, progress: Progress) -> Path:
     (place / "Kbuild").write_text(_KBUILD)
     _run(["make", "-C", str(sources / headers), f"M={place}", f"CC={compiler}",
           f"KCFLAGS={_FLAGS}", "modules"])
-    return place / MODULE
+    return place
 
 
 def _compiler(headers: Path) -> str:
