@@ -1,12 +1,19 @@
-"""Files that are whole or not there: a reader never meets one that is half written.
+"""Files that are whole or not there, and directories that belong to one process at a time.
+
+A reader never meets a file that is half written.
 
 The data goes to a file beside the target, is fsynced, and takes the target's name in one rename.
 Whoever is interrupted leaves the old file, or none.
 """
 
+import fcntl
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from harness.errors import ProvisioningError
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -31,3 +38,25 @@ def write_whole(path: Path, data: bytes) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """Keep other processes that ask for it out of ``directory``, which is made if it is missing.
+
+    Raises:
+        ProvisioningError: another process is in it.
+        OSError: it cannot be made.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):  # a file system without locks
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ProvisioningError(f"another dmsnap is at work in {directory}: wait for it, "
+                                        "or name another directory (--report)") from None
+        yield
+    finally:
+        os.close(handle)

@@ -33,6 +33,7 @@ from harness.errors import (
     ProvisioningError,
     TwinInvariant,
 )
+from harness.files import alone
 from harness.guest.catalogue import UML, VAGRANT, Kernel
 from harness.guest.events import (
     Event,
@@ -142,7 +143,8 @@ def execute(plan: Plan, reporter: Reporter, finished: Sequence[Result] = ()) -> 
     does not keep the others from their turn.
 
     Raises:
-        ProvisioningError: guests of a kernel cannot be had; what had finished is reported.
+        ProvisioningError: guests of a kernel cannot be had; what had finished is reported.  Or
+            another run is at work in that directory.
     """
     started = time.monotonic()
     about = platform.uname()
@@ -156,6 +158,11 @@ def execute(plan: Plan, reporter: Reporter, finished: Sequence[Result] = ()) -> 
     faults: list[ProvisioningError] = []
     with ExitStack() as stack:
         stack.callback(reporter.close)
+        try:
+            stack.enter_context(alone(plan.directory))
+        except OSError as fault:
+            raise ProvisioningError(f"cannot make the directory {plan.directory}: "
+                                    f"{fault.strerror}; choose another") from fault
         reporter.begin([kernel.name for kernel in plan.kernels],
                        len(plan.traces) * len(plan.kernels))
         try:

@@ -18,6 +18,7 @@ import pytest
 from harness import diff, run
 from harness.diff import Verdict
 from harness.errors import BadScenario, ProvisioningError, TwinInvariant
+from harness.files import alone
 from harness.guest.catalogue import Kernel
 from harness.guest.events import Loss, Outcome
 from harness.guest.process import KeptProcess
@@ -495,3 +496,13 @@ def test_a_line_that_was_cut_short_is_not_there(tmp_path: Path) -> None:
 def test_without_a_run_there_is_nothing_to_resume(tmp_path: Path) -> None:
     with pytest.raises(ProvisioningError, match=r"no run to resume in .*leave --resume out"):
         Ledger(tmp_path / "progress.jsonl", {}).finished()
+
+
+def test_two_runs_do_not_share_a_directory(tmp_path: Path) -> None:
+    recorder = Recorder()
+    with alone(tmp_path / "guests"), pytest.raises(
+            ProvisioningError, match="another dmsnap is at work in"):
+        execute(plan(tmp_path, "ok-1"), recorder)
+    assert recorder.calls == ["close"], "the report of the other run must stay"
+    with alone(tmp_path / "guests"):
+        pass  # it is free again
