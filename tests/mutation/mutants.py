@@ -6,8 +6,8 @@ until one gives something else than the kernel did: then it is *killed*.  What s
 and is a question to the catalogue: which scenario would have shown it?
 
 Only scenarios that run the line are replayed, as the map of ``make coverage-twin`` has it, each on
-one of the kernels that did it, the quickest first.  Scenarios whose outcome depends on a race are
-left out.
+one of the kernels that did it, the quickest first.  Where the kernel took another of the permitted
+orders, a mutant is killed if none of its own is the kernel's.
 
 Not mutated, because no observation can tell:
 
@@ -40,6 +40,7 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
@@ -56,6 +57,8 @@ COUNTED = frozenset({"jobs", "jobs_peak", "_count_job", "peak", "passed", "elaps
 ROUND = 320
 CASE_LIMIT_S = 20
 """Processor time for one scenario, of which the slowest takes a second."""
+TRIED_MAX = 40
+"""Recordings in a later order than that are left out: a mutant would have to try as many."""
 REFUSALS = frozenset({"BadScenario", "ProvisioningError", "TwinInvariant", "ValueError"})
 """What a step, a probe or a caller gets that makes no sense on either side."""
 LIMIT_S = 1200
@@ -171,7 +174,7 @@ def mutate(source: str, number: int) -> tuple[str, int, str]:
 
 
 def record(journals: list[Path]) -> list["Case"]:
-    """What the guests of a run answered, where the twin of now gives the same in its first order.
+    """What the guests of a run answered, where the twin of now gives the same; the quickest first.
 
     The twin runs in a process of its own: this one must not import it.
     """
@@ -179,24 +182,25 @@ def record(journals: list[Path]) -> list["Case"]:
 
     cases = list(recorded(journals))
     answers = pickle.loads(_in_child(lambda: pickle.dumps([_agrees(case) for case in cases])))
-    kept = [(case, seconds) for case, seconds in zip(cases, answers, strict=True) if seconds >= 0]
-    kept.sort(key=lambda item: item[1])
-    return [case for case, _ in kept]
+    found = [(seconds, replace(case, orders=tried)) for case, (seconds, tried)
+             in zip(cases, answers, strict=True) if 0 < tried <= TRIED_MAX]
+    return [case for _, case in sorted(found, key=lambda item: item[0])]
 
 
 Case = object
 
 
-def _agrees(case: "Recorded") -> float:  # type: ignore[name-defined]  # noqa: F821
-    """Seconds that the twin takes, negative where it does not give what the kernel did."""
+def _agrees(case: "Recorded") -> tuple[float, int]:  # type: ignore[name-defined]  # noqa: F821
+    """Seconds that the twin takes, and which of its orders is the kernel's: 0 for none."""
     from harness.diff import compare
     from harness.twin import explore
     from harness.twin.profile import Profile
 
     started = time.perf_counter()
-    twin = explore.run(case.trace.steps, case.trace.header.seed, Profile.from_probe(case.probe))
-    seconds = time.perf_counter() - started
-    return seconds if compare(case.trace, case.seen, twin).same else -1.0
+    orders = explore.Orders(case.trace.steps, case.trace.header.seed,
+                            Profile.from_probe(case.probe))
+    same = any(compare(case.trace, case.seen, twin).same for _, twin in orders)
+    return time.perf_counter() - started, orders.tried if same else 0
 
 
 def _in_child(work, limit_s: float = 1e9) -> bytes:  # type: ignore[no-untyped-def]
@@ -275,6 +279,7 @@ def judge(file: Path, number: int, cases: list[Case]) -> str:
     try:
         from harness.diff import compare
         from harness.scenarios.registry import catalogue
+        from harness.twin import explore
         from harness.twin.backend import TwinBackend
         from harness.twin.profile import Profile
         from tests.mutation.recording import time_limit
@@ -288,7 +293,13 @@ def judge(file: Path, number: int, cases: list[Case]) -> str:
                 header = case.trace.header  # type: ignore[attr-defined]
                 # What scenarios build with may be other stores now.
                 trace = entries[header.scenario].trace(header.seed) if in_store else case.trace  # type: ignore[attr-defined]
-                backend = TwinBackend(Profile.from_probe(case.probe))  # type: ignore[attr-defined]
+                profile = Profile.from_probe(case.probe)  # type: ignore[attr-defined]
+                if case.orders > 1:  # type: ignore[attr-defined]
+                    if any(compare(trace, case.seen, twin).same  # type: ignore[attr-defined]
+                           for _, twin in explore.Orders(trace.steps, header.seed, profile)):
+                        continue
+                    return f"{case.name}, in all orders"  # type: ignore[attr-defined]
+                backend = TwinBackend(profile)
                 backend.begin(header.seed)
                 twin = []
                 for index, (step, seen) in enumerate(zip(trace.steps, case.seen, strict=True)):  # type: ignore[attr-defined]
@@ -322,10 +333,13 @@ def try_one(file: Path, number: int, cases: list[Case],
 
 
 def _each_once(cases: Iterable[Case]) -> list[Case]:
-    """Each scenario on one of the kernels that did it, and of those each as often."""
-    by_scenario: dict[str, list[Case]] = defaultdict(list)
+    """Each scenario on one of the kernels that did it, and of those each as often.
+
+    One that came out in several ways is taken in the first order and in another.
+    """
+    by_scenario: dict[tuple[str, bool], list[Case]] = defaultdict(list)
     for case in cases:
-        by_scenario[case.trace.header.scenario].append(case)  # type: ignore[attr-defined]
+        by_scenario[case.trace.header.scenario, case.orders > 1].append(case)  # type: ignore[attr-defined]
     return [each[index % len(each)] for index, each in enumerate(by_scenario.values())]
 
 
@@ -430,10 +444,13 @@ def main() -> int:
     from tests.mutation.recording import kernels
     reach = json.loads(options.reach.read_text())["reach"]
     chosen = choose(options.count, options.seed)
-    before = {}
+    before: dict[str, str] = {}
+    used: list[str] = []
     if options.again:
-        before = json.loads(options.output.read_text())["verdicts"]
+        last = json.loads(options.output.read_text())
+        before, used = last["verdicts"], last.get("recordings", [])
     cases = record(kernels(options.journals))
+    used = sorted({*used, *(case.kernel for case in cases)})  # type: ignore[attr-defined]
     print(f"{len(cases)} recorded scenarios, {len(chosen)} mutants", flush=True)
     verdicts: dict[tuple[Path, int], str] = {}
     said: dict[str, str] = {}
@@ -452,14 +469,14 @@ def main() -> int:
             if not verdict:
                 print(f"[{count}] {place}", flush=True)
             if count == len(chosen) or not count % 20:
-                options.output.write_text(json.dumps({"verdicts": said}, indent=1))
+                options.output.write_text(json.dumps(
+                    {"recordings": used, "verdicts": said}, indent=1))
     killed = sum(map(bool, verdicts.values()))
     killers = Counter(verdict.partition(" on ")[0] for verdict in verdicts.values() if verdict)
     print(killers.most_common(10))
     print(f"{killed} of {len(verdicts)} mutants killed ({100 * killed / len(verdicts):.1f} %)")
     if options.page:
-        write_page(verdicts, f"Recordings of {', '.join(sorted({case.kernel for case in cases}))}: "  # type: ignore[attr-defined]
-                             f"{len(cases)} scenarios, seed {options.seed}.")
+        write_page(verdicts, f"Recordings of {', '.join(used)}; seed {options.seed}.")
     return 0
 
 

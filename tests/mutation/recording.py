@@ -25,6 +25,8 @@ class Recorded:
     trace: Trace
     seen: tuple[Observation, ...]
     ready: Ready
+    orders: int = 1
+    """Which of the twin's orders this is, once that was asked."""
 
     @property
     def name(self) -> str:
