@@ -1,7 +1,7 @@
-"""What all tests share.
+"""What the property tests share.
 
-Property tests look for new cases each time somebody runs them; in CI they take the same ones, so
-that a change is judged by what it changed.  No example has a deadline: machines are noisy.
+They look for new cases each time somebody runs them; in CI they take the same ones, so that a
+change is judged by what it changed.  No example has a deadline: machines are noisy.
 """
 
 import os
