@@ -101,13 +101,17 @@ def dmsnap_result(dmsnap_case: tuple[str, str], _dmsnap_results: "_Guests | _Her
 
 
 def check(result: "Result") -> None:
-    """Fail, in the words of the report, unless ``result`` is *same*."""
+    """Fail, in the words of the report, unless ``result`` is *same*; skip what is *unsupported*."""
     from harness.diff import Verdict
     from harness.report.words import details
 
-    if result.verdict is not Verdict.SAME:
-        pytest.fail(f"{result.scenario} on {result.kernel} ({result.release}): {result.verdict}\n"
-                    f"{details(result)}", pytrace=False)
+    if result.verdict is Verdict.SAME:
+        return
+    said = (f"{result.scenario} on {result.kernel} ({result.release}): {result.verdict}\n"
+            f"{details(result)}")
+    if result.verdict is Verdict.UNSUPPORTED:
+        pytest.skip(said)
+    pytest.fail(said, pytrace=False)
 
 
 class _Here:

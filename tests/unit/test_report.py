@@ -13,6 +13,7 @@ from harness import files
 from harness.diff import Divergence, Layer, LayerLeftOut, Verdict
 from harness.errors import BadTrace
 from harness.place import Place
+from harness.plugin import check
 from harness.promise import SNAPSHOT_RULE, BrokenPromise
 from harness.report import junit, ktap, model, words
 from harness.report.junit import JunitReporter
@@ -386,3 +387,15 @@ def test_the_display_ends_however_the_run_does() -> None:
     assert not live.is_started
     terminal.close()
     terminal.end(RunReport())
+
+
+# -- pytest's own --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("verdict", "outcome"), [
+    (Verdict.UNSUPPORTED, pytest.skip.Exception), (Verdict.DIVERGED, pytest.fail.Exception),
+    (Verdict.BROKEN, pytest.fail.Exception), (Verdict.LOST, pytest.fail.Exception)])
+def test_pytest_skips_what_the_kernel_lacks_something_for(verdict, outcome):
+    check(result("bring_up[P]"))
+    with pytest.raises(outcome, match="bring_up"):
+        check(result("bring_up[P]", verdict))
