@@ -91,9 +91,8 @@ def bring_up(directory: Path, label: str, *, here: bool = False, files: Path | N
     with udev.kept_away():
         driver = make_driver(label)
         # The facts do not depend on the driver, and probing by ioctl is quick.
-        prober = KernelBackend(IoctlDriver(), directory)
-        facts = probe(prober)
-        prober.close()
+        with closing(KernelBackend(IoctlDriver(), directory)) as prober:
+            facts = probe(prober)
         targets = driver.targets()
         about = os.uname()
         with closing(KernelBackend(driver, directory, files=files,
