@@ -52,6 +52,9 @@ _AT_REST_POLLS: Final = 5
 _AT_REST_POLLS_FILES: Final = 600
 """Where disks are files, a copy waits for the host's disk."""
 _AT_REST_POLL_S: Final = 0.005
+_BUSY_POLLS_MAX: Final = 200
+"""Where something can run all the time, it is not the merge."""
+_LOADAVG: Final = Path("/proc/loadavg")
 
 
 class _Found:
@@ -209,11 +212,12 @@ class KernelBackend:
         A merge goes on in the background after the step that started it, and nothing signals its
         end.  One whose numbers do not say that it is over is at rest when neither they, nor what
         the disks have moved, nor the requests to disks that count them have changed while this
-        process slept several times: the guest has one CPU, and what can run does.
+        process slept several times: the guest has one CPU, and what can run does.  A worker that
+        can run is at work, if only for so long: a busy machine of somebody else's never ends.
         """
         # One that stopped in an earlier step is only started again by a resume.
         polls, self._stopped = 1 if self._stopped else self._at_rest_polls, False
-        still = 0
+        still = busy = 0
         before: object = None
         while self._merges:
             merging = [info.status for info in self._driver.survey(self._mapped).values()
@@ -223,10 +227,13 @@ class KernelBackend:
             # A long run moves many requests before its numbers change.
             now = (merging, sectors_moved(_DISKSTATS.read_text()),
                    [server.served() for server in self._disks.servers().values()])
-            if now == before:
+            if now != before:
+                if before is not None:
+                    still, busy, polls = 0, 0, self._at_rest_polls
+            elif busy < _BUSY_POLLS_MAX and runnable(_LOADAVG.read_text()) > 1:
+                busy += 1
+            else:
                 still += 1
-            elif before is not None:
-                still, polls = 0, self._at_rest_polls
             if still == polls:
                 self._stopped = True
                 return
@@ -515,6 +522,11 @@ def sectors_moved(diskstats: str) -> int:
     """Sectors read and written by all disks; time that passes with a request is none."""
     lines = (line.split() for line in diskstats.splitlines())
     return sum(int(words[5]) + int(words[9]) for words in lines)
+
+
+def runnable(loadavg: str) -> int:
+    """Tasks that run or could, this one with them (proc(5))."""
+    return int(loadavg.split()[3].partition("/")[0])
 
 
 def examined(sectors: int) -> list[tuple[int, int]]:
