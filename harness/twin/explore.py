@@ -2,11 +2,13 @@
 
 What a kernel does in the background may overtake a process that submits several bios, or not.
 The first order is that of a kernel that is not preemptible and has one CPU.  The second is that of
-one whose workers overtake wherever they can.  Then come those with one such point, then with two,
-up to a bound, since the last one before the event that everybody sees is what decides.
+one whose workers overtake wherever they can.  Then come those with one such point, those in which
+workers overtake up to a point or from one on, and those with two points, with three and so on, up
+to a bound.  Of each kind the last point comes first: the one before the event that everybody sees
+is what decides.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from harness.steps import AnyStep, Observation
@@ -15,8 +17,8 @@ from harness.twin.profile import Profile
 
 ORDERS_MAX: Final = 600
 """How many orders are tried at most."""
-PREEMPTIONS_MAX: Final = 2
-"""Early points in one order, at most."""
+STRETCHES_MAX: Final = 32
+"""Of the orders in which workers overtake up to a point, or from one on, at most so many each."""
 
 Run = tuple[Mapping[int, int], tuple[Observation, ...]]
 """The answers that make an order, and what was observed in it."""
@@ -44,11 +46,9 @@ def _run(steps: Sequence[AnyStep], seed: int, profile: Profile, answers: Mapping
 class Orders:
     """The permitted orders of a trace, the first one first, each run as it is asked for.
 
-    A point is only offered where the order before it makes it appear, so no two orders have the
-    same answers.
+    A point is only offered where the order before it makes it appear.
 
     Attributes:
-        tried: orders run so far.
         complete: after the last one: there are no others.
     """
 
@@ -56,34 +56,49 @@ class Orders:
         self._steps = steps
         self._seed = seed
         self._profile = profile
-        self.tried = 0
+        self._points: dict[frozenset[int], int] = {}  # early points → points that there were
         self.complete = False
 
-    def _run(self, answers: Mapping[int, int]) -> tuple[tuple[Observation, ...], int]:
-        self.tried += 1
-        return _run(self._steps, self._seed, self._profile, answers)
+    @property
+    def tried(self) -> int:
+        """Orders run so far."""
+        return len(self._points)
 
     def __iter__(self) -> Iterator[Run]:
-        """Run them; at most `ORDERS_MAX`, with at most `PREEMPTIONS_MAX` early points each."""
-        seen, points = self._run({})
-        yield {}, seen
-        if points > PREEMPTIONS_MAX:
-            always = dict.fromkeys(range(points), 1)
-            yield always, self._run(always)[0]
-        frontier: list[tuple[dict[int, int], int]] = [({}, points)]
-        for _ in range(PREEMPTIONS_MAX):
-            grown: list[tuple[dict[int, int], int]] = []
-            for answers, met in frontier:
-                # From the end: what ran early just before the end leaves the most behind.
-                for point in range(met - 1, max(answers, default=-1), -1):
-                    if self.tried == ORDERS_MAX:
-                        return
-                    wanted = {**answers, point: 1}
-                    seen, points = self._run(wanted)
-                    yield wanted, seen
-                    grown.append((wanted, points))
-            frontier = grown
-        self.complete = all(max(answers) == met - 1 for answers, met in frontier)
+        """Run them; at most `ORDERS_MAX`."""
+        yield from self._run([()])
+        points = self._points[frozenset()]
+        yield from self._run([range(points)])
+        # Each of the last round, with one more point behind its own.
+        last: list[tuple[int, ...]] = [()]
+        while last:
+            grown = [(*early, point) for early in last for point in reversed(range(
+                early[-1] + 1 if early else 0, self._points[frozenset(early)]))]
+            yield from self._run(grown)
+            if self.tried == ORDERS_MAX:
+                return
+            if last == [()]:
+                yield from self._run(_stretches(points))
+            last = grown
+        self.complete = True
+
+    def _run(self, wanted: Iterable[Sequence[int]]) -> Iterator[Run]:
+        """Run those that are new, with these points early."""
+        for early in wanted:
+            if self.tried == ORDERS_MAX:
+                return
+            if frozenset(early) not in self._points:
+                answers = dict.fromkeys(early, 1)
+                seen, self._points[frozenset(early)] = _run(
+                    self._steps, self._seed, self._profile, answers)
+                yield answers, seen
+
+
+def _stretches(points: int) -> Iterator[Sequence[int]]:
+    """Workers overtake up to a point, and from one on: they change their mind once."""
+    for length in range(points - 1, 1, min(-1, -points // STRETCHES_MAX)):
+        yield range(length)
+        yield range(points - length, points)
 
 
 def answers_of(recorded: Sequence[int]) -> dict[int, int]:

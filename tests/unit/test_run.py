@@ -148,7 +148,7 @@ def test_none_of_the_permitted_orders(race: Trace, orders: list[tuple[Observatio
     class Complete(explore.Orders):
         def __iter__(self) -> Iterator[explore.Run]:
             for number, observations in enumerate(orders):
-                self.tried += 1
+                self._points[frozenset({number})] = 0
                 yield {number: 1}, observations
             self.complete = True
 
