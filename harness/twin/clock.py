@@ -7,7 +7,9 @@ runs backwards and only moves when nothing is left to do now.
 
 Where the kernel may switch from the process that submits bios to a worker, and the order can be
 seen, there is a *choice point* (`Clock.may_preempt`).  `Choices` answers it: with 0, the process
-goes on, unless it was given other answers; `harness.twin.explore` gives it every one.
+goes on, unless it was given other answers: with 1 workers run until they rest, with more only as
+far as the answer, less one, has events and places where a worker may be stopped (`Clock.stops`);
+then the process goes on in their midst.  `harness.twin.explore` gives it many.
 """
 
 from collections import deque
@@ -29,14 +31,16 @@ class WouldBlockForever(Exception):
 class Choices:
     """Answers to the choice points of one run, by their number; 0 where none is given.
 
-    ``points`` counts the choice points that were met; each has two answers, 0 and 1.
+    ``points`` counts the choice points that were met; ``rested`` says that at one of them workers
+    came to rest before they had run for as long as they were to.
     """
 
-    __slots__ = ("_answers", "points")
+    __slots__ = ("_answers", "points", "rested")
 
     def __init__(self, answers: Mapping[int, int]) -> None:
         self._answers = answers
         self.points = 0
+        self.rested = False
 
     def choose(self) -> int:
         """The answer to the next choice point."""
@@ -55,12 +59,13 @@ class Choices:
 class Clock:
     """Runs events; see the module docstring for their order."""
 
-    __slots__ = ("_ahead", "_choices", "_running", "_sequence", "_soon", "now")
+    __slots__ = ("_ahead", "_choices", "_left", "_running", "_sequence", "_soon", "now")
 
     def __init__(self, choices: Choices | None = None) -> None:
         self.now = Ticks(0)
         self._choices = choices or Choices({})
         self._running = 0
+        self._left: int | None = None
         self._soon: deque[tuple[Work, tuple[Any, ...]]] = deque()
         self._ahead: list[tuple[int, int, Work, tuple[Any, ...]]] = []
         self._sequence = 0
@@ -107,8 +112,31 @@ class Clock:
 
         A kernel that is not preemptible, on one CPU, never lets them; any other may.
         """
-        if self._soon and not self._running and self._choices.choose():
+        if not self._soon or self._running:
+            return
+        answer = self._choices.choose()
+        if answer == 1:
             self.run_until_idle()
+        elif answer:
+            self._run_for(answer - 1)
+
+    def _run_for(self, count: int) -> None:
+        """Run events of this tick until so many, and places to stop, were met, or none is left."""
+        self._running += 1
+        self._left = count
+        while self._left and self._soon:
+            self._left -= 1
+            self.step()
+        self._choices.rested |= self._left > 0
+        self._left = None
+        self._running -= 1
+
+    def stops(self) -> bool:
+        """Whether the worker that asks is to be stopped here; it goes on in an event of its own."""
+        if self._left is None:
+            return False
+        self._left = max(0, self._left - 1)
+        return not self._left
 
     def pass_points(self, count: int) -> bool:
         """Go past points where workers wait and none may overtake; False if one is to."""

@@ -160,6 +160,9 @@ class Kcopyd:
             if type(context) is not _Job:  # a piece is not counted
                 self.jobs -= 1
             callback(context, read_error, write_error)
+            if self._clock.stops():
+                self._wake()
+                return
         io = self._io
         while io and not self._blocked:
             self._issue(io.popleft())

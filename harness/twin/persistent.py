@@ -250,6 +250,12 @@ class PersistentStore(ExceptionStore):
             self.valid = False
         if self.committed == self.entries:
             self._next_area()
+        if self.world.clock.stops():
+            self.world.clock.soon(self._acknowledge, then)
+        else:
+            self._acknowledge(then)
+
+    def _acknowledge(self, then: Then) -> None:
         callbacks, self._callbacks = self._callbacks, []
         for acknowledge in callbacks:
             acknowledge(self.valid)

@@ -32,6 +32,7 @@ from harness.scenarios.registry import choose
 from harness.steps import Load, Observation, encode
 from harness.trace import Layer, Trace
 from harness.twin import explore
+from harness.twin.clock import Choices
 from harness.twin.profile import PROFILES, Profile, named
 
 SEEING_GUEST = Path(__file__).with_name("seeing_guest.py")
@@ -134,6 +135,22 @@ def test_another_permitted_order_is_the_same(race: Trace, orders: list[tuple[Obs
     assert diff.compare(race, orders[2], twin.observations).same
 
 
+def test_a_worker_may_be_stopped_in_its_midst() -> None:
+    """Between the write of the metadata and the end of who waits for it: as no whole order does."""
+    trace, profile = trace_of("every_status_line[invalid]"), Profile()
+    runs = list(explore.Orders(trace.steps, 7, profile))
+    whole = [seen for answers, seen in runs if max(answers.values(), default=0) < 2]
+    midst = [(answers, seen) for answers, seen in runs if max(answers.values(), default=0) > 1
+             and not any(diff.compare(trace, seen, other).same for other in whole)]
+    assert midst
+    answers, seen = midst[0]
+    result = verdict(trace, outcome_of(trace, seen))
+    assert (result.verdict, result.by_other_order) == (Verdict.SAME, True)
+    # A trace can hold that order.
+    again = explore.run(trace.steps, 7, profile, explore.answers_of(explore.recorded(answers)))
+    assert diff.compare(trace, seen, again).same
+
+
 def test_none_of_the_permitted_orders(race: Trace, orders: list[tuple[Observation, ...]],
                                       monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = (*orders[0][:-1], msgspec.structs.replace(orders[0][-1], error="EIO"))
@@ -148,7 +165,7 @@ def test_none_of_the_permitted_orders(race: Trace, orders: list[tuple[Observatio
     class Complete(explore.Orders):
         def __iter__(self) -> Iterator[explore.Run]:
             for number, observations in enumerate(orders):
-                self._points[frozenset({number})] = 0
+                self._met[frozenset({(number, 1)})] = Choices({})
                 yield {number: 1}, observations
             self.complete = True
 
