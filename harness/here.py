@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from harness import __version__
-from harness.errors import Unsupported
+from harness.errors import ProvisioningError, Unsupported
 from harness.guest.events import Outcome
 from harness.journal import Ready
 from harness.kernel import agent
@@ -42,7 +42,14 @@ def kernel_side(*, modules: Path | None = None, driver: str = "ioctl"
 
 
 def run_one(backend: KernelBackend, ready: Ready, trace: Trace) -> Result:
-    """One scenario, start to end, and its verdict."""
+    """One scenario, start to end, and its verdict.
+
+    Raises:
+        ProvisioningError: the one before has left something behind.
+    """
+    if backend.spoilt:
+        raise ProvisioningError("devices of a scenario would not go away, so no other one can be "
+                                "run: boot this machine anew")
     name, seed = trace.header.scenario, trace.header.seed
     started = time.monotonic()
     seen = []
@@ -66,8 +73,10 @@ def execute_here(traces: Sequence[Trace], reporter: Reporter, *, modules: Path |
 
     Raises:
         UnsafeMachine: this machine is not marked as disposable.
-        ProvisioningError: a module or a driver is missing.
+        ProvisioningError: a module or a driver is missing; or a scenario has left something
+            behind, and what had finished is reported.
     """
+    fault: ProvisioningError | None = None
     started = time.monotonic()
     results: list[Result] = []
     with kernel_side(modules=modules, driver=driver) as (backend, ready):
@@ -75,7 +84,11 @@ def execute_here(traces: Sequence[Trace], reporter: Reporter, *, modules: Path |
         try:
             for trace in traces:
                 reporter.progress(NAME, trace.header.scenario)
-                results.append(run_one(backend, ready, trace))
+                try:
+                    results.append(run_one(backend, ready, trace))
+                except ProvisioningError as error:
+                    fault = error
+                    break
                 reporter.result(results[-1])
             report = RunReport(
                 environment=Environment(
@@ -87,4 +100,6 @@ def execute_here(traces: Sequence[Trace], reporter: Reporter, *, modules: Path |
             reporter.end(report)
         finally:
             reporter.close()
+    if fault:
+        raise fault
     return report

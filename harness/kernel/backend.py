@@ -76,6 +76,9 @@ class KernelBackend:
         log, events: other sources than the kernel's.
         files: where disks are files that outlive the guest, rather than memory.
         absent: targets that scenarios use and this kernel lacks.
+
+    Attributes:
+        spoilt: something of a scenario would not go away, and is in the way of the next.
     """
 
     def __init__(self, driver: Driver, module_directory: Path, *, log: KernelLog | None = None,
@@ -99,6 +102,7 @@ class KernelBackend:
         self._numbers: dict[str, str] = {}  # major:minor → name, disks too
         self._disk_numbers: dict[str, str] = {}
         self._names: dict[str, set[str]] = {}  # major:minor → all that it was called
+        self.spoilt = False
 
     def close(self) -> None:
         """Give back what the guest lent."""
@@ -128,6 +132,7 @@ class KernelBackend:
         self._stopped = False
         self._info, self._states, self._numbers, self._disk_numbers = {}, {}, {}, {}
         names, self._names = self._names, {}
+        self.spoilt = bool(left)
         if not left:
             self._events.finish(names)
         return left

@@ -1,0 +1,64 @@
+"""Running in this machine: the twin takes the place of its kernel."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from harness import here
+from harness.diff import Verdict
+from harness.errors import ProvisioningError
+from harness.journal import Ready
+from harness.report.model import Reporters, RunReport
+from harness.scenarios.registry import choose
+from harness.steps import Backend
+from harness.twin.backend import TwinBackend
+from harness.twin.profile import Profile
+
+
+class Spoiling:
+    """A kernel that does as the twin does, and keeps a device of its second scenario."""
+
+    def __init__(self) -> None:
+        self._twin: Backend = TwinBackend(Profile())
+        self._number = 0
+        self.spoilt = False
+
+    def begin(self, seed: int) -> None:
+        self._number += 1
+        self._twin.begin(seed)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._twin, name)
+
+    def end(self) -> list[str]:
+        self._twin.end()
+        self.spoilt = self._number == 2
+        return ["snap"] if self.spoilt else []
+
+
+class Listener(Reporters):
+    """Keeps the report."""
+
+    report: RunReport | None = None
+
+    def end(self, report: RunReport) -> None:
+        self.report = report
+
+
+def test_after_one_that_stays_no_other_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def kernel_side(**_: object) -> Iterator[tuple[Spoiling, Ready]]:
+        yield Spoiling(), Ready("6.12.0", "#1", "x86_64", targets={}, probe=Profile().facts())
+
+    monkeypatch.setattr(here, "kernel_side", kernel_side)
+    traces = [scenario.trace() for scenario in choose(["bring_up"])]
+    assert len(traces) == 3
+    listener = Listener([])
+    with pytest.raises(ProvisioningError, match=r"would not go away.* boot this machine anew"):
+        here.execute_here(traces, listener, modules=None, driver="ioctl")
+    assert listener.report is not None
+    assert [result.verdict for result in listener.report.results] == [
+        Verdict.SAME, Verdict.DIVERGED]
+    assert listener.report.results[1].reason == "devices would not go away: snap"
+    assert listener.report.environment.guests == {"here": "here"}
