@@ -71,7 +71,7 @@ def test_run_end_to_end(dmsnap, kernel, tmp_path):
                 if isinstance(record, Ready)}
     assert released == {kernel.release} == {r.release for r in report.results}
     assert report.environment.kernels == {KERNEL: kernel.release}
-    assert f"{KERNEL}: release {kernel.release}" in done.stdout
+    assert f"{KERNEL}: guest uml, release {kernel.release}" in done.stdout
     assert "3 same, 0 diverged" in done.stdout
     assert "bring_up ×3 same" in " ".join(done.stdout.split())
     junit = ET.parse(tmp_path / "report/junit.xml").getroot()
