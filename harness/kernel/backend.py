@@ -31,6 +31,7 @@ from harness.kernel.disks import Disks
 from harness.kernel.driver import UUID_PREFIX, Driver, Info, Line, node
 from harness.kernel.kmsg import KernelLog, normalise
 from harness.kernel.modules import Parameters
+from harness.kernel.rest import Merges
 from harness.kernel.uevents import Listener, kernel_uevents, numbered, select
 from harness.steps import (
     EXAMINE_END_SECTORS,
@@ -47,14 +48,6 @@ from harness.units import SECTOR_BYTES, bytes_of_sectors, sectors_of_bytes
 _DEVICE_NUMBER: Final = re.compile(r"(\d+):(\d+)")
 RESERVED: Final = frozenset({".", "..", "control", "dmsnap-hang"})
 """Names that are something else in /dev/mapper."""
-_DISKSTATS: Final = Path("/proc/diskstats")
-_AT_REST_POLLS: Final = 5
-_AT_REST_POLLS_FILES: Final = 600
-"""Where disks are files, a copy waits for the host's disk."""
-_AT_REST_POLL_S: Final = 0.005
-_BUSY_POLLS_MAX: Final = 200
-"""Where something can run all the time, it is not the merge."""
-_LOADAVG: Final = Path("/proc/loadavg")
 
 
 class _Found:
@@ -88,14 +81,12 @@ class KernelBackend:
         self._absent = absent
         self._block = BlockIO()
         self._disks = Disks(driver, module_directory, files)
-        self._at_rest_polls = _AT_REST_POLLS if files is None else _AT_REST_POLLS_FILES
         self._log = log if log is not None else KernelLog()
         self._events: Listener = events if events is not None else kernel_uevents()
         self._parameters = Parameters()
         self._seed = 0
         self._mapped: list[str] = []
-        self._merges = False
-        self._stopped = False
+        self._merges = Merges(on_files=files is not None)
         self._created = 0
         self._info: dict[str, Info] = {}
         self._states: dict[str, DeviceState] = {}
@@ -128,8 +119,7 @@ class KernelBackend:
         left += self._parameters.restore()
         left += self._disks.reset()
         self._mapped = []
-        self._merges = False
-        self._stopped = False
+        self._merges.forget()
         self._info, self._states, self._numbers, self._disk_numbers = {}, {}, {}, {}
         names, self._names = self._names, {}
         self.spoilt = bool(left)
@@ -149,8 +139,8 @@ class KernelBackend:
 
     def execute(self, index: int, step: AnyStep) -> Observation:
         """Do one step and observe."""
-        self._stopped &= not (isinstance(step, steps.Resume)
-                              or (isinstance(step, steps.Parallel) and step.resume))
+        if isinstance(step, steps.Resume) or (isinstance(step, steps.Parallel) and step.resume):
+            self._merges.may_start()
         return self._observe(index, str(step.__struct_config__.tag),
                              lambda found: self._do(step, found))
 
@@ -161,14 +151,15 @@ class KernelBackend:
         the scenario, which leaves their removal to it.  The image of every disk is part of what
         is seen, since nobody tells what the program writes.  Uevents carry numbers, not names.
         """
-        self._stopped = False
+        self._merges.may_start()
 
         def do(found: _Found) -> None:
             work()
             own = [name for name, uuid in self._driver.devices().items() if uuid.startswith(prefix)]
             self._mapped += [name for name in own if name not in self._mapped]
-            self._merges |= any("snapshot-merge" in (info.table or "")
-                                for info in self._driver.survey(own).values())
+            if any("snapshot-merge" in (info.table or "")
+                   for info in self._driver.survey(own).values()):
+                self._merges.may_exist()
             self._let_merges_rest()
             found.image = {disk: self._image(disk) for disk in self._disks.all}
 
@@ -212,38 +203,10 @@ class KernelBackend:
                 server.served()
 
     def _let_merges_rest(self) -> None:
-        """Wait until no merge makes progress: it has finished, failed, stopped, or is stuck.
-
-        A merge goes on in the background after the step that started it, and nothing signals its
-        end.  One whose numbers do not say that it is over is at rest when neither they, nor what
-        the disks have moved, nor the requests to disks that count them have changed while this
-        process slept several times: the guest has one CPU, and what can run does.  A worker that
-        can run is at work, if only for so long: a busy machine of somebody else's never ends.
-        """
-        # One that stopped in an earlier step is only started again by a resume.
-        polls, self._stopped = 1 if self._stopped else self._at_rest_polls, False
-        still = busy = 0
-        before: object = None
-        while self._merges:
-            merging = [info.status for info in self._driver.survey(self._mapped).values()
-                       if not info.suspended and merges_on(info.status)]
-            if not merging:
-                return
-            # A long run moves many requests before its numbers change.
-            now = (merging, sectors_moved(_DISKSTATS.read_text()),
-                   [server.served() for server in self._disks.servers().values()])
-            if now != before:
-                if before is not None:
-                    still, busy, polls = 0, 0, self._at_rest_polls
-            elif busy < _BUSY_POLLS_MAX and runnable(_LOADAVG.read_text()) > 1:
-                busy += 1
-            else:
-                still += 1
-            if still == polls:
-                self._stopped = True
-                return
-            before = now
-            time.sleep(_AT_REST_POLL_S)
+        self._merges.rest(
+            lambda: [info.status or "" for info in self._driver.survey(self._mapped).values()
+                     if not info.suspended],
+            lambda: [server.served() for server in self._disks.servers().values()])
 
     def _look(self) -> tuple[dict[str, str], dict[str, DeviceState | None]]:
         """Survey the mapped devices: numbers → names for this step, and what changed."""
@@ -279,7 +242,8 @@ class KernelBackend:
             case steps.Load(name=name, table=table, read_only=read_only):
                 self._own(table)
                 self._check_targets(table)
-                self._merges |= any(line.type == "snapshot-merge" for line in table)
+                if any(line.type == "snapshot-merge" for line in table):
+                    self._merges.may_exist()
                 self._driver.load(self._command(name), [line_of(line) for line in table],
                                   read_only=read_only)
             case steps.Clear(name=name):
@@ -511,27 +475,6 @@ class KernelBackend:
                 node(name), self._seed, examined(self._block.size(node(name))))
         for disk in self._disks.all:
             found.image[disk] = self._image(disk)
-
-
-def merges_on(status: str | None) -> bool:
-    """Whether a status line is that of a merge that has something left to do."""
-    for line in (status or "").splitlines():
-        words = line.split()
-        if (words[2] == "snapshot-merge" and len(words) == 5
-                and words[3].partition("/")[0] != words[4]):
-            return True
-    return False
-
-
-def sectors_moved(diskstats: str) -> int:
-    """Sectors read and written by all disks; time that passes with a request is none."""
-    lines = (line.split() for line in diskstats.splitlines())
-    return sum(int(words[5]) + int(words[9]) for words in lines)
-
-
-def runnable(loadavg: str) -> int:
-    """Tasks that run or could, this one with them (proc(5))."""
-    return int(loadavg.split()[3].partition("/")[0])
 
 
 def examined(sectors: int) -> list[tuple[int, int]]:

@@ -8,7 +8,6 @@ import subprocess
 import pytest
 
 from harness.kernel import dmsetup, ioctl, kmsg, probe, uevents
-from harness.kernel.backend import runnable, sectors_moved
 from harness.kernel.driver import Line, line_text
 from harness.steps import UEvent
 
@@ -203,14 +202,3 @@ def test_crafted_duplicates_have_the_layout_of_the_store():
     assert len(data) == 2 * 4096
     assert struct.unpack_from("<4I", data) == (0x70416E53, 1, 1, 8)
     assert struct.unpack_from("<6Q", data, 4096) == (5, 4, 5, 2, 0, 0)
-
-
-def test_what_disks_have_moved_leaves_time_out() -> None:
-    line = " 254       {n} dm-{n} 3 0 24 {ms} 5 0 40 {ms} 1 {ms} {ms} 0 0 0 0 0 0\n"
-    before, later = (line.format(n=0, ms=ms) + line.format(n=1, ms=ms) for ms in (10, 5000))
-    assert sectors_moved(before) == sectors_moved(later) == 2 * (24 + 40)
-
-
-def test_tasks_that_could_run():
-    assert runnable("0.20 0.18 0.12 1/80 11206\n") == 1
-    assert runnable("9.99 5.00 1.00 12/1024 4194303\n") == 12

@@ -1,0 +1,122 @@
+"""When the merges of a scenario are at rest.
+
+A merge goes on in the background after the step that started it, and nothing signals its end.  What
+a step is observed to have done must not depend on how quick that was, so each step waits until no
+merge makes progress: it has finished, failed, stopped, or is stuck.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+_DISKSTATS: Final = Path("/proc/diskstats")
+_LOADAVG: Final = Path("/proc/loadavg")
+_POLLS: Final = 5
+_POLLS_FILES: Final = 600
+"""Where disks are files, a copy waits for the host's disk."""
+_POLL_S: Final = 0.005
+_BUSY_POLLS_MAX: Final = 200
+"""Where something can run all the time, it is not the merge."""
+
+
+def sectors_moved() -> int:
+    """Sectors that all disks have read and written."""
+    return total_sectors(_DISKSTATS.read_text())
+
+
+def workers_runnable() -> int:
+    """Tasks of this machine that could run just now, beside this one."""
+    return runnable(_LOADAVG.read_text()) - 1
+
+
+class Merges:
+    """The merges of a scenario, which go on by themselves.
+
+    Args:
+        on_files: disks are files of a host, whose disk may be slow.
+        moved, workers, pause: what is known of the machine; a test plays one.
+    """
+
+    def __init__(self, *, on_files: bool = False, moved: Callable[[], int] = sectors_moved,
+                 workers: Callable[[], int] = workers_runnable,
+                 pause: Callable[[float], None] = time.sleep) -> None:
+        self._polls = _POLLS_FILES if on_files else _POLLS
+        self._moved = moved
+        self._workers = workers
+        self._pause = pause
+        self.forget()
+
+    def forget(self) -> None:
+        """The scenario is over."""
+        self._any = False
+        self._stuck = False
+        self._over: list[str] = []
+
+    def may_exist(self) -> None:
+        """A table with a merge has been loaded."""
+        self._any = True
+
+    def may_start(self) -> None:
+        """A device has been resumed: only that starts a merge again which has stopped."""
+        self._stuck = False
+
+    def rest(self, statuses: Callable[[], Sequence[str]], served: Callable[[], object]) -> None:
+        """Wait until no merge makes progress.
+
+        One whose numbers do not say that it is over is at rest when neither they, nor what the
+        disks have moved, nor what ``served`` tells have changed while this process slept several
+        times: the guest has one CPU, and what can run does.  One whose numbers have just come to
+        say so can still fail, in the moment in which its exceptions are forgotten.  A worker that
+        can run is at work, if only for so long: a busy machine of somebody else's never ends.
+
+        Args:
+            statuses: the status lines of every device that is not suspended.
+            served: something that changes with each request to a disk that counts them.
+        """
+        polls, self._stuck = 1 if self._stuck else self._polls, False
+        still = busy = 0
+        before: object = None
+        while self._any:
+            merges = [status for status in statuses() if "snapshot-merge" in status]
+            merging = any(map(merges_on, merges))
+            if not merging and merges == self._over:
+                return
+            # A long run moves many requests before its numbers change.
+            now = (merges, self._moved(), served())
+            if before not in (None, now):
+                still, busy, polls = 0, 0, self._polls
+            elif busy < _BUSY_POLLS_MAX and self._workers():
+                busy += 1
+            elif not merging:
+                self._over = merges
+                return
+            elif before is not None:
+                still += 1
+            if still == polls:
+                self._stuck = True
+                return
+            before = now
+            self._pause(_POLL_S)
+
+
+def merges_on(status: str) -> bool:
+    """Whether status lines tell of a merge that has something left to do."""
+    for line in status.splitlines():
+        words = line.split()
+        if words[2] == "snapshot-merge" and len(words) == 5 and "/" in words[3]:
+            allocated, _, _ = words[3].partition("/")
+            if allocated != words[4]:
+                return True
+    return False
+
+
+def total_sectors(diskstats: str) -> int:
+    """Sectors read and written by all disks; time that passes with a request is none."""
+    lines = (line.split() for line in diskstats.splitlines())
+    return sum(int(words[5]) + int(words[9]) for words in lines)
+
+
+def runnable(loadavg: str) -> int:
+    """Tasks that run or could, this one with them (proc(5))."""
+    return int(loadavg.split()[3].partition("/")[0])
