@@ -346,6 +346,7 @@ def _compare(result: Result, trace: Trace, seen: Sequence[Observation], ready: R
                 "the kernel took another of the permitted orders, number "
                 f"{orders.tried} that was tried")
             break
+        orders.differs_in(comparison.divergences[0].step)
     else:
         assert first is not None, "there is always a first order"
         comparison, twin = first

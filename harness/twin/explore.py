@@ -2,22 +2,30 @@
 
 What a kernel does in the background may overtake a process that submits several bios, or not.
 The first order is that of a kernel that is not preemptible and has one CPU.  The second is that of
-one whose workers overtake wherever they can.  Then come those with one such point, those in which
-workers overtake up to a point or from one on, those in which a worker is stopped in the midst of
-its work once, and those with two points, with three and so on, up to a bound.  Of each kind the
-last point comes first: the one before the event that everybody sees is what decides.
+one whose workers overtake wherever they can.
+
+Who looks for the order of one kernel and says how far each goes along with it is led there, race by
+race: what happens in the step that differs first, or shortly before it, is changed until that step
+is the kernel's; from there it goes on to the next one that differs.
+
+Then come the orders with one point at which workers overtake, those in which they do up to a point
+or from one on, those in which a worker is stopped in the midst of its work once, and those with two
+points, with three and so on, up to a bound.  Of each kind the last point comes first: the one
+before the event that everybody sees is what decides.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from harness.steps import AnyStep, Observation
 from harness.twin.backend import TwinBackend
-from harness.twin.clock import Choices
 from harness.twin.profile import Profile
 
-ORDERS_MAX: Final = 600
+ORDERS_MAX: Final = 900
 """How many orders are tried at most."""
+LED_MAX: Final = 300
+"""How many of them before the search is left to the general plan."""
 STRETCHES_MAX: Final = 32
 """Of the orders in which workers overtake up to a point, or from one on, at most so many each."""
 EVENTS_MAX: Final = 24
@@ -39,12 +47,36 @@ def run(steps: Sequence[AnyStep], seed: int, profile: Profile,
     return _run(steps, seed, profile, answers or {})[0]
 
 
+@dataclass(frozen=True, slots=True)
+class _Met:
+    """The choice points of one order.
+
+    Attributes:
+        ends: for each step, how many had been met after it.
+        rested: at one of them workers rested before they had run for as long as they were to.
+    """
+
+    ends: tuple[int, ...]
+    rested: bool
+
+    @property
+    def points(self) -> int:
+        return self.ends[-1] if self.ends else 0
+
+    def points_of(self, step: int) -> range:
+        return range(self.ends[step - 1] if step else 0, self.ends[step])
+
+
 def _run(steps: Sequence[AnyStep], seed: int, profile: Profile, answers: Mapping[int, int]
-         ) -> tuple[tuple[Observation, ...], Choices]:
+         ) -> tuple[tuple[Observation, ...], _Met]:
     backend = TwinBackend(profile, answers)
     backend.begin(seed)
-    seen = tuple(backend.execute(index, step) for index, step in enumerate(steps))
-    return seen, backend.choices
+    seen: list[Observation] = []
+    ends: list[int] = []
+    for index, step in enumerate(steps):
+        seen.append(backend.execute(index, step))
+        ends.append(backend.choices.points)
+    return tuple(seen), _Met(tuple(ends), backend.choices.rested)
 
 
 class Orders:
@@ -60,7 +92,9 @@ class Orders:
         self._steps = steps
         self._seed = seed
         self._profile = profile
-        self._met: dict[Answers, Choices] = {}
+        self._met: dict[Answers, _Met] = {}
+        self._last = Answers()
+        self._differs: dict[Answers, int] = {}
         self.complete = False
 
     @property
@@ -68,11 +102,18 @@ class Orders:
         """Orders run so far."""
         return len(self._met)
 
+    def differs_in(self, step: int) -> None:
+        """The order that was run last is not what is looked for: ``step`` differs first."""
+        self._differs[self._last] = step
+
     def __iter__(self) -> Iterator[Run]:
         """Run them; at most `ORDERS_MAX`."""
         yield from self._run([{}])
         points = self._met[frozenset()].points
-        yield from self._run([dict.fromkeys(range(points), 1)])
+        everywhere = dict.fromkeys(range(points), 1)
+        yield from self._run([everywhere])
+        yield from self._led({})
+        yield from self._led(everywhere)
         # Each of the last round, with one more point behind its own.
         last: list[dict[int, int]] = [{}]
         while last:
@@ -80,39 +121,66 @@ class Orders:
                 max(early, default=-1) + 1, self._met[frozenset(early.items())].points))]
             yield from self._run(grown)
             if last == [{}]:
-                yield from self._run(_stretches(points))
-                yield from self._stop_in_the_midst(points)
+                yield from self._run(_stretches(range(points)))
+                yield from self._stops({}, range(points))
             if self.tried == ORDERS_MAX:
                 return
             last = grown
         self.complete = True
 
-    def _stop_in_the_midst(self, points: int) -> Iterator[Run]:
+    def _led(self, answers: dict[int, int]) -> Iterator[Run]:
+        """From one order on, change the step that differs first, then the next one."""
+        while (step := self._differs.get(frozenset(answers.items()))) is not None:
+            for run in self._changed_before(answers, step):
+                yield run
+                if self._differs.get(frozenset(run[0].items()), -1) > step:
+                    answers = dict(run[0])
+                    break
+            else:
+                return
+
+    def _changed_before(self, answers: dict[int, int], step: int) -> Iterator[Run]:
+        """Orders that are another one in ``step``, or else in a step before it."""
+        met = self._met[frozenset(answers.items())]
+        for changed in range(min(step, len(self._steps) - 1), -1, -1):
+            points = met.points_of(changed)
+            others = [{**answers, point: 0 if answers.get(point) else 1}
+                      for point in reversed(points)]
+            others += [{**answers, **more} for more in _stretches(points)]
+            yield from self._run(others, LED_MAX)
+            yield from self._stops(answers, points, LED_MAX)
+            if self.tried >= min(LED_MAX, ORDERS_MAX):
+                return
+
+    def _stops(self, answers: dict[int, int], points: range, limit: int | None = None
+               ) -> Iterator[Run]:
         """Workers run for some events at one point, and not until they rest."""
-        for point in reversed(range(points)):
+        for point in reversed(points):
             for events in range(1, EVENTS_MAX + 1):
-                answers = {point: events + 1}
-                yield from self._run([answers])
-                met = self._met.get(frozenset(answers.items()))
+                stopped = {**answers, point: events + 1}
+                yield from self._run([stopped], limit)
+                met = self._met.get(frozenset(stopped.items()))
                 if met is None or met.rested:
                     break
 
-    def _run(self, wanted: Iterable[dict[int, int]]) -> Iterator[Run]:
-        """Run those that are new."""
-        for answers in wanted:
-            if self.tried == ORDERS_MAX:
+    def _run(self, wanted: Iterable[dict[int, int]], limit: int | None = None) -> Iterator[Run]:
+        """Run those that are new, until ``limit`` orders were tried in all."""
+        for each in wanted:
+            if self.tried >= min(ORDERS_MAX, limit or ORDERS_MAX):
                 return
+            answers = {point: answer for point, answer in each.items() if answer}
             key = frozenset(answers.items())
             if key not in self._met:
                 seen, self._met[key] = _run(self._steps, self._seed, self._profile, answers)
+                self._last = key
                 yield answers, seen
 
 
-def _stretches(points: int) -> Iterator[dict[int, int]]:
+def _stretches(points: range) -> Iterator[dict[int, int]]:
     """Workers overtake up to a point, and from one on: they change their mind once."""
-    for length in range(points - 1, 1, min(-1, -points // STRETCHES_MAX)):
-        yield dict.fromkeys(range(length), 1)
-        yield dict.fromkeys(range(points - length, points), 1)
+    for length in range(len(points) - 1, 1, min(-1, -len(points) // STRETCHES_MAX)):
+        yield dict.fromkeys(points[:length], 1)
+        yield dict.fromkeys(points[-length:], 1)
 
 
 def answers_of(recorded: Sequence[int]) -> dict[int, int]:

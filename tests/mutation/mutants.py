@@ -192,15 +192,12 @@ Case = object
 
 def _agrees(case: "Recorded") -> tuple[float, int]:  # type: ignore[name-defined]  # noqa: F821
     """Seconds that the twin takes, and which of its orders is the kernel's: 0 for none."""
-    from harness.diff import compare
-    from harness.twin import explore
     from harness.twin.profile import Profile
+    from tests.mutation.recording import permitted
 
     started = time.perf_counter()
-    orders = explore.Orders(case.trace.steps, case.trace.header.seed,
-                            Profile.from_probe(case.probe))
-    same = any(compare(case.trace, case.seen, twin).same for _, twin in orders)
-    return time.perf_counter() - started, orders.tried if same else 0
+    tried = permitted(case.trace, case.seen, Profile.from_probe(case.probe))
+    return time.perf_counter() - started, tried
 
 
 def _in_child(work, limit_s: float = 1e9) -> bytes:  # type: ignore[no-untyped-def]
@@ -279,10 +276,9 @@ def judge(file: Path, number: int, cases: list[Case]) -> str:
     try:
         from harness.diff import compare
         from harness.scenarios.registry import catalogue
-        from harness.twin import explore
         from harness.twin.backend import TwinBackend
         from harness.twin.profile import Profile
-        from tests.mutation.recording import time_limit
+        from tests.mutation.recording import permitted, time_limit
         entries = catalogue() if in_store else {}
     except Exception as fault:  # noqa: BLE001 - a mutant may raise anything
         return f"import: {fault}"
@@ -295,8 +291,7 @@ def judge(file: Path, number: int, cases: list[Case]) -> str:
                 trace = entries[header.scenario].trace(header.seed) if in_store else case.trace  # type: ignore[attr-defined]
                 profile = Profile.from_probe(case.probe)  # type: ignore[attr-defined]
                 if case.orders > 1:  # type: ignore[attr-defined]
-                    if any(compare(trace, case.seen, twin).same  # type: ignore[attr-defined]
-                           for _, twin in explore.Orders(trace.steps, header.seed, profile)):
+                    if permitted(trace, case.seen, profile):  # type: ignore[attr-defined]
                         continue
                     return f"{case.name}, in all orders"  # type: ignore[attr-defined]
                 backend = TwinBackend(profile)

@@ -9,10 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.journal import Begin, End, JournalReader, Observed, Ready
 from harness.steps import Observation
 from harness.trace import Trace
+
+if TYPE_CHECKING:
+    from harness.twin.profile import Profile
 
 GUESTS = Path("report/guests")
 
@@ -78,6 +82,21 @@ def _of_guest(kernel: str, path: Path, entries: Mapping[str, object]) -> Iterato
                 trace = entries[begin.scenario].trace(begin.seed)  # type: ignore[attr-defined]
                 if len(seen) == len(trace.steps):
                     yield Recorded(kernel, trace, tuple(seen), ready)
+
+
+def permitted(trace: Trace, seen: Sequence[Observation], profile: "Profile") -> int:
+    """Which of the twin's orders is the kernel's, looked for as a run does; 0 for none."""
+    # Here: a mutant of the twin has taken its place.
+    from harness.diff import compare
+    from harness.twin.explore import Orders
+
+    orders = Orders(trace.steps, trace.header.seed, profile)
+    for _, twin in orders:
+        comparison = compare(trace, seen, twin)
+        if comparison.same:
+            return orders.tried
+        orders.differs_in(comparison.divergences[0].step)
+    return 0
 
 
 @contextmanager
