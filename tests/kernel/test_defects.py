@@ -15,30 +15,12 @@ import pytest
 from harness.guest import catalogue
 from harness.guest.process import CONSOLE_NAME
 from harness.guest.uml import UmlGuest
+from tests.kernel.register import DOCS, REGISTER
 
-DOCS = Path(__file__).parents[2] / "docs"
 GUEST = Path(__file__).with_name("defect_guest.py")
 RUN_LIMIT_S = 120.0
 OUTCOMES = {"shown", "not shown", "dies"}
 MEMORY_MIB = 512
-
-
-def register():
-    """What the page says: reproducer -> release -> permitted outcomes."""
-    rows = [[cell.strip() for cell in line.strip("|").split("|")]
-            for line in (DOCS / "KERNEL-DEFECTS.md").read_text().splitlines()
-            if line.startswith("|")]
-    head, _, *body = rows
-    releases = head[2:]
-    said = {}
-    for row in body:
-        name = re.fullmatch(r"\[([a-z0-9-]+)\]\(#\1\)", row[0]).group(1)
-        said[name] = {release: set(cell.split(" or "))
-                      for release, cell in zip(releases, row[2:], strict=True)}
-    return said
-
-
-REGISTER = register()
 
 
 def run(kernel, name, results):
