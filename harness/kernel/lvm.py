@@ -33,6 +33,7 @@ from harness.kernel import agent, machine
 from harness.kernel.backend import KernelBackend
 from harness.kernel.disks import file_of
 from harness.kernel.ioctl import IoctlDriver
+from harness.kernel.rest import left_to_merge
 from harness.kernel.session import JobScenario, JournalLost, Runner
 from harness.steps import AnyStep, Name, Observation, Step
 
@@ -208,10 +209,10 @@ def to_merge(status: str) -> int:
     Raises:
         BadScenario: it is no such line.
     """
-    words = status.split()
-    if words[2:3] != ["snapshot-merge"] or len(words) != 5:
+    left = left_to_merge(status)
+    if left is None:
         raise BadScenario(f"not the status of a merge that goes on: {status}")
-    return int(words[3].partition("/")[0]) - int(words[4])
+    return left
 
 
 def configure() -> None:

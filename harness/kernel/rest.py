@@ -79,7 +79,7 @@ class Merges:
         before: object = None
         while self._any:
             merges = [status for status in statuses() if "snapshot-merge" in status]
-            merging = any(map(merges_on, merges))
+            merging = any(left_to_merge(line) for status in merges for line in status.splitlines())
             if not merging and merges == self._over:
                 return
             # A long run moves many requests before its numbers change.
@@ -100,15 +100,16 @@ class Merges:
             self._pause(_POLL_S)
 
 
-def merges_on(status: str) -> bool:
-    """Whether status lines tell of a merge that has something left to do."""
-    for line in status.splitlines():
-        words = line.split()
-        if words[2] == "snapshot-merge" and len(words) == 5 and "/" in words[3]:
-            allocated, _, _ = words[3].partition("/")
-            if allocated != words[4]:
-                return True
-    return False
+def left_to_merge(line: str) -> int | None:
+    """Sectors that a merge has yet to do, by a line of status; None if it tells of no such merge.
+
+    Kernel: ``snapshot_status``.
+    """
+    words = line.split()
+    if words[2:3] != ["snapshot-merge"] or len(words) != 5:
+        return None
+    allocated, slash, _ = words[3].partition("/")
+    return int(allocated) - int(words[4]) if slash else None  # "Merge failed" has two words, too
 
 
 def total_sectors(diskstats: str) -> int:

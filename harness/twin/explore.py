@@ -93,6 +93,7 @@ class Orders:
         self._seed = seed
         self._profile = profile
         self._met: dict[Answers, _Met] = {}
+        self._limit = ORDERS_MAX
         self._last = Answers()
         self._differs: dict[Answers, int] = {}
         self.complete = False
@@ -112,8 +113,10 @@ class Orders:
         points = self._met[frozenset()].points
         everywhere = dict.fromkeys(range(points), 1)
         yield from self._run([everywhere])
+        self._limit = min(LED_MAX, ORDERS_MAX)
         yield from self._led({})
         yield from self._led(everywhere)
+        self._limit = ORDERS_MAX
         # Each of the last round, with one more point behind its own.
         last: list[dict[int, int]] = [{}]
         while last:
@@ -123,7 +126,7 @@ class Orders:
             if last == [{}]:
                 yield from self._run(_stretches(range(points)))
                 yield from self._stops({}, range(points))
-            if self.tried == ORDERS_MAX:
+            if self.tried >= self._limit:
                 return
             last = grown
         self.complete = True
@@ -147,26 +150,25 @@ class Orders:
             others = [{**answers, point: 0 if answers.get(point) else 1}
                       for point in reversed(points)]
             others += [{**answers, **more} for more in _stretches(points)]
-            yield from self._run(others, LED_MAX)
-            yield from self._stops(answers, points, LED_MAX)
-            if self.tried >= min(LED_MAX, ORDERS_MAX):
+            yield from self._run(others)
+            yield from self._stops(answers, points)
+            if self.tried >= self._limit:
                 return
 
-    def _stops(self, answers: dict[int, int], points: range, limit: int | None = None
-               ) -> Iterator[Run]:
+    def _stops(self, answers: dict[int, int], points: range) -> Iterator[Run]:
         """Workers run for some events at one point, and not until they rest."""
         for point in reversed(points):
             for events in range(1, EVENTS_MAX + 1):
                 stopped = {**answers, point: events + 1}
-                yield from self._run([stopped], limit)
+                yield from self._run([stopped])
                 met = self._met.get(frozenset(stopped.items()))
                 if met is None or met.rested:
                     break
 
-    def _run(self, wanted: Iterable[dict[int, int]], limit: int | None = None) -> Iterator[Run]:
-        """Run those that are new, until ``limit`` orders were tried in all."""
+    def _run(self, wanted: Iterable[dict[int, int]]) -> Iterator[Run]:
+        """Run those that are new, until as many were tried as may be by now."""
         for each in wanted:
-            if self.tried >= min(ORDERS_MAX, limit or ORDERS_MAX):
+            if self.tried >= self._limit:
                 return
             answers = {point: answer for point, answer in each.items() if answer}
             key = frozenset(answers.items())

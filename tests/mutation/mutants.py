@@ -344,10 +344,9 @@ def reached_by(file: Path, number: int, reach: dict[str, dict[str, list[str]]]) 
     node = list(sites(tree))[number][0]
     statement = next(each for each in ast.walk(tree) if isinstance(each, ast.stmt)
                      and _header(each, node))
-    inside = {id(each) for function in ast.walk(tree)
-              if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
-              for line in function.body for each in ast.walk(line)}
-    if id(statement) not in inside:
+    functions = (each for each in ast.walk(tree) if isinstance(each, ast.FunctionDef))
+    if not any(statement is part for function in functions for line in function.body
+               for part in ast.walk(line)):
         return None  # whichever scenario happened to be the first
     lines = reach.get(str(file.relative_to(ROOT)), {})
     found = {context for line in range(statement.lineno, _end(statement) + 1)

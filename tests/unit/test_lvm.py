@@ -230,8 +230,9 @@ def test_there_are_seven_situations_that_a_guest_can_read() -> None:
 
 def test_what_a_merge_has_to_do() -> None:
     assert guest.to_merge("0 4096 snapshot-merge 56/1024 16") == 40
-    with pytest.raises(BadScenario, match="not the status of a merge"):
-        guest.to_merge("0 4096 snapshot-merge Invalid")
+    for over in ("Invalid", "Merge failed"):
+        with pytest.raises(BadScenario, match="not the status of a merge"):
+            guest.to_merge(f"0 4096 snapshot-merge {over}")
 
 
 def test_tables_refer_to_devices_of_the_trace() -> None:

@@ -10,6 +10,7 @@ SNAPSHOT = "0 128 snapshot 10/128 2"
 HALF = "0 128 snapshot-merge 10/128 2"
 OVER = "0 128 snapshot-merge 2/128 2"
 FAILED = "0 128 snapshot-merge Merge failed"
+PAUSES_MAX = 1000
 
 
 class Machine:
@@ -26,6 +27,7 @@ class Machine:
 
     def _pause(self, _: float) -> None:
         self.pauses += 1
+        assert self.pauses < PAUSES_MAX, "it never rests"
 
     def _statuses(self) -> Sequence[str]:
         self.looks += 1
