@@ -13,7 +13,7 @@ unexport PYTHONHOME PYTHONPATH
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test test-fast test-drivers lint record coverage-twin mutants hunt wheels box bench clean distclean venv kernel
+.PHONY: help setup run test test-fast test-drivers lint record coverage-twin mutants hunt pages wheels box bench clean distclean venv kernel
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -53,6 +53,9 @@ mutants: record ## change the twin in 320 places, one at a time: recorded kernel
 hunt: setup ## random lives of snapshots on both sides: make hunt ARGS='--seed 1000 --count 200'
 	@$(BIN)/python -m tests.hunt.lives $(ARGS)
 
+pages: venv ## make anew what pages say of the code: the modules of each room
+	@$(BIN)/python -m tests.pages
+
 wheels: venv ## fetch the Python packages that a guest without a network needs (Debian 12)
 	@mkdir -p build
 	@$(BIN)/python -c 'import tomllib; print("hatchling", "editables", *tomllib.load( \
@@ -63,10 +66,10 @@ wheels: venv ## fetch the Python packages that a guest without a network needs (
 
 box: wheels ## build a Vagrant box from Debian packages (root; two minutes)
 	@bash vm/box/build.sh "$$($(BIN)/python -c \
-	  'from harness.guest.apt import debian_mirror; print(debian_mirror())')" build
+	  'from harness.guest.fetch.apt import debian_mirror; print(debian_mirror())')" build
 
 bench: setup ## measure twin, kernel side and store parsing
-	@$(BIN)/python -m harness.bench $(ARGS)
+	@$(BIN)/python -m harness.measure.bench $(ARGS)
 
 clean: ## remove reports and caches
 	rm -rf report .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage*

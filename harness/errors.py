@@ -1,6 +1,6 @@
 """The error tree: what can go wrong with the harness itself, each with cause and cure.
 
-A *divergence* between kernel and twin is a value (`harness.diff`), never an exception.
+A *divergence* between kernel and twin is a value (`harness.compare.diff`), never an exception.
 """
 
 import errno

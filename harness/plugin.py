@@ -1,12 +1,13 @@
 """The pytest plugin: each scenario is a test item, wherever pytest runs.
 
 A test that takes the fixture ``dmsnap_result`` is run once for each scenario and kernel, with the
-`harness.report.model.Result` of the two.  On a host, the first such test starts the guests, which
+`harness.verdict.result.Result` of the two.  On a host, the first such test starts the guests, which
 then run all that was selected; each item waits for its own result.  Inside a guest, or with
 ``--guest here`` in a machine marked as disposable, each item runs its scenario in this very kernel.
 """
 
 import os
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -18,7 +19,7 @@ import pytest
 from harness.errors import DmsnapError
 
 if TYPE_CHECKING:
-    from harness.report.model import Result
+    from harness.verdict.result import Result
 
 FIXTURE: Final = "dmsnap_result"
 _PARAMETERS: Final = "dmsnap_case"
@@ -90,7 +91,7 @@ def _case_of(item: pytest.Item) -> tuple[str, str] | None:
 @pytest.fixture
 def dmsnap_result(dmsnap_case: tuple[str, str], _dmsnap_results: "_Guests | _Here",
                   request: pytest.FixtureRequest) -> "Result":
-    """The result of one scenario on one kernel (`harness.report.model.Result`)."""
+    """The result of one scenario on one kernel (`harness.verdict.result.Result`)."""
     try:
         result = _dmsnap_results.get(*dmsnap_case)
     except DmsnapError as fault:
@@ -102,7 +103,7 @@ def dmsnap_result(dmsnap_case: tuple[str, str], _dmsnap_results: "_Guests | _Her
 
 def check(result: "Result") -> None:
     """Fail, in the words of the report, unless ``result`` is *same*; skip what is *unsupported*."""
-    from harness.diff import Verdict
+    from harness.compare.diff import Verdict
     from harness.report.words import details
 
     if result.verdict is Verdict.SAME:
@@ -123,7 +124,7 @@ class _Here:
         self._stack = ExitStack()
 
     def __enter__(self) -> "_Here":
-        from harness.here import kernel_side
+        from harness.campaign.here import kernel_side
 
         self._backend, self._ready = self._stack.enter_context(
             kernel_side(modules=self._modules))
@@ -134,7 +135,7 @@ class _Here:
 
     def get(self, kernel: str, name: str) -> "Result":
         """Run one scenario."""
-        from harness.here import run_one
+        from harness.campaign.here import run_one
         from harness.scenarios.registry import choose
 
         del kernel
@@ -161,8 +162,10 @@ class _Guests:
         """Results that nobody waits for any more are left alone."""
 
     def _run(self) -> None:
-        from harness.cli import chosen_kernels
-        from harness.run import GUESTS_DIRECTORY, Plan, execute
+        from harness.campaign.plan import Plan
+        from harness.campaign.run import execute
+        from harness.guest.choice import chosen_kernels
+        from harness.guest.recording import GUESTS_DIRECTORY
         from harness.scenarios.registry import catalogue
 
         try:
@@ -170,7 +173,7 @@ class _Guests:
             modules = self._config.getoption("--modules")
             for name in dict.fromkeys(kernel for kernel, _ in self._selected):
                 kernel = chosen_kernels([name], Path(modules) if modules else None,
-                                        self._config.getoption("--guest"))
+                                        self._config.getoption("--guest"), progress=_note)
                 traces = tuple(scenarios[scenario].trace() for where, scenario in self._selected
                                if where == name)
                 execute(Plan(traces=traces, kernels=kernel,
@@ -202,6 +205,10 @@ class _Guests:
         if result is None:
             raise ProvisioningError(f"no result: {self._fault}")
         return result
+
+
+def _note(line: str) -> None:
+    print(f"dmsnap: {line}", file=sys.stderr)
 
 
 class _Follower:

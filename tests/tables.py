@@ -1,7 +1,7 @@
 """What tables of exceptions hold, for the tests: the twin itself only looks things up."""
 
-from harness.twin.exception_lists import ExceptionLists
-from harness.twin.exception_table import ExceptionTable
+from harness.twin.exceptions.lists import ExceptionLists
+from harness.twin.exceptions.table import ExceptionTable
 
 
 def records(table: ExceptionTable | ExceptionLists) -> list[tuple[int, int, int]]:

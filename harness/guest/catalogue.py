@@ -1,6 +1,6 @@
 """The kernels that dmsnap can run: the ready-made ones, what of them is cached, and one's own.
 
-`vm/kernels.toml` names Debian suites; a kernel is fetched once (`harness.guest.apt`) into
+`vm/kernels.toml` names Debian suites; a kernel is fetched once (`harness.guest.fetch.apt`) into
 ``$XDG_CACHE_HOME/dmsnap/kernels/NAME``:
 
     linux           the User-mode Linux program, or the image that QEMU boots
@@ -13,17 +13,11 @@ a lock, so a download that was cut short is never taken for a kernel and two tha
 work once.  Nothing here knows how a guest is started.
 """
 
-import datetime
-import fcntl
 import hashlib
 import os
-import shutil
-import struct
 import subprocess
-import tempfile
 import tomllib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -39,13 +33,8 @@ VAGRANT: Final = "vagrant"
 Guest = Literal["uml", "qemu", "vagrant"]
 """What boots a kernel."""
 MANIFEST_VERSION: Final = 1
-
 _VERSION_LIMIT_S: Final = 20.0
 _HASH_BYTES: Final = 1 << 20
-_HEAD_BYTES: Final = 4096
-_BOOT_MAGIC_AT: Final = 0x202
-_PT_LOAD: Final = 1
-
 Progress = Callable[[str], None]
 """Takes one line for the user."""
 
@@ -208,98 +197,9 @@ def _load(entry: Entry) -> Kernel | None:
 
 
 def _kept(entry: Entry) -> tuple[str, ...]:
-    from harness.guest.initramfs import KEPT
+    from harness.guest.catalogue import KEPT
 
     return KEPT if entry.guest == QEMU else ()
-
-
-def fetch(name: str, *, progress: Progress = lambda _line: None,
-          refresh: bool = False) -> Kernel:
-    """Bring a kernel of the catalogue into the cache; nothing is done where it is there.
-
-    Args:
-        name: of the catalogue.
-        progress: told in one line each what happens.
-        refresh: fetch what the suite holds today, and replace what is cached.
-
-    Raises:
-        ProvisioningError: it cannot be fetched; cause and cure.
-    """
-    entry = entry_of(name)
-    if not refresh and (kernel := _load(entry)):
-        return kernel
-    parent = cache_dir()
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        with _lock(parent / f".{name}.lock", progress):
-            if not refresh and (kernel := _load(entry)):
-                return kernel  # somebody else fetched it while we waited
-            _fetch_locked(entry, parent, progress)
-    except OSError as fault:
-        raise ProvisioningError(
-            f"cannot write into the cache {parent}: {fault.strerror}; free space or correct its "
-            "permissions, or set XDG_CACHE_HOME to another directory") from fault
-    kernel = _load(entry)
-    if kernel is None:
-        raise ProvisioningError(f"kernel {name} vanished from {parent} as soon as it was there; "
-                                "something else cleans that directory, set XDG_CACHE_HOME")
-    return kernel
-
-
-@contextmanager
-def _lock(path: Path, progress: Progress) -> Iterator[None]:
-    """Hold the lock of one kernel; it ends with the process, however that ends."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            progress("another process is fetching it, waiting")
-            fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
-
-
-def _fetch_locked(entry: Entry, parent: Path, progress: Progress) -> None:
-    from harness.guest import apt, image
-
-    prefix = f".{entry.name}.part-"
-    for leftover in parent.glob(f"{prefix}*"):
-        # We hold the lock: whoever made it was cut short.
-        progress("removing what an attempt that was cut short left behind")
-        shutil.rmtree(leftover)
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as work:
-        # Its own subdirectory, because mkdtemp makes one that others cannot read.
-        fresh = Path(work, "kernel")
-        fresh.mkdir()
-        home = parent / entry.name
-        if entry.guest == QEMU:
-            got = image.fetch_image(suite=entry.suite, package=entry.package, into=fresh,
-                                    work=Path(work), progress=progress)
-        else:
-            got = apt.fetch_kernel(suite=entry.suite, package=entry.package, into=fresh,
-                                   home=home, work=Path(work), progress=progress)
-        manifest = Manifest(
-            name=entry.name, home=str(home), suite=entry.suite, package=entry.package,
-            version=got.version, release=got.release, package_sha256=got.sha256,
-            program_sha256=sha256_of(fresh / "linux"), libc_version=got.libc_version,
-            kept=_kept(entry), expired=got.expired,
-            fetched_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
-        _write_durably(fresh / "manifest.json", msgspec.json.format(msgspec.json.encode(manifest)))
-        if os.path.lexists(home):
-            # Not one step, but a reader that comes between finds no kernel, never half of one.
-            home.rename(Path(work, "old"))
-        fresh.rename(home)
-    progress(f"kernel {got.release} from {entry.package} {got.version} is ready")
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        # The rename must not become durable before the files that it vouches for.
-        os.sync()
 
 
 def sha256_of(path: Path) -> str:
@@ -309,75 +209,6 @@ def sha256_of(path: Path) -> str:
         while part := file.read(_HASH_BYTES):
             digest.update(part)
     return digest.hexdigest()
-
-
-def custom(program: Path, modules: Path, guest: str | None = None) -> Kernel:
-    """A kernel that the user built (``--kernel PATH --modules DIR``).
-
-    Args:
-        program: the ``linux`` that a build with ARCH=um leaves, or an x86-64 bzImage or vmlinux.
-        modules: a directory with dm-snapshot.ko somewhere in it: the build tree, or what
-            ``make modules_install`` filled.
-        guest: what is to boot it; by default what it is made for.
-
-    Raises:
-        ProvisioningError: one of them is not what it should be; cause and cure.
-    """
-    program, modules = program.absolute(), modules.absolute()
-    if not program.is_file():
-        raise ProvisioningError(f"--kernel {program}: there is no such file; give the program "
-                                "`linux` that `make ARCH=um` builds, or a bzImage")
-    if not modules.is_dir():
-        raise ProvisioningError(f"--modules {modules}: there is no such directory; give the one "
-                                "that `make modules_install INSTALL_MOD_PATH=DIR` filled")
-    image = guest == QEMU or (guest is None and is_image(program))
-    if not image:
-        _check_program(program)
-    _check_modules(modules, compressed=image)
-    # A tree of modules_install is named after the release that it is for.
-    releases = sorted(modules.glob("lib/modules/*/"))
-    return Kernel(str(program), program, releases[0] if len(releases) == 1 else modules,
-                  guest=QEMU if image else UML)
-
-
-def is_image(program: Path) -> bool:
-    """Whether a file is a kernel for a machine (bzImage, vmlinux), not a User-mode Linux program.
-
-    A bzImage says so (Documentation/arch/x86/boot.rst); of two ELF programs it is the one that
-    wants to be loaded into the upper half of the address space.
-    """
-    with program.open("rb") as file:
-        head = file.read(_HEAD_BYTES)
-    if head[_BOOT_MAGIC_AT:][:4] == b"HdrS":
-        return True
-    if head[:5] != b"\x7fELF\x02" or len(head) < _HEAD_BYTES:
-        return False
-    start, = struct.unpack_from("<Q", head, 32)
-    size, count = struct.unpack_from("<HH", head, 54)
-    headers = [struct.unpack_from("<IIQQ", head, at)
-               for at in range(start, min(start + size * count, _HEAD_BYTES - 56), size or 56)]
-    return any(kind == _PT_LOAD and address >> 63 for kind, _flags, _offset, address in headers)
-
-
-def _check_program(program: Path) -> None:
-    if not os.access(program, os.X_OK):
-        raise ProvisioningError(f"--kernel {program} is not executable; if it is the program that "
-                                f"`make ARCH=um` built: chmod +x {program}")
-    ok, said = answers(program)
-    if not ok:
-        raise ProvisioningError(f"--kernel {program} does not start ({said}); give a User-mode "
-                                "Linux program that runs on this machine (`linux --version`)")
-
-
-def _check_modules(modules: Path, *, compressed: bool) -> None:
-    if next(modules.rglob(MODULE), None) is not None:
-        return
-    packed = next(modules.rglob(f"{MODULE}.*"), None)
-    if packed is not None and compressed and packed.suffix == ".xz":
-        return
-    cure = (f"decompress it: {packed} cannot be inserted as it is" if packed else
-            "build it with CONFIG_DM_SNAPSHOT=m and give the directory it was built in")
-    raise ProvisioningError(f"--modules {modules} holds no {MODULE}; {cure}")
 
 
 def answers(program: Path) -> tuple[bool, str]:
@@ -394,3 +225,11 @@ def answers(program: Path) -> tuple[bool, str]:
     said = done.stdout.decode(errors="replace").strip()
     lines = said.splitlines() or [f"exit status {done.returncode}"]
     return done.returncode == 0, lines[0]
+
+TRANSPORT: Final = ("virtio_pci", "9pnet_virtio", "9p")
+"""What mounts the host's file system."""
+SUBJECT: Final = ("dm-mod", "dm-bufio", "dm-snapshot", "dm-zero", "dm-flakey", "dm-delay",
+                  "dm-dust", "dm-log-writes", "loop", "brd", "nbd", "veth")
+"""What scenarios work with; the guest loads these itself (`harness.kernel.modules`)."""
+KEPT: Final = (*TRANSPORT, *SUBJECT)
+"""What is kept of a distribution's modules, where it has them."""

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from harness.journal import Ready
-from harness.steps import Observation
+from harness.trace.observations import Observation
+from harness.wire.journal import Ready
 
 Reason = Literal["panic", "hang", "vanished", "rubbish", "never ready"]
 """How a guest was lost: its kernel panicked; its journal stood still for too long; its process

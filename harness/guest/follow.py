@@ -14,8 +14,8 @@ are missing, end a scenario only with a fault.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from harness.journal import Begin, Done, End, Observed, Ready, Record, Started
-from harness.steps import Observation
+from harness.trace.observations import Observation
+from harness.wire.journal import Begin, Done, End, Observed, Ready, Record, Started
 
 
 class Rubbish(Exception):

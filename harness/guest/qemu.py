@@ -3,7 +3,7 @@
 The guest's root is the host's own file system, read-only (9p), so Python and dmsnap run in it
 unchanged and no image is ever built; its results directory is a second share, read-write, mounted
 over itself.  A distribution's kernel needs an initramfs to get there
-(`harness.guest.initramfs`); `vm/init` is then its first process, as in User-mode Linux.
+(`harness.guest.fetch.initramfs`); `vm/init` is then its first process, as in User-mode Linux.
 
 The command line is all our own, from ``-no-user-config -nodefaults`` on: a machine with one CPU,
 one serial line as console and two 9p devices, nothing else.  Whatever goes wrong in the guest ends
@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Final
 
 from harness.errors import ProvisioningError
-from harness.guest import acceleration, initramfs
-from harness.guest.apt import run
+from harness.guest import acceleration
 from harness.guest.catalogue import Kernel, cache_dir
+from harness.guest.fetch import initramfs
+from harness.guest.fetch.apt import run
 from harness.guest.host_root import AGENT, check_seen, private_dir, write_init
 from harness.guest.process import KeptProcess
 

@@ -1,12 +1,19 @@
-"""The journals that a run left behind: what each kernel answered, to be looked at later."""
+"""Where a run leaves the files of its guests, and the journals there: what each kernel answered."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from harness.guest.process import JOURNAL_NAME
-from harness.journal import Begin, End, JournalReader, Observed, Ready
-from harness.steps import Observation
+from harness.trace.observations import Observation
+from harness.wire.journal import Begin, End, JournalReader, Observed, Ready
+
+GUESTS_DIRECTORY: Final = "guests"
+"""Below the report: journals and consoles of the guests, by kernel."""
+_NOT_IN_A_NAME: Final = re.compile(r"[^A-Za-z0-9.+-]+|^\.+")
+_NAME_CHARACTERS_MAX: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +30,14 @@ class Recorded:
     seed: int
     ready: Ready
     observations: tuple[Observation, ...]
+
+
+def files_of(directory: Path, kernel: str) -> Path:
+    """Where a run keeps the files of a kernel's guests.
+
+    The name of a kernel of one's own is its path: it must not lead out of ``directory``.
+    """
+    return directory / _NOT_IN_A_NAME.sub("_", kernel)[-_NAME_CHARACTERS_MAX:]
 
 
 def recorded(guests: Path) -> Iterator[Recorded]:

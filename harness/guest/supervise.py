@@ -39,7 +39,7 @@ from harness.guest.host_root import AGENT
 from harness.guest.process import CONSOLE_NAME, JOB_NAME, JOURNAL_NAME, Guest, Launcher
 from harness.guest.qemu import QemuGuest
 from harness.guest.uml import UmlGuest
-from harness.journal import Begin, JournalReader, Observed, Ready, Record
+from harness.wire.journal import Begin, JournalReader, Observed, Ready, Record
 
 ATTEMPTS_MAX: Final = 2
 """Attempts of one scenario; a guest can die for no reason of the scenario's."""

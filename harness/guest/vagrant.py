@@ -25,7 +25,7 @@ from harness.errors import ProvisioningError
 from harness.guest.catalogue import VAGRANT, Kernel
 from harness.guest.host_root import private_dir
 from harness.guest.process import JOURNAL_NAME, KeptProcess
-from harness.journal import Done, End, JournalReader
+from harness.wire.journal import Done, End, JournalReader
 
 MACHINE: Final = "dmsnap"
 """Its name in the Vagrantfile."""

@@ -19,21 +19,15 @@ from pathlib import Path
 import msgspec
 
 from harness.errors import DmsnapError, ProvisioningError
-from harness.journal import Done, JournalWriter, Ready
 from harness.kernel import kmsg, machine, modules, udev
 from harness.kernel.backend import KernelBackend
-from harness.kernel.coverage import LOADING, UNLOADING, Coverage
-from harness.kernel.driver import Driver
-from harness.kernel.ioctl import IoctlDriver
+from harness.kernel.drivers.driver import Driver
+from harness.kernel.drivers.ioctl import IoctlDriver
+from harness.kernel.function_counts import LOADING, UNLOADING, Coverage
 from harness.kernel.probe import probe
-from harness.kernel.session import (
-    Job,
-    JournalLost,
-    Runner,
-    ScenarioPlugin,
-    decode_job,
-    run_session,
-)
+from harness.kernel.session import JournalLost, Runner, ScenarioPlugin, run_session
+from harness.wire.job import Job, decode_job
+from harness.wire.journal import Done, JournalWriter, Ready
 
 JOB = "job.json"
 JOURNAL = "journal.jsonl"
@@ -48,7 +42,7 @@ def make_driver(label: str) -> Driver:
     if label == "ioctl":
         return IoctlDriver()
     if label == "dmsetup":
-        from harness.kernel.dmsetup import DmsetupDriver
+        from harness.kernel.drivers.dmsetup import DmsetupDriver
         return DmsetupDriver()
     raise ProvisioningError(f"there is no driver {label!r}: take 'ioctl' or 'dmsetup'")
 

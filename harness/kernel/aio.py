@@ -16,8 +16,8 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from harness import pattern
 from harness.errors import ProvisioningError
+from harness.trace import pattern
 from harness.units import bytes_of_sectors
 
 _CALLS: Final = {"x86_64": (206, 207, 208, 209), "aarch64": (0, 1, 4, 2)}

@@ -23,25 +23,23 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Final
 
-from harness import pattern, steps
 from harness.errors import BadScenario, ProvisioningError, Unsupported
 from harness.kernel import aio, machine, removal
 from harness.kernel.blockio import BLKDISCARD, BLKZEROOUT, BlockIO, Source, error_name
-from harness.kernel.disks import Disks
-from harness.kernel.driver import UUID_PREFIX, Driver, Info, Line, node
+from harness.kernel.disks.disks import Disks
+from harness.kernel.drivers.driver import UUID_PREFIX, Driver, Info, Line, node
 from harness.kernel.kmsg import KernelLog, normalise
 from harness.kernel.modules import Parameters
 from harness.kernel.rest import Merges
 from harness.kernel.uevents import Listener, kernel_uevents, numbered, select
-from harness.steps import (
+from harness.trace import observations, pattern, rules, steps
+from harness.trace.observations import DeviceState, Observation, Runs
+from harness.trace.steps import (
     EXAMINE_END_SECTORS,
     EXAMINE_SECTORS_MAX,
     REFERENCE,
     REQUEST_SECTORS_MAX,
     AnyStep,
-    DeviceState,
-    Observation,
-    Runs,
 )
 from harness.units import SECTOR_BYTES, bytes_of_sectors, sectors_of_bytes
 
@@ -61,7 +59,7 @@ class _Found:
 
 
 class KernelBackend:
-    """The real device-mapper of this guest (harness.steps.Backend).
+    """The real device-mapper of this guest (harness.trace.backend.Backend).
 
     Args:
         driver: how it is told.
@@ -174,7 +172,7 @@ class KernelBackend:
         try:
             work(found)
         except TimeoutError as fault:
-            found.error = error_name(fault) if fault.errno is not None else steps.TIMEOUT
+            found.error = error_name(fault) if fault.errno is not None else observations.TIMEOUT
         except OSError as fault:
             found.error = error_name(fault)
         self._let_links_recover()
@@ -272,7 +270,7 @@ class KernelBackend:
                 self._parallel(step, found)
             case steps.Fault(device=device, op=op, sector=sector):
                 server = self._disks.server(device)
-                steps.check_fault(step, linked=server.linked)
+                rules.check_fault(step, linked=server.linked)
                 to_end = self._disks.all[device].sectors - sector
                 server.fail(op, sector, to_end if step.sectors is None else step.sectors,
                             nth=step.nth, count=step.count, how=step.how)
@@ -293,7 +291,7 @@ class KernelBackend:
         name = step.name
         if name in RESERVED or name in self._disks.all or name in self._mapped:
             raise BadScenario(f"disk {name}: the name is taken")
-        steps.check_disk(step)
+        rules.check_disk(step)
         self._disks.add(name, step.sectors, step.block_size, can_fail=step.can_fail,
                         linked=step.linked)
         info = self._driver.survey([name])[name]
@@ -303,7 +301,7 @@ class KernelBackend:
             if step.fill == "stamp":
                 stamps = self._stamps(name, step.generation)
                 server = self._disks.server(name)
-                for sector, sectors in steps.requests(0, step.sectors):
+                for sector, sectors in rules.requests(0, step.sectors):
                     server.write(sector, bytes(stamps(sector, sectors)))
         elif step.fill == "stamp":
             self._block.write(node(name), 0, step.sectors,
@@ -365,7 +363,7 @@ class KernelBackend:
         if device not in self._disks.all and device not in self._info:
             raise BadScenario(f"there is no device {device}: make it before it is used")
         if self._waits(device):
-            found.error = steps.SUSPENDED
+            found.error = observations.SUSPENDED
             return
         path = node(device)
         match step:
@@ -394,13 +392,13 @@ class KernelBackend:
                 self._block.control(path, BLKZEROOUT, sector, sectors)
 
     def _parallel(self, step: steps.Parallel, found: _Found) -> None:
-        steps.check_parallel(step)
+        rules.check_parallel(step)
         requests = []
         for io in step.ios:
             if io.device not in self._disks.all and io.device not in self._info:
                 raise BadScenario(f"there is no device {io.device}: make it before it is used")
             if self._waits(io.device, but=step.resume):
-                found.error = steps.SUSPENDED
+                found.error = observations.SUSPENDED
                 return
             data = None
             if isinstance(io, steps.Write):
@@ -409,7 +407,7 @@ class KernelBackend:
             requests.append(aio.Request(node(io.device), io.sector, io.sectors, data))
         for name in step.resume:
             info = self._info.get(name)
-            steps.check_resumable(name, suspended=info is not None and info.suspended,
+            rules.check_resumable(name, suspended=info is not None and info.suspended,
                                   loaded=info is not None and info.inactive is not None)
 
         def resume() -> None:
@@ -463,7 +461,7 @@ class KernelBackend:
         if info.server is not None:
             # Not through the kernel: looking is no request.
             return pattern.join([pattern.encode(self._seed, info.server.read(sector, sectors))
-                                 for sector, sectors in steps.requests(0, info.sectors)])
+                                 for sector, sectors in rules.requests(0, info.sectors)])
         return self._block.examine(node(disk), self._seed, [(0, info.sectors)])
 
     def _examine(self, found: _Found) -> None:

@@ -31,9 +31,11 @@ from typing import Final
 
 import numpy as np
 
-from harness import pattern
 from harness.errors import errno_name
-from harness.steps import REQUEST_SECTORS_MAX, Run, Runs, Unreadable, requests
+from harness.trace import pattern
+from harness.trace.observations import Run, Runs, Unreadable
+from harness.trace.rules import requests
+from harness.trace.steps import REQUEST_SECTORS_MAX
 from harness.units import SECTOR_BYTES, bytes_of_sectors, sectors_of_bytes
 
 BLKDISCARD: Final = 0x1277

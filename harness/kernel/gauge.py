@@ -26,10 +26,12 @@ from msgspec import Struct
 
 from harness.errors import DmsnapError, ProvisioningError
 from harness.files import write_whole
-from harness.journal import Done, JournalWriter
 from harness.kernel import agent
 from harness.kernel.session import JournalLost, Runner
-from harness.steps import AnyStep, Backend, Observation, Write
+from harness.trace.backend import Backend
+from harness.trace.observations import Observation
+from harness.trace.steps import AnyStep, Write
+from harness.wire.journal import Done, JournalWriter
 
 NAME: Final = "gauge.json"
 CACHE: Final = "kcopyd_job"
@@ -104,7 +106,7 @@ class GaugedBackend:
         self._backend.begin(seed)
 
     def end(self) -> list[str]:
-        """See `harness.steps.Backend`."""
+        """See `harness.trace.backend.Backend`."""
         return self._backend.end()
 
     def execute(self, index: int, step: AnyStep) -> Observation:

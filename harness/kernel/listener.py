@@ -20,7 +20,7 @@ from harness.errors import DmsnapError
 from harness.files import write_whole
 from harness.kernel import machine, modules
 from harness.kernel.agent import read_job
-from harness.steps import encode
+from harness.trace.steps import encode
 
 COMMAND_LIMIT_S: Final = 60.0
 _POLL_S: Final = 0.02

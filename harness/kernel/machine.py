@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, Literal, NoReturn
 
 from harness.errors import UnsafeMachine
-from harness.kernel.driver import UUID_PREFIX, Driver, Line, node
+from harness.kernel.drivers.driver import UUID_PREFIX, Driver, Line, node
 
 MARKER: Final = "etc/dmsnap-disposable"
 COMMAND_LINE_WORD: Final = "dmsnap.disposable"

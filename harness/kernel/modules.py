@@ -17,7 +17,7 @@ from harness.kernel import udev
 
 WANTED: Final = ("dm-mod", "dm-bufio", "dm-snapshot", "dm-zero", "dm-flakey", "dm-delay",
                  "dm-dust", "loop")
-"""In the order of their dependencies; the ram disk is loaded by `harness.kernel.disks`."""
+"""In the order of their dependencies; the ram disk is loaded by `harness.kernel.disks.disks`."""
 NEEDED: Final = ("dm-mod", "dm-bufio", "dm-snapshot", "brd")
 """Without these nothing works; the others only widen what scenarios can use."""
 _SYS_MODULE: Final = Path("/sys/module")

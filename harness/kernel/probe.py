@@ -57,10 +57,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from harness import steps
 from harness.kernel.backend import KernelBackend
 from harness.kernel.modules import Parameters
-from harness.steps import AnyStep, Observation, Stamped, TargetLine
+from harness.trace import steps
+from harness.trace.observations import Observation, Stamped
+from harness.trace.steps import AnyStep, TargetLine
 from harness.units import SECTOR_BYTES
 
 Facts = dict[str, bool | int | str]

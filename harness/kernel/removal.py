@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable
 from typing import Final
 
-from harness.kernel.driver import UUID_PREFIX, Driver, Line
+from harness.kernel.drivers.driver import UUID_PREFIX, Driver, Line
 
 _PATIENCE_S: Final = 1.0
 _PAUSE_S: Final = 0.02

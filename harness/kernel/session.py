@@ -10,67 +10,19 @@ host's.  Two things end the whole session, as no later record could be believed:
 would not go away, and a journal that cannot be written.
 """
 
-import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import msgspec
 import pytest
-from msgspec import Struct
 
-from harness.errors import BadScenario, Unsupported, WitnessesDisagree
-from harness.journal import Begin, End, JournalWriter, Observed, Record, Started
-from harness.steps import AnyStep, Backend
-
-
-class JobScenario(Struct, frozen=True, forbid_unknown_fields=True):
-    """One scenario of a job."""
-
-    name: str
-    steps: tuple[AnyStep, ...]
-    seed: int | None = None
-
-
-class Job(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a guest is told to do (``job.json`` in its results directory).
-
-    Attributes:
-        modules: directory of the kernel's modules, as in /lib/modules/RELEASE.
-        driver: ``ioctl`` or ``dmsetup``.
-        seed: goes into every stamp, unless a scenario has its own.
-        pytest: further arguments for the session.
-        here: the user said that this machine is the guest.
-        functions: of the module, to be counted by scenario (`harness.kernel.coverage`).
-    """
-
-    modules: str
-    scenarios: tuple[JobScenario, ...] = ()
-    driver: str = "ioctl"
-    seed: int = 0
-    pytest: tuple[str, ...] = ()
-    here: bool = False
-    functions: tuple[str, ...] = ()
+from harness.errors import Unsupported
+from harness.trace.backend import Backend, fault_of, put_away
+from harness.wire.job import JobScenario
+from harness.wire.journal import Begin, End, JournalWriter, Observed, Record, Started
 
 
 class JournalLost(Exception):
     """The journal cannot be written: nothing can be reported any more."""
-
-
-def fault_of(error: BaseException) -> str:
-    """One line that says what went wrong, and where."""
-    if isinstance(error, Unsupported):
-        return str(error)
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    where = f" ({frame.name}, line {frame.lineno})"
-    return f"{type(error).__name__}: {error}" + ("" if isinstance(error, BadScenario) else where)
-
-
-def put_away(backend: Backend, fault: str) -> tuple[tuple[str, ...], str]:
-    """What would not go away after a scenario, and its fault: ``fault``, or what its end found."""
-    try:
-        return tuple(backend.end()), fault
-    except WitnessesDisagree as error:
-        return (), fault or fault_of(error)
 
 
 class Runner:
@@ -201,6 +153,3 @@ def run_session(plugin: ScenarioPlugin, arguments: Sequence[str], root: str) -> 
              "--assert=plain", "--capture=no", "-q", "--no-header", "--tb=short", "--color=no"]
     unused = [word for name in UNUSED for word in ("-p", f"no:{name}")]
     return int(pytest.main([*fixed, *unused, *arguments], plugins=[plugin]))
-
-
-decode_job = msgspec.json.Decoder(Job).decode

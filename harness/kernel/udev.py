@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from harness.kernel.driver import UUID_PREFIX
+from harness.kernel.drivers.driver import UUID_PREFIX
 
 _CONTROL: Final = Path("/run/udev/control")
 _RULES: Final = Path("/run/udev/rules.d/55-dmsnap.rules")

@@ -25,7 +25,7 @@ import pyudev
 
 from harness.errors import WitnessesDisagree
 from harness.kernel import udev
-from harness.steps import UEvent
+from harness.trace.observations import UEvent
 
 Event = tuple[str, dict[str, str]]
 """Action and properties."""

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from typing import Final
 from xml.etree import ElementTree as ET
 
-from harness.diff import Verdict
-from harness.report.model import FileReporter, Result, RunReport
+from harness.compare.diff import Verdict
+from harness.report.reporter import FileReporter
 from harness.report.words import details, headline
+from harness.verdict.result import Result, RunReport
 
 _FAILURES: Final = (Verdict.DIVERGED, Verdict.NONDETERMINISTIC)
 _ERRORS: Final = (Verdict.LOST, Verdict.BROKEN)

@@ -7,9 +7,10 @@ carry the directive ERROR, *unsupported* SKIP.
 
 from typing import Final
 
-from harness.diff import Verdict
-from harness.report.model import FileReporter, Result, RunReport
+from harness.compare.diff import Verdict
+from harness.report.reporter import FileReporter
 from harness.report.words import compared, details, headline, left_out, printable, verdicts
+from harness.verdict.result import Result, RunReport
 
 _INDENT: Final = "  "
 

@@ -17,8 +17,8 @@ from msgspec import Struct
 
 from harness.errors import ProvisioningError
 from harness.files import write_whole
-from harness.report.model import Result, RunReport
-from harness.steps import encode
+from harness.trace.steps import encode
+from harness.verdict.result import Result, RunReport
 
 LEDGER_NAME: Final = "progress.jsonl"
 

@@ -19,9 +19,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from harness.diff import Layer, Verdict
-from harness.report.model import Result, RunReport
+from harness.compare.diff import Layer, Verdict
 from harness.report.words import compared, details, left_out, printable, verdicts
+from harness.verdict.result import Result, RunReport
 
 STYLE: Final = {
     Verdict.SAME: "green",

@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
-from harness.diff import Layer, Verdict, render
-from harness.promise import BrokenPromise
-from harness.report.model import Result, RunReport
+from harness.compare.diff import Layer, Verdict, render
+from harness.promises.check import BrokenPromise
+from harness.verdict.result import Result, RunReport
 
 _UNPRINTABLE: Final = re.compile(r"[^\n\x20-\x7e\xa0-\ud7ff\ue000-\U0010ffff]")
 

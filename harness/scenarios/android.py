@@ -9,8 +9,8 @@ from typing import Final
 
 from harness.scenarios.registry import scenario
 from harness.scenarios.script import Script
-from harness.steps import TargetLine
 from harness.store.layout import chunks_needed, entries_per_area
+from harness.trace.steps import TargetLine
 
 COUNT: Final = 70
 """Chunks of an update in the scenarios below: more than two areas of chunks of one sector."""

@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 from harness.scenarios.registry import scenario
 from harness.scenarios.script import Script
-from harness.steps import TargetLine
 from harness.store.build import allocate, build
 from harness.store.layout import ENTRY
+from harness.trace.steps import TargetLine
 
 _ORIGIN_SECTORS = 17000
 _FAR = 64 * 256

@@ -7,9 +7,9 @@ from typing import Final
 
 from harness.scenarios.registry import scenario
 from harness.scenarios.script import Script
-from harness.steps import TargetLine
 from harness.store.layout import ENTRY, Header
-from harness.trace import Layer
+from harness.trace.files import Layer
+from harness.trace.steps import TargetLine
 
 _COUNT_255: Final = 255 << 56
 """In the upper byte of a new chunk: 255 further chunks."""

@@ -2,7 +2,7 @@
 
 from harness.scenarios.registry import scenario
 from harness.scenarios.script import Script
-from harness.steps import TargetLine
+from harness.trace.steps import TargetLine
 
 CHUNK = 512
 """Smaller chunks make 7.2 divide by zero when the table is loaded."""

@@ -9,8 +9,8 @@ from typing import Final
 
 from harness.scenarios.registry import scenario
 from harness.scenarios.script import Script
-from harness.steps import Parallel, Read, TargetLine, Write
 from harness.store.layout import ENTRY, Header, area_chunk, entries_per_area
+from harness.trace.steps import Parallel, Read, TargetLine, Write
 
 STORES: Final = ("P", "N")
 

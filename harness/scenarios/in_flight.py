@@ -4,11 +4,11 @@ A merge or a copy waits for the suspended device; what arrives meanwhile meets i
 slow the machine is.
 """
 
-from harness.scenarios.faults import RACE
+from harness.scenarios.io_errors import RACE
 from harness.scenarios.registry import scenario
 from harness.scenarios.script import Script
-from harness.steps import Parallel, Read, TargetLine, Write
-from harness.trace import Layer
+from harness.trace.files import Layer
+from harness.trace.steps import Parallel, Read, TargetLine, Write
 
 
 def _cast(s: Script, *, sectors: int = 256, chunk: int = 8, can_fail: bool = False,

@@ -6,12 +6,12 @@ or it stays down and the disk is given up (``dies``): that request is lost, all 
 and what was there before is there when the link is back.
 """
 
-from harness.faults import How
-from harness.scenarios.faults import RACE
+from harness.scenarios.io_errors import RACE
 from harness.scenarios.registry import scenario
 from harness.scenarios.script import Script
-from harness.steps import Parallel, Read, Write
-from harness.trace import Layer
+from harness.trace.faults import How
+from harness.trace.files import Layer
+from harness.trace.steps import Parallel, Read, Write
 
 HOW = ("stalls", "dies")
 WRITERS = ("snap", "org")

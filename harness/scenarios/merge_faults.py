@@ -2,10 +2,10 @@
 
 from typing import Literal
 
-from harness.scenarios.faults import RACE, STORES, cast
+from harness.scenarios.io_errors import RACE, STORES, cast
 from harness.scenarios.registry import scenario
 from harness.scenarios.script import Script
-from harness.trace import Layer
+from harness.trace.files import Layer
 
 
 @scenario(chunk=(1, 8), rows=("F: merged data flushed before the metadata is committed",))

@@ -1,9 +1,9 @@
 """Faults by count in the metadata: creation, activation, commits, invalidation; after overflow."""
 
-from harness.scenarios.faults import PERSISTENT, STORES, WRITERS, afterwards, cast
+from harness.scenarios.io_errors import PERSISTENT, STORES, WRITERS, afterwards, cast
 from harness.scenarios.registry import scenario
 from harness.scenarios.script import Script
-from harness.steps import TargetLine
+from harness.trace.steps import TargetLine
 
 
 @scenario(store=PERSISTENT, writer=WRITERS, nth=(1, 2))

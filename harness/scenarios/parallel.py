@@ -6,7 +6,7 @@ the outcome depends on a race, it must be one of those that the twin's orders gi
 
 from harness.scenarios.registry import scenario
 from harness.scenarios.script import Script
-from harness.steps import Parallel, Read, TargetLine, Write
+from harness.trace.steps import Parallel, Read, TargetLine, Write
 
 STORES = ("P", "N")
 

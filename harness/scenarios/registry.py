@@ -13,13 +13,13 @@ from typing import Any, Final
 
 from harness.errors import BadScenario, BadTrace
 from harness.scenarios.script import Script
-from harness.steps import Examine
-from harness.trace import Header, Trace, dumps, loads
+from harness.trace.files import Header, Trace, dumps, loads
+from harness.trace.steps import Examine
 
 THEMES: Final = ("creation", "writes", "origins", "stores", "crafted", "overflow", "tables",
-                 "merge", "faults", "metadata_faults", "merge_faults", "links", "rotten_disks",
-                 "discards", "stacks", "requests", "parallel", "in_flight", "workloads", "lvm",
-                 "android", "fixes", "defects")
+                 "merging", "io_errors", "metadata_faults", "merge_faults", "links",
+                 "rotten_disks", "discards", "stacks", "requests", "parallel", "in_flight",
+                 "workloads", "lvm_tables", "android", "fixes", "defects")
 """Modules of this package that hold scenarios, in the order of the catalogue."""
 DEFAULT_SEED: Final = 1
 

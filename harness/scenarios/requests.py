@@ -3,10 +3,10 @@
 Direct and through the page cache, which keeps an error of write-back for whoever asks next.
 """
 
-from harness.faults import Op
 from harness.scenarios.registry import scenario
 from harness.scenarios.script import Script
-from harness.steps import Parallel, Read, TargetLine, Write
+from harness.trace.faults import Op
+from harness.trace.steps import Parallel, Read, TargetLine, Write
 
 _SECTORS = 72
 _BLOCK = 8

@@ -2,7 +2,7 @@
 
 from harness.scenarios.registry import scenario
 from harness.scenarios.script import Script
-from harness.steps import TargetLine
+from harness.trace.steps import TargetLine
 
 
 def _tries(s: Script, kind: str, *args: str) -> None:

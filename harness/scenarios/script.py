@@ -7,8 +7,9 @@ gets a table and is resumed, a snapshot is as long as its origin.
 import msgspec
 
 from harness.errors import BadScenario
-from harness.faults import How, Op
-from harness.steps import (
+from harness.trace.faults import How, Op
+from harness.trace.files import Layer, NotCompared
+from harness.trace.steps import (
     AnyStep,
     Clear,
     Crash,
@@ -37,7 +38,6 @@ from harness.steps import (
     Write,
     Zeroout,
 )
-from harness.trace import Layer, NotCompared
 
 
 class Script:

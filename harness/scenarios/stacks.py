@@ -6,7 +6,7 @@ devices in the middle, numbers that are too long.
 
 from harness.scenarios.registry import scenario
 from harness.scenarios.script import Script
-from harness.steps import Parallel, TargetLine, Write
+from harness.trace.steps import Parallel, TargetLine, Write
 
 _SECTORS = 64
 _KINDS = {

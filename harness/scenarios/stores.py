@@ -4,9 +4,9 @@ from collections.abc import Iterable
 
 from harness.scenarios.registry import scenario
 from harness.scenarios.script import Script
-from harness.steps import TargetLine
 from harness.store.build import allocate, build
 from harness.store.layout import ENTRY, Header, entries_per_area
+from harness.trace.steps import TargetLine
 from harness.units import bytes_of_sectors
 
 _COW_SECTORS = 256

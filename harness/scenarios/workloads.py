@@ -10,7 +10,7 @@ from typing import Final
 
 from harness.scenarios.registry import scenario
 from harness.scenarios.script import Script
-from harness.steps import TargetLine
+from harness.trace.steps import TargetLine
 
 STORES: Final = ("P", "N")
 GROUP: Final = 1024

@@ -9,18 +9,26 @@ from typing import Final
 
 import msgspec
 
-from harness import pattern
 from harness.errors import BadScenario, TwinInvariant, errno_name
-from harness.steps import (
-    EXAMINE_END_SECTORS,
-    EXAMINE_SECTORS_MAX,
+from harness.trace import pattern
+from harness.trace.observations import (
     SUSPENDED,
     TIMEOUT,
+    DeviceState,
+    Observation,
+    Run,
+    Runs,
+    Unreadable,
+    Zeros,
+)
+from harness.trace.rules import check_disk, check_fault, check_parallel, check_resumable, requests
+from harness.trace.steps import (
+    EXAMINE_END_SECTORS,
+    EXAMINE_SECTORS_MAX,
     AnyStep,
     Clear,
     Crash,
     Create,
-    DeviceState,
     Discard,
     Disk,
     Examine,
@@ -30,7 +38,6 @@ from harness.steps import (
     Image,
     Load,
     Message,
-    Observation,
     Parallel,
     Parameter,
     Poke,
@@ -38,21 +45,12 @@ from harness.steps import (
     Remove,
     Rename,
     Resume,
-    Run,
-    Runs,
     Status,
     Suspend,
     Table,
-    Unreadable,
     Wait,
     Write,
     Zeroout,
-    Zeros,
-    check_disk,
-    check_fault,
-    check_parallel,
-    check_resumable,
-    requests,
 )
 from harness.twin.bio import BlockDevice, is_suspended
 from harness.twin.blockio import BlockIO
@@ -70,7 +68,7 @@ _TOO_LARGE: Final = 1 << 64
 
 
 class TwinBackend:
-    """`harness.steps.Backend` on a simulated world.
+    """`harness.trace.backend.Backend` on a simulated world.
 
     ``answers`` are given to the choice points of each world that begins (`harness.twin.clock`);
     ``choices`` tells which points the present one has met.
@@ -95,7 +93,7 @@ class TwinBackend:
         return []
 
     def execute(self, index: int, step: AnyStep) -> Observation:
-        """Do one step; see `harness.steps.Backend`."""
+        """Do one step; see `harness.trace.backend.Backend`."""
         started = time.perf_counter_ns()
         try:
             result = self._do(step)

@@ -8,14 +8,13 @@ import errno
 from collections.abc import Callable
 from typing import Final
 
-from harness.steps import TargetLine, UEvent
+from harness.trace.observations import UEvent
+from harness.trace.steps import TargetLine
+from harness.twin.arguments import split_args
 from harness.twin.bio import Bio, BlockDevice
 from harness.twin.clock import Choices, Clock
-from harness.twin.delay import Delay
 from harness.twin.disk import Disk
-from harness.twin.dust import Dust
 from harness.twin.fallible import FallibleDisk
-from harness.twin.flakey import Flakey
 from harness.twin.limits import Limits
 from harness.twin.mapped_device import MappedDevice
 from harness.twin.merge import SnapshotMerge
@@ -23,8 +22,14 @@ from harness.twin.origin import Origin, write_to_snapshots
 from harness.twin.profile import Profile, errno_of
 from harness.twin.registry import Registry
 from harness.twin.snapshot import Snapshot
-from harness.twin.table import LoadError, Table, split_args
-from harness.twin.target import Error, Linear, Target, Zero
+from harness.twin.table import LoadError, Table
+from harness.twin.target import Target
+from harness.twin.targets.delay import Delay
+from harness.twin.targets.dust import Dust
+from harness.twin.targets.error import Error
+from harness.twin.targets.flakey import Flakey
+from harness.twin.targets.linear import Linear
+from harness.twin.targets.zero import Zero
 from harness.twin.throttle import DEFAULT_COW_THRESHOLD
 from harness.units import SECTOR_BYTES
 

@@ -3,19 +3,17 @@
 Kernel: dm-exception-store.c.  Two types exist: ``P`` (persistent) and ``N`` (transient).
 """
 
-import errno
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
 from harness.store.layout import chunk_size_fault
 from harness.twin.bio import BlockDevice
-from harness.twin.exception_table import Pairs
-from harness.twin.target import CtrError, parse_unsigned
+from harness.twin.exceptions.table import Pairs
 
 if TYPE_CHECKING:
     from harness.twin.device_mapper import DeviceMapper
-    from harness.twin.snapshot import Snapshot
+
 
 Committed = Callable[[bool], None]
 """``acknowledge(success)``: the exception is in the store, or never will be."""
@@ -113,30 +111,3 @@ class ExceptionStore(ABC):
     def table_line(self) -> str:
         """The store's part of the TABLE string."""
         return f"{self.type_letter} {self.chunk_sectors}"
-
-
-def create(world: "DeviceMapper", argv: list[str], snapshot: "Snapshot") -> ExceptionStore:
-    """A store from ``<type><options> <chunk size>`` (kernel: ``dm_exception_store_create``).
-
-    Raises:
-        CtrError: the caller replaces the text by its own, as the kernel's snapshot target does.
-    """
-    # Imported here, because both stores derive from the class above.
-    from harness.twin.persistent import PersistentStore
-    from harness.twin.transient import TransientStore
-
-    word, size = argv[0], argv[1]
-    kinds: dict[str, type[ExceptionStore]] = {"P": PersistentStore, "N": TransientStore}
-    kind = kinds.get(word[:1].upper())
-    if kind is None:
-        raise CtrError("Exception store type is not P or N", errno.EINVAL)
-    store = kind(world, snapshot.cow, snapshot.origin)
-    chunk_sectors = parse_unsigned(size, 32)
-    if chunk_sectors is None:
-        raise CtrError("Invalid chunk size", errno.EINVAL)
-    if chunk_sectors:
-        fault = store.set_chunk_sectors(chunk_sectors)
-        if fault is not None:
-            raise CtrError(fault, errno.EINVAL)
-    store.parse_options(word[1:])
-    return store

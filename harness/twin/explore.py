@@ -18,7 +18,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from harness.steps import AnyStep, Observation
+from harness.trace.observations import Observation
+from harness.trace.steps import AnyStep
 from harness.twin.backend import TwinBackend
 from harness.twin.profile import Profile
 

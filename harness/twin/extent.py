@@ -28,7 +28,7 @@ from typing import Final
 from harness.twin.bio import READ, WRITE, Bio, BlockDevice
 from harness.twin.disk import Disk
 from harness.twin.exception_store import Extent
-from harness.twin.exception_table import ExceptionTable
+from harness.twin.exceptions.table import ExceptionTable
 from harness.twin.mapped_device import MappedDevice
 from harness.twin.origin import Origin
 from harness.twin.snapshot import Snapshot

@@ -4,8 +4,8 @@ It stands for what the kernel side serves as a network block device (drivers/blo
 what the block layer does in front of one: requests arrive uncut, one for each bio, and are answered
 in the order of their arrival, each before the next.  Every request is written down as it arrives.
 
-What the plan strikes (`harness.faults`) moves no data and gives EIO; or the disk stops with it.
-One that stalls goes on after a while: the answer is late, and what has arrived since is served
+What the plan strikes (`harness.trace.faults`) moves no data and gives EIO; or the disk stops with
+it. One that stalls goes on after a while: the answer is late, and what has arrived since is served
 after it, in its order.  One that dies answers nothing any more: the driver ends whatever it has
 with EIO, and no request reaches the disk until it is healed.
 
@@ -19,9 +19,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from harness.faults import OUTAGE_MS, FaultPlan, request_line
-from harness.faults import Op as RequestOp
-from harness.steps import REQUEST_SECTORS_MAX
+from harness.trace.faults import OUTAGE_MS, FaultPlan, request_line
+from harness.trace.faults import Op as RequestOp
+from harness.trace.steps import REQUEST_SECTORS_MAX
 from harness.twin.bio import FUA, PREFLUSH, Bio, Op
 from harness.twin.clock import TICKS_PER_MS, Clock
 from harness.twin.disk import Disk

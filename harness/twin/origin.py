@@ -11,8 +11,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from harness.errors import KernelCrash
+from harness.twin.arguments import CtrError
 from harness.twin.bio import Bio, BlockDevice, Op
-from harness.twin.target import CtrError, Target
+from harness.twin.target import Target
 
 if TYPE_CHECKING:
     from harness.twin.snapshot import PendingException, Snapshot

@@ -24,10 +24,10 @@ from harness.store.layout import (
     area_chunk,
     entries_per_area,
 )
+from harness.twin.arguments import CtrError
 from harness.twin.bio import FUA, PREFLUSH, READ, WRITE, Bio, BlockDevice, Op
 from harness.twin.exception_store import Committed, ExceptionStore, Extent, Then
-from harness.twin.exception_table import Pairs
-from harness.twin.target import CtrError
+from harness.twin.exceptions.table import Pairs
 from harness.units import SECTOR_SHIFT
 
 if TYPE_CHECKING:

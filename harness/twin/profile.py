@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Final
 
 from harness.errors import ProvisioningError
-from harness.twin.exception_table import Order
+from harness.twin.exceptions.table import Order
 
 Fact = bool | int | str
 
@@ -84,7 +84,7 @@ class Profile:
     transient exception store for snapshot-merge, 7.3)."""
     duplicate_wins: str = "last"
     """Which of two records for one chunk is found: the first (5.2), the last (8581b19eb2c5, 6.19)
-    or, in the seed, the last by another rule; see `harness.twin.exception_table`."""
+    or, in the seed, the last by another rule; see `harness.twin.exceptions.table`."""
     max_sectors: int = 254
     """Longest request of a disk."""
     max_sectors_4k: int = 254

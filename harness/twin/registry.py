@@ -9,8 +9,8 @@ import errno
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from harness.twin.arguments import CtrError
 from harness.twin.bio import BlockDevice
-from harness.twin.target import CtrError
 
 if TYPE_CHECKING:
     from harness.twin.origin import Origin

@@ -15,12 +15,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from harness.errors import FreedMemory
-from harness.twin import exception_store
+from harness.twin import store_types
+from harness.twin.arguments import CtrError, scan_unsigned
 from harness.twin.bio import READ, Bio, BlockDevice, EndIo, Op
-from harness.twin.exception_table import ExceptionTable, table_slots
+from harness.twin.exceptions.table import ExceptionTable, table_slots
 from harness.twin.kcopyd import Kcopyd
 from harness.twin.table import MODE_READ, Table
-from harness.twin.target import CtrError, Target, scan_unsigned
+from harness.twin.target import Target
 from harness.twin.throttle import Throttle
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ class Snapshot(Target):
         self.origin = origin
         self.cow = cow
         try:
-            self.store = exception_store.create(self.world, argv[2:4], self)
+            self.store = store_types.create(self.world, argv[2:4], self)
         except CtrError:
             raise CtrError("Couldn't create exception store", errno.EINVAL) from None
         profile = self.world.profile

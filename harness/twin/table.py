@@ -11,19 +11,20 @@ from bisect import bisect_right
 from typing import TYPE_CHECKING
 
 from harness.errors import FreedMemory, KernelCrash, errno_name
-from harness.steps import REFERENCE, TargetLine
+from harness.trace.steps import REFERENCE, TargetLine
+from harness.twin.arguments import CtrError
 from harness.twin.bio import BlockDevice
 from harness.twin.limits import STACKING, Limits, stack
 from harness.twin.profile import ACCEPTED, errno_of
-from harness.twin.target import CtrError, Target
+from harness.twin.target import Target
 from harness.units import SECTOR_BYTES
 
 if TYPE_CHECKING:
     from harness.twin.mapped_device import MappedDevice
+from harness.twin.arguments import split_args
 
 MODE_READ = 1
 MODE_WRITE = 2
-
 _SECTORS_MAX = (1 << 63) - 1 >> 9
 """Longest table: what lies behind it no file offset reaches."""
 _GRANULARITY_MIN = 512
@@ -344,23 +345,3 @@ def _is_early_name(path: str) -> bool:
         return True
     number = _HEX_NUMBER.fullmatch(path)
     return number is not None and int(number[1], 16) & _U32 != 0
-
-
-def split_args(text: str) -> list[str]:
-    """Words of a table line; a backslash takes the next character (``dm_split_args``)."""
-    words: list[str] = []
-    word: list[str] | None = None
-    characters = iter(text)
-    for character in characters:
-        if character == "\\":
-            character = next(characters, "\\")  # noqa: PLW2901 -- the one it protects
-        elif character.isspace():
-            if word is not None:
-                words.append("".join(word))
-                word = None
-            continue
-        word = word or []
-        word.append(character)
-    if word is not None:
-        words.append("".join(word))
-    return words

@@ -5,23 +5,13 @@ whose sector is absolute on the mapped device; it returns the device that the bi
 changing ``bio.sector``, or None when it has taken care of the bio itself (queued it, ended it).
 """
 
-import errno
 from typing import TYPE_CHECKING, ClassVar
 
-from harness.twin.bio import Bio, BlockDevice, Op
-from harness.twin.profile import ACCEPTED, SATURATES, Profile
+from harness.twin.bio import Bio, BlockDevice
 
 if TYPE_CHECKING:
-    from harness.twin.table import OpenDevice, Table
+    from harness.twin.table import Table
 
-
-class CtrError(Exception):
-    """A constructor refused: ``ti->error`` and the errno it returned."""
-
-    def __init__(self, text: str, code: int) -> None:
-        super().__init__(text)
-        self.text = text
-        self.code = code
 
 
 class Target:
@@ -133,142 +123,3 @@ class Target:
     def devices(self) -> list[tuple[BlockDevice, int, int]]:
         """Areas that the table checks: device, first sector, sectors (``iterate_devices``)."""
         return []
-
-
-class Linear(Target):
-    """``linear <device> <offset>``."""
-
-    type_name = "linear"
-    flush_bypasses_map = True
-
-    def construct(self, argv: list[str]) -> None:
-        """Kernel: ``linear_ctr``."""
-        if len(argv) != 2:
-            raise CtrError("Invalid argument count", errno.EINVAL)
-        offset = scan_unsigned(argv[1], 64, self.table.world.profile)
-        if offset is None:
-            raise CtrError("Invalid device sector", errno.EINVAL)
-        self.offset = offset
-        try:
-            self._opened = self.table.get_device(argv[0])
-        except OSError as fault:
-            raise CtrError("Device lookup failed", fault.errno or errno.EIO) from None
-        self.device = self._opened.device
-
-    def destroy(self) -> None:
-        """Kernel: ``linear_dtr``."""
-        self.table.put_device(self._opened)
-
-    def map(self, bio: Bio) -> BlockDevice | None:
-        """Kernel: ``linear_map``."""
-        bio.sector = self.offset + bio.sector - self.start
-        return self.device
-
-    def flush_device(self, number: int) -> BlockDevice:
-        """Flushes go to the device."""
-        del number
-        return self.device
-
-    def table_line(self) -> str:
-        """``<device> <offset>``."""
-        return f"{{{self.device.name}}} {self.offset}"
-
-    def devices(self) -> list[tuple[BlockDevice, int, int]]:
-        """The range that is mapped."""
-        return [(self.device, self.offset, self.sectors)]
-
-
-class Zero(Target):
-    """``zero``: reads zeros, forgets writes."""
-
-    type_name = "zero"
-
-    def construct(self, argv: list[str]) -> None:
-        """Kernel: ``zero_ctr``."""
-        self.flushes = 0
-        if argv:
-            raise CtrError("No arguments required", errno.EINVAL)
-
-    def map(self, bio: Bio) -> BlockDevice | None:
-        """Kernel: ``zero_map``."""
-        if bio.op == Op.READ:
-            assert bio.data is not None
-            bio.data[:] = bytes(len(bio.data))
-        bio.end()
-        return None
-
-    def takes_discards(self) -> bool:
-        """Some kernels let it forget discards as well."""
-        return self.table.world.profile.zero_discard == ACCEPTED
-
-    def tells_devices(self) -> bool:
-        """Kernel: ``zero_target`` has no ``iterate_devices``."""
-        return False
-
-
-class Error(Target):
-    """``error``: fails everything; two arguments may name a device to take limits from."""
-
-    type_name = "error"
-
-    def construct(self, argv: list[str]) -> None:
-        """Kernel: ``io_err_ctr``."""
-        self.flushes = 0
-        self._opened: OpenDevice | None = None
-        self._offset = 0
-        if len(argv) != 2 or not self.tells_devices():
-            return
-        offset = scan_unsigned(argv[1], 64, self.table.world.profile)
-        if offset is None:
-            raise CtrError("Invalid device sector", errno.EINVAL)
-        self._offset = offset
-        try:
-            self._opened = self.table.get_device(argv[0])
-        except OSError as fault:
-            raise CtrError("Device lookup failed", fault.errno or errno.EIO) from None
-
-    def destroy(self) -> None:
-        """Kernel: ``io_err_dtr``."""
-        if self._opened is not None:
-            self.table.put_device(self._opened)
-
-    def devices(self) -> list[tuple[BlockDevice, int, int]]:
-        """The named device, if any (kernel: ``io_err_iterate_devices``)."""
-        return [] if self._opened is None else [
-            (self._opened.device, self._offset, self.sectors)]
-
-    def map(self, bio: Bio) -> BlockDevice | None:
-        """Kernel: ``io_err_map``."""
-        bio.end(errno.EIO)
-        return None
-
-    def takes_discards(self) -> bool:
-        """They fail like any other bio, where their devices can be asked for."""
-        return self.tells_devices()
-
-    def tells_devices(self) -> bool:
-        """Since it looks at its arguments, it has something to tell."""
-        return self.table.world.profile.error_args != ACCEPTED
-
-
-def parse_unsigned(text: str, bits: int) -> int | None:
-    """A decimal number below ``2**bits``, with or without a plus sign, or None (``kstrtouint``)."""
-    digits = text.removeprefix("+")
-    if not digits.isascii() or not digits.isdigit():
-        return None
-    number = int(digits)
-    return number if number < 1 << bits else None
-
-
-def scan_unsigned(text: str, bits: int, profile: Profile) -> int | None:
-    """A decimal number without a sign, or None (kernel: ``sscanf`` with ``%u%c``, ``%llu%c``).
-
-    Bits beyond fall away: those above 64 or, in some kernels, a number that has such is the
-    greatest one.
-    """
-    if not text.isascii() or not text.isdigit():
-        return None
-    number = int(text)
-    if profile.number_overflow == SATURATES:
-        number = min(number, (1 << 64) - 1)
-    return number & (1 << bits) - 1

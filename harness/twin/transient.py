@@ -7,7 +7,7 @@ a snapshot holds is gone with its table.
 from collections.abc import Callable
 
 from harness.twin.exception_store import Committed, ExceptionStore, Extent, Then
-from harness.twin.exception_table import Pairs
+from harness.twin.exceptions.table import Pairs
 
 
 class TransientStore(ExceptionStore):

@@ -16,8 +16,9 @@ import pytest
 
 from harness.errors import KernelCrash
 from harness.scenarios.script import Script
-from harness.steps import Observation, Runs, Stamped, TargetLine, Zeros
 from harness.store.layout import ENTRY, Header
+from harness.trace.observations import Observation, Runs, Stamped, Zeros
+from harness.trace.steps import TargetLine
 from harness.twin.backend import TwinBackend
 from harness.twin.bio import Bio, Op
 from harness.twin.profile import named

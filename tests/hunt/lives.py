@@ -17,12 +17,14 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from harness import diff
+from harness.campaign.plan import Plan
+from harness.campaign.run import execute
+from harness.compare import diff
 from harness.errors import BadScenario, DmsnapError
 from harness.guest.catalogue import get
-from harness.report.model import Result
-from harness.run import Plan, execute
-from harness.steps import (
+from harness.store.layout import SNAP_MAGIC
+from harness.trace.files import Header, Trace, dumps, loads
+from harness.trace.steps import (
     AnyStep,
     Clear,
     Create,
@@ -48,13 +50,12 @@ from harness.steps import (
     Write,
     Zeroout,
 )
-from harness.store.layout import SNAP_MAGIC
-from harness.trace import Header, Trace, dumps, loads
 from harness.twin.backend import TwinBackend
 from harness.twin.bio import BlockDevice
 from harness.twin.mapped_device import MappedDevice
 from harness.twin.profile import Profile, named
 from harness.twin.snapshot import Snapshot
+from harness.verdict.result import Result
 
 NAMES = ("a", "b", "c", "d", "e", "f", "g")
 CHUNKS = (1, 2, 4, 8, 8, 8, 16, 32, 64)

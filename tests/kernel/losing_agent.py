@@ -11,10 +11,11 @@ import signal
 import sys
 from pathlib import Path
 
-from harness.journal import Begin, Done, End, JournalWriter, Observed, Ready, Started
 from harness.kernel import machine, modules
-from harness.kernel.ioctl import IoctlDriver
-from harness.steps import Observation, encode
+from harness.kernel.drivers.ioctl import IoctlDriver
+from harness.trace.observations import Observation
+from harness.trace.steps import encode
+from harness.wire.journal import Begin, Done, End, JournalWriter, Observed, Ready, Started
 
 HOST_FILE = Path(__file__)
 MODULES = Path(os.environ["DMSNAP_MODULES"])

@@ -1,7 +1,7 @@
 """Every scenario of the catalogue, in a real kernel and in the twin."""
 
 from harness.plugin import check
-from harness.report.model import Result
+from harness.verdict.result import Result
 
 
 def test_scenario(dmsnap_result: Result) -> None:

@@ -3,9 +3,10 @@
 Some kernels survive some of them; then all that they show is compared.
 """
 
-from harness.guest import catalogue
-from harness.report.model import Reporters
-from harness.run import Plan, execute
+from harness.campaign.plan import Plan
+from harness.campaign.run import execute
+from harness.guest.fetch import provision
+from harness.report.reporter import Reporters
 from harness.scenarios.registry import choose
 from tests.kernel.register import REGISTER
 
@@ -19,7 +20,7 @@ DEFECT_OF = {
 def test_both_sides_crash_or_none(kernel_name, tmp_path):
     report = execute(Plan(
         traces=tuple(scenario.trace() for scenario in choose(DEFECT_OF)),
-        kernels=(catalogue.fetch(kernel_name),), jobs=1, directory=tmp_path), Reporters([]))
+        kernels=(provision.fetch(kernel_name),), jobs=1, directory=tmp_path), Reporters([]))
     assert {result.scenario: result.verdict for result in report.results} == dict.fromkeys(
         DEFECT_OF, "same")
     for result in report.results:
@@ -33,7 +34,7 @@ def test_freed_memory_kills_or_shows(kernel_name, tmp_path):
     """What it holds cannot be known: a kernel dies of it, or lives on and may show rubbish."""
     [result] = execute(Plan(
         traces=(choose(["origin_named_again"])[0].trace(),),
-        kernels=(catalogue.fetch(kernel_name),), jobs=1, directory=tmp_path),
+        kernels=(provision.fetch(kernel_name),), jobs=1, directory=tmp_path),
         Reporters([])).results
     print(kernel_name, result.verdict, result.reason)
     assert result.verdict in {"same", "diverged"}

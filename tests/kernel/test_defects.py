@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.guest import catalogue
+from harness.guest.fetch import provision
 from harness.guest.process import CONSOLE_NAME
 from harness.guest.uml import UmlGuest
 from tests.kernel.register import DOCS, REGISTER
@@ -46,7 +46,7 @@ def run(kernel, name, results):
 
 @pytest.mark.parametrize("name", REGISTER)
 def test_a_reproducer_shows_what_the_register_says(name, kernel_name, tmp_path):
-    kernel = catalogue.fetch(kernel_name)
+    kernel = provision.fetch(kernel_name)
     release, outcome, console = run(kernel, name, tmp_path / "first")
     said = REGISTER[name].get(release or kernel.release)
     if said is None:

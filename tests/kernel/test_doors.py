@@ -13,16 +13,16 @@ from xml.etree import ElementTree as ET
 import pytest
 from click.testing import CliRunner
 
-from harness import cli
-from harness import trace as traces
-from harness.guest import catalogue
+from harness.cli.main import main
+from harness.guest.fetch import provision
 from harness.guest.process import CONSOLE_NAME
 from harness.guest.uml import UmlGuest
-from harness.journal import JournalReader, Ready
-from harness.report import model
-from harness.report.model import RunReport
-from harness.steps import Crash
+from harness.trace import files as traces
+from harness.trace.steps import Crash
 from harness.twin.snapshot import Snapshot
+from harness.verdict import result as model
+from harness.verdict.result import RunReport
+from harness.wire.journal import JournalReader, Ready
 
 CATALOGUE = Path(__file__).with_name("test_catalogue.py")
 KERNEL = "uml-6.12"
@@ -32,7 +32,7 @@ BRING_UP = ["bring_up[P]", "bring_up[PO]", "bring_up[N]"]
 
 @pytest.fixture(scope="module")
 def kernel():
-    return catalogue.fetch(KERNEL)
+    return provision.fetch(KERNEL)
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def typed(kernel, tmp_path):
 
 @pytest.fixture
 def dmsnap(typed):
-    return lambda *words: typed("harness.cli", *words)
+    return lambda *words: typed("harness.cli.main", *words)
 
 
 def results(directory: Path) -> RunReport:
@@ -135,7 +135,7 @@ def test_replay_tells_where_a_wrong_twin_differs(file, tmp_path, monkeypatch):
         return f"{right(self)}0"
 
     monkeypatch.setattr(Snapshot, "status", wrong)
-    done = CliRunner().invoke(cli.main, ["replay", str(file), "--kernel", KERNEL])
+    done = CliRunner().invoke(main, ["replay", str(file), "--kernel", KERNEL])
     assert done.exit_code == 1, done.output
     assert "status: status of snap differs" in done.stdout
     assert done.stdout.endswith(": diverged\n")

@@ -14,20 +14,23 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from harness.diff import Verdict, compare, render
+from harness.campaign.plan import default_jobs
+from harness.campaign.replay import observe_twin
+from harness.compare.diff import Verdict, compare, render
 from harness.guest import catalogue
 from harness.guest.events import Outcome
+from harness.guest.fetch import provision
 from harness.guest.supervise import Supervisor
-from harness.kernel.session import Job, JobScenario
-from harness.run import default_jobs, judge, observe_twin
 from harness.scenarios.registry import choose
-from harness.steps import AnyStep, TargetLine, encode
-from harness.trace import Trace
+from harness.trace.files import Trace
+from harness.trace.steps import AnyStep, TargetLine, encode
 from harness.twin.profile import named
+from harness.verdict.judge import judge
+from harness.wire.job import Job, JobScenario
 
 
 def run_with(driver: str, traces: dict[str, Trace], results: Path) -> dict[str, Outcome]:
-    kernel = catalogue.fetch(catalogue.default())
+    kernel = provision.fetch(catalogue.default())
     supervisor = Supervisor(
         kernel, guests=default_jobs(kernel), results=results, python=Path(sys.executable),
         job=lambda names: encode(Job(modules=str(kernel.modules), driver=driver, scenarios=tuple(

@@ -22,20 +22,23 @@ from pathlib import Path
 
 import pytest
 
-from harness.diff import Verdict
+from harness.campaign.plan import Plan
+from harness.campaign.run import execute
+from harness.compare.diff import Verdict
 from harness.errors import ProvisioningError
-from harness.guest import catalogue, initramfs, qemu, supervise
+from harness.guest import catalogue, qemu, supervise
 from harness.guest.catalogue import Kernel
 from harness.guest.events import GuestReady, GuestWasLost, ScenarioBegun, StepObserved
+from harness.guest.fetch import initramfs, provision
 from harness.guest.host_root import AGENT
 from harness.guest.process import KeptProcess
 from harness.guest.qemu import QemuGuest
 from harness.guest.supervise import Supervisor
 from harness.guest.uml import UmlGuest
-from harness.kernel.driver import UUID_PREFIX
-from harness.report.model import Reporters
-from harness.run import Plan, execute, judge
+from harness.kernel.drivers.driver import UUID_PREFIX
+from harness.report.reporter import Reporters
 from harness.scenarios.registry import choose
+from harness.verdict.judge import judge
 
 UML, QEMU = "uml-6.12", "deb-6.1"
 LOSING_AGENT = Path(__file__).with_name("losing_agent.py")
@@ -170,12 +173,12 @@ class Recording:
 @pytest.fixture(scope="module", params=[UML, pytest.param(QEMU, marks=pytest.mark.skipif(
     not qemu.installed(), reason=f"QEMU is not installed; type: {initramfs.INSTALL}"))])
 def kernel(request):
-    return catalogue.fetch(request.param)
+    return provision.fetch(request.param)
 
 
 @pytest.fixture(scope="module")
 def uml():
-    return catalogue.fetch(UML)
+    return provision.fetch(UML)
 
 
 @pytest.fixture

@@ -1,11 +1,11 @@
 """Copy jobs in flight, counted in a real kernel and in the twin, with a limit and without."""
 
-from harness import headline
-from harness.guest import catalogue
+from harness.guest.fetch import provision
+from harness.measure import headline
 
 
 def test_the_limit_bounds_the_jobs_and_without_it_they_pile_up(kernel_name, tmp_path):
-    _, rows = headline.measure(catalogue.fetch(kernel_name), tmp_path)
+    _, rows = headline.measure(provision.fetch(kernel_name), tmp_path)
     limited, unlimited = rows
     print("\n".join(headline.table(kernel_name, "", rows)))
     assert limited.threshold == headline.LIMIT

@@ -5,13 +5,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from harness import lvm, trace
+from harness.campaign.replay import observe_kernel
 from harness.errors import ProvisioningError
-from harness.guest import catalogue
-from harness.run import judge, observe_kernel
-from harness.scenarios.situations import SITUATIONS
-from harness.steps import Stamped
+from harness.guest.fetch import provision
+from harness.lvm import replay as lvm
+from harness.lvm.situations import SITUATIONS
+from harness.trace import files as trace
+from harness.trace.observations import Stamped
 from harness.twin import explore
+from harness.verdict.judge import judge
 
 KERNEL = "uml-6.12"
 
@@ -28,7 +30,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def rows(place: Path) -> dict[str, lvm.Row]:
-    release, rows = lvm.run(catalogue.fetch(KERNEL), SITUATIONS, place, jobs=2)
+    release, rows = lvm.run(provision.fetch(KERNEL), SITUATIONS, place, jobs=2)
     print("\n".join(lvm.table(KERNEL, release, rows)))
     return {row.situation.name: row for row in rows}
 
@@ -53,7 +55,7 @@ def test_the_merge_was_interrupted_in_the_middle(rows: dict[str, lvm.Row]) -> No
 def test_its_traces_can_be_replayed_in_another_kernel(rows: dict[str, lvm.Row], number: int
                                                       ) -> None:
     document = trace.read(rows["merge-interrupted"].traces[number])
-    _, outcome = observe_kernel(document, catalogue.fetch(KERNEL))
+    _, outcome = observe_kernel(document, provision.fetch(KERNEL))
     result, _ = judge(document, outcome, KERNEL)
     assert result.verdict == "same", result
 
@@ -88,5 +90,5 @@ def test_a_twin_that_lies_is_found(tmp_path, change, layer):
     def lying(steps, seed, profile):
         return [change(seen) for seen in explore.run(steps, seed, profile)]
 
-    _, [row] = lvm.run(catalogue.fetch(KERNEL), lvm.chosen(["merge"]), tmp_path, simulate=lying)
+    _, [row] = lvm.run(provision.fetch(KERNEL), lvm.chosen(["merge"]), tmp_path, simulate=lying)
     assert any(layer in fault for fault in row.faults), row.faults

@@ -12,23 +12,24 @@ from sys import executable
 
 import pytest
 
-from harness.diff import Verdict
+from harness.compare.diff import Verdict
 from harness.guest import catalogue
 from harness.guest.events import Outcome
+from harness.guest.fetch import provision
 from harness.guest.supervise import Supervisor
-from harness.kernel.session import Job, JobScenario
-from harness.run import judge
 from harness.scenarios.registry import choose
-from harness.steps import encode
 from harness.store.layout import ENTRY, Header
-from harness.trace import Layer, Trace
+from harness.trace.files import Layer, Trace
+from harness.trace.steps import encode
 from harness.twin import origin, persistent
 from harness.twin.device_mapper import DeviceMapper
-from harness.twin.exception_table import ExceptionTable
+from harness.twin.exceptions.table import ExceptionTable
 from harness.twin.merge import SnapshotMerge
 from harness.twin.persistent import PersistentStore
 from harness.twin.snapshot import PendingException, Snapshot
 from harness.twin.table import Table
+from harness.verdict.judge import judge
+from harness.wire.job import Job, JobScenario
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 
@@ -261,7 +262,7 @@ BUGS = (
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Trace, Outcome]]:
     """What a real kernel did in each scenario that the bugs need."""
-    kernel = catalogue.fetch(catalogue.default())
+    kernel = provision.fetch(catalogue.default())
     traces = {scenario.name: scenario.trace()
               for scenario in choose(dict.fromkeys(bug.scenario for bug in BUGS))}
     supervisor = Supervisor(

@@ -5,15 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from harness import preflight
 from harness.errors import GuestLost, ProvisioningError
 from harness.guest import catalogue
 from harness.guest.catalogue import Kernel
+from harness.guest.fetch import provision
+from harness.measure import preflight
 
 
 @pytest.fixture(scope="module")
 def kernel() -> Kernel:
-    return catalogue.fetch(catalogue.default())
+    return provision.fetch(catalogue.default())
 
 
 def test_a_guest_is_fit(kernel: Kernel) -> None:

@@ -6,9 +6,11 @@ installed they are skipped: dmsnap works without it.  How they are lost is in te
 
 import pytest
 
-from harness.guest import catalogue, initramfs, qemu
-from harness.report.model import Reporters
-from harness.run import Plan, execute
+from harness.campaign.plan import Plan
+from harness.campaign.run import execute
+from harness.guest import qemu
+from harness.guest.fetch import initramfs, provision
+from harness.report.reporter import Reporters
 from harness.scenarios.registry import choose
 
 pytestmark = pytest.mark.skipif(
@@ -21,7 +23,7 @@ SCENARIOS = ("bring_up[P]", "ctr_features", "overflow_in_flight[P]", "merge_over
 
 
 def test_a_distribution_s_kernel_is_the_same(tmp_path):
-    kernel = catalogue.fetch(KERNEL)
+    kernel = provision.fetch(KERNEL)
     traces = tuple(scenario.trace(1) for scenario in choose(SCENARIOS))
     report = execute(Plan(traces=traces, kernels=(kernel,), jobs=2, directory=tmp_path),
                      Reporters([]))

@@ -74,11 +74,11 @@ def _run(measured: coverage.Coverage, path: Path, other_profiles: bool) -> None:
     # Imported while coverage is on: definitions count, too.
     from dataclasses import replace
 
-    from harness import pattern
     from harness.guest.events import Outcome
-    from harness.run import judge
+    from harness.trace import pattern
     from harness.twin import explore
     from harness.twin.profile import FIXED, Profile, named
+    from harness.verdict.judge import judge
     from tests.mutation.recording import recorded, time_limit
 
     for each in recorded([path]):

@@ -270,11 +270,11 @@ def judge(file: Path, number: int, cases: list[Case]) -> str:
     in_store = file.parent.name == "store"
     if in_store:
         for name in [name for name in sys.modules if name.startswith(
-                ("harness.store", "harness.scenarios", "harness.diff", "harness.place"))]:
+                ("harness.store", "harness.scenarios", "harness.compare"))]:
             del sys.modules[name]
     sys.meta_path.insert(0, _Finder(module, str(file), source))
     try:
-        from harness.diff import compare
+        from harness.compare.diff import compare
         from harness.scenarios.registry import catalogue
         from harness.twin.backend import TwinBackend
         from harness.twin.profile import Profile

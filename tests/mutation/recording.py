@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.journal import Begin, End, JournalReader, Observed, Ready
-from harness.steps import Observation
-from harness.trace import Trace
+from harness.trace.files import Trace
+from harness.trace.observations import Observation
+from harness.wire.journal import Begin, End, JournalReader, Observed, Ready
 
 if TYPE_CHECKING:
     from harness.twin.profile import Profile
@@ -87,7 +87,7 @@ def _of_guest(kernel: str, path: Path, entries: Mapping[str, object]) -> Iterato
 def permitted(trace: Trace, seen: Sequence[Observation], profile: "Profile") -> int:
     """Which of the twin's orders is the kernel's, looked for as a run does; 0 for none."""
     # Here: a mutant of the twin has taken its place.
-    from harness.diff import compare
+    from harness.compare.diff import compare
     from harness.twin.explore import Orders
 
     orders = Orders(trace.steps, trace.header.seed, profile)

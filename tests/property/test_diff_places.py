@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import pattern
-from harness.place import Geometry, locate
+from harness.compare.place import Geometry, locate
+from harness.trace import pattern
 
 SECTOR = st.one_of(
     st.just(bytes(512)),

@@ -8,8 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from harness.errors import KernelCrash
-from harness.twin.exception_lists import ExceptionLists
-from harness.twin.exception_table import ExceptionTable, Order
+from harness.twin.exceptions.lists import ExceptionLists
+from harness.twin.exceptions.table import ExceptionTable, Order
 from tests import tables
 
 ORDERS = st.sampled_from(Order)
@@ -100,7 +100,7 @@ def test_loaded_and_then_inserted_into(few: int, data: st.DataObject, order: Ord
     cut = data.draw(st.integers(0, len(pairs)))
     table, lists = ExceptionTable(slots, order), ExceptionLists(slots, order)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("harness.twin.exception_table._FEW", few)
+        patch.setattr("harness.twin.exceptions.table._FEW", few)
         loaded = np.array(pairs[:cut], dtype=np.uint64).reshape(-1, 2)
         dead = any(crashes(lists.insert, old, new) for old, new in pairs[:cut])
         assert crashes(lambda *_: table.load(loaded), 0, 0) == dead

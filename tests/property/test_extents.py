@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.extents import UNKNOWN, ZERO, Content, Extents, Stamp, moved
+from harness.promises.extents import UNKNOWN, ZERO, Content, Extents, Stamp, moved
 
 SPAN = 24
 WHAT = st.sampled_from([UNKNOWN, ZERO, Stamp("a", 0, 0), Stamp("b", 1, 5)])

@@ -4,9 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from harness.faults import FaultPlan
 from harness.scenarios.registry import catalogue
-from harness.steps import Disk, Fault, Heal
+from harness.trace.faults import FaultPlan
+from harness.trace.steps import Disk, Fault, Heal
 from harness.twin import explore
 from harness.twin.profile import PROFILES, named
 

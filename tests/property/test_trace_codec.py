@@ -8,10 +8,11 @@ import msgspec
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from harness import trace as codec
 from harness.errors import BadTrace
-from harness.steps import NAME_PATTERN, AnyStep, Observation, Raw, Stamped
-from harness.trace import Header, Layer, NotCompared, Observations, ObservationsHeader, Trace
+from harness.trace import files as codec
+from harness.trace.files import Header, Layer, NotCompared, Observations, ObservationsHeader, Trace
+from harness.trace.observations import Observation, Raw, Stamped
+from harness.trace.steps import NAME_PATTERN, AnyStep
 
 
 def strategy(kind: msgspec.inspect.Type) -> st.SearchStrategy[Any]:

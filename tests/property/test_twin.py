@@ -3,10 +3,10 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.steps import Create, Disk, Load, Resume, TargetLine, Write
+from harness.trace.steps import Create, Disk, Load, Resume, TargetLine, Write
 from harness.twin.backend import TwinBackend
 from harness.twin.bio import WRITE, Bio, BlockDevice
-from harness.twin.exception_table import ExceptionTable, Order, table_slots
+from harness.twin.exceptions.table import ExceptionTable, Order, table_slots
 from harness.twin.profile import named
 from harness.twin.target import Target
 from tests import tables

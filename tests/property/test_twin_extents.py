@@ -10,13 +10,13 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from harness.errors import KernelCrash
-from harness.steps import (
+from harness.trace.observations import Observation
+from harness.trace.steps import (
     AnyStep,
     Create,
     Disk,
     Examine,
     Load,
-    Observation,
     Parameter,
     Poke,
     Read,
@@ -28,7 +28,7 @@ from harness.steps import (
 )
 from harness.twin import extent
 from harness.twin.backend import TwinBackend
-from harness.twin.exception_table import ExceptionTable
+from harness.twin.exceptions.table import ExceptionTable
 from harness.twin.profile import PROFILES, named
 from harness.twin.snapshot import Snapshot
 from tests import tables

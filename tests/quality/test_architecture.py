@@ -33,14 +33,17 @@ def test_every_room_uses_only_rooms_below_it(house):
 
 
 @pytest.mark.parametrize(("room", "line", "contract"), [
-    ("units", "import harness.steps", "A room uses only rooms below it"),
-    ("steps", "import harness.twin", "A room uses only rooms below it"),
-    ("errors", "import harness.units\nimport harness.journal", "A room uses only rooms below it"),
-    ("twin/clock", "import harness.kernel", "know nothing of each other"),
-    ("guest/apt", "import harness.twin", "know nothing of each other"),
-    ("store/layout", "import harness.steps", "knows nothing of steps"),
+    ("units", "import harness.trace.steps", "A room uses only rooms below it"),
+    ("trace/steps", "import harness.twin", "A room uses only rooms below it"),
+    ("errors", "import harness.units\nimport harness.wire.journal",
+     "A room uses only rooms below it"),
+    ("promises/extents", "import harness.verdict.judge", "A room uses only rooms below it"),
+    ("twin/clock", "import harness.kernel", "A room uses only rooms below it"),
+    ("guest/uml", "import harness.twin", "A room uses only rooms below it"),
+    ("store/layout", "import harness.trace.steps", "A room uses only rooms below it"),
+    ("plugin", "import harness.cli.main", "A room uses only rooms below it"),
     ("twin/clock", "import time", "no process, no clock"),
-    ("steps", "import harness.journal", "No circle of imports"),
+    ("trace/steps", "import harness.trace.files", "No circle of imports"),
     ("attic", "", "not listed as layers"),
 ])
 def test_a_wrong_import_is_found(house, room, line, contract):

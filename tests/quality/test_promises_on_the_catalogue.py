@@ -7,11 +7,15 @@ model that promises nothing, and so finds nothing.
 import msgspec
 import pytest
 
-from harness import pattern, promise, store, witness
+from harness import store
 from harness.errors import MalformedStore
+from harness.promises import check as promise
+from harness.promises import witness
 from harness.scenarios.registry import catalogue
-from harness.steps import Examine, Observation, Poke, Stamped
-from harness.trace import Trace
+from harness.trace import pattern
+from harness.trace.files import Trace
+from harness.trace.observations import Observation, Stamped
+from harness.trace.steps import Examine, Poke
 from harness.twin.backend import TwinBackend
 from harness.twin.profile import Profile
 

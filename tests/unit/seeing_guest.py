@@ -9,10 +9,10 @@ from pathlib import Path
 
 import msgspec
 
-from harness.journal import Begin, Done, End, JournalWriter, Observed, Ready, Started
-from harness.kernel.session import decode_job
 from harness.twin import explore
 from harness.twin.profile import Profile
+from harness.wire.job import decode_job
+from harness.wire.journal import Begin, Done, End, JournalWriter, Observed, Ready, Started
 
 results = Path(sys.argv[1])
 job = decode_job((results / "job.json").read_bytes())

@@ -11,7 +11,7 @@ import threading
 import pytest
 
 from harness.errors import ProvisioningError
-from harness.guest import apt
+from harness.guest.fetch import apt
 
 MIRROR = "http://mirror.example/debian"
 DEB822 = """\

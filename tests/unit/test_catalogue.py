@@ -12,8 +12,9 @@ import msgspec
 import pytest
 
 from harness.errors import ProvisioningError
-from harness.guest import apt, catalogue
-from harness.guest.apt import Fetched
+from harness.guest import built, catalogue
+from harness.guest.fetch import apt, provision
+from harness.guest.fetch.apt import Fetched
 
 ANSWERING = "#!/bin/sh\necho 6.99.1\n"
 
@@ -81,8 +82,8 @@ def test_a_kernel_that_is_not_cached_says_what_to_type():
 
 def test_fetch_records_what_came_and_is_done_once(cache, fetches):
     lines = []
-    kernel = catalogue.fetch("uml-7.2", progress=lines.append)
-    assert kernel == catalogue.fetch("uml-7.2") == catalogue.get("uml-7.2")
+    kernel = provision.fetch("uml-7.2", progress=lines.append)
+    assert kernel == provision.fetch("uml-7.2") == catalogue.get("uml-7.2")
     assert catalogue.installed() == [kernel]
     assert len(fetches) == 1
     assert kernel.program == cache / "uml-7.2/linux"
@@ -99,8 +100,8 @@ def test_fetch_records_what_came_and_is_done_once(cache, fetches):
 
 
 def test_refresh_replaces_a_kernel(cache, fetches):
-    first = catalogue.fetch("uml-7.2")
-    second = catalogue.fetch("uml-7.2", refresh=True)
+    first = provision.fetch("uml-7.2")
+    second = provision.fetch("uml-7.2", refresh=True)
     assert (first.record.version, second.record.version) == ("6.99um1", "6.99um2")
     assert len(fetches) == 2
     assert sorted(path.name for path in cache.iterdir()) == [".uml-7.2.lock", "uml-7.2"]
@@ -114,7 +115,7 @@ def test_a_fetch_that_is_cut_short_leaves_no_kernel(cache, monkeypatch, fault):
 
     monkeypatch.setattr(apt, "fetch_kernel", fetch_kernel)
     with pytest.raises(type(fault)):
-        catalogue.fetch("uml-6.12")
+        provision.fetch("uml-6.12")
     assert catalogue.find("uml-6.12") is None
     assert [path.name for path in cache.iterdir()] == [".uml-6.12.lock"]
 
@@ -125,12 +126,12 @@ def test_a_full_disk_is_told_with_its_cure(monkeypatch):
 
     monkeypatch.setattr(apt, "fetch_kernel", fetch_kernel)
     with pytest.raises(ProvisioningError, match="No space left on device; free space"):
-        catalogue.fetch("uml-6.12")
+        provision.fetch("uml-6.12")
 
 
 KILLED = """
 import sys, signal
-from harness.guest import apt, catalogue
+from harness.guest.fetch import apt, provision
 sys.path.insert(0, sys.argv[1])
 from test_catalogue import lay_out
 
@@ -140,7 +141,7 @@ def fetch_kernel(*, into, **rest):
     signal.pause()
 
 apt.fetch_kernel = fetch_kernel
-catalogue.fetch("uml-6.12")
+provision.fetch("uml-6.12")
 """
 
 
@@ -154,7 +155,7 @@ def test_what_a_killed_fetch_left_is_no_kernel_and_is_cleaned_up(cache, fetches)
     assert (parts[0] / "kernel/linux").exists()
     assert catalogue.find("uml-6.12") is None
     lines = []
-    assert catalogue.fetch("uml-6.12", progress=lines.append).release == "6.99.1"
+    assert provision.fetch("uml-6.12", progress=lines.append).release == "6.99.1"
     assert "cut short" in lines[0]
     assert list(cache.glob(".uml-6.12.part-*")) == []
     assert len(fetches) == 1
@@ -173,8 +174,8 @@ def test_two_fetches_that_meet_do_the_work_once(monkeypatch):
 
     monkeypatch.setattr(apt, "fetch_kernel", fetch_kernel)
     got = []
-    first = threading.Thread(target=lambda: got.append(catalogue.fetch("uml-6.12")))
-    second = threading.Thread(target=lambda: got.append(catalogue.fetch(
+    first = threading.Thread(target=lambda: got.append(provision.fetch("uml-6.12")))
+    second = threading.Thread(target=lambda: got.append(provision.fetch(
         "uml-6.12", progress=lambda line: waits.set() if "another process" in line else None)))
     first.start()
     assert begun.wait(20)
@@ -210,10 +211,10 @@ def rewrite(directory, **changes):
 ], ids=["no manifest", "cut manifest", "no program", "not executable", "no modules",
         "newer manifest", "another kernel", "moved", "other modules"])
 def test_a_damaged_kernel_is_none_and_is_fetched_again(cache, damage):
-    catalogue.fetch("uml-6.12")
+    provision.fetch("uml-6.12")
     damage(cache / "uml-6.12")
     assert catalogue.find("uml-6.12") is None
-    assert catalogue.fetch("uml-6.12").record.version == "6.99um2"
+    assert provision.fetch("uml-6.12").record.version == "6.99um2"
 
 
 def test_a_cache_that_is_not_absolute_is_ignored(monkeypatch, tmp_path):
@@ -232,7 +233,7 @@ def own(tmp_path):
 
 
 def test_a_kernel_of_ones_own(own):
-    kernel = catalogue.custom(own / "linux", own / "modules/6.99.1")
+    kernel = built.custom(own / "linux", own / "modules/6.99.1")
     assert (kernel.program, kernel.record, kernel.release) == (own / "linux", None, "6.99.1")
 
 
@@ -240,7 +241,7 @@ def test_an_installed_tree_gives_its_release(own):
     tree = own / "install/lib/modules"
     tree.mkdir(parents=True)
     (own / "modules/6.99.1").rename(tree / "6.99.1")
-    assert catalogue.custom(own / "linux", own / "install").modules == tree / "6.99.1"
+    assert built.custom(own / "linux", own / "install").modules == tree / "6.99.1"
 
 
 @pytest.mark.parametrize(("damage", "message"), [
@@ -258,11 +259,11 @@ def test_an_installed_tree_gives_its_release(own):
 def test_what_is_wrong_with_ones_own_kernel_is_named(own, damage, message):
     damage(own)
     with pytest.raises(ProvisioningError, match=message):
-        catalogue.custom(own / "linux", own / "modules")
+        built.custom(own / "linux", own / "modules")
 
 
 def test_a_program_that_hangs_is_not_waited_for(own, monkeypatch):
     monkeypatch.setattr(catalogue, "_VERSION_LIMIT_S", 0.2)
     (own / "linux").write_text("#!/bin/sh\nexec sleep 60\n")
     with pytest.raises(ProvisioningError, match=r"no answer to --version"):
-        catalogue.custom(own / "linux", own / "modules")
+        built.custom(own / "linux", own / "modules")

@@ -6,14 +6,17 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from harness import trace as traces
-from harness.cli import EXIT_CANNOT, EXIT_DIFFERS, chosen_kernels, main
+from harness.cli.main import main
+from harness.cli.options import EXIT_CANNOT, EXIT_DIFFERS
 from harness.errors import ProvisioningError
 from harness.guest import catalogue
-from harness.report.model import RunReport
+from harness.guest.fetch import provision
+from harness.guest.choice import chosen_kernels
 from harness.scenarios.registry import choose
-from harness.trace import Trace
+from harness.trace import files as traces
+from harness.trace.files import Trace
 from harness.twin.profile import PROFILES
+from harness.verdict.result import RunReport
 
 COMMANDS = ("doctor", "kernels", "list", "replay", "run", "trace")
 
@@ -27,7 +30,7 @@ def dmsnap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def nothing(*_: object, **__: object) -> None:
         raise ProvisioningError("for a test there are no kernels: fetch one")
 
-    monkeypatch.setattr(catalogue, "fetch", nothing)
+    monkeypatch.setattr(provision, "fetch", nothing)
 
     def typed(*words: object, standard_input: str | bytes | None = None) -> Result:
         result = CliRunner().invoke(main, [str(word) for word in words], input=standard_input)
@@ -246,9 +249,10 @@ def test_kernels_lists_the_catalogue(dmsnap, tmp_path: Path) -> None:
 
 
 def test_a_kernel_named_twice_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalogue, "fetch", lambda name, **_: name)
-    assert chosen_kernels(["uml-7.2", "uml-6.1", "uml-7.2"], None) == ("uml-7.2", "uml-6.1")
-    assert chosen_kernels([], None) == (catalogue.default(),)
+    monkeypatch.setattr(provision, "fetch", lambda name, **_: name)
+    assert chosen_kernels(["uml-7.2", "uml-6.1", "uml-7.2"], None, progress=print) == (
+        "uml-7.2", "uml-6.1")
+    assert chosen_kernels([], None, progress=print) == (catalogue.default(),)
 
 
 # -- run ----------------------------------------------------------------------------------------
@@ -286,9 +290,9 @@ def test_the_vagrant_machine_is_one_kernel_of_several(dmsnap, tmp_path: Path,
         return RunReport()
 
     guest = Guest()
-    monkeypatch.setattr("harness.run.execute", execute)
-    monkeypatch.setattr("harness.cli._fit_vagrant_guest", lambda: guest)
-    monkeypatch.setattr(catalogue, "fetch", lambda name, **_: catalogue.Kernel(
+    monkeypatch.setattr("harness.campaign.run.execute", execute)
+    monkeypatch.setattr("harness.cli.run.fit_vagrant_guest", lambda: guest)
+    monkeypatch.setattr(provision, "fetch", lambda name, **_: catalogue.Kernel(
         name, Path(__file__), tmp_path, guest=catalogue.entry_of(name).guest))
     dmsnap("run", "bring_up", "--kernel", "uml-6.1", "--kernel", "vagrant", "-j", 3)
     dmsnap("run", "bring_up", "--guest", "vagrant")
@@ -318,8 +322,8 @@ def test_the_exit_status_says_whether_all_are_the_same(dmsnap, tmp_path: Path, v
         reporter.close()
         return report
 
-    monkeypatch.setattr("harness.run.execute", execute)
-    monkeypatch.setattr(catalogue, "fetch", lambda name, **_: catalogue.Kernel(
+    monkeypatch.setattr("harness.campaign.run.execute", execute)
+    monkeypatch.setattr(provision, "fetch", lambda name, **_: catalogue.Kernel(
         name, Path(__file__), tmp_path))
     result = dmsnap("run", "bring_up", "-j", 3, "--seed", 9, "--driver", "dmsetup", "--report",
                     "out", "--step-limit", 7)

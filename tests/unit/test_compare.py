@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from harness import compare
-from harness.cli import EXIT_CANNOT, EXIT_DIFFERS, main
-from harness.diff import Verdict
+from harness.cli.main import main
+from harness.cli.options import EXIT_CANNOT, EXIT_DIFFERS
+from harness.compare.diff import Verdict
 from harness.errors import ProvisioningError
-from harness.journal import Begin, End, JournalWriter, Observed, Ready, Started
-from harness.report.model import Environment, Result, RunReport, dumps
-from harness.steps import DeviceState, Observation
+from harness.report import beside as compare
+from harness.trace.observations import DeviceState, Observation
+from harness.verdict.result import Environment, Result, RunReport, dumps
+from harness.wire.journal import Begin, End, JournalWriter, Observed, Ready, Started
 
 STATUS = "0 64 snapshot 16/256 8"
 

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from harness.coverage import Function, Recorded, dump, load, summary, unreached
 from harness.errors import ProvisioningError
-from harness.guest import catalogue, noinline
+from harness.guest import catalogue
 from harness.guest.catalogue import Kernel
+from harness.guest.fetch import noinline
 from harness.kernel.agent import counted
-from harness.kernel.coverage import FILE, LOADING, UNLOADING, Coverage, Reached, read
-from harness.traceability import DATA, NAMES, PAGE, SEED, page, resolve
+from harness.kernel.function_counts import FILE, LOADING, UNLOADING, Coverage, Reached, read
+from harness.measure.coverage import Function, Recorded, dump, load, summary, unreached
+from harness.measure.traceability import DATA, NAMES, PAGE, SEED, page, resolve
 
 # -- in the guest -----------------------------------------------------------------------------
 
@@ -115,7 +116,7 @@ def recorded():
 
 def test_the_page_is_made_of_the_data(recorded):
     assert PAGE.read_text() == page(recorded), (
-        "python -m harness.traceability > docs/TRACEABILITY.md")
+        "python -m harness.measure.traceability > docs/TRACEABILITY.md")
 
 
 def test_each_function_of_the_seed_is_there_once():

@@ -7,31 +7,33 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from harness import pattern
-from harness.diff import Comparison, Layer, Verdict, compare, render
-from harness.place import Geometry, locate
-from harness.steps import (
-    AnyStep,
+from harness.compare.diff import Comparison, Layer, Verdict, compare, render
+from harness.compare.place import Geometry, locate
+from harness.trace import pattern
+from harness.trace.files import Header, NotCompared, Trace
+from harness.trace.observations import (
     DeviceState,
+    Observation,
+    Raw,
+    Run,
+    Runs,
+    Stamped,
+    UEvent,
+    Unreadable,
+    Zeros,
+)
+from harness.trace.steps import (
+    AnyStep,
     Disk,
     Examine,
     Image,
     Message,
-    Observation,
-    Raw,
     Read,
-    Run,
-    Runs,
-    Stamped,
     Status,
     Table,
-    UEvent,
-    Unreadable,
     Wait,
     Write,
-    Zeros,
 )
-from harness.trace import Header, NotCompared, Trace
 
 SEED = 5
 TABLE = "0 64 snapshot {base} {cow} P 8"

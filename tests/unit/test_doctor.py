@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import testinfra
 
-from harness.doctor import able, examine, render
+from harness.guest.doctor import able, examine, render
 
 MEMINFO = "MemTotal: 8000000 kB\nMemAvailable:    4000000 kB\n"
 MOUNTS = """\

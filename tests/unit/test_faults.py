@@ -6,18 +6,11 @@ import struct
 import pytest
 
 from harness.errors import BadScenario, ProvisioningError, Unsupported
-from harness.faults import FaultPlan, request_line
-from harness.kernel.nbd_server import NbdServer
-from harness.steps import (
-    Disk,
-    Fault,
-    Heal,
-    Observation,
-    Read,
-    check_disk,
-    check_fault,
-    faults_without_effect,
-)
+from harness.kernel.disks.nbd_server import NbdServer
+from harness.trace.faults import FaultPlan, request_line
+from harness.trace.observations import Observation
+from harness.trace.rules import check_disk, check_fault, faults_without_effect
+from harness.trace.steps import Disk, Fault, Heal, Read
 
 REQUEST = struct.Struct(">IHHQQI")
 REPLY = struct.Struct(">IIQ")

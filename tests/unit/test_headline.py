@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from harness import headline
 from harness.errors import ProvisioningError
 from harness.kernel.gauge import Slab, read_slab
+from harness.measure import headline
 from harness.twin.profile import named
 
 SLABINFO = """\

@@ -5,15 +5,16 @@ from contextlib import contextmanager
 
 import pytest
 
-from harness import here
-from harness.diff import Verdict
+from harness.campaign import here
+from harness.compare.diff import Verdict
 from harness.errors import ProvisioningError
-from harness.journal import Ready
-from harness.report.model import Reporters, RunReport
+from harness.report.reporter import Reporters
 from harness.scenarios.registry import choose
-from harness.steps import Backend
+from harness.trace.backend import Backend
 from harness.twin.backend import TwinBackend
 from harness.twin.profile import Profile
+from harness.verdict.result import RunReport
+from harness.wire.journal import Ready
 
 
 class Spoiling:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from harness import steps
 from harness.errors import (
     BadScenario,
     ProvisioningError,
@@ -17,10 +16,14 @@ from harness.errors import (
     Unsupported,
     WitnessesDisagree,
 )
-from harness.journal import Begin, End, JournalReader, JournalWriter, Observed, Started
-from harness.kernel import agent, backend, blockio, disks, machine, modules, removal, session
-from harness.kernel.driver import Info, Line
-from harness.steps import Observation, TargetLine
+from harness.kernel import agent, backend, blockio, machine, modules, removal, session
+from harness.kernel.disks import disks
+from harness.kernel.drivers.driver import Info, Line
+from harness.trace import observations, steps
+from harness.trace.observations import Observation
+from harness.trace.steps import TargetLine
+from harness.wire import job
+from harness.wire.journal import Begin, End, JournalReader, JournalWriter, Observed, Started
 
 
 class Straw:
@@ -123,7 +126,7 @@ def test_large_devices_are_examined_at_both_ends():
 def test_states_carry_names():
     info = Info("s", "DMSNAP-s", "254:3", 1, 2, True, False, "0 8 linear ", "0 8 linear 254:0 0",
                 None)
-    assert backend.state_of(info, {"254:0": "org"}) == steps.DeviceState(
+    assert backend.state_of(info, {"254:0": "org"}) == observations.DeviceState(
         status="0 8 linear ", table="0 8 linear {org} 0", suspended=True, event=2, open=1)
 
 
@@ -141,7 +144,7 @@ def test_requests_on_a_file(tmp_path):
     runs, fault = block.read(str(path), 1, 0, 64)
     assert fault is None
     assert [run.count for run in runs] == [8, 8, 48]
-    assert block.read(str(path), 1, 56, 16)[0] == (steps.Zeros(8),)
+    assert block.read(str(path), 1, 56, 16)[0] == (observations.Zeros(8),)
 
 
 def test_errors_have_the_names_of_the_kernel():
@@ -248,9 +251,9 @@ def records(path):
     return found
 
 
-GOOD = session.JobScenario("good", (steps.Create(name="a"), steps.Examine()))
-LACKING = session.JobScenario("lacking", (steps.Disk(name="a", sectors=8),))
-BAD = session.JobScenario("bad", (steps.Create(name="a"), steps.Crash(how="exit")), 9)
+GOOD = job.JobScenario("good", (steps.Create(name="a"), steps.Examine()))
+LACKING = job.JobScenario("lacking", (steps.Disk(name="a", sectors=8),))
+BAD = job.JobScenario("bad", (steps.Create(name="a"), steps.Crash(how="exit")), 9)
 
 
 def test_each_step_is_announced_before_it_runs(tmp_path):
@@ -297,7 +300,7 @@ SESSION = """
 import sys
 from pathlib import Path
 from test_kernel_backend import BAD, GOOD, Scripted
-from harness.journal import JournalWriter
+from harness.wire.journal import JournalWriter
 from harness.kernel import session
 with JournalWriter(Path(sys.argv[1])) as journal:
     runner = session.Runner(Scripted(sys.argv[2].split()), journal, 1)

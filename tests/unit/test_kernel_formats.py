@@ -7,9 +7,10 @@ import subprocess
 
 import pytest
 
-from harness.kernel import dmsetup, ioctl, kmsg, probe, uevents
-from harness.kernel.driver import Line, line_text
-from harness.steps import UEvent
+from harness.kernel import kmsg, probe, uevents
+from harness.kernel.drivers import dmsetup, ioctl
+from harness.kernel.drivers.driver import Line, line_text
+from harness.trace.observations import UEvent
 
 NUMBERS = {"254:0": "org", "254:3": "s", "254:13": "t"}
 

@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from harness import lvm, lvm_store, store
-from harness.cli import main
+from harness import store
+from harness.cli.main import main
 from harness.errors import BadScenario
-from harness.kernel import lvm as guest
-from harness.lvm_log import Call, LogReader, LvmLogError, device_name, name_events
-from harness.scenarios.situations import SITUATIONS
-from harness.steps import (
+from harness.kernel import lvm_agent as guest
+from harness.lvm import replay as lvm
+from harness.lvm import store as lvm_store
+from harness.lvm.log import Call, LogReader, LvmLogError, device_name, name_events
+from harness.lvm.situations import SITUATIONS
+from harness.trace.observations import UEvent
+from harness.trace.steps import (
     Create,
     Load,
     Remove,
@@ -21,7 +24,6 @@ from harness.steps import (
     Resume,
     Suspend,
     TargetLine,
-    UEvent,
     Write,
     references,
 )

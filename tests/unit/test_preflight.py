@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from harness.errors import ProvisioningError
-from harness.preflight import examine, render, require
+from harness.measure.preflight import examine, render, require
 
 FIT = {
     "uname -r": "6.12.101",

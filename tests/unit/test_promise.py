@@ -2,20 +2,12 @@
 
 import pytest
 
-from harness import pattern
-from harness import steps as do
-from harness.promise import BrokenPromise, check
-from harness.steps import (
-    AnyStep,
-    DeviceState,
-    Observation,
-    Run,
-    Runs,
-    Stamped,
-    TargetLine,
-    Zeros,
-)
-from harness.trace import Header, Trace
+from harness.promises.check import BrokenPromise, check
+from harness.trace import observations, pattern
+from harness.trace import steps as do
+from harness.trace.files import Header, Trace
+from harness.trace.observations import DeviceState, Observation, Run, Runs, Stamped, Zeros
+from harness.trace.steps import AnyStep, TargetLine
 
 SIZE = 64
 OLD = Stamped("base", 0, 0, SIZE)
@@ -432,5 +424,5 @@ def test_nothing_is_checked_beyond_a_lost_observation() -> None:
 
 def test_reads_that_failed_break_no_promise() -> None:
     life = ready()
-    life.do(do.Examine(), content={"s": (do.Unreadable("EIO", SIZE),)})
+    life.do(do.Examine(), content={"s": (observations.Unreadable("EIO", SIZE),)})
     life.do(do.Read(device="s", sector=0, sectors=8), error="EIO").kept()

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from harness.errors import ProvisioningError
-from harness.guest import acceleration, catalogue, image, initramfs, qemu
+from harness.guest import acceleration, built, catalogue, qemu
 from harness.guest.acceleration import KVM, TCG, proven
 from harness.guest.catalogue import Kernel
-from harness.guest.initramfs import Modules, cpio, decompressed, depends
+from harness.guest.fetch import image, initramfs
+from harness.guest.fetch.initramfs import Modules, cpio, decompressed, depends
 from harness.guest.qemu import QemuGuest
 from harness.kernel import machine
 
@@ -303,15 +304,15 @@ def elf(address):
 ], ids=["bzImage", "vmlinux", "program", "cut", "script"])
 def test_kernels_for_machines_are_told_from_programs(tmp_path, content, is_one):
     (tmp_path / "k").write_bytes(content)
-    assert catalogue.is_image(tmp_path / "k") is is_one
+    assert built.is_image(tmp_path / "k") is is_one
 
 
 def test_an_image_of_ones_own(tmp_path, tree):
     (tmp_path / "bzImage").write_bytes(bytes(0x202) + b"HdrS")
-    kernel = catalogue.custom(tmp_path / "bzImage", tmp_path)
+    kernel = built.custom(tmp_path / "bzImage", tmp_path)
     assert (kernel.guest, kernel.modules, kernel.release) == ("qemu", tree, "6.99-amd64")
     with pytest.raises(ProvisioningError, match="not executable"):
-        catalogue.custom(tmp_path / "bzImage", tree, "uml")
+        built.custom(tmp_path / "bzImage", tree, "uml")
 
 
 def test_of_thousands_of_modules_those_stay_that_guests_need(tree, tmp_path):

@@ -10,16 +10,18 @@ import pytest
 from rich.console import Console
 
 from harness import files
-from harness.diff import Divergence, Layer, LayerLeftOut, Verdict
+from harness.compare.diff import Divergence, Layer, LayerLeftOut, Verdict
+from harness.compare.place import Place
 from harness.errors import BadTrace
-from harness.place import Place
 from harness.plugin import check
-from harness.promise import SNAPSHOT_RULE, BrokenPromise
-from harness.report import junit, ktap, model, words
+from harness.promises.check import SNAPSHOT_RULE, BrokenPromise
+from harness.report import junit, ktap, words
 from harness.report.junit import JunitReporter
 from harness.report.ktap import KtapReporter
-from harness.report.model import Environment, JsonReporter, Reporter, Reporters, Result, RunReport
+from harness.report.reporter import JsonReporter, Reporter, Reporters
 from harness.report.terminal import LINES_MAX, Terminal
+from harness.verdict import result as model
+from harness.verdict.result import Environment, Result, RunReport
 
 COMPARED = dict.fromkeys(Layer, 12) | {Layer.STORE: 2, Layer.EVENT: 0}
 PLACE = Place(device="cow", byte=4120, sector=8, chunk=1, chunk_sectors=8, differ=1, of=256,

@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
+from harness.measure.rows import SECTIONS, all_rows, answers, page
 from harness.scenarios.registry import catalogue
-from harness.scenarios.rows import SECTIONS, all_rows, answers, page
 
 PAGE = Path(__file__).parents[2] / "docs" / "ROWS.md"
 DMTEST_ROWS = 73
 
 
 def test_the_page_is_what_the_generator_prints() -> None:
-    assert PAGE.read_text() == page(), "python -m harness.scenarios.rows > docs/ROWS.md"
+    assert PAGE.read_text() == page(), "python -m harness.measure.rows > docs/ROWS.md"
 
 
 def test_every_row_is_answered_or_says_why_not() -> None:

@@ -15,25 +15,30 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from harness import diff, run
-from harness.diff import Verdict
+from harness.campaign import run
+from harness.campaign.plan import Plan
+from harness.campaign.run import execute
+from harness.compare import diff
+from harness.compare.diff import Verdict
 from harness.errors import BadScenario, ProvisioningError, TwinInvariant
 from harness.files import alone
 from harness.guest.catalogue import Kernel
 from harness.guest.events import Loss, Outcome
 from harness.guest.process import KeptProcess
 from harness.guest.recording import recorded
-from harness.journal import Ready
-from harness.kernel.session import Job, JobScenario
 from harness.report.ledger import Ledger
-from harness.report.model import CONSOLE_LINES_MAX, Reporters, Result, RunReport
-from harness.run import Plan, execute, judge
+from harness.report.reporter import Reporters
 from harness.scenarios.registry import choose
 from harness.scenarios.script import Script
-from harness.steps import Load, Observation, encode
-from harness.trace import Header, Layer, Trace
+from harness.trace.files import Header, Layer, Trace
+from harness.trace.observations import Observation
+from harness.trace.steps import Load, encode
 from harness.twin import explore
 from harness.twin.profile import PROFILES, Profile, named
+from harness.verdict.judge import judge
+from harness.verdict.result import CONSOLE_LINES_MAX, Result, RunReport
+from harness.wire.job import Job, JobScenario
+from harness.wire.journal import Ready
 
 SEEING_GUEST = Path(__file__).with_name("seeing_guest.py")
 READY = Ready(release="6.12.0-fake", version="#1", probe=Profile().facts())

@@ -2,13 +2,13 @@
 
 import pytest
 
-from harness import trace as traces
 from harness.errors import BadScenario, KernelCrash
 from harness.scenarios import registry
 from harness.scenarios.registry import Scenario, by_theme, catalogue, choose, scenario
 from harness.scenarios.script import Script
-from harness.steps import AnyStep, Crash, Disk, Examine
-from harness.trace import Layer
+from harness.trace import files as traces
+from harness.trace.files import Layer
+from harness.trace.steps import AnyStep, Crash, Disk, Examine
 from harness.twin import explore
 from harness.twin.profile import PROFILES
 

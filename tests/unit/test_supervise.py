@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from harness import journal
 from harness.errors import BadScenario, ProvisioningError
 from harness.guest import supervise
 from harness.guest.catalogue import Kernel
@@ -26,7 +25,8 @@ from harness.guest.events import (
 )
 from harness.guest.process import KeptProcess
 from harness.guest.supervise import Supervisor
-from harness.journal import Begin, JournalReader, JournalWriter
+from harness.wire import journal
+from harness.wire.journal import Begin, JournalReader, JournalWriter
 
 FAKE = Path(__file__).with_name("fake_guest.py")
 KERNEL = Kernel("fake", FAKE, FAKE.parent)

@@ -6,12 +6,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from harness import pattern
-from harness import trace as codec
 from harness.errors import BadTrace
-from harness.steps import AnyStep, DeviceState, Observation, Poke, Read, Stamped, UEvent
 from harness.store.layout import Header as StoreHeader
-from harness.trace import Header, Layer, NotCompared, Observations, ObservationsHeader, Trace
+from harness.trace import files as codec
+from harness.trace import pattern
+from harness.trace.files import Header, Layer, NotCompared, Observations, ObservationsHeader, Trace
+from harness.trace.observations import DeviceState, Observation, Stamped, UEvent
+from harness.trace.steps import AnyStep, Poke, Read
 
 PAGE = (Path(__file__).parents[2] / "docs" / "trace-format.md").read_text()
 HEAD = '{"dmsnap-trace":1,"scenario":"t"}\n'

@@ -5,22 +5,12 @@ import errno
 import pytest
 
 from harness.errors import BadScenario
-from harness.faults import OUTAGE_MS
 from harness.scenarios.registry import choose
-from harness.steps import (
-    Create,
-    Disk,
-    Examine,
-    Fault,
-    Load,
-    Observation,
-    Read,
-    Resume,
-    Stamped,
-    TargetLine,
-    Write,
-)
+from harness.trace.faults import OUTAGE_MS
+from harness.trace.observations import Observation, Stamped
+from harness.trace.steps import Create, Disk, Examine, Fault, Load, Read, Resume, TargetLine, Write
 from harness.twin import explore
+from harness.twin.arguments import split_args
 from harness.twin.backend import TwinBackend
 from harness.twin.bio import PREFLUSH, READ, WRITE, Bio
 from harness.twin.clock import TICKS_PER_MS, Choices, Clock, WouldBlockForever
@@ -29,7 +19,6 @@ from harness.twin.fallible import FallibleDisk
 from harness.twin.kcopyd import Kcopyd
 from harness.twin.limits import STACKING
 from harness.twin.profile import PROFILES, Profile, named
-from harness.twin.table import split_args
 
 
 def run(*steps: object, profile: str = "6.12") -> list[Observation]:

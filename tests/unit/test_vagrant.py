@@ -8,16 +8,17 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from harness.cli import main
-from harness.diff import Verdict
+from harness.campaign.plan import Plan
+from harness.campaign.run import execute
+from harness.cli.main import main
+from harness.compare.diff import Verdict
 from harness.errors import ProvisioningError
 from harness.guest import catalogue
 from harness.guest.vagrant import Machine, VagrantGuest
-from harness.journal import Begin, Done, End, JournalWriter, Ready
-from harness.report.model import Reporters
-from harness.run import Plan, execute
+from harness.report.reporter import Reporters
 from harness.scenarios.registry import choose
-from harness.trace import Trace
+from harness.trace.files import Trace
+from harness.wire.journal import Begin, Done, End, JournalWriter, Ready
 
 ROOT = Path(__file__).parents[2]
 SEEING_GUEST = Path(__file__).with_name("seeing_guest.py")

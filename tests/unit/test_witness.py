@@ -5,13 +5,15 @@ from collections.abc import Callable
 import pytest
 from msgspec import structs
 
-from harness import pattern, store, witness
-from harness import steps as do
+from harness import store
+from harness.promises import witness
 from harness.scenarios.script import Script
-from harness.steps import Observation, Unreadable
 from harness.store import Header, build
-from harness.trace import Header as TraceHeader
-from harness.trace import Trace
+from harness.trace import pattern
+from harness.trace import steps as do
+from harness.trace.files import Header as TraceHeader
+from harness.trace.files import Trace
+from harness.trace.observations import Observation, Unreadable
 from harness.twin.backend import TwinBackend
 from harness.twin.profile import Profile
 

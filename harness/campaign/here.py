@@ -1,0 +1,106 @@
+"""Running scenarios in the machine that this is: a disposable guest that somebody else made.
+
+There is no supervisor: a kernel that panics takes dmsnap with it, and what had finished is in the
+journal of nobody.  Everything else is the same, down to the comparison.
+"""
+
+import os
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from harness import __version__
+from harness.errors import ProvisioningError, Unsupported
+from harness.guest.events import Outcome
+from harness.kernel import agent
+from harness.kernel.backend import KernelBackend
+from harness.report.reporter import Reporter
+from harness.trace.backend import fault_of, put_away
+from harness.trace.files import Trace
+from harness.verdict.judge import judge
+from harness.verdict.result import Environment, Result, RunReport
+from harness.wire.journal import Ready
+
+NAME: Final = "here"
+"""The kernel's name in reports; its release says which it is."""
+
+
+@contextmanager
+def kernel_side(*, modules: Path | None = None, driver: str = "ioctl"
+                ) -> Iterator[tuple[KernelBackend, Ready]]:
+    """The kernel side in this machine.
+
+    Raises:
+        UnsafeMachine: this machine is not marked as disposable.
+        ProvisioningError: a module or a driver is missing.
+    """
+    directory = modules or Path("/lib/modules") / os.uname().release
+    with agent.bring_up(directory, driver, here=True) as (backend, ready):
+        yield backend, ready
+
+
+def run_one(backend: KernelBackend, ready: Ready, trace: Trace) -> Result:
+    """One scenario, start to end, and its verdict.
+
+    Raises:
+        ProvisioningError: the one before has left something behind.
+    """
+    if backend.spoilt:
+        raise ProvisioningError("devices of a scenario would not go away, so no other one can be "
+                                "run: boot this machine anew")
+    name, seed = trace.header.scenario, trace.header.seed
+    started = time.monotonic()
+    seen = []
+    fault = ""
+    unsupported = False
+    try:
+        backend.begin(seed)
+        seen = [backend.execute(index, step) for index, step in enumerate(trace.steps)]
+    except Exception as error:  # noqa: BLE001 - the devices must go, whatever it was
+        fault, unsupported = fault_of(error), isinstance(error, Unsupported)
+    left, fault = put_away(backend, fault)
+    outcome = Outcome(scenario=name, seed=seed, attempts=1, observations=tuple(seen), ready=ready,
+                      fault=fault, unsupported=unsupported, leftovers=left,
+                      elapsed_s=time.monotonic() - started)
+    return judge(trace, outcome, NAME)[0]
+
+
+def execute_here(traces: Sequence[Trace], reporter: Reporter, *, modules: Path | None,
+                 driver: str) -> RunReport:
+    """Run scenarios one after another in this machine.
+
+    Raises:
+        UnsafeMachine: this machine is not marked as disposable.
+        ProvisioningError: a module or a driver is missing; or a scenario has left something
+            behind, and what had finished is reported.
+    """
+    fault: ProvisioningError | None = None
+    started = time.monotonic()
+    results: list[Result] = []
+    with kernel_side(modules=modules, driver=driver) as (backend, ready):
+        reporter.begin([NAME], len(traces))
+        try:
+            for trace in traces:
+                reporter.progress(NAME, trace.header.scenario)
+                try:
+                    results.append(run_one(backend, ready, trace))
+                except ProvisioningError as error:
+                    fault = error
+                    break
+                reporter.result(results[-1])
+            report = RunReport(
+                environment=Environment(
+                    dmsnap=__version__, machine=" ".join(platform.uname()[:3]),
+                    python=platform.python_version(), kernels={NAME: ready.release},
+                    guests={NAME: NAME},
+                    seconds=time.monotonic() - started),
+                results=tuple(results))
+            reporter.end(report)
+        finally:
+            reporter.close()
+    if fault:
+        raise fault
+    return report

@@ -1,0 +1,80 @@
+"""What a run is to do: scenarios, kernels, options, and the key of each result."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import harness
+from harness.guest.catalogue import UML, VAGRANT, Kernel
+from harness.guest.process import Launcher
+from harness.guest.supervise import BOOT_LIMIT_S, STEP_LIMIT_S
+from harness.trace.files import Trace, dumps
+from harness.twin.profile import FAITHFUL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to run.
+
+    Attributes:
+        traces: the scenarios, in order; names are unique.
+        kernels: each gets all of them.
+        jobs: guests at the same time; None for as many as suit each kernel.
+        driver: ``ioctl`` or ``dmsetup``.
+        defects: whether the twin does as kernels do, or as promised, where the two differ.
+        launchers: kernel → what starts its guests; by default what it is made for.
+        directory: where the guests' files stay; of a run before, only those of results that are
+            taken over are left in it.
+        functions: of the module, to be counted by scenario (`harness.measure.coverage`).
+    """
+
+    traces: tuple[Trace, ...]
+    kernels: tuple[Kernel, ...]
+    directory: Path
+    jobs: int | None = None
+    driver: str = "ioctl"
+    defects: str = FAITHFUL
+    launchers: Mapping[str, Launcher] = field(default_factory=dict)
+    step_limit_s: float = STEP_LIMIT_S
+    boot_limit_s: float = BOOT_LIMIT_S
+    functions: tuple[str, ...] = ()
+
+    def guests(self, kernel: Kernel) -> int:
+        """How many guests of a kernel run at the same time."""
+        return 1 if kernel.guest == VAGRANT else self.jobs or default_jobs(kernel)
+
+    def keys(self) -> dict[tuple[str, str], str]:
+        """(kernel, scenario) → a digest of all that its result follows from.
+
+        That is dmsnap's own code, the kernel's program and device-mapper modules, the scenario,
+        and the options that change what is run; not the number of guests or a time limit.
+        """
+        code = _digest(path.read_bytes() for path in sorted(
+            Path(harness.__file__).parent.rglob("*.py")))
+        scenarios = {trace.header.scenario: dumps(trace) for trace in self.traces}
+        found: dict[tuple[str, str], str] = {}
+        for kernel in self.kernels:
+            files = [kernel.program, *sorted(kernel.modules.rglob("dm-*.ko*"))]
+            words = (kernel.name, kernel.release, self.driver, self.defects)
+            base = _digest([code, *(word.encode() for word in words),
+                            *(path.read_bytes() for path in files)])
+            found |= {(kernel.name, name): _digest([base, text]).hex()
+                      for name, text in scenarios.items()}
+        return found
+
+
+def _digest(parts: Iterable[bytes]) -> bytes:
+    """One digest of several byte strings; where one ends and the next begins matters."""
+    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).digest()
+
+
+def default_jobs(kernel: Kernel) -> int:
+    """Guests of a kernel for the cores that this process may use.
+
+    Two for each in User-mode Linux, since a guest often waits for a slow disk or for a merge to
+    rest; an emulated machine keeps its core busy.
+    """
+    cores = len(os.sched_getaffinity(0))
+    return 2 * cores if kernel.guest == UML else cores

@@ -1,0 +1,163 @@
+"""A run: scenarios × kernels, each executed in a guest and in the twin, and compared.
+
+The guests of one kernel work at the same time, the kernels one after another.  As soon as a guest
+has finished a scenario, the twin executes the same steps with the facts that this guest's probe
+found, and the two are compared.  Where they differ and the kernel had a choice of order, the twin
+tries the other orders that are permitted (`harness.twin.explore`).
+"""
+
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from harness import __version__
+from harness.campaign.plan import Plan
+from harness.errors import (
+    ProvisioningError,
+)
+from harness.files import alone
+from harness.guest.catalogue import VAGRANT, Kernel
+from harness.guest.events import (
+    Event,
+    GuestReady,
+    GuestStarted,
+    GuestWasLost,
+    ScenarioBegun,
+    ScenarioEnded,
+)
+from harness.guest.recording import files_of
+from harness.guest.supervise import Supervisor
+from harness.report.reporter import Reporter
+from harness.trace.steps import encode
+from harness.verdict.judge import judge
+from harness.verdict.result import Environment, Result, RunReport
+from harness.wire.job import Job, JobScenario
+
+
+def execute(plan: Plan, reporter: Reporter, finished: Sequence[Result] = ()) -> RunReport:
+    """Run everything that is not ``finished``; the reporter hears of all as it happens.
+
+    Ctrl-C ends the guests and reports what had finished.  A kernel whose guests cannot be had
+    does not keep the others from their turn.
+
+    Raises:
+        ProvisioningError: guests of a kernel cannot be had; what had finished is reported.  Or
+            another run is at work in that directory.
+    """
+    started = time.monotonic()
+    about = platform.uname()
+    run = _Run(plan, reporter, finished)
+    environment = Environment(
+        dmsnap=__version__, command=tuple(sys.argv),
+        machine=f"{about.system} {about.release} {about.machine}",
+        python=platform.python_version(), jobs=max(map(plan.guests, plan.kernels), default=1),
+        started=datetime.now(UTC).isoformat(timespec="seconds"))
+    interrupted = False
+    faults: list[ProvisioningError] = []
+    with ExitStack() as stack:
+        stack.callback(reporter.close)
+        try:
+            stack.enter_context(alone(plan.directory))
+        except OSError as fault:
+            raise ProvisioningError(f"cannot make the directory {plan.directory}: "
+                                    f"{fault.strerror}; choose another") from fault
+        reporter.begin([kernel.name for kernel in plan.kernels],
+                       len(plan.traces) * len(plan.kernels))
+        try:
+            for result in finished:
+                reporter.result(result)
+            for kernel in plan.kernels:
+                try:
+                    run.on_kernel(kernel)
+                except ProvisioningError as fault:
+                    faults.append(fault)
+        except KeyboardInterrupt:
+            interrupted = True
+        report = RunReport(
+            environment=msgspec.structs.replace(
+                environment, seconds=time.monotonic() - started, kernels=run.releases,
+                guests={kernel.name: kernel.guest for kernel in plan.kernels},
+                resumed=len(finished)),
+            results=run.results())
+        if report.results or not faults:
+            reporter.end(report)
+    if interrupted:
+        raise KeyboardInterrupt
+    if faults:
+        raise faults[0]
+    return report
+
+
+class _Run:
+    """The state of a run."""
+
+    def __init__(self, plan: Plan, reporter: Reporter, finished: Sequence[Result]) -> None:
+        self._plan = plan
+        self._reporter = reporter
+        self._traces = {trace.header.scenario: trace for trace in plan.traces}
+        self._found = {(result.kernel, result.scenario): result for result in finished}
+        self.releases = {result.kernel: result.release for result in finished if result.release}
+
+    def results(self) -> tuple[Result, ...]:
+        """What has finished, in the order of the plan."""
+        return tuple(self._found[kernel.name, name] for kernel in self._plan.kernels
+                     for name in self._traces if (kernel.name, name) in self._found)
+
+    def on_kernel(self, kernel: Kernel) -> None:
+        """All scenarios on one kernel that have no result yet."""
+        plan = self._plan
+        missing = [name for name in self._traces if (kernel.name, name) not in self._found]
+        if not missing:
+            return
+        keep = files_of(plan.directory, kernel.name)
+        if len(missing) == len(self._traces):
+            shutil.rmtree(keep, ignore_errors=True)
+        keep.parent.mkdir(parents=True, exist_ok=True)
+
+        def hear(event: Event) -> None:
+            self._tell(kernel, event)
+            if isinstance(event, ScenarioEnded):
+                outcome = event.outcome
+                result, _ = judge(self._traces[outcome.scenario], outcome, kernel.name,
+                                  self._plan.defects)
+                self._found[kernel.name, result.scenario] = result
+                self._reporter.result(result)
+
+        Supervisor(
+            kernel, guests=plan.guests(kernel), results=keep,
+            job=lambda names: self._job(kernel, names),
+            python=Path(sys.executable), step_limit_s=plan.step_limit_s,
+            boot_limit_s=plan.boot_limit_s, launcher=plan.launchers.get(kernel.name),
+            steps={name: len(trace.steps) for name, trace in self._traces.items()},
+        ).run(missing, hear)
+
+    def _job(self, kernel: Kernel, names: list[str]) -> bytes:
+        return encode(Job(
+            modules=str(kernel.modules), driver=self._plan.driver,
+            # Its provisioning has marked it as disposable.
+            here=kernel.guest == VAGRANT,
+            functions=self._plan.functions,
+            scenarios=tuple(JobScenario(name, self._traces[name].steps,
+                                        self._traces[name].header.seed) for name in names)))
+
+    def _tell(self, kernel: Kernel, event: Event) -> None:
+        """Progress, in words."""
+        match event:
+            case GuestStarted(guest=guest):
+                self._reporter.progress(f"{kernel.name} #{guest}", "boots")
+            case GuestReady(guest=guest, ready=ready, boot_s=boot_s):
+                self.releases[kernel.name] = ready.release
+                self._reporter.progress(f"{kernel.name} #{guest}",
+                                        f"ready after {boot_s:.1f} s: {ready.release}")
+            case ScenarioBegun(guest=guest, scenario=scenario, attempt=attempt):
+                again = f", attempt {attempt}" if attempt > 1 else ""
+                self._reporter.progress(f"{kernel.name} #{guest}", f"{scenario}{again}")
+            case GuestWasLost(loss=loss):
+                self._reporter.progress(f"{kernel.name} #{loss.guest}", "")

@@ -1,0 +1,1 @@
+"""The command ``dmsnap``: one module for each family of commands."""

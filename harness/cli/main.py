@@ -1,0 +1,61 @@
+"""The command ``dmsnap``.
+
+Exit status: 0 all was well, 1 something differs or is broken, 2 the request cannot be carried out
+(one line says why and what to do), 130 interrupted.
+"""
+
+import sys
+from typing import Any
+
+import click
+
+from harness import __version__
+from harness.cli.kernels import doctor, kernels
+from harness.cli.lvm import lvm_situations
+from harness.cli.measure import coverage, measure_headline, preflight
+from harness.cli.options import EXIT_CANNOT, EXIT_INTERRUPTED
+from harness.cli.run import compare, run
+from harness.cli.traces import list_scenarios, replay, trace
+from harness.errors import DmsnapError
+
+
+class _Group(click.Group):
+    """Errors of ours become one line; none of Python's inner life reaches a user."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except DmsnapError as fault:
+            click.echo(f"dmsnap: {fault}", err=True)
+            ctx.exit(EXIT_CANNOT)
+        except KeyboardInterrupt:
+            more = ("; `dmsnap run --resume` with the same arguments goes on from there"
+                    if ctx.invoked_subcommand == "run" else "")
+            click.echo(f"dmsnap: interrupted; what had finished is in the report{more}", err=True)
+            ctx.exit(EXIT_INTERRUPTED)
+        except BrokenPipeError:
+            sys.stderr.close()  # a reader that had enough, such as head
+            ctx.exit(0)
+        except OSError as fault:
+            where = f"{fault.filename}: " if fault.filename else ""
+            click.echo(f"dmsnap: {where}{fault.strerror or fault}", err=True)
+            ctx.exit(EXIT_CANNOT)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="dmsnap")
+def main() -> None:
+    """Does this kernel's dm-snapshot behave exactly as it should?
+
+    Runs the same scenarios in a real kernel and in a userspace twin, and compares everything that
+    a user of the device can see, down to every byte of the exception store.
+    """
+
+
+for command in (run, compare, list_scenarios, trace, replay, coverage, measure_headline, preflight,
+                lvm_situations, kernels, doctor):
+    main.add_command(command)
+
+
+if __name__ == "__main__":
+    main()

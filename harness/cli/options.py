@@ -1,0 +1,32 @@
+"""What several commands share: how a kernel is named, and how a user is told."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from harness.guest import catalogue
+
+EXIT_DIFFERS: Final = 1
+EXIT_CANNOT: Final = 2
+EXIT_INTERRUPTED: Final = 130
+
+Command = Callable[..., Any]
+
+
+def kernel_options(command: Command) -> Command:
+    """``--kernel`` and ``--modules``."""
+    command = click.option(
+        "--modules", type=click.Path(path_type=Path), metavar="DIR",
+        help="Modules of a kernel that is given as a path.")(command)
+    return click.option(
+        "--kernel", "kernels", multiple=True, metavar="NAME|PATH",
+        help="A kernel of `dmsnap kernels` (`all`, or with * in it, for several), or one that you "
+             "built (User-mode Linux, bzImage); may be repeated.  "
+             f"[default: {catalogue.default()}]")(command)
+
+
+def note(line: str) -> None:
+    """A line for the user, beside what a command prints."""
+    click.echo(f"dmsnap: {line}", err=True)

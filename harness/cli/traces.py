@@ -1,0 +1,104 @@
+"""Scenarios and traces: ``dmsnap list``, ``trace``, ``replay``."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from harness.cli.options import EXIT_DIFFERS, kernel_options, note
+from harness.errors import ProvisioningError
+from harness.guest.choice import chosen_kernels
+
+
+@click.command("list")
+@click.argument("patterns", nargs=-1, metavar="[PATTERN]...")
+@click.option("--rows", is_flag=True, help="Show which rows of other test suites they answer.")
+def list_scenarios(patterns: tuple[str, ...], rows: bool) -> None:
+    """List the scenarios, by theme."""
+    from harness.scenarios.registry import by_theme, choose
+
+    wanted = {scenario.name for scenario in choose(patterns)} if patterns else None
+    for theme, scenarios in by_theme():
+        shown = [scenario for scenario in scenarios if wanted is None or scenario.name in wanted]
+        if shown:
+            click.secho(theme, bold=True)
+        for base in dict.fromkeys(scenario.name.partition("[")[0] for scenario in shown):
+            variants = [s for s in shown if s.name.partition("[")[0] == base]
+            count = f" ×{len(variants)}" if len(variants) > 1 else ""
+            apart = "  (only when named)" if variants[0].loses_guest else ""
+            click.echo(f"  {base}{count}{apart}")
+            click.echo(f"      {variants[0].about}")
+            if rows and variants[0].rows:
+                click.echo(f"      answers: {'; '.join(variants[0].rows)}")
+
+
+@click.command()
+@click.argument("name")
+@click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), default=1, show_default=True)
+def trace(name: str, seed: int) -> None:
+    """Print one scenario as a trace (docs/trace-format.md)."""
+    from harness.scenarios.registry import choose
+    from harness.trace.files import dumps
+
+    found = choose([name])
+    if len(found) > 1:
+        raise ProvisioningError(f"{name} has {len(found)} variants, name one of them: "
+                                f"{', '.join(scenario.name for scenario in found)}")
+    click.echo(dumps(found[0].trace(seed)), nl=False)
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True))
+@click.option("--on", "side", type=click.Choice(["twin", "kernel", "both"]), default="both",
+              show_default=True)
+@kernel_options
+@click.option("--profile", default=None, metavar="NAME",
+              help="Profile of the twin when it runs alone: 6.1, 6.12, 7.2 or seed.  "
+                   "[default: 6.12]")
+@click.option("--output", "directory", type=click.Path(path_type=Path, file_okay=False),
+              default=Path("report/replay"), show_default=True, metavar="DIR",
+              help="Where the observations of each side go.")
+@click.option("--driver", type=click.Choice(["ioctl", "dmsetup"]), default="ioctl",
+              show_default=True)
+def replay(file: Path, side: str, kernels: tuple[str, ...], modules: Path | None,
+           profile: str | None, directory: Path, driver: str) -> None:
+    """Run a trace on one side or on both; exit status 1 if they differ."""
+    from harness.campaign.replay import observe_kernel, observe_twin
+    from harness.report.words import details
+    from harness.trace import files as traces
+    from harness.twin.profile import named
+    from harness.verdict.judge import judge
+
+    document = traces.loads(sys.stdin.buffer.read()) if str(file) == "-" else traces.read(file)
+    if profile is not None and side != "twin":
+        raise ProvisioningError("--profile belongs to --on twin: beside a kernel, the twin takes "
+                                "what the guest's probe found")
+    if len(kernels) > 1:
+        raise ProvisioningError("a replay runs on one kernel: name it once")
+    if side == "twin":
+        seen = observe_twin(document, named(profile or "6.12"))
+        _keep(directory / "twin.jsonl", seen)
+        return
+    kernel = chosen_kernels(kernels, modules, progress=note)[0]
+    seen, outcome = observe_kernel(document, kernel, driver=driver)
+    _keep(directory / "kernel.jsonl", seen)
+    if side == "kernel":
+        return
+    result, twin = judge(document, outcome, kernel.name)
+    if twin is not None:
+        _keep(directory / "twin.jsonl", twin)
+    text = details(result)
+    if text:
+        click.echo(text)
+    click.echo(f"{document.header.scenario} on {kernel.name} ({result.release}): {result.verdict}")
+    if result.verdict != "same":
+        raise click.exceptions.Exit(EXIT_DIFFERS)
+
+
+def _keep(path: Path, seen: "Any") -> None:
+    from harness.trace.files import write_observations
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_observations(path, seen)
+    click.echo(f"{len(seen.observations)} observations: {path}")

@@ -1,0 +1,37 @@
+"""The machine of the Vagrantfile, as a command wants it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from harness.guest.vagrant import Machine, VagrantGuest
+from harness.cli.options import note
+
+
+def vagrant_machine() -> "Machine":
+    """The machine of this repository's Vagrantfile, up.
+
+    Raises:
+        ProvisioningError: it cannot be had.
+    """
+    from harness.guest.vagrant import Machine
+
+    machine = Machine(Path(__file__).parents[2], note)
+    machine.up()
+    return machine
+
+
+def fit_vagrant_guest() -> "VagrantGuest":
+    """That machine, up and fit.
+
+    Raises:
+        ProvisioningError: it cannot be had, or is not fit even when it was booted anew.
+    """
+    from harness.guest.vagrant import VagrantGuest
+    from harness.measure import preflight as asks
+
+    machine = vagrant_machine()
+    if not all(finding.ok for finding in asks.of_vagrant(machine)):
+        machine.boot_again()  # which is the cure of most
+        asks.require(asks.of_vagrant(machine), "the Vagrant machine")
+    return VagrantGuest(machine)

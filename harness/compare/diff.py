@@ -1,0 +1,313 @@
+"""The diff: two sides' observations of one trace, layer by layer; a divergence is a value.
+
+Every observation of every step is compared, and every comparison is counted, so that *same* can
+never mean "nothing was looked at".  What device-mapper tells of a device arrives as changes; they
+are added up on each side, and the sums are compared wherever either side reports a change.
+
+Runs are compared as they are: their encoding is a function of the bytes alone, so equal runs mean
+equal bytes.  Where runs differ they are walked in step, and only the first sector that differs is
+turned into bytes, so that a difference in a device of gigabytes costs no memory.
+
+What a byte *is* (chunk, place in the exception store) is in `harness.compare.place`.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from enum import StrEnum
+from itertools import zip_longest
+from typing import Final
+
+from msgspec import Struct
+
+from harness.compare.place import Geometry, Place, locate
+from harness.trace.files import Layer, NotCompared, Trace
+from harness.trace.observations import DeviceState, Observation, Runs
+from harness.trace.steps import AnyStep, Examine, Parallel, Read, Wait, encode
+from harness.trace.steps import Table as TableStep
+
+__all__ = ["Comparison", "Divergence", "Layer", "LayerLeftOut", "Verdict", "compare",
+           "render", "words"]
+
+_NAMES: Final = ("kernel", "twin")
+_STATE: Final = (
+    ("status", Layer.STATUS), ("table", Layer.TABLE), ("inactive", Layer.TABLE),
+    ("suspended", Layer.TABLE), ("read_only", Layer.TABLE), ("open", Layer.TABLE),
+    ("event", Layer.EVENT),
+)
+
+
+class Verdict(StrEnum):
+    """What a run says of one scenario on one kernel."""
+
+    SAME = "same"
+    DIVERGED = "diverged"
+    NONDETERMINISTIC = "nondeterministic"
+    LOST = "guest lost"
+    UNSUPPORTED = "unsupported"
+    BROKEN = "broken scenario"
+
+
+class Divergence(Struct, frozen=True, kw_only=True):
+    """One thing that the two sides saw differently.
+
+    Attributes:
+        step: index of the step.
+        verb: the step in words (``write o``).
+        layer: the layer.
+        what: field and device (``status of s``), or what is missing.
+        kernel, twin: what each side has there, in words.
+        place: for contents and images, where the first differing byte is.
+    """
+
+    step: int
+    verb: str
+    layer: Layer
+    what: str
+    kernel: str
+    twin: str
+    place: Place | None = None
+
+
+class LayerLeftOut(Struct, frozen=True):
+    """A layer that was not compared: why, how many values it had, and how many differed."""
+
+    layer: Layer
+    reason: str
+    values: int
+    differing: int
+
+
+class Comparison(Struct, frozen=True, kw_only=True):
+    """What comparing two sides gave.
+
+    Attributes:
+        divergences: all that differs in the first step where anything does.
+        first: the first divergence of each layer in the whole trace.
+        later: how many steps after the first diverging one differ as well.
+        compared: layer → number of values compared; 0 where neither side had any.
+        not_compared: layers left out.
+        steps: number of steps in the trace.
+    """
+
+    divergences: tuple[Divergence, ...]
+    first: dict[Layer, Divergence]
+    later: int
+    compared: dict[Layer, int]
+    not_compared: tuple[LayerLeftOut, ...]
+    steps: int
+
+    @property
+    def same(self) -> bool:
+        """True if nothing that was compared differs."""
+        return not self.divergences
+
+
+_Finding = tuple[Layer, Divergence | None]
+"""One comparison that was made, and what it found."""
+_Plain = Callable[[Layer, str, str | None, str | None], _Finding]
+
+
+def compare(trace: Trace, kernel: Sequence[Observation], twin: Sequence[Observation], *,
+            not_compared: Sequence[NotCompared] | None = None) -> Comparison:
+    """Compare what two sides saw of ``trace``.
+
+    Args:
+        trace: what both executed.
+        kernel: observations of the one side.
+        twin: observations of the other.
+        not_compared: layers to leave out; those of the trace's header when None.
+
+    Raises:
+        BadTrace: a raw run does not hold what it names.
+    """
+    left_out = {entry.layer: entry.reason for entry in
+                (trace.header.not_compared if not_compared is None else not_compared)}
+    values = dict.fromkeys(Layer, 0)
+    differing = dict.fromkeys(Layer, 0)
+    first: dict[Layer, Divergence] = {}
+    steps: dict[int, list[Divergence]] = {}
+    for layer, divergence in _Comparer(trace).run(kernel, twin):
+        # What is missing counts whatever layers a scenario leaves out.
+        missing = divergence is not None and divergence.what in _MISSING
+        values[layer] += 1
+        if divergence is None:
+            continue
+        differing[layer] += 1
+        if layer in left_out and not missing:
+            continue
+        first.setdefault(layer, divergence)
+        steps.setdefault(divergence.step, []).append(divergence)
+    at = min(steps, default=-1)
+    return Comparison(
+        divergences=tuple(steps.get(at, ())),
+        first=first,
+        later=max(0, len(steps) - 1),
+        compared={layer: count for layer, count in values.items() if layer not in left_out},
+        not_compared=tuple(LayerLeftOut(layer, reason, values[layer], differing[layer])
+                           for layer, reason in left_out.items()),
+        steps=len(trace.steps),
+    )
+
+
+_MISSING: Final = ("an observation of this step", "one observation of this step",
+                   "a step that the trace does not have")
+
+
+class _Comparer:
+    """Walks both sides in step; holds what each has said of its devices so far."""
+
+    def __init__(self, trace: Trace) -> None:
+        self.trace = trace
+        self.states: tuple[dict[str, DeviceState], dict[str, DeviceState]] = ({}, {})
+        self.geometry = Geometry()
+
+    def run(self, kernel: Sequence[Observation], twin: Sequence[Observation]
+            ) -> Iterator[_Finding]:
+        sides = tuple(_by_step(side) for side in (kernel, twin))
+        for index, step in enumerate(self.trace.steps):
+            lists = [side.pop(index, []) for side in sides]
+            verb = words(step)
+            if any(len(found) != 1 for found in lists):
+                what = _MISSING[0 if any(not found for found in lists) else 1]
+                yield Layer.ERROR, Divergence(
+                    step=index, verb=verb, layer=Layer.ERROR, what=what,
+                    kernel=_count(lists[0]), twin=_count(lists[1]))
+            if all(lists):
+                yield from self.step(index, step, verb, lists[0][0], lists[1][0])
+        for index in sorted(sides[0].keys() | sides[1].keys()):
+            yield Layer.ERROR, Divergence(
+                step=index, verb="beyond the trace", layer=Layer.ERROR, what=_MISSING[2],
+                kernel=_count(sides[0].get(index, [])), twin=_count(sides[1].get(index, [])))
+
+    def step(self, index: int, step: AnyStep, verb: str, kernel: Observation, twin: Observation
+             ) -> Iterator[_Finding]:
+        def plain(layer: Layer, what: str, left: str | None, right: str | None) -> _Finding:
+            if left == right:
+                return layer, None
+            return layer, Divergence(step=index, verb=verb, layer=layer, what=what,
+                                     kernel=_shown(left), twin=_shown(right))
+
+        yield plain(Layer.ERROR, "error", kernel.error or "success", twin.error or "success")
+        if kernel.text is not None or twin.text is not None:
+            yield plain(_text_layer(step), "what was asked for", kernel.text, twin.text)
+        touched = self.update(kernel, twin)
+        for name in touched:
+            for field, layer in _STATE:
+                yield plain(layer, f"{field} of {name}",
+                            *(_field(side.get(name), field) for side in self.states))
+        for layer, part, left, right in (
+            (Layer.CONTENT, "content", kernel.content, twin.content),
+            (Layer.STORE, "image", kernel.image, twin.image),
+        ):
+            for name in _keys(left, right):
+                yield layer, self.contents(index, step, verb, layer, f"{part} of {name}", name,
+                                           left.get(name), right.get(name))
+        yield self.sequence(plain, Layer.UEVENT, "uevent",
+                            [encode(event).decode() for event in kernel.uevents],
+                            [encode(event).decode() for event in twin.uevents])
+        yield self.sequence(plain, Layer.LOG, "log line", list(kernel.log), list(twin.log))
+        for name in _keys(kernel.requests, twin.requests):
+            yield self.sequence(plain, Layer.REQUESTS, f"request to {name}",
+                                list(kernel.requests.get(name, ())),
+                                list(twin.requests.get(name, ())))
+
+    def update(self, kernel: Observation, twin: Observation) -> list[str]:
+        """Add the changes of one step up; returns the names that either side mentions."""
+        for side, changes in zip(self.states, (kernel.state, twin.state), strict=True):
+            for name, state in changes.items():
+                if state is None:
+                    side.pop(name, None)
+                else:
+                    side[name] = state
+        touched = _keys(kernel.state, twin.state)
+        for name in touched:
+            state = self.states[0].get(name) or self.states[1].get(name)
+            self.geometry.table(name, state.table if state else None)
+        return touched
+
+    @staticmethod
+    def sequence(plain: _Plain, layer: Layer, what: str, left: list[str], right: list[str]
+                 ) -> _Finding:
+        """The first entry in which two sequences differ."""
+        for number, (one, other) in enumerate(zip_longest(left, right), 1):
+            if one != other:
+                sizes = f"{what} {number} (of {len(left)} and {len(right)})"
+                return plain(layer, sizes, one, other)
+        return layer, None
+
+    def contents(self, index: int, step: AnyStep, verb: str, layer: Layer, what: str, name: str,
+                 left: Runs | None, right: Runs | None) -> Divergence | None:
+        if left == right:
+            return None
+        if left is None or right is None:
+            return Divergence(step=index, verb=verb, layer=layer, what=what,
+                              kernel="nothing was read" if left is None else "was read",
+                              twin="nothing was read" if right is None else "was read")
+        start = step.sector if isinstance(step, Read) else 0
+        place = locate(self.trace.header.seed, self.geometry, name, left, right, start=start,
+                       both_ends=isinstance(step, Examine) and layer is Layer.CONTENT,
+                       store=layer is Layer.STORE)
+        if place is None:  # other runs, the same bytes: a file written by somebody else
+            return None
+        return Divergence(step=index, verb=verb, layer=layer, what=what,
+                          kernel=place.kernel, twin=place.twin, place=place)
+
+
+def words(step: AnyStep) -> str:
+    """A step in words: its verb and its device (``write o``)."""
+    name = getattr(step, "device", None) or getattr(step, "name", None)
+    verb = type(step).__name__.lower()
+    return f"{verb} {name}" if name else verb
+
+
+def render(divergence: Divergence) -> str:
+    """A divergence as a few lines of text, at most 80 columns where names allow it."""
+    width = max(map(len, _NAMES))
+    head = f"step {divergence.step} ({divergence.verb}), {divergence.layer}: {divergence.what}"
+    place = divergence.place
+    lines = [f"{head} differs" if not place else f"{head} differs at byte {place.byte}"]
+    if place:
+        lines += [f"  {line}" for line in place.describe()]
+    for name, value in zip(_NAMES, (divergence.kernel, divergence.twin), strict=True):
+        first, *more = value.split("\n")
+        lines.append(f"  {name:<{width}}  {first}")
+        lines += [" " * (width + 4) + line for line in more]
+    if place and place.hex_at >= 0:
+        lines.append(f"  bytes from {place.hex_at}:")
+        lines += [f"  {name:<{width}}  {dump}" for name, dump in
+                  zip(_NAMES, (place.kernel_hex, place.twin_hex), strict=True)]
+    return "\n".join(lines)
+
+
+def _by_step(side: Iterable[Observation]) -> dict[int, list[Observation]]:
+    found: dict[int, list[Observation]] = {}
+    for observation in side:
+        found.setdefault(observation.step, []).append(observation)
+    return found
+
+
+def _count(found: Sequence[Observation]) -> str:
+    return ("no observation", "one observation")[len(found)] if len(found) < 2 \
+        else f"{len(found)} observations"
+
+
+def _keys(left: Iterable[str], right: Iterable[str]) -> list[str]:
+    return sorted({*left, *right})
+
+
+def _shown(value: str | None) -> str:
+    return "nothing" if value is None else value or "an empty text"
+
+
+def _field(state: DeviceState | None, field: str) -> str | None:
+    if state is None:
+        return "no such device"
+    value = getattr(state, field)
+    return value if value is None or isinstance(value, str) else str(value)
+
+
+def _text_layer(step: AnyStep) -> Layer:
+    if isinstance(step, TableStep):
+        return Layer.TABLE
+    if isinstance(step, Parallel):
+        return Layer.ERROR
+    return Layer.EVENT if isinstance(step, Wait) else Layer.STATUS

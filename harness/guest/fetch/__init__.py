@@ -1,0 +1,1 @@
+"""Bringing kernels here: packages, images, modules."""

@@ -1,0 +1,80 @@
+"""A distribution's kernel from Debian's packages, laid out for QEMU.
+
+Of some thousand modules only those are kept that a guest loads or scenarios work with, and what
+these depend on; decompressed, for older Pythons know no zstd.
+"""
+
+from pathlib import Path
+from typing import Final
+
+from harness.errors import ProvisioningError
+from harness.guest.catalogue import KEPT, MODULE, sha256_of
+from harness.guest.fetch.apt import (
+    Fetched,
+    PrivateApt,
+    Progress,
+    deb_version,
+    debian_mirror,
+    require,
+    unpack,
+)
+from harness.guest.fetch.initramfs import Modules, decompressed
+
+_REAL: Final = r"linux-image-\d\S*"
+_PARTS: Final = r"linux-(?:binary|modules)-\d\S*"
+"""What carries a kernel since Debian 14; before, the package of the kernel is all of it."""
+
+
+def fetch_image(*, suite: str, package: str, into: Path, work: Path, progress: Progress
+                ) -> Fetched:
+    """Fetch and lay out a kernel: ``linux`` and ``modules/RELEASE``.
+
+    Args:
+        suite: Debian suite.
+        package: its meta package, which depends on the package of a kernel.
+        into: existing empty directory for the result.
+        work: existing directory for everything else.
+        progress: told in one line each what happens.
+
+    Raises:
+        ProvisioningError: something is missing or does not come; cause and cure.
+        OSError: the disk is full or not writable.
+    """
+    require("dpkg-deb", "sudo apt-get install dpkg")
+    apt = PrivateApt(suite, work / "apt", debian_mirror(), progress)
+    apt.update()
+    real = apt.dependencies(package, _REAL)
+    if not real:
+        raise ProvisioningError(
+            f"{package} of suite {suite} names no kernel for this machine; kernels for QEMU exist "
+            "for amd64, elsewhere take a User-mode Linux or one of your own (--kernel PATH "
+            "--modules DIR)")
+    tree = work / "kernel-tree"
+    debs = [apt.download(part) for part in (real[0], *apt.dependencies(real[0], _PARTS))]
+    for deb in debs:
+        unpack(deb, tree)
+    # The second places are those of Debian 13 and 14.
+    images = sorted([*tree.glob("boot/vmlinuz-*"), *tree.glob("usr/lib/modules/*/vmlinuz")])
+    releases = sorted([*tree.glob("lib/modules/*/"), *tree.glob("usr/lib/modules/*/")])
+    if len(images) != 1 or len(releases) != 1:
+        raise ProvisioningError(f"{real[0]} is not laid out as a kernel (one vmlinuz and one "
+                                "directory of modules); this dmsnap is too old for it")
+    release = releases[0]
+    if next(release.rglob(f"{MODULE}*"), None) is None:
+        raise ProvisioningError(f"{real[0]} holds no {MODULE}; take another kernel of the "
+                                "catalogue")
+    images[0].rename(into / "linux")
+    keep_modules(release, into / "modules" / release.name)
+    return Fetched(version=deb_version(debs[0]), release=release.name, sha256=sha256_of(debs[0]),
+                   libc_version=None, expired=apt.expired)
+
+
+def keep_modules(source: Path, target: Path) -> None:
+    """Copy the modules that guests need, decompressed, each to its own place below ``target``."""
+    modules = Modules(source)
+    for name in modules.order(KEPT):
+        path = modules.path(name)
+        assert path is not None, "only modules with files are ordered"
+        place = target / path.relative_to(source).with_name(path.name.partition(".ko")[0] + ".ko")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(decompressed(path))

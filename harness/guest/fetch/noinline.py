@@ -1,0 +1,141 @@
+"""The dm-snapshot module of a Debian kernel, built with every function as a function of its own.
+
+A compiler inlines most small functions, and a function that is inlined has no entry that could be
+probed.  Debian carries the source and the headers of each of its kernels, so the module is built
+anew for exactly that kernel, out of tree, with inlining switched off; nothing else is changed.
+It takes the compiler that the headers ask for, and make.
+
+dm-dust, which scenarios use and Debian's kernels leave out, is built beside it.
+"""
+
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from harness.errors import ProvisioningError
+from harness.guest.catalogue import MODULE, QEMU, Kernel, cache_dir
+from harness.guest.fetch.apt import (
+    PrivateApt,
+    Progress,
+    deb_version,
+    debian_mirror,
+    require,
+    run,
+    unpack,
+)
+
+_FLAGS: Final = ("-fno-inline -fno-inline-small-functions -fno-inline-functions-called-once "
+                 "-fno-partial-inlining -fno-ipa-sra -fno-ipa-cp -fno-ipa-icf")
+"""No inlining, nor anything else that changes a function's name or merges two of them."""
+_KBUILD: Final = """\
+obj-m += dm-snapshot.o
+dm-snapshot-y := dm-snap.o dm-exception-store.o dm-snap-transient.o dm-snap-persistent.o
+obj-m += dm-dust.o
+"""
+_DUST: Final = "dm-dust.ko"
+_LIMIT_S: Final = 900.0
+_NM_LIMIT_S: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """A kernel whose module has all its functions.
+
+    Attributes:
+        kernel: what to boot.
+        functions: symbols of functions in the module.
+    """
+
+    kernel: Kernel
+    functions: frozenset[str]
+
+
+def build(kernel: Kernel, progress: Progress) -> Build:
+    """The kernel with such a module; nothing is built where it is cached.
+
+    Raises:
+        ProvisioningError: the kernel is none of Debian's for QEMU, a tool is missing, or the
+            packages do not come or fit; cause and cure.
+    """
+    if kernel.record is None or kernel.guest != QEMU:
+        raise ProvisioningError(
+            f"the source of {kernel.name} is not known: coverage takes a kernel of the catalogue "
+            "whose guest is qemu, such as --kernel deb-6.1")
+    nm = require("nm", "sudo apt-get install -y binutils")
+    home = cache_dir().parent / "noinline" / kernel.name / kernel.record.version
+    modules = home / kernel.release
+    # One of before may lack what is kept, or built, today.
+    if not {*_names(kernel.modules), _DUST} <= _names(modules):
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".part-", dir=home) as work:
+            made = _make(kernel, Path(work), progress)
+            fresh = Path(work, "modules")
+            shutil.copytree(kernel.modules, fresh)
+            place = next(fresh.rglob(MODULE)).parent
+            for name in (MODULE, _DUST):
+                shutil.copyfile(made / name, place / name)
+            if modules.is_dir():
+                modules.rename(Path(work, "old"))
+            fresh.rename(modules)
+    _, listed = run([nm, "--defined-only", str(next(modules.rglob(MODULE)))], limit_s=_NM_LIMIT_S)
+    functions = frozenset(re.findall(r"^\w+ [tT] ([A-Za-z_]\w*)$", listed, re.MULTILINE))
+    return Build(replace(kernel, modules=modules), functions)
+
+
+def _names(modules: Path) -> set[str]:
+    return {path.name for path in modules.rglob("*.ko")}
+
+
+def _make(kernel: Kernel, work: Path, progress: Progress) -> Path:
+    """Fetch, unpack and build; where the modules are then."""
+    assert kernel.record is not None
+    require("make", "sudo apt-get install -y make")
+    apt = PrivateApt(kernel.record.suite, work / "apt", debian_mirror(), progress)
+    apt.update()
+    headers = f"linux-headers-{kernel.release}"
+    parts = [headers, *apt.dependencies(headers, r"linux-(?:headers|kbuild)-\S+")]
+    number = re.match(r"\d+\.\d+", kernel.release)
+    assert number is not None, "releases of Debian start with two numbers"
+    tree = work / "tree"
+    for package in (*parts, f"linux-source-{number[0]}"):
+        deb = apt.download(package)
+        if package == headers and deb_version(deb) != kernel.record.version:
+            raise ProvisioningError(
+                f"{kernel.record.suite} has moved on to {deb_version(deb)}, {kernel.name} is "
+                f"{kernel.record.version}; type: dmsnap kernels fetch --refresh {kernel.name}")
+        unpack(deb, tree)
+    sources = tree / "usr/src"
+    compiler = _compiler(sources / headers)
+    progress(f"building {MODULE} without inlining, with {compiler}")
+    archive = next(sources.glob("linux-source-*.tar.xz"))
+    folder = archive.name.removesuffix(".tar.xz")
+    _run(["tar", "-xJf", str(archive), "-C", str(work), f"{folder}/drivers/md"])
+    # The headers name their other half by the place where the package would be installed.
+    makefile = sources / headers / "Makefile"
+    makefile.write_text(makefile.read_text().replace("/usr/", f"{tree}/usr/"))
+    place = work / folder / "drivers/md"
+    (place / "Makefile").unlink()
+    (place / "Kbuild").write_text(_KBUILD)
+    _run(["make", "-C", str(sources / headers), f"M={place}", f"CC={compiler}",
+          f"KCFLAGS={_FLAGS}", "modules"])
+    return place
+
+
+def _compiler(headers: Path) -> str:
+    """The compiler that built the kernel: a module of another one may be refused."""
+    config = (headers / ".config").read_text()
+    version = re.search(r'^CONFIG_CC_VERSION_TEXT=".*\bgcc-(\d+)\b', config, re.MULTILINE)
+    version = version or re.search(r"^CONFIG_GCC_VERSION=(\d+)\d{4}$", config, re.MULTILINE)
+    name = f"gcc-{version[1]}" if version else "gcc"
+    require(name, f"sudo apt-get install -y {name} make  (or run on the Debian of that kernel)")
+    return name
+
+
+def _run(argv: list[str]) -> None:
+    status, output = run(argv, limit_s=_LIMIT_S)
+    if status:
+        raise ProvisioningError(f"`{argv[0]}` fails while the module is built: "
+                                f"{' / '.join(output.strip().splitlines()[-5:])}")

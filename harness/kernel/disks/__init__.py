@@ -1,0 +1,1 @@
+"""Disks of a guest: in memory, in files, network block devices, and links that stop."""

@@ -1,0 +1,1 @@
+"""Two ways to drive device-mapper, behind one protocol."""

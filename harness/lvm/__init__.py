@@ -1,0 +1,1 @@
+"""LVM2 as the user of the snapshot targets."""

@@ -1,0 +1,361 @@
+"""LVM2 itself as the user of the snapshot targets: what it does is replayed in the twin.
+
+In the guest the real ``lvm`` carries out a situation (`harness.kernel.lvm_agent`).  Its debug log
+says which ioctls it made (`harness.lvm.log`); with our own I/O between its commands they are an
+ordinary trace.  The twin executes it, with the facts that the guest's probe found, and after every
+command and every step of ours the two are compared in all layers: status and table lines, events,
+uevents, log lines, contents, and every byte of the disk on which LVM keeps its volumes.
+
+Beside the comparison, the store that LVM leaves is read (`harness.store`) and must explain what the
+snapshot shows.  After a power cut the image of the disk is all that there is: the store on it must
+be the one from before, with exceptions missing from its end only, and what was merged must be the
+snapshot's.
+
+LVM's own metadata, in front of the first extent, is copied into the trace, not simulated.
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from harness.compare import diff
+from harness.errors import BadScenario, GuestLost, ProvisioningError
+from harness.files import write_whole
+from harness.guest.catalogue import Kernel
+from harness.guest.events import Outcome
+from harness.guest.supervise import Supervisor
+from harness.kernel.disks.disks import file_of
+from harness.kernel.lvm_agent import DISKS, PV, Action, Boot, Lvm, LvmJob, PowerCut, log_name
+from harness.lvm import store as lvm_store
+from harness.lvm.log import LogReader, name_events
+from harness.lvm.situations import DATA_SECTOR, DISK, ORIGIN, SITUATIONS, SNAPSHOT, Situation
+from harness.trace import pattern
+from harness.trace.files import Header, Trace, dumps
+from harness.trace.observations import DeviceState, Observation, Runs
+from harness.trace.steps import AnyStep, Disk, Examine, Image, Poke, encode
+from harness.twin import explore
+from harness.twin.profile import Profile
+from harness.units import SECTOR_BYTES, bytes_of_sectors
+
+CURE: Final = "lvm2 is missing. Type: sudo apt-get install -y lvm2"
+SEED: Final = 1
+GUESTS: Final = "guests"
+"""Directory of the guests' files, beside the traces."""
+_SBIN: Final = ("/usr/sbin", "/sbin")
+_STEP_LIMIT_S: Final = 120.0
+_BOOT_LIMIT_S: Final = 120.0
+
+Simulate = Callable[[Sequence[AnyStep], int, Profile], Sequence[Observation]]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The steps that an action became.
+
+    Attributes:
+        words: the action, for people.
+        first, end: its steps in the trace.
+        shown: what the comparison is told that it was.
+    """
+
+    words: str
+    first: int
+    end: int
+    shown: AnyStep
+
+
+@dataclass(slots=True)
+class Row:
+    """What came of a situation.
+
+    Attributes:
+        commands: LVM commands that were run.
+        calls: ioctls of theirs that change something.
+        values: values compared with the twin.
+        store: what was read of its stores, in words.
+        faults: everything that is not as it should be; empty means the same.
+    """
+
+    situation: Situation
+    commands: int = 0
+    calls: int = 0
+    values: int = 0
+    store: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    traces: list[Path] = field(default_factory=list)
+
+
+def check_installed() -> None:
+    """See that there is an LVM2; a guest sees the host's files.
+
+    Raises:
+        ProvisioningError: there is none; what to type.
+    """
+    path = os.pathsep.join((os.environ.get("PATH", os.defpath), *_SBIN))
+    if shutil.which("lvm", path=path) is None:
+        raise ProvisioningError(CURE)
+
+
+def chosen(names: Sequence[str]) -> tuple[Situation, ...]:
+    """The situations called ``names``, all without any.
+
+    Raises:
+        BadScenario: there is none of a name.
+    """
+    known = {situation.name: situation for situation in SITUATIONS}
+    for name in names:
+        if name not in known:
+            raise BadScenario(f"there is no situation {name}: take {', '.join(known)}")
+    return tuple(situation for situation in SITUATIONS if not names or situation.name in names)
+
+
+# -- running --------------------------------------------------------------------------------------
+
+
+def run(kernel: Kernel, situations: Sequence[Situation], directory: Path, *, jobs: int = 1,
+        tell: Callable[[str], None] = lambda _: None,
+        simulate: Simulate = explore.run) -> tuple[str, list[Row]]:
+    """Carry out situations in guests of ``kernel``; its release and a row for each.
+
+    Args:
+        kernel: what the guests boot.
+        situations: what to do.
+        directory: where the guests' files and the traces go.
+        jobs: guests at the same time.
+        tell: hears of progress.
+        simulate: what is compared with the kernel.
+
+    Raises:
+        ProvisioningError: LVM2 or a guest cannot be had.
+        GuestLost: a guest did not survive what was asked of it.
+    """
+    check_installed()
+    directory = directory.absolute()
+    shutil.rmtree(directory / GUESTS, ignore_errors=True)
+    rows = {situation.name: Row(situation) for situation in situations}
+    release = ""
+    last: dict[str, _Replay] = {}
+    for number in range(max(len(situation.boots) for situation in situations)):
+        booting = [situation for situation in situations if len(situation.boots) > number]
+        # Nothing can follow a power cut in the same guest.
+        alone = [[each] for each in booting if len(each.boots) > number + 1]
+        together = [each for each in booting if len(each.boots) == number + 1]
+        for group in (*alone, *([together] if together else [])):
+            boots = {each.name: Boot(each.name, each.boots[number], SEED, str(last[each.name].left)
+                                     if number else "") for each in group}
+            tell(f"{kernel.name}: {', '.join(boots)}{f', boot {number + 1}' if number else ''}")
+            for name, outcome, results in _outcomes(kernel, boots, directory, jobs):
+                assert outcome.ready is not None, "a boot that ended was ready"
+                release = outcome.ready.release
+                replay = _Replay(rows[name], boots[name], outcome.observations, results,
+                                 Profile.from_probe(outcome.ready.probe))
+                replay.compare(simulate)
+                replay.keep(directory / f"{name}{f'-{number + 1}' if number else ''}.jsonl")
+                if number:
+                    last[name].check_end(replay)
+                last[name] = replay
+    return release, list(rows.values())
+
+
+def _outcomes(kernel: Kernel, boots: dict[str, Boot], directory: Path, jobs: int
+              ) -> Iterator[tuple[str, Outcome, Path]]:
+    """Name, outcome and results directory of each boot."""
+    supervisor = Supervisor(
+        kernel, guests=jobs, results=directory / GUESTS, python=Path(sys.executable),
+        job=lambda names: encode(LvmJob(str(kernel.modules),
+                                        tuple(boots[name] for name in names))),
+        step_limit_s=_STEP_LIMIT_S, boot_limit_s=_BOOT_LIMIT_S,
+        argv=("-m", "harness.kernel.lvm_agent"))
+    for name, outcome in supervisor.run(list(boots)).items():
+        if outcome.lost is not None:
+            raise GuestLost(f"{name}: the guest was lost ({outcome.lost.reason}: "
+                            f"{outcome.lost.detail}); its console: {outcome.lost.log}")
+        if outcome.fault:
+            raise ProvisioningError(f"{name}: {outcome.fault}")
+        # Of several attempts only the last has come to its end.
+        logs = (directory / GUESTS).glob(f"guest-*/{name}-[0-9]*.log")
+        yield name, outcome, max(log.parent for log in logs)
+
+
+# -- one boot -------------------------------------------------------------------------------------
+
+
+class _Replay:
+    """One boot: its trace, and both sides of it."""
+
+    def __init__(self, row: Row, boot: Boot, seen: Sequence[Observation], results: Path,
+                 profile: Profile) -> None:
+        self._row = row
+        self._boot = boot
+        self._seen = list(seen)
+        self._results = results
+        self._profile = profile
+        self._steps: list[AnyStep] = []
+        self._parts: list[Part] = []
+        self._head = bytes(bytes_of_sectors(DATA_SECTOR))
+        self._states: dict[str, DeviceState] = {}
+        self._origin = b""
+        self._before: lvm_store.Volumes | None = None
+        self._places: dict[str, str] = {}
+        reader = LogReader()
+        for index, action in enumerate(boot.actions):
+            self._append(index, action, reader)
+
+    @property
+    def left(self) -> Path:
+        """The disk as the guest left it."""
+        return file_of(self._results / DISKS, DISK)
+
+    def _append(self, index: int, action: Action, reader: LogReader) -> None:
+        """Add the steps of an action, and note what was refused in it."""
+        first = len(self._steps)
+        if isinstance(action, PowerCut):
+            self._row.commands += 1
+            return
+        shown: AnyStep
+        if isinstance(action, Lvm):
+            self._row.commands += 1
+            before = reader.names
+            calls = reader.read((self._results / log_name(self._boot.name, index)).read_text())
+            self._row.calls += len(calls)
+            self._steps += [call.step for call in calls]
+            shown = Image(device=DISK)
+            self._steps += [*self._metadata(self._seen[index].image[DISK]), shown]
+            error = next((call.error for call in calls if call.error), None)
+            seen = self._seen[index]
+            self._seen[index] = msgspec.structs.replace(seen, error=error, uevents=name_events(
+                seen.uevents, calls, before, reader.names))
+            words = f"lvm {' '.join(action.words)}"
+        else:
+            self._steps.append(action)
+            shown, words = action, diff.words(action)
+            if isinstance(action, Disk) and self._boot.image:
+                self._steps += self._image(Path(self._boot.image).read_bytes())
+        self._parts.append(Part(words, first, len(self._steps), shown))
+
+    def _metadata(self, image: Runs) -> Iterator[Poke]:
+        """What LVM wrote in front of the first extent."""
+        head = pattern.decode(SEED, image)[:len(self._head)]
+        yield from _pokes(self._head, head)
+        self._head = head
+
+    def _image(self, image: bytes) -> Iterator[Poke]:
+        """What was on the disk before this boot."""
+        yield from _pokes(bytes(len(image)), image)
+        self._head = image[:len(self._head)]
+
+    @property
+    def trace(self) -> Trace:
+        """Everything as an ordinary trace."""
+        name = f"lvm {self._boot.name}"
+        return Trace(Header(scenario=name, seed=SEED, about=self._row.situation.about),
+                     tuple(self._steps))
+
+    def keep(self, path: Path) -> None:
+        """Write the trace down."""
+        write_whole(path, dumps(self.trace))
+        self._row.traces.append(path)
+
+    def compare(self, simulate: Simulate) -> None:
+        """Both sides, action by action; then the stores."""
+        twin = simulate(self._steps, SEED, self._profile)
+        parts = self._parts
+        view = Trace(self.trace.header, tuple(part.shown for part in parts))
+        comparison = diff.compare(view, self._seen[:len(parts)], [
+            _sum(index, twin[part.first:part.end]) for index, part in enumerate(parts)])
+        self._row.values += sum(comparison.compared.values())
+        self._row.faults += [
+            diff.render(msgspec.structs.replace(divergence, verb=parts[divergence.step].words))
+            for divergence in comparison.divergences]
+        for part, observation in zip(parts, self._seen, strict=False):
+            self._learn(part, observation)
+        if len(parts) < len(self._seen):
+            self._check_cut()
+
+    # -- stores -----------------------------------------------------------------------------------
+
+    def _learn(self, part: Part, seen: Observation) -> None:
+        """Keep what was seen; where a snapshot was read whole, its store must explain it."""
+        for name, state in seen.state.items():
+            if state is None:
+                self._states.pop(name, None)
+            else:
+                self._states[name] = state
+        content = {name: pattern.decode(SEED, runs) for name, runs in seen.content.items()
+                   if isinstance(part.shown, Examine)}
+        if ORIGIN in content:
+            self._origin = content[ORIGIN]
+        for name, whole in content.items():
+            status = self._states[name].status or ""
+            if f"{name}-cow" not in content or status.split()[2] != "snapshot":
+                continue
+            shown = b"" if "Invalid" in status else whole
+            volumes = lvm_store.Volumes(content[f"{name}-cow"], content[f"{ORIGIN}-real"], shown)
+            self._say(f"{name} at {part.words}", lvm_store.check(volumes, status))
+            if name == SNAPSHOT:
+                self._before = volumes
+                self._places = {each: self._states[each].table or ""
+                                for each in (f"{name}-cow", f"{ORIGIN}-real")}
+
+    def _say(self, where: str, report: lvm_store.Report) -> None:
+        self._row.store.append(report.words)
+        self._row.faults += [f"store of {where}: {fault}" for fault in report.faults]
+
+    def _check_cut(self) -> None:
+        assert self._before is not None, "a situation looks at its snapshot before it loses power"
+        disk = self.left.read_bytes()
+        cow, origin = (lvm_store.cut_out(table, disk, PV) for table in self._places.values())
+        self._say("the disk after the power cut", lvm_store.check_cut(self._before, cow, origin))
+
+    def check_end(self, after: "_Replay") -> None:
+        """The next boot must end with what the snapshot showed before this one lost power."""
+        assert self._before is not None, "this boot has looked at its snapshot"
+        if after._origin != self._before.shown:
+            self._row.faults.append("after the merge the origin is not what the snapshot showed")
+
+
+def _sum(index: int, seen: Sequence[Observation]) -> Observation:
+    """What a part of the twin's observations comes to: the changes added up."""
+    state: dict[str, DeviceState | None] = {}
+    for observation in seen:
+        state |= observation.state
+    last = seen[-1]
+    return Observation(
+        step=index, error=next((each.error for each in seen if each.error), None),
+        text=last.text, content=last.content, image=last.image, state=state,
+        uevents=tuple(event for each in seen for event in each.uevents),
+        log=tuple(line for each in seen for line in each.log))
+
+
+def _pokes(before: bytes, after: bytes) -> Iterator[Poke]:
+    """Steps that make ``after`` of ``before``: the sectors that differ, run by run."""
+    old, new = (np.frombuffer(data, np.uint8).reshape(-1, SECTOR_BYTES)
+                for data in (before, after))
+    changed = np.flatnonzero((old != new).any(axis=1))
+    for run in np.split(changed, np.flatnonzero(np.diff(changed) != 1) + 1):
+        if len(run):
+            first, end = int(run[0]), int(run[-1]) + 1
+            yield Poke(device=DISK, sector=first, data=new[first:end].tobytes())
+
+
+# -- telling --------------------------------------------------------------------------------------
+
+
+def table(kernel: str, release: str, rows: Sequence[Row]) -> list[str]:
+    """A table in Markdown, and below it everything that differs."""
+    lines = [f"{kernel} ({release})", "",
+             "| situation | LVM commands | ioctls | values compared | its store | verdict |",
+             "|---|---|---|---|---|---|"]
+    lines += [f"| {row.situation.name} | {row.commands} | {row.calls} | {row.values:,} | "
+              f"{', '.join(row.store)} | {'DIFFERENT' if row.faults else 'same'} |"
+              for row in rows]
+    for row in rows:
+        lines += [f"\n{row.situation.name}: {fault}" for fault in row.faults]
+    return lines

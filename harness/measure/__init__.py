@@ -1,0 +1,1 @@
+"""Measurements over many scenarios: speed, coverage, copy jobs, other suites, fitness."""

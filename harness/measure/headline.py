@@ -1,0 +1,226 @@
+"""The headline of the limit on copies: how many jobs pile up, and what memory they take.
+
+kcopyd takes as many jobs as it is given.  An origin that is written through the page cache gives
+it one for each chunk and snapshot at once, when the cache is written back, and on slow COW devices
+none of them ends soon.  `snapshot_cow_threshold` limits them (`harness.twin.throttle`).  Here the
+same writes go through kernel and twin with the limit and with a value that no run reaches: peak
+jobs, their memory, the time, and every byte compared.
+
+In the kernel the jobs are counted in the slab cache of kcopyd (`harness.kernel.gauge`), for all
+snapshots together.  The twin counts them for each snapshot; the sum of these peaks is an upper
+bound of all at once.  Its time is the simulation's: reading and submitting take none of it.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from harness.compare import diff
+from harness.errors import GuestLost, ProvisioningError
+from harness.guest.catalogue import Kernel
+from harness.guest.supervise import Supervisor, launcher_of
+from harness.kernel import gauge
+from harness.scenarios.script import Script
+from harness.trace.files import Header, Trace
+from harness.trace.observations import Observation
+from harness.trace.steps import Examine, TargetLine, Write, encode
+from harness.twin.backend import TwinBackend
+from harness.twin.clock import TICKS_PER_MS
+from harness.twin.profile import Profile, named
+from harness.wire.job import Job, JobScenario
+
+SNAPSHOTS: Final = 8
+CHUNK_SECTORS: Final = 8
+SECTORS: Final = 65536
+"""32 MiB of origin: 8192 chunks, so 65,536 copies."""
+DELAY_MS: Final = 2000
+"""How late a COW device answers a write: later than a guest needs to submit everything.  Stretched,
+as time limits are, where the guests are slow."""
+LIMIT: Final = 2048
+"""The default of `snapshot_cow_threshold`."""
+NO_LIMIT: Final = (1 << 31) - 1
+"""No run reaches it; 0 would let one copy through at a time (the seed: 0 or less is no limit)."""
+SLAB_JOBS: Final = 10
+"""Jobs in a slab.  The kernel counts the free ones of its current slab as used, so a count may be
+wrong by so many."""
+MEMORY_MIB: Final = 2048
+_STEP_LIMIT_S: Final = 110.0
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One side's peak and time.
+
+    Attributes:
+        jobs: copy jobs in flight, at the peak, of all snapshots.
+        seconds: of the write, up to and with its fsync.
+    """
+
+    jobs: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One limit: what both sides did with it.
+
+    Attributes:
+        bound: the most jobs that the limit permits.
+        delay_ms: how late the COW devices answered.
+        job_bytes: size of a job in the kernel.
+        slab_bytes: memory of the kernel's jobs at their peak.
+        differs: where contents differ; None if they are the same.
+    """
+
+    threshold: int
+    bound: int
+    delay_ms: int
+    kernel: Side
+    twin: Side
+    job_bytes: int
+    slab_bytes: int
+    differs: str | None
+
+    @property
+    def kept(self) -> bool:
+        """Whether both sides kept to the bound."""
+        return (self.twin.jobs <= self.bound
+                and self.kernel.jobs <= self.bound + SLAB_JOBS)
+
+
+def scenario(threshold: int, snapshots: int = SNAPSHOTS, sectors: int = SECTORS,
+             delay_ms: int = DELAY_MS) -> Trace:
+    """The origin is overwritten through the page cache, under snapshots on slow COW devices."""
+    s = Script()
+    s.parameter("snapshot_cow_threshold", str(threshold))
+    s.disk("base", sectors, stamped=True)
+    for number in range(snapshots):
+        s.disk(f"disk{number}", sectors)
+        s.device(f"cow{number}", TargetLine(
+            0, sectors, "delay", f"{{disk{number}}} 0 0 {{disk{number}}} 0 {delay_ms}"))
+        s.snapshot(f"snap{number}", "base", f"cow{number}", "N", CHUNK_SECTORS)
+    s.origin("org", "base")
+    s.write("org", 0, sectors, buffered=True)
+    return Trace(Header(scenario=f"headline[{threshold}]"), (*s.steps, Examine()))
+
+
+def bound(threshold: int, profile: Profile) -> int:
+    """The most jobs that may be in flight; the copies that there are, without a limit.
+
+    Since 5.4 a write waits where *more* copies than the limit are in flight, so there may be one
+    more; the seed's semaphore lets exactly as many through.
+    """
+    copies = SECTORS // CHUNK_SECTORS
+    if threshold <= 0 and profile.threshold_semaphore:
+        return SNAPSHOTS * copies
+    return SNAPSHOTS * min(copies, threshold + (not profile.threshold_semaphore))
+
+
+def simulate(trace: Trace, profile: Profile) -> tuple[list[Observation], Side]:
+    """The twin alone: what it saw, and its peak."""
+    twin = TwinBackend(profile)
+    twin.begin(trace.header.seed)
+    seen = []
+    ticks = 0
+    for index, step in enumerate(trace.steps):
+        before = twin.world.clock.now
+        seen.append(twin.execute(index, step))
+        if isinstance(step, Write):
+            ticks = twin.world.clock.now - before
+    jobs = sum(snapshot.kcopyd.jobs_peak
+               for snapshot in twin.world.registry.snapshots(twin.world.disks["base"]))
+    return seen, Side(jobs, ticks / (1000 * TICKS_PER_MS))
+
+
+def measure(kernel: Kernel, directory: Path, thresholds: tuple[int, ...] = (LIMIT, NO_LIMIT),
+            tell: Callable[[str], None] = lambda _: None) -> tuple[str, list[Row]]:
+    """Both sides, with each limit; the kernel's release and the rows.
+
+    Raises:
+        ProvisioningError: there is no guest that can be measured.
+        GuestLost: it did not survive.
+    """
+    launcher = launcher_of(kernel, python=Path(sys.executable), argv=("-m", "harness.kernel.gauge"),
+                           memory_mib=MEMORY_MIB)
+    delay_ms = round(DELAY_MS * launcher.slowness)
+    traces = {trace.header.scenario: (threshold, trace) for threshold, trace in
+              ((threshold, scenario(threshold, delay_ms=delay_ms)) for threshold in thresholds)}
+    job = encode(Job(modules=str(kernel.modules), scenarios=tuple(
+        JobScenario(name, trace.steps, trace.header.seed)
+        for name, (_, trace) in traces.items())))
+    supervisor = Supervisor(
+        kernel, guests=1, results=directory, job=lambda _names: job, python=Path(sys.executable),
+        step_limit_s=_STEP_LIMIT_S, launcher=launcher)
+    tell(f"{kernel.name}: {len(traces)} runs in a guest of {MEMORY_MIB} MiB")
+    outcomes = supervisor.run(list(traces))
+    rows = []
+    release = ""
+    for name, (threshold, trace) in traces.items():
+        outcome = outcomes[name]
+        if outcome.lost is not None:
+            raise GuestLost(f"{name}: the guest was lost ({outcome.lost.reason}: "
+                            f"{outcome.lost.detail}); its console: {outcome.lost.log}")
+        if outcome.fault or outcome.ready is None:
+            raise ProvisioningError(f"{name}: {outcome.fault}")
+        release = outcome.ready.release
+        profile = Profile.from_probe(outcome.ready.probe)
+        tell(f"{name}: the twin")
+        seen, twin = simulate(trace, profile)
+        comparison = diff.compare(trace, outcome.observations, seen)
+        found = _gauged(directory)[name]
+        rows.append(Row(
+            threshold=threshold, bound=bound(threshold, profile), delay_ms=delay_ms, twin=twin,
+            kernel=Side(found.peak.jobs - found.before.jobs, found.elapsed_us / 1e6),
+            job_bytes=found.peak.job_bytes, slab_bytes=found.peak.slab_bytes,
+            differs=None if comparison.same else diff.render(comparison.divergences[0])))
+    return release, rows
+
+
+def _gauged(directory: Path) -> dict[str, gauge.Gauged]:
+    """What the last guest measured: a guest that is lost takes its figures with it."""
+    *_, newest = sorted(directory.glob(f"guest-*/{gauge.NAME}"))
+    return msgspec.json.decode(newest.read_bytes(), type=dict[str, gauge.Gauged])
+
+
+@dataclass(frozen=True, slots=True)
+class SeedRow:
+    """The seed's way of one limit, twin alone; 0 is no limit there."""
+
+    threshold: int
+    bound: int
+    twin: Side
+
+
+def seed_rows(delay_ms: int) -> list[SeedRow]:
+    """What the seed's semaphores do, in the twin; there is no kernel of that age."""
+    profile = named("seed")
+    return [SeedRow(threshold, bound(threshold, profile),
+                    simulate(scenario(threshold, delay_ms=delay_ms), profile)[1])
+            for threshold in (LIMIT, 0)]
+
+
+def table(kernel: str, release: str, rows: Sequence[Row], seed: Sequence[SeedRow] = ()
+          ) -> list[str]:
+    """A table in Markdown."""
+    about = (f"{kernel} ({release}): {SNAPSHOTS} snapshots, chunks of 4 KiB, {SECTORS // 2048} MiB "
+             f"written through the page cache, COW devices {rows[0].delay_ms} ms late")
+    lines = [about, "",
+             "| limit | jobs at most | kernel: peak, memory, time | twin: peak, time | contents |",
+             "|---|---|---|---|---|"]
+    lines += [
+        f"| {_words(row.threshold)} | {row.bound:,} | {row.kernel.jobs:,} jobs of "
+        f"{row.job_bytes:,} bytes, {row.slab_bytes / (1 << 20):.0f} MiB, "
+        f"{row.kernel.seconds:.1f} s | {row.twin.jobs:,} jobs, {row.twin.seconds:.1f} s | "
+        f"{'same' if row.differs is None else 'DIFFERENT'} |" for row in rows]
+    lines += [f"| {_words(row.threshold)}, as the seed | {row.bound:,} | no such kernel | "
+              f"{row.twin.jobs:,} jobs, {row.twin.seconds:.1f} s | |" for row in seed]
+    lines += [f"\n{row.differs}" for row in rows if row.differs]
+    return lines
+
+
+def _words(threshold: int) -> str:
+    return "none" if threshold in (0, NO_LIMIT) else f"{threshold:,}"

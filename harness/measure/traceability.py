@@ -1,0 +1,211 @@
+"""Each function of the seed, where it is in the twin, and what shows that scenarios reach it.
+
+The seed is ``drivers/md/dm-snap.c`` of December 2018 (snapshot 1.15.0).  `SEED` lists all its
+functions in the order of the file.  Which scenarios reach one is counted on a real module
+(`harness.measure.coverage`) and kept in docs/traceability.json; ``python -m
+harness.measure.traceability`` makes docs/TRACEABILITY.md of the two, and a test keeps them
+together.
+"""
+
+import importlib
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from harness.measure.coverage import Function, Recorded, load
+
+DATA: Final = Path(__file__).parents[2] / "docs" / "traceability.json"
+PAGE: Final = DATA.with_name("TRACEABILITY.md")
+
+GONE: Final = "It no longer exists in this kernel."
+
+
+@dataclass(frozen=True, slots=True)
+class Seed:
+    """A function of the seed.
+
+    Attributes:
+        name: of the function.
+        twin: what stands for it: module and name below `harness.twin`; empty where nothing does.
+        note: what a reader has to know: why nothing stands for it, why nothing reaches it.
+    """
+
+    name: str
+    twin: tuple[str, ...] = ()
+    note: str = ""
+
+
+_MODULE: Final = "The module as such is no part of the twin: types are there from the start."
+_HASH: Final = "A Python dict, which has its own hash, size and growth."
+_PLAIN: Final = "A plain attribute; nothing that could differ."
+_DAX: Final = "DAX is not modelled, and newer kernels no longer have the function."
+_EXIT: Final = (f"{_MODULE} It lies in a section of its own and takes no probe; "
+                "`exit_origin_hash`, which it alone calls when it is unloaded, is reached.")
+
+SEED: Final = (
+    Seed("dm_snap_origin", ("exception_store:ExceptionStore",), _PLAIN),
+    Seed("dm_snap_cow", ("exception_store:ExceptionStore",), _PLAIN),
+    Seed("chunk_to_sector", ("snapshot:Snapshot.start_copy",)),
+    Seed("bdev_equal", ("registry:Registry.sharing_cow",)),
+    Seed("init_tracked_chunk", ("bio:Bio",)),
+    Seed("is_bio_tracked", ("snapshot:Snapshot.end_io",)),
+    Seed("track_chunk", ("snapshot:Snapshot._track",)),
+    Seed("stop_tracking_chunk", ("snapshot:Snapshot.end_io",)),
+    Seed("__chunk_is_tracked", ("snapshot:Snapshot.when_untracked",)),
+    Seed("__check_for_conflicting_io", ("snapshot:Snapshot.when_untracked",
+                                        "merge:SnapshotMerge._wait_for_writes")),
+    Seed("init_origin_hash", (), _MODULE),
+    Seed("exit_origin_hash", (), _MODULE),
+    Seed("origin_hash", ("registry:Registry",), _HASH),
+    Seed("__lookup_origin", ("registry:Registry.snapshots",)),
+    Seed("__insert_origin", ("registry:Registry._insert",)),
+    Seed("__lookup_dm_origin", ("registry:Registry.origin_target",)),
+    Seed("__insert_dm_origin", ("registry:Registry.add_origin",)),
+    Seed("__remove_dm_origin", ("registry:Registry.remove_origin",)),
+    Seed("__find_snapshots_sharing_cow", ("registry:Registry.sharing_cow",)),
+    Seed("__validate_exception_handover", ("registry:Registry._validate_handover",)),
+    Seed("__insert_snapshot", ("registry:Registry._insert",)),
+    Seed("register_snapshot", ("registry:Registry.register",)),
+    Seed("reregister_snapshot", ("registry:Registry.reregister",)),
+    Seed("unregister_snapshot", ("registry:Registry.unregister",)),
+    Seed("dm_exception_table_init", ("exceptions.table:ExceptionTable.__init__",)),
+    Seed("dm_exception_table_exit", (), "Python frees what nobody holds."),
+    Seed("exception_hash", ("exceptions.lists:ExceptionLists",)),
+    Seed("dm_remove_exception", ("exceptions.table:ExceptionTable.remove",)),
+    Seed("dm_lookup_exception", ("exceptions.table:ExceptionTable.lookup",)),
+    Seed("alloc_completed_exception", ("exceptions.table:ExceptionTable.insert",)),
+    Seed("free_completed_exception", (), "Python frees what nobody holds."),
+    Seed("alloc_pending_exception", ("snapshot:PendingException.__init__",)),
+    Seed("free_pending_exception", (), "Python frees what nobody holds."),
+    Seed("dm_insert_exception", ("exceptions.table:ExceptionTable.insert",
+                                 "exceptions.lists:ExceptionLists.insert")),
+    Seed("dm_add_exception", ("exceptions.table:ExceptionTable.load",)),
+    Seed("__minimum_chunk_size", ("registry:Registry.minimum_chunk_sectors",)),
+    Seed("calc_max_buckets", ("exceptions.table:table_slots",)),
+    Seed("init_hash_tables", ("exceptions.table:table_slots",
+                              "snapshot:Snapshot._construct_store")),
+    Seed("merge_shutdown", ("merge:SnapshotMerge._next_chunks",)),
+    Seed("__release_queued_bios_after_merge", ("merge:SnapshotMerge._release",)),
+    Seed("__remove_single_exception_chunk", ("exceptions.table:ExceptionTable.remove",)),
+    Seed("remove_single_exception_chunk", ("merge:SnapshotMerge._committed",)),
+    Seed("read_pending_exceptions_done_count",
+         ("device_mapper:DeviceMapper.when_exception_done",)),
+    Seed("increment_pending_exceptions_done_count",
+         ("device_mapper:DeviceMapper.exception_done",)),
+    Seed("snapshot_merge_next_chunks", ("merge:SnapshotMerge._next_chunks",
+                                        "merge:SnapshotMerge._copy_out")),
+    Seed("merge_callback", ("merge:SnapshotMerge._merged", "merge:SnapshotMerge._committed")),
+    Seed("start_merge", ("merge:SnapshotMerge.start_merge",)),
+    Seed("stop_merge", ("merge:SnapshotMerge._stop",)),
+    Seed("snapshot_ctr", ("snapshot:Snapshot.construct",)),
+    Seed("__free_exceptions", (), "Python frees what nobody holds."),
+    Seed("__handover_exceptions", ("snapshot:_hand_over",)),
+    Seed("snapshot_dtr", ("snapshot:Snapshot.destroy",)),
+    Seed("flush_bios", ("snapshot:Snapshot._finish", "merge:SnapshotMerge._committed")),
+    Seed("retry_origin_bios", ("snapshot:Snapshot._finish",)),
+    Seed("error_bios", ("snapshot:Snapshot._finish", "merge:SnapshotMerge._fail")),
+    Seed("__invalidate_snapshot", ("snapshot:Snapshot.invalidate",)),
+    Seed("pending_complete", ("snapshot:Snapshot._pending_complete",)),
+    Seed("complete_exception", ("snapshot:Snapshot._commit_in_order",)),
+    Seed("copy_callback", ("snapshot:Snapshot._copied",)),
+    Seed("start_copy", ("snapshot:Snapshot.start_copy",)),
+    Seed("full_bio_end_io", ("snapshot:Snapshot._end_full_bio",)),
+    Seed("start_full_bio", ("snapshot:Snapshot._start_full_bio",)),
+    Seed("__lookup_pending_exception", ("snapshot:Snapshot._map",)),
+    Seed("__find_pending_exception", ("snapshot:Snapshot.new_pending",)),
+    Seed("remap_exception", ("snapshot:Snapshot._map",)),
+    Seed("snapshot_map", ("snapshot:Snapshot.map", "snapshot:Snapshot._map")),
+    Seed("snapshot_merge_map", ("merge:SnapshotMerge.map",)),
+    Seed("snapshot_end_io", ("snapshot:Snapshot.end_io",)),
+    Seed("snapshot_merge_presuspend", ("merge:SnapshotMerge.presuspend",)),
+    Seed("snapshot_preresume", ("snapshot:Snapshot.preresume",)),
+    Seed("snapshot_resume", ("snapshot:Snapshot.resume",)),
+    Seed("get_origin_minimum_chunksize", ("registry:Registry.minimum_chunk_sectors",)),
+    Seed("snapshot_merge_resume", ("merge:SnapshotMerge.resume",)),
+    Seed("snapshot_status", ("snapshot:Snapshot.status", "snapshot:Snapshot.table_line")),
+    Seed("snapshot_iterate_devices", ("snapshot:Snapshot.devices",)),
+    Seed("__origin_write", ("origin:write_to_snapshots",)),
+    Seed("do_origin", ("device_mapper:DeviceMapper.origin_write",)),
+    Seed("origin_write_extent", ("merge:SnapshotMerge._copy_out",)),
+    Seed("origin_ctr", ("origin:Origin.construct",)),
+    Seed("origin_dtr", ("origin:Origin.destroy",)),
+    Seed("origin_map", ("origin:Origin.map",)),
+    Seed("origin_dax_direct_access", (), _DAX),
+    Seed("origin_resume", ("origin:Origin.resume",)),
+    Seed("origin_postsuspend", ("origin:Origin.postsuspend",)),
+    Seed("origin_status", ("origin:Origin.table_line",)),
+    Seed("origin_iterate_devices", ("origin:Origin.devices",)),
+    Seed("dm_snapshot_init", (), _MODULE),
+    Seed("dm_snapshot_exit", (), _EXIT),
+)
+
+NAMES: Final = tuple(function.name for function in SEED)
+
+
+def resolve(symbol: str) -> object:
+    """What stands for a function, imported.
+
+    Raises:
+        ImportError, AttributeError: there is no such thing.
+    """
+    module, _, path = symbol.partition(":")
+    found: object = importlib.import_module(f"harness.twin.{module}")
+    for name in path.split("."):
+        found = getattr(found, name)
+    return found
+
+
+def page(recorded: Recorded) -> str:
+    """docs/TRACEABILITY.md."""
+    reached = [name for name in NAMES if _is_reached(recorded.functions.get(name))]
+    lines = [
+        "# Traceability: the seed, the twin, and what reaches them",
+        "",
+        ("<!-- Made by `dmsnap coverage --update`; edit harness/measure/traceability.py instead. "
+         "-->"),
+        "",
+        (f"The {len(SEED)} functions of the seed, `drivers/md/dm-snap.c` of December 2018, in the "
+         "order of the file: what stands for each in the twin, and how many scenarios reach it on "
+         "a real module, with some that reach little else."),
+        "",
+        (f"Counted by the kernel itself: {recorded.release} ({recorded.kernel}, package version "
+         f"{recorded.version}), a probe on the entry of each function, {recorded.scenarios} "
+         "scenarios. The module is that kernel's own source, built without inlining, for a "
+         f"function that is inlined has no entry. {len(reached)} of {len(SEED)} are reached."),
+        "",
+        ("`dmsnap coverage --kernel deb-6.1` counts anew. How much of the twin the same catalogue "
+         "runs: [TWIN-COVERAGE.md](TWIN-COVERAGE.md)."),
+        "",
+        "| function | in the twin | scenarios | for example | remark |",
+        "|---|---|---|---|---|",
+        *(_row(function, recorded.functions.get(function.name)) for function in SEED),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _is_reached(counted: Function | None) -> bool:
+    return counted is not None and bool(
+        counted.scenarios or counted.loading or counted.unloading)
+
+
+def _row(function: Seed, counted: Function | None) -> str:
+    twin = ", ".join(f"`{symbol.replace(':', '.')}`" for symbol in function.twin) or "–"
+    remarks = [function.note] if function.note else []
+    named = ""
+    if counted is None:
+        number = "–"
+        if not function.note:
+            remarks.append(GONE)
+    else:
+        number = str(counted.scenarios)
+        named = ", ".join(f"`{name}`" for name in counted.named)
+        if counted.loading and not counted.scenarios:
+            remarks.append("It runs when the module is loaded.")
+        if counted.unloading and not counted.scenarios:
+            remarks.append("It runs when the module is unloaded.")
+    return f"| `{function.name}` | {twin} | {number} | {named} | {' '.join(remarks)} |"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page(load(DATA)))

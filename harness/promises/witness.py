@@ -1,0 +1,238 @@
+"""The store as a witness: what lies on a COW disk, against what its snapshot shows and says.
+
+Twin and kernel share one idea of how the module works.  The store on a disk is read here by code
+that knows the format alone (`harness.store`), for each side by itself, and must tell the same story
+as the snapshot that stands on it:
+
+- a store that the kernel has loaded can be read, and one that it calls bad cannot;
+- the header says Invalid only if the status line does, or nobody has looked yet;
+- a valid store accounts for the numbers of the status line, and holds no damage if it was made
+  here;
+- store and origin together explain every sector that the snapshot shows.
+
+It needs images of whole disks, so it speaks at the steps that examine everything.  It keeps silent
+where somebody else wrote to the COW disk, where disk or device cannot be read or lie elsewhere in
+pieces, and of snapshots that are Invalid, have overflowed or failed to merge: what they hold in
+memory is on no disk.
+"""
+
+import io
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from harness import store
+from harness.compare.place import Geometry, locate
+from harness.errors import MalformedStore
+from harness.promises.check import BrokenPromise
+from harness.promises.world import Image, Leaf, Line, World
+from harness.store import State, Store
+from harness.trace import pattern
+from harness.trace import steps as do
+from harness.trace.files import Trace
+from harness.trace.observations import DeviceState, Observation, Runs, Unreadable
+from harness.trace.steps import AnyStep
+from harness.units import SECTOR_BYTES
+
+LOAD_RULE: Final = "a store that can be read is loaded, and one that cannot is refused"
+NUMBERS_RULE: Final = "the status line says what the store says"
+SOUND_RULE: Final = "a store that the kernel made is sound"
+EXPLAINS_RULE: Final = "store and origin explain what a persistent snapshot shows"
+_REFUSED: Final = "Failed to read snapshot metadata"
+
+
+def check(trace: Trace, observations: Sequence[Observation]) -> tuple[BrokenPromise, ...]:
+    """Where the stores that one side left do not bear out what its snapshots show; each once."""
+    witness = _Witness(trace.header.seed)
+    found: dict[tuple[str, str], BrokenPromise] = {}
+    for index, (step, observation) in enumerate(zip(trace.steps, observations, strict=False)):
+        if observation.step != index:
+            break
+        for broken in witness.hear(step, observation):
+            found.setdefault((broken.device, broken.rule), broken)
+    return tuple(found.values())
+
+
+class _Witness:
+    """What is known at a step: the world, the last status lines, how each store was loaded."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.world = World(seed)
+        self.states: dict[str, DeviceState | None] = {}
+        self.large_blocks = False
+        self.loads: dict[int, tuple[int, str | None]] = {}
+        """By identity of a disk: writes to it before its store was last read, and the errno that
+        the kernel gave where it called the store bad, empty where it loaded it."""
+
+    def hear(self, step: AnyStep, observation: Observation) -> Iterator[BrokenPromise]:
+        """Take a step in; where it shows every disk, hold the stores against it."""
+        self.world.act(step, observation)
+        self.states |= observation.state
+        if isinstance(step, do.Disk):
+            self.large_blocks |= step.block_size > SECTOR_BYTES
+        if isinstance(step, do.Load):
+            self._load(step, observation)
+        if isinstance(step, do.Examine):
+            for name, disk in self.world.disks.items():
+                if name in observation.image:
+                    yield from self._disk(name, disk, observation)
+
+    def _load(self, step: do.Load, observation: Observation) -> None:
+        for line in step.table:
+            words = line.args.split()
+            if line.type not in ("snapshot", "snapshot-merge") or words[2:3] not in (["P"], ["PO"]):
+                continue
+            match = do.REFERENCE.fullmatch(words[1])
+            disk = self._below(match[1]) if match else None
+            if disk is None or any(image.owner and image.store and image.store[0][2] is disk
+                                   for image in self.world.images):
+                continue  # a table that takes over from a live one reads nothing
+            if observation.error is None:
+                self.loads[id(disk)] = disk.writes, None
+            elif words[3:4] and words[3].isdecimal() and int(words[3]) > disk.sectors:
+                # The kernel reads a whole chunk of the table's size before it knows a better one.
+                self.loads.pop(id(disk), None)
+            elif any(_REFUSED in said for said in observation.log):
+                self.loads[id(disk)] = disk.writes, observation.error
+
+    def _below(self, name: str) -> Leaf | None:
+        """The disk that is ``name``, from its first sector on."""
+        pieces = list(self.world.pieces(name, 0, do.SECTOR_MAX))
+        if len(pieces) != 1 or pieces[0][0] or pieces[0][3] or isinstance(pieces[0][2], Image):
+            return None
+        return pieces[0][2]
+
+    def _disk(self, name: str, disk: Leaf, observation: Observation) -> Iterator[BrokenPromise]:
+        """All that the store on one disk can say."""
+        writes, refused = self.loads.get(id(disk), (-1, None))
+        image = observation.image[name]
+        if writes != disk.writes or any(isinstance(run, Unreadable) for run in image):
+            return
+
+        def broken(rule: str, promised: str, read: str, device: str = name, sector: int = 0,
+                   sectors: int = 1) -> BrokenPromise:
+            return BrokenPromise(step=observation.step, device=device, sector=sector,
+                                 sectors=sectors, promised=promised, read=read, rule=rule)
+
+        try:
+            found = store.parse(_File(self.seed, image))
+        except MalformedStore as fault:
+            if refused is None:
+                yield broken(LOAD_RULE, "the store that was loaded", str(fault))
+            elif refused != fault.errno:
+                yield broken(LOAD_RULE, f"{fault.errno}: {fault}", refused)
+            return
+        if refused:
+            # The disk may have been unreadable then, or its blocks be larger than the chunks.
+            if refused != "EIO" and not self.large_blocks:
+                yield broken(LOAD_RULE, "a store that can be read", f"{refused}: {_REFUSED}")
+            return
+        standing = list(self._standing_on(disk))
+        for device, line, snapshot in standing if len(standing) == 1 else ():
+            state = self.states.get(device)
+            words = (state.status if state and state.status else "").split()[3:]
+            if found.state is State.INVALID and words != ["Invalid"]:
+                yield broken(NUMBERS_RULE, "Invalid", " ".join(words), device)
+            if found.state is not State.VALID or len(words) != 2 or not words[1].isdecimal():
+                continue
+            yield from (broken(NUMBERS_RULE, promised, read, device)
+                        for promised, read in _numbers(found, words))
+            damage = [finding for finding in
+                      store.check(found, origin_sectors=line.length) if finding.damage]
+            if damage and not snapshot.found:
+                yield broken(SOUND_RULE, "a sound store", damage[0].message,
+                             sector=damage[0].places[0] // SECTOR_BYTES)
+            if not damage and line.length <= do.EXAMINE_SECTORS_MAX:
+                shown, origin = (observation.content.get(each, observation.image.get(each, ()))
+                                 for each in (device, line.device(0)))
+                if wrong := unexplained(self.seed, found, cow=image, origin=origin, shown=shown):
+                    sector, promised, read = wrong
+                    yield broken(EXPLAINS_RULE, promised, read, device, sector)
+
+    def _standing_on(self, disk: Leaf) -> Iterator[tuple[str, Line, Image]]:
+        """Devices whose one target is a snapshot that keeps its store on ``disk``."""
+        for device, mapped in self.world.mapped.items():
+            line = mapped.live[0] if len(mapped.live) == 1 and not mapped.opaque else None
+            snapshot = line.image if line else None
+            if line and snapshot and not snapshot.transient and (
+                    snapshot.owner == device and self._below(snapshot.cow) is disk):
+                yield device, line, snapshot
+
+
+def _numbers(found: Store, words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """(promised, read) for each number of a status line that the store does not account for."""
+    used, metadata = words[0].partition("/")[0], words[1]
+    if metadata != str(found.metadata_sectors):
+        yield f"{found.metadata_sectors} sectors of metadata", metadata
+    if not used.isdecimal() or int(used) < found.allocated_sectors:
+        yield f"{found.allocated_sectors} sectors allocated", words[0]
+
+
+def unexplained(seed: int, found: Store, *, cow: Runs, origin: Runs, shown: Runs
+                ) -> tuple[int, str, str] | None:
+    """The first sector of a snapshot that is not what store and origin make of it.
+
+    Args:
+        seed: seed of the stamps.
+        found: the store.
+        cow: every sector of the disk that the store is on.
+        origin: sectors of the origin, from the first on.
+        shown: what the snapshot shows; sectors that cannot be read here or on the origin are not
+            looked at, nor those behind the origin's end.
+
+    Returns:
+        the sector, what it should be, and what it is; None if all is explained.
+    """
+    size = found.chunk_sectors
+    end = min(pattern.sectors_of(shown), pattern.sectors_of(origin))
+    below, copies, above = (pattern.Contents(seed, runs) for runs in (origin, cow, shown))
+    entries = np.concatenate([np.empty(0, store.ENTRY_DTYPE), *found.exceptions()])
+    entries = entries[np.argsort(entries["old"], kind="stable")]
+    # Exceptions that follow each other on both sides are one piece.
+    jumps = (np.diff(entries["old"]) != 1) | (np.diff(entries["new"]) != 1)
+    expected: list[Runs] = []
+    at = 0
+    for piece in np.split(entries, np.flatnonzero(jumps) + 1) if len(entries) else ():
+        old, new = piece[0].tolist()
+        first, behind = min(end, old * size), min(end, (old + len(piece)) * size)
+        expected += below.cut(at, first), copies.cut(new * size, new * size + behind - first)
+        at = behind
+    expected.append(below.cut(at, end))
+    made = pattern.Contents(seed, pattern.join(expected))
+    known: list[Runs] = []
+    at = 0
+    for run in above.cut(0, end):
+        for part in (run,) if isinstance(run, Unreadable) else made.cut(at, at + run.count):
+            known.append(above.cut(at, at + part.count) if isinstance(part, Unreadable)
+                         else (part,))
+            at += part.count
+    place = locate(seed, Geometry(), "", pattern.join(known), above.cut(0, end))
+    return (place.sector, place.kernel, place.twin) if place else None
+
+
+class _File(io.RawIOBase):
+    """A disk as a file; only what is read is turned into bytes."""
+
+    def __init__(self, seed: int, runs: Runs) -> None:
+        self._contents = pattern.Contents(seed, runs)
+        self._size = pattern.sectors_of(runs) * SECTOR_BYTES
+        self._at = 0
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + (self._size if whence == io.SEEK_END else 0)
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        first = self._at // SECTOR_BYTES
+        end = -(-(self._at + len(view)) // SECTOR_BYTES)
+        data = pattern.decode(self._contents.seed, self._contents.cut(first, end))
+        part = data[self._at - first * SECTOR_BYTES:][:len(view)]
+        view[:len(part)] = part
+        self._at += len(part)
+        return len(part)

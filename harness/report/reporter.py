@@ -1,0 +1,100 @@
+"""What follows a run and tells of it: the protocol, a silent base, and several as one."""
+
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Protocol
+
+from harness.files import write_whole
+from harness.verdict.result import Result, RunReport, dumps
+
+
+class Reporter(Protocol):
+    """Follows a run.  Calls come from one thread, in this order; `close` comes in any case."""
+
+    def begin(self, kernels: Sequence[str], total: int) -> None:
+        """A run of ``total`` results over ``kernels`` starts."""
+
+    def progress(self, guest: str, doing: str) -> None:
+        """What a guest does now; empty when it is gone."""
+
+    def result(self, result: Result) -> None:
+        """One result is there."""
+
+    def end(self, report: RunReport) -> None:
+        """All results are there."""
+
+    def close(self) -> None:
+        """Leave everything tidy, however the run ended; may be called more than once."""
+
+
+class FileReporter:
+    """A reporter that writes one file at the end; subclasses say what is in it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def render(self, report: RunReport) -> bytes:
+        """The contents of the file."""
+        raise NotImplementedError
+
+    def begin(self, kernels: Sequence[str], total: int) -> None:  # noqa: ARG002
+        """An old report is not this run's: it goes."""
+        self.path.unlink(missing_ok=True)
+
+    def progress(self, guest: str, doing: str) -> None:
+        """Nothing to do."""
+
+    def result(self, result: Result) -> None:
+        """Nothing to do."""
+
+    def end(self, report: RunReport) -> None:
+        """Write the file, whole or not at all."""
+        write_whole(self.path, self.render(report))
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
+class JsonReporter(FileReporter):
+    """``results.json``."""
+
+    def render(self, report: RunReport) -> bytes:
+        """The report as it is."""
+        return dumps(report)
+
+
+class Reporters:
+    """Several reporters as one; an error of one does not keep the others from their calls."""
+
+    def __init__(self, reporters: Iterable[Reporter]) -> None:
+        self._all = tuple(reporters)
+
+    def begin(self, kernels: Sequence[str], total: int) -> None:
+        """Tell all."""
+        self._each(lambda reporter: reporter.begin(kernels, total))
+
+    def progress(self, guest: str, doing: str) -> None:
+        """Tell all."""
+        self._each(lambda reporter: reporter.progress(guest, doing))
+
+    def result(self, result: Result) -> None:
+        """Tell all."""
+        self._each(lambda reporter: reporter.result(result))
+
+    def end(self, report: RunReport) -> None:
+        """Tell all."""
+        self._each(lambda reporter: reporter.end(report))
+
+    def close(self) -> None:
+        """Tell all."""
+        self._each(lambda reporter: reporter.close())
+
+    def _each(self, call: "_Call") -> None:
+        with ExitStack() as stack:  # runs in reverse, whatever fails; the last error is raised
+            for reporter in reversed(self._all):
+                stack.callback(call, reporter)
+
+
+class _Call(Protocol):
+    def __call__(self, reporter: Reporter, /) -> None: ...

@@ -1,0 +1,1 @@
+"""The vocabulary: steps, observations, and the files that hold them."""

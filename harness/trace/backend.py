@@ -1,0 +1,46 @@
+"""The protocol that both sides implement, and the one loop that carries a scenario out."""
+
+import traceback
+from typing import Protocol
+
+from harness.errors import BadScenario, Unsupported, WitnessesDisagree
+from harness.trace.observations import Observation
+from harness.trace.steps import AnyStep
+
+
+class Backend(Protocol):
+    """One side: a world of disks and mapped devices that executes steps one by one."""
+
+    def begin(self, seed: int) -> None:
+        """Start an empty world; ``seed`` goes into every stamp."""
+
+    def execute(self, index: int, step: AnyStep) -> Observation:
+        """Do one step.  What the world refuses is an observation, never an exception.
+
+        Raises:
+            BadScenario: the step has no meaning here (unknown device, range outside of it).
+        """
+
+    def end(self) -> list[str]:
+        """Remove every device, however the scenario ended; returns what would not go away.
+
+        Raises:
+            WitnessesDisagree: the devices are gone, but what was observed is in doubt.
+        """
+
+
+def fault_of(error: BaseException) -> str:
+    """One line that says what went wrong, and where."""
+    if isinstance(error, Unsupported):
+        return str(error)
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    where = f" ({frame.name}, line {frame.lineno})"
+    return f"{type(error).__name__}: {error}" + ("" if isinstance(error, BadScenario) else where)
+
+
+def put_away(backend: Backend, fault: str) -> tuple[tuple[str, ...], str]:
+    """What would not go away after a scenario, and its fault: ``fault``, or what its end found."""
+    try:
+        return tuple(backend.end()), fault
+    except WitnessesDisagree as error:
+        return (), fault or fault_of(error)

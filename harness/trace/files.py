@@ -1,0 +1,264 @@
+"""Scenarios and observations as text: JSON lines with a schema version.
+
+A *trace* is a header line and one step per line; an *observations file* is a header line and one
+observation per line.  Both are described, with examples, in docs/trace-format.md, and a test
+keeps that page and this code together.  Reading checks form only: every field, type and bound.
+Whether a step makes sense (a device that was never made) is for the side that executes it.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from harness.errors import BadTrace
+from harness.files import write_whole
+from harness.trace.observations import Observation, Raw, Runs, Stamped
+from harness.trace.steps import SECTOR_MAX, AnyStep, encode
+
+TRACE_VERSION: Final = 1
+OBSERVATIONS_VERSION: Final = 1
+VERSIONS_READ: Final = (1,)
+"""Versions that this code reads, of either form."""
+TRACE_KEY: Final = "dmsnap-trace"
+OBSERVATIONS_KEY: Final = "dmsnap-observations"
+
+Seed = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+T = TypeVar("T")
+
+
+class Layer(StrEnum):
+    """What is compared, and can differ, on its own."""
+
+    ERROR = "error"
+    CONTENT = "content"
+    STATUS = "status"
+    TABLE = "table"
+    EVENT = "event"
+    UEVENT = "uevent"
+    LOG = "log"
+    STORE = "store"
+    REQUESTS = "requests"
+
+
+class NotCompared(Struct, frozen=True, forbid_unknown_fields=True):
+    """A layer that a scenario leaves out of the comparison, and why."""
+
+    layer: Layer
+    reason: Annotated[str, Meta(min_length=1)]
+
+
+class Header(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The first line of a trace.
+
+    Attributes:
+        schema: version of the form; in JSON ``dmsnap-trace``.
+        scenario: name of the scenario that the steps came from.
+        seed: goes into every stamp.
+        not_compared: layers that cannot be compared, with their reasons.
+        answers: what the twin's scheduler answers at its choice points, in order; after the last
+            one, and in most traces from the start, it takes the first of the permitted orders.
+        about: what the scenario is about, for people.
+    """
+
+    schema: int = msgspec.field(default=TRACE_VERSION, name=TRACE_KEY)
+    scenario: str
+    seed: Seed = 0
+    not_compared: tuple[NotCompared, ...] = ()
+    answers: tuple[Annotated[int, Meta(ge=0, le=0xFFFFFFFF)], ...] = ()
+    about: str = ""
+
+
+class Trace(Struct, frozen=True):
+    """A scenario as data: its header and its steps."""
+
+    header: Header
+    steps: tuple[AnyStep, ...]
+
+
+class ObservationsHeader(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The first line of an observations file.
+
+    Attributes:
+        schema: version of the form; in JSON ``dmsnap-observations``.
+        scenario, seed: as in the trace that was executed.
+        side: who observed.
+        kernel: name of the kernel in the catalogue, empty for the twin.
+        release, version: what the kernel's own uname gave, empty for the twin.
+        driver: how the kernel was driven (``ioctl`` or ``dmsetup``), empty for the twin.
+        targets: target name → version.
+        profile: facts found by probing the kernel, or those that the twin was given.
+    """
+
+    schema: int = msgspec.field(default=OBSERVATIONS_VERSION, name=OBSERVATIONS_KEY)
+    scenario: str
+    seed: Seed = 0
+    side: Literal["twin", "kernel"]
+    kernel: str = ""
+    release: str = ""
+    version: str = ""
+    driver: str = ""
+    targets: dict[str, str] = {}
+    profile: dict[str, bool | int | str] = {}
+
+
+class Observations(Struct, frozen=True):
+    """What one side saw of one scenario."""
+
+    header: ObservationsHeader
+    observations: tuple[Observation, ...]
+
+
+class _AnyHeader(Struct, frozen=True):
+    """Only what tells the two forms, and their versions, apart."""
+
+    trace: Any = msgspec.field(default=None, name=TRACE_KEY)
+    observations: Any = msgspec.field(default=None, name=OBSERVATIONS_KEY)
+
+
+_any_header = msgspec.json.Decoder(_AnyHeader)
+_header = msgspec.json.Decoder(Header)
+_step: msgspec.json.Decoder[AnyStep] = msgspec.json.Decoder(AnyStep)
+_observations_header = msgspec.json.Decoder(ObservationsHeader)
+_observation = msgspec.json.Decoder(Observation)
+
+_AT = re.compile(r"^(?P<message>.*) - at (?P<path>.+)$", re.DOTALL)
+_NAMED = re.compile(r"(?:missing required|unknown) field `(?P<name>[^`]*)`")
+
+
+def dumps(trace: Trace) -> bytes:
+    """``trace`` as text; the same trace gives the same bytes."""
+    return _lines(encode(trace.header), map(encode, trace.steps))
+
+
+def loads(data: bytes | str) -> Trace:
+    """The trace that ``data`` holds.
+
+    Raises:
+        BadTrace: ``data`` is not a trace of a version that is understood; line and field say
+            where.
+    """
+    (at, first), *rest = _split(data, TRACE_KEY)
+    header = _decode(_header, first, at)
+    return Trace(header, tuple(_decode(_step, text, line) for line, text in rest))
+
+
+def read(path: Path) -> Trace:
+    """The trace in file ``path``.
+
+    Raises:
+        BadTrace: as `loads`.
+        OSError: the file cannot be read.
+    """
+    return loads(path.read_bytes())
+
+
+def write(path: Path, trace: Trace) -> None:
+    """Write ``trace`` to file ``path``, whole or not at all."""
+    write_whole(path, dumps(trace))
+
+
+def dumps_observations(observations: Observations) -> bytes:
+    """``observations`` as text; the same value gives the same bytes."""
+    return _lines(encode(observations.header), map(encode, observations.observations))
+
+
+def loads_observations(data: bytes | str) -> Observations:
+    """The observations that ``data`` holds.
+
+    Raises:
+        BadTrace: as `loads`; also for a run whose numbers no device can have, so that whoever
+            turns runs back into bytes need not ask.
+    """
+    (at, first), *rest = _split(data, OBSERVATIONS_KEY)
+    header = _decode(_observations_header, first, at)
+    found = []
+    for line, text in rest:
+        observation = _decode(_observation, text, line)
+        for part, devices in (("content", observation.content), ("image", observation.image)):
+            for device, runs in devices.items():
+                _check_runs(runs, line, f"$.{part}[{device}]")
+        found.append(observation)
+    return Observations(header, tuple(found))
+
+
+def read_observations(path: Path) -> Observations:
+    """The observations in file ``path``; raises as `read` does."""
+    return loads_observations(path.read_bytes())
+
+
+def write_observations(path: Path, observations: Observations) -> None:
+    """Write ``observations`` to file ``path``, whole or not at all."""
+    write_whole(path, dumps_observations(observations))
+
+
+def _lines(header: bytes, rest: Iterable[bytes]) -> bytes:
+    return b"".join(line + b"\n" for line in (header, *rest))
+
+
+def _split(data: bytes | str, key: str) -> Iterator[tuple[int, bytes]]:
+    """Non-empty lines of ``data`` with their numbers, the first one a header of form ``key``."""
+    try:
+        raw = data.encode() if isinstance(data, str) else data
+    except UnicodeEncodeError as fault:
+        raise BadTrace(f"not a text of Unicode characters: {fault.reason}") from None
+    lines = [(at, line) for at, line in enumerate(raw.split(b"\n"), 1) if line.strip()]
+    if not lines:
+        raise BadTrace(f"the file is empty; its first line must be a header with {key!r}")
+    at, first = lines[0]
+    kind = _decode(_any_header, first, at)
+    version, other = ((kind.trace, kind.observations) if key == TRACE_KEY
+                      else (kind.observations, kind.trace))
+    if version is None:
+        hint = ("this is an observations file" if key == TRACE_KEY else "this is a trace"
+                ) if other is not None else "the first line is no header"
+        raise BadTrace(f"{hint}: {key!r} is missing", line=at, field=f"$.{key}")
+    if isinstance(version, bool) or version not in VERSIONS_READ:
+        known = ", ".join(map(str, VERSIONS_READ))
+        raise BadTrace(f"version {str(version)[:40]} is not understood; this dmsnap reads version "
+                       f"{known}: use the dmsnap that wrote the file", line=at, field=f"$.{key}")
+    return iter(lines)
+
+
+def _decode(decoder: "msgspec.json.Decoder[T]", text: bytes, line: int) -> T:
+    try:
+        return decoder.decode(text)
+    except (msgspec.MsgspecError, ValueError) as fault:
+        # ValueError: bytes that are no UTF-8, numbers of thousands of digits.
+        message, path = str(fault), ""
+        if isinstance(fault, msgspec.ValidationError):
+            path = "$"
+            if at := _AT.match(message):
+                message, path = at["message"], at["path"].replace("`", "")
+            if named := _NAMED.search(message):
+                path += f".{named['name']}"
+        raise BadTrace(message, line=line, field=path) from None
+    except RecursionError:
+        raise BadTrace("nested too deeply", line=line) from None
+
+
+def _check_runs(runs: Runs, line: int, field: str) -> None:
+    total = 0
+    for index, run in enumerate(runs):
+        where = f"{field}[{index}]"
+        total += run.count
+        if run.count < 1 or total > SECTOR_MAX:
+            raise BadTrace(f"a run of {run.count} sectors", line=line, field=where)
+        match run:
+            case Stamped(device=device, generation=generation, sector=sector):
+                try:
+                    fits = len(device.encode("latin-1")) <= 16  # the stamp has 16 bytes for it
+                except UnicodeEncodeError:
+                    fits = False
+                if not fits:
+                    raise BadTrace(f"no sector names a device {device[:40]!r}", line=line,
+                                   field=where)
+                if not (0 <= generation <= 0xFFFFFFFF
+                        and 0 <= sector <= 0xFFFFFFFFFFFFFFFF - run.count):
+                    raise BadTrace("no sector has such numbers", line=line, field=where)
+            case Raw(packed=packed) if len(packed) > 64 + 520 * run.count:
+                raise BadTrace("a raw run is longer than its sectors", line=line, field=where)

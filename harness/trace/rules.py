@@ -1,0 +1,86 @@
+"""What a step must keep to, beyond what its type says; each rule stands here once."""
+
+from collections.abc import Iterable, Sequence
+
+from harness.errors import BadScenario
+from harness.trace.faults import MARKS
+from harness.trace.observations import Observation
+from harness.trace.steps import REQUEST_SECTORS_MAX, AnyStep, Disk, Fault, Heal, Parallel, Read
+from harness.units import SECTOR_BYTES
+
+
+def check_disk(step: Disk) -> None:
+    """Refuse a disk that cannot be made.
+
+    Raises:
+        BadScenario: it is to fail and has large blocks.
+    """
+    if step.can_fail and step.block_size != SECTOR_BYTES:
+        raise BadScenario(f"disk {step.name} can fail, so its blocks have {SECTOR_BYTES} bytes")
+    if step.linked and not step.can_fail:
+        raise BadScenario(f"disk {step.name} is linked, so it must be one with can_fail")
+
+
+def check_fault(step: Fault, *, linked: bool) -> None:
+    """Refuse a fault that a disk cannot have.
+
+    Raises:
+        BadScenario: there is no link to be taken down, or one that is down is to go down again.
+    """
+    if step.how != "error" and not linked:
+        raise BadScenario(f"disk {step.device} has no link to be taken down: make it with linked")
+    if step.how == "dies" and step.count != 1:
+        raise BadScenario(f"disk {step.device} dies once, so the count of this fault is 1")
+
+
+def faults_without_effect(trace: Sequence[AnyStep], seen: Iterable[Observation]) -> list[int]:
+    """Indices of the faults that were to stop a disk and struck no request before a heal."""
+    requests = {observation.step: observation.requests for observation in seen}
+    found = []
+    for index, step in enumerate(trace):
+        if not isinstance(step, Fault) or step.how == "error":
+            continue
+        mark = f" {MARKS[step.how]}"
+        for later in range(index + 1, len(trace)):
+            if any(line.endswith(mark) for line in requests.get(later, {}).get(step.device, ())):
+                break
+            if trace[later] == Heal(device=step.device):
+                found.append(index)
+                break
+        else:
+            found.append(index)
+    return found
+
+
+def check_resumable(name: str, *, suspended: bool, loaded: bool) -> None:
+    """Refuse to resume, in the middle of a step, what might fail or change its table.
+
+    Raises:
+        BadScenario: the device is not suspended, or has a table loaded.
+    """
+    if not suspended or loaded:
+        why = "has a table loaded" if loaded else "is not suspended"
+        raise BadScenario(f"a parallel step resumes {name}, which {why}: suspend it before, and "
+                          "load nothing")
+
+
+def check_parallel(step: Parallel) -> None:
+    """Refuse what cannot be one set of requests.
+
+    Raises:
+        BadScenario: an I/O is too long or buffered, or a device is read twice.
+    """
+    for io in step.ios:
+        if io.sectors > REQUEST_SECTORS_MAX or io.buffered:
+            raise BadScenario(f"an I/O of a parallel step is direct and at most "
+                              f"{REQUEST_SECTORS_MAX} sectors long")
+    readers = [io.device for io in step.ios if isinstance(io, Read)]
+    if len(set(readers)) != len(readers):
+        raise BadScenario("a parallel step reads a device once: what it shows is kept by device")
+
+
+def requests(sector: int, sectors: int) -> list[tuple[int, int]]:
+    """Cut a read or write step into requests: (sector, sectors) of each, ascending."""
+    end = sector + sectors
+    return [(at, min(REQUEST_SECTORS_MAX, end - at)) for at in
+            range(sector, end, REQUEST_SECTORS_MAX)]

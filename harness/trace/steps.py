@@ -1,0 +1,285 @@
+"""The vocabulary: steps, observations, and the protocol that both sides implement.
+
+Everything here is data.  A step is one action on one named device; an observation is what one
+side saw of it.  Both are msgspec structs, so the JSON form (docs/trace-format.md) and its checks
+follow from the types.
+
+Names.  A *disk* is a plain block device that the harness makes; a *mapped device* is what a
+scenario builds on it with device-mapper.  They share one name space.  In table arguments
+``{name}`` stands for a device, whatever its number or path is on a side, and what a side prints
+is brought back to ``{name}`` before anything is compared.
+"""
+
+import re
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from harness.trace.faults import How, Op
+
+NAME_PATTERN: Final = r"^[A-Za-z0-9_.+-]{1,16}\Z"
+"""Device names; 16 bytes, so that a sector can carry the name of its device."""
+SECTOR_MAX: Final = 1 << 54
+"""Upper bound of any sector number in a step; beyond it byte offsets leave 63 bits."""
+Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
+SectorNumber = Annotated[int, Meta(ge=0, le=SECTOR_MAX)]
+SectorCount = Annotated[int, Meta(ge=1, le=1 << 31)]
+Generation = Annotated[int, Meta(ge=0, le=0xFFFFFFFF)]
+Fill = Literal["stamp", "zero"]
+REQUEST_SECTORS_MAX: Final = 2048
+"""A read or write step longer than this is issued as several requests of this size (1 MiB), in
+ascending order, one at a time; the first one that fails ends the step."""
+EXAMINE_SECTORS_MAX: Final = 1 << 19
+"""`Examine` reads a mapped device whole up to this size (256 MiB), else only both ends."""
+EXAMINE_END_SECTORS: Final = 1 << 13
+
+
+class Step(Struct, frozen=True, kw_only=True, tag_field="do", tag=str.lower,
+           forbid_unknown_fields=True, omit_defaults=True):
+    """One action.  The JSON field ``do`` holds the class name in lower case."""
+
+
+class TargetLine(Struct, frozen=True, forbid_unknown_fields=True):
+    """One line of a table, as in ``dmsetup``: start and length in sectors, type, arguments."""
+
+    start: SectorNumber
+    length: Annotated[int, Meta(ge=0, le=SECTOR_MAX)]
+    type: str
+    args: str = ""
+
+
+class Disk(Step, frozen=True, kw_only=True):
+    """Make a disk of ``sectors`` sectors, filled with its own stamps or with zeros.
+
+    One that ``can_fail`` takes faults (`Fault`), tells of every request that reaches it, has a
+    write cache that must be flushed, takes discards, and has blocks of 512 bytes.  One that is
+    ``linked`` as well stands behind a link of its own, so that a fault can stop it (`Fault.how`).
+    """
+
+    name: Name
+    sectors: SectorCount
+    fill: Fill = "zero"
+    generation: Generation = 0
+    block_size: Literal[512, 1024, 2048, 4096] = 512
+    can_fail: bool = False
+    linked: bool = False
+
+
+class Create(Step, frozen=True, kw_only=True):
+    """Make a mapped device without a table (DM_DEV_CREATE)."""
+
+    name: Name
+
+
+class Load(Step, frozen=True, kw_only=True):
+    """Load a table into the inactive slot (DM_TABLE_LOAD)."""
+
+    name: Name
+    table: tuple[TargetLine, ...]
+    read_only: bool = False
+
+
+class Clear(Step, frozen=True, kw_only=True):
+    """Drop the inactive table (DM_TABLE_CLEAR)."""
+
+    name: Name
+
+
+class Resume(Step, frozen=True, kw_only=True):
+    """Make the inactive table live, if there is one, and resume (DM_DEV_SUSPEND)."""
+
+    name: Name
+
+
+class Suspend(Step, frozen=True, kw_only=True):
+    """Suspend; ``flush`` waits for I/O in flight, ``lockfs`` freezes a file system above."""
+
+    name: Name
+    flush: bool = True
+    lockfs: bool = True
+
+
+class Remove(Step, frozen=True, kw_only=True):
+    """Remove a mapped device (DM_DEV_REMOVE)."""
+
+    name: Name
+
+
+class Rename(Step, frozen=True, kw_only=True):
+    """Give a mapped device another name; later steps use the new one (DM_DEV_RENAME)."""
+
+    name: Name
+    to: Name
+
+
+class Message(Step, frozen=True, kw_only=True):
+    """Send a target message (DM_TARGET_MSG)."""
+
+    name: Name
+    text: str
+    sector: SectorNumber = 0
+
+
+class Status(Step, frozen=True, kw_only=True):
+    """Ask for the status lines; `inactive` asks the inactive table."""
+
+    name: Name
+    inactive: bool = False
+
+
+class Table(Step, frozen=True, kw_only=True):
+    """Ask for the table lines; `inactive` asks the inactive table."""
+
+    name: Name
+    inactive: bool = False
+
+
+class Wait(Step, frozen=True, kw_only=True):
+    """Wait until the event number of a device differs from ``event`` (DM_DEV_WAIT)."""
+
+    name: Name
+    event: Annotated[int, Meta(ge=0, le=0xFFFFFFFF)]
+
+
+class Write(Step, frozen=True, kw_only=True):
+    """Write ``sectors`` sectors that describe themselves, or zeros.
+
+    A stamped sector names ``device``, its own number there and ``generation``.
+    """
+
+    device: Name
+    sector: SectorNumber
+    sectors: SectorCount
+    generation: Generation = 1
+    fill: Fill = "stamp"
+    buffered: bool = False
+
+
+class Poke(Step, frozen=True, kw_only=True):
+    """Write literal bytes, a whole number of sectors (base64 in JSON)."""
+
+    device: Name
+    sector: SectorNumber
+    data: bytes
+
+
+class Read(Step, frozen=True, kw_only=True):
+    """Read ``sectors`` sectors."""
+
+    device: Name
+    sector: SectorNumber
+    sectors: SectorCount
+    buffered: bool = False
+
+
+class Flush(Step, frozen=True, kw_only=True):
+    """Send a flush (fsync of the block device)."""
+
+    device: Name
+
+
+class Discard(Step, frozen=True, kw_only=True):
+    """Discard a range (BLKDISCARD)."""
+
+    device: Name
+    sector: SectorNumber
+    sectors: SectorCount
+
+
+class Zeroout(Step, frozen=True, kw_only=True):
+    """Zero a range (BLKZEROOUT)."""
+
+    device: Name
+    sector: SectorNumber
+    sectors: SectorCount
+
+
+class Parallel(Step, frozen=True, kw_only=True):
+    """Several reads and writes in flight at once, submitted in order, none waiting for another.
+
+    Each is one request, so at most `REQUEST_SECTORS_MAX` long, and direct; at most one of them
+    reads a device.  The step ends with the last of them; its error is the first that one of them
+    met, in the order of submission, and its text has a line for each: ``ok`` or the errno.
+
+    Mapped devices named in ``resume`` are suspended before the step, with nothing loaded, and
+    resumed in this order once everything is submitted: what is below them waits until then, so
+    that it does not depend on a race what finds what in flight.
+    """
+
+    ios: Annotated[tuple[Write | Read, ...], Meta(min_length=1, max_length=256)]
+    resume: tuple[Name, ...] = ()
+
+
+class Fault(Step, frozen=True, kw_only=True):
+    """From now on the ``nth`` request of a kind that touches a range fails, or stops the disk.
+
+    The device is a disk that ``can_fail``; a range without a length reaches to its end.  Requests
+    are counted from 1; ``count`` of them are struck in all, 0 stands for all that follow.  A disk
+    may have several faults.
+
+    A request that is struck fails with EIO (``how`` = ``error``).  On a disk that is ``linked``, it
+    may also take the link down: for a while, so that its answer is late (``stalls``), or for good,
+    so that it and all that follow fail (``dies``, which happens once).
+    """
+
+    device: Name
+    op: Op
+    sector: SectorNumber = 0
+    sectors: SectorCount | None = None
+    nth: Annotated[int, Meta(ge=1, le=1 << 31)] = 1
+    count: Annotated[int, Meta(ge=0, le=1 << 31)] = 1
+    how: How = "error"
+
+
+class Heal(Step, frozen=True, kw_only=True):
+    """Forget all faults of a disk; one that died is connected again."""
+
+    device: Name
+
+
+class Image(Step, frozen=True, kw_only=True):
+    """Every byte of a disk."""
+
+    device: Name
+
+
+class Parameter(Step, frozen=True, kw_only=True):
+    """Set a parameter of module dm_snapshot; a scenario's end restores it."""
+
+    name: str
+    value: str
+
+
+class Examine(Step, frozen=True, kw_only=True):
+    """Read every mapped device that can be read, then the image of every disk.
+
+    Each scenario ends with one.  A mapped device is left out while it has no live table, or while
+    it or a device below it is suspended.
+    """
+
+
+class Crash(Step, frozen=True, kw_only=True):
+    """Lose the guest on purpose: ``panic`` (sysrq c), ``hang`` (uninterruptible), ``exit``."""
+
+    how: Literal["panic", "hang", "exit"]
+
+
+AnyStep = (
+    Disk | Create | Load | Clear | Resume | Suspend | Remove | Rename | Message | Status | Table
+    | Wait | Write | Poke | Read | Flush | Discard | Zeroout | Parallel | Fault | Heal | Image
+    | Parameter | Examine | Crash
+)
+REFERENCE: Final = re.compile(r"\{([A-Za-z0-9_.+-]{1,16})\}")
+"""A device reference in table arguments."""
+
+
+def references(step: AnyStep) -> tuple[str, ...]:
+    """Names of the devices that the tables of ``step`` refer to, in order."""
+    if not isinstance(step, Load):
+        return ()
+    return tuple(m[1] for line in step.table for m in REFERENCE.finditer(line.args))
+
+
+encode = msgspec.json.Encoder(order="deterministic").encode
+"""Steps, observations and records to JSON bytes; the same value gives the same bytes."""

@@ -1,0 +1,127 @@
+"""Runs that a store was loaded with: many of them, found with few looks at memory, never changed.
+
+What a random lookup in a large table costs is the memory that it has to wait for: a dictionary of
+ten million entries makes it wait four times (its index, the entry, the key, the value), an array
+of the same numbers once.  So the runs lie in arrays of numbers, which numpy puts on large pages:
+
+- a *bucket* is what the low bits of a group choose (old chunk without its low 8 bits); ``_begins``
+  says at which run each begins;
+- ``_words`` has one word for each run, sorted by bucket and old chunk: low 8 bits of the old chunk,
+  new chunk, number of further chunks.
+
+There are more buckets than groups wherever groups are not far between, so a bucket is a group; the
+next run in it is found in ``_keys``, one byte for each run.  Else the rest of the group's number
+stands in ``_keys``, too, and a bucket may hold several groups.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.twin.exceptions.lists import CONSECUTIVE_BITS
+
+NEW_BITS: Final = 48
+"""New chunks up to here fit a word."""
+_LOW_MASK: Final = (1 << CONSECUTIVE_BITS) - 1
+_LOW_SHIFT: Final = NEW_BITS + CONSECUTIVE_BITS
+_NEW_MASK: Final = (1 << NEW_BITS) - 1
+
+Numbers = npt.NDArray[np.int64]
+
+
+class Run(NamedTuple):
+    """Chunks low … low + extra of one group went to new … new + extra."""
+
+    low: int
+    new: int
+    extra: int
+    epoch: int
+
+
+class LoadedRuns:
+    """Runs by old chunk.
+
+    Args:
+        old, new, extra, epoch: of each run, sorted by old chunk; none overlaps another or leaves
+            its group, and no new chunk is beyond `NEW_BITS`.
+    """
+
+    __slots__ = ("_begins", "_bits", "_epochs", "_keys", "_mask", "_single", "_words")
+
+    def __init__(self, old: Numbers, new: Numbers, extra: Numbers, epoch: Numbers) -> None:
+        group = old >> CONSECUTIVE_BITS
+        # At most four times as many buckets as runs.
+        self._bits = min(int(group[-1]).bit_length(), len(old).bit_length() + 1)
+        self._mask = (1 << self._bits) - 1
+        self._single = int(group[-1]) <= self._mask
+        bucket = group & self._mask
+        key = group >> self._bits << CONSECUTIVE_BITS | old & _LOW_MASK
+        word = (old & _LOW_MASK).astype(np.uint64) << np.uint64(_LOW_SHIFT) | (
+            new << CONSECUTIVE_BITS | extra).astype(np.uint64)
+        if self._single:
+            key = key.astype(np.uint8)
+        else:
+            by_bucket = np.argsort(bucket, kind="stable")
+            key, word, epoch = key[by_bucket], word[by_bucket], epoch[by_bucket]
+        begins = np.zeros(self._mask + 2, np.uint32)
+        np.cumsum(np.bincount(bucket, minlength=self._mask + 1), out=begins[1:])
+        self._begins = begins.data
+        self._keys = key.data
+        self._words = word.data
+        self._epochs = epoch.astype(np.uint32).data
+
+    def lookup(self, old: int) -> int:
+        """The new chunk of ``old``, or -1."""
+        group = old >> CONSECUTIVE_BITS
+        bucket = group & self._mask
+        at = self._begins[bucket]
+        end = self._begins[bucket + 1]
+        low = old & _LOW_MASK
+        if self._single:
+            if bucket != group:
+                return -1
+            if end - at != 1:
+                found = bisect_right(self._keys, low, at, end) - 1
+                if found < at:
+                    return -1
+                at = found
+        else:
+            key = group >> self._bits << CONSECUTIVE_BITS | low
+            found = bisect_right(self._keys, key, at, end) - 1
+            if found < at or self._keys[found] >> CONSECUTIVE_BITS != key >> CONSECUTIVE_BITS:
+                return -1
+            at = found
+        word = self._words[at]
+        offset = low - (word >> _LOW_SHIFT)
+        if 0 <= offset <= word & _LOW_MASK:
+            return (word >> CONSECUTIVE_BITS & _NEW_MASK) + offset
+        return -1
+
+    def _range(self, group: int) -> tuple[int, int]:
+        """The runs of one group: first, and behind the last."""
+        bucket = group & self._mask
+        at, end = self._begins[bucket], self._begins[bucket + 1]
+        if self._single:
+            return (at, end) if group <= self._mask else (0, 0)
+        key = group >> self._bits << CONSECUTIVE_BITS
+        return (bisect_right(self._keys, key - 1, at, end),
+                bisect_right(self._keys, key | _LOW_MASK, at, end))
+
+    def of(self, group: int) -> list[Run]:
+        """The runs of one group, ascending."""
+        return [self._run(at) for at in range(*self._range(group))]
+
+    def __iter__(self) -> Iterator[tuple[int, Run]]:
+        """Every run with its group."""
+        for bucket in range(self._mask + 1):
+            for at in range(self._begins[bucket], self._begins[bucket + 1]):
+                rest = self._keys[at] >> CONSECUTIVE_BITS
+                yield rest << self._bits | bucket, self._run(at)
+
+    def _run(self, at: int) -> Run:
+        word = self._words[at]
+        return Run(word >> _LOW_SHIFT, word >> CONSECUTIVE_BITS & _NEW_MASK, word & _LOW_MASK,
+                   self._epochs[at])

@@ -1,0 +1,115 @@
+"""The delay target: bios arrive later (kernel: dm-delay.c).
+
+``delay <device> <offset> <ms>``, with a second group of three for writes and a third for flushes.
+One millisecond is a thousand ticks.  Delayed bios of one group leave in the order in which their
+time comes; a suspend lets all of them go at once.
+"""
+
+import errno
+from dataclasses import dataclass
+
+from harness.twin.arguments import CtrError, scan_unsigned
+from harness.twin.bio import READ, Bio, BlockDevice
+from harness.twin.clock import TICKS_PER_MS
+from harness.twin.table import OpenDevice
+from harness.twin.target import Target
+
+
+@dataclass(slots=True)
+class _Group:
+    """Where bios of one kind go, and how much later."""
+
+    opened: OpenDevice
+    offset: int
+    delay_ms: int
+    waiting: int = 0
+
+    def line(self) -> str:
+        return f"{{{self.opened.device.name}}} {self.offset} {self.delay_ms}"
+
+
+class Delay(Target):
+    """Reads, writes and flushes, each with a device, an offset and a delay of its own."""
+
+    type_name = "delay"
+
+    def construct(self, argv: list[str]) -> None:
+        """Kernel: ``delay_ctr``."""
+        self._groups: list[_Group] = []
+        self._waiting: dict[Bio, _Group] = {}
+        self._may_delay = True
+        if len(argv) not in (3, 6, 9):
+            raise CtrError("Requires exactly 3, 6 or 9 arguments", errno.EINVAL)
+        try:
+            for first in range(0, len(argv), 3):
+                self._groups.append(self._group(*argv[first : first + 3]))
+        except CtrError:
+            self.destroy()
+            raise
+
+    def _group(self, path: str, offset_word: str, delay_word: str) -> _Group:
+        """Kernel: ``delay_class_ctr``."""
+        profile = self.table.world.profile
+        offset = scan_unsigned(offset_word, 64, profile)
+        if offset is None:
+            raise CtrError("Invalid device sector", errno.EINVAL)
+        delay_ms = scan_unsigned(delay_word, 32, profile)
+        if delay_ms is None:
+            raise CtrError("Invalid delay", errno.EINVAL)
+        try:
+            return _Group(self.table.get_device(path), offset, delay_ms)
+        except OSError as fault:
+            raise CtrError("Device lookup failed", fault.errno or errno.EIO) from None
+
+    def destroy(self) -> None:
+        """Kernel: ``delay_dtr``."""
+        for group in self._groups:
+            self.table.put_device(group.opened)
+
+    def _group_of(self, kind: int) -> _Group:
+        """0 for reads, 1 for writes, 2 for flushes; what has none takes the one before."""
+        return self._groups[min(kind, len(self._groups) - 1)]
+
+    def map(self, bio: Bio) -> BlockDevice | None:
+        """Kernel: ``delay_map``."""
+        group = self._group_of(0 if bio.op is READ else 1)
+        bio.sector = group.offset + bio.sector - self.start
+        if not group.delay_ms or not self._may_delay:
+            return group.opened.device
+        group.waiting += 1
+        self._waiting[bio] = group
+        self.table.world.clock.after(group.delay_ms * TICKS_PER_MS, self._expired, bio)
+        return None
+
+    def _expired(self, bio: Bio) -> None:
+        group = self._waiting.pop(bio, None)
+        if group is not None:  # else a suspend has let it go before
+            group.waiting -= 1
+            group.opened.device.submit(bio)
+
+    def flush_device(self, number: int) -> BlockDevice:
+        """Flushes are not held back here: only time could tell."""
+        del number
+        return self._group_of(2).opened.device
+
+    def presuspend(self) -> None:
+        """Nothing waits for a suspended device (kernel: ``delay_presuspend``)."""
+        self._may_delay = False
+        for bio in list(self._waiting):
+            self._expired(bio)
+
+    def resume(self) -> None:
+        """Kernel: ``delay_resume``."""
+        self._may_delay = True
+
+    def status(self) -> str:
+        """Bios that wait, for reads, writes and flushes."""
+        return f"{self._groups[0].waiting} {self._group_of(1).waiting} 0"
+
+    def table_line(self) -> str:
+        """The groups as they were given."""
+        return " ".join(group.line() for group in self._groups)
+
+    def devices(self) -> list[tuple[BlockDevice, int, int]]:
+        """Kernel: ``delay_iterate_devices``."""
+        return [(group.opened.device, group.offset, self.sectors) for group in self._groups]

@@ -1,0 +1,40 @@
+"""The zero target: reads zeros, forgets writes (kernel: dm-zero.c)."""
+
+import errno
+from typing import TYPE_CHECKING
+
+from harness.twin.bio import Bio, BlockDevice, Op
+from harness.twin.profile import ACCEPTED
+
+if TYPE_CHECKING:
+    pass
+from harness.twin.arguments import CtrError
+from harness.twin.target import Target
+
+
+class Zero(Target):
+    """``zero``: reads zeros, forgets writes."""
+
+    type_name = "zero"
+
+    def construct(self, argv: list[str]) -> None:
+        """Kernel: ``zero_ctr``."""
+        self.flushes = 0
+        if argv:
+            raise CtrError("No arguments required", errno.EINVAL)
+
+    def map(self, bio: Bio) -> BlockDevice | None:
+        """Kernel: ``zero_map``."""
+        if bio.op == Op.READ:
+            assert bio.data is not None
+            bio.data[:] = bytes(len(bio.data))
+        bio.end()
+        return None
+
+    def takes_discards(self) -> bool:
+        """Some kernels let it forget discards as well."""
+        return self.table.world.profile.zero_discard == ACCEPTED
+
+    def tells_devices(self) -> bool:
+        """Kernel: ``zero_target`` has no ``iterate_devices``."""
+        return False

@@ -1,0 +1,1 @@
+"""What became of a scenario: the judge, and its result as data."""

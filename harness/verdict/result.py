@@ -1,0 +1,171 @@
+"""The results of a run as data, the file that holds them, and what a reporter is.
+
+One `Result` for each scenario and kernel.  Every renderer works from `RunReport` alone, so that a
+report can be made again from ``results.json``.  Schema of that file: the structs below, with
+``dmsnap-results`` as its version; a field may be added without a new version, and readers skip
+what they do not know.
+"""
+
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from harness.compare.diff import Comparison, Divergence, Layer, LayerLeftOut, Verdict
+from harness.errors import BadTrace
+from harness.promises.check import BrokenPromise
+from harness.trace.steps import encode
+
+RESULTS_VERSION: Final = 1
+RESULTS_KEY: Final = "dmsnap-results"
+CONSOLE_LINES_MAX: Final = 60
+"""Lines of a lost guest's console that a result keeps."""
+
+
+class Result(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a run says of one scenario on one kernel.
+
+    Attributes:
+        scenario, kernel: their names; ``kernel`` is that of the catalogue.
+        release: what the guest's own uname gave; empty if it never came up.
+        seed: the seed that the scenario ran with.
+        verdict, reason: the verdict, and why, where it is not plain from the divergences.
+        divergences: all that differs in the first diverging step.
+        later: how many later steps differ as well.
+        compared: layer → values compared.
+        not_compared: layers left out, with their reasons.
+        kernel_promises, twin_promises: promises that this side broke.
+        steps: steps in the scenario.
+        kernel_us, twin_us: microseconds that its steps took on each side.
+        attempts: guests that it took.
+        orders: permitted orders of the twin that were compared, until one was the kernel's.
+        console: the last lines of the console, if the guest was lost.
+    """
+
+    scenario: str
+    kernel: str
+    release: str = ""
+    seed: int = 0
+    verdict: Verdict
+    reason: str = ""
+    divergences: tuple[Divergence, ...] = ()
+    later: int = 0
+    compared: dict[Layer, int] = {}
+    not_compared: tuple[LayerLeftOut, ...] = ()
+    kernel_promises: tuple[BrokenPromise, ...] = ()
+    twin_promises: tuple[BrokenPromise, ...] = ()
+    steps: int = 0
+    kernel_us: int = 0
+    twin_us: int = 0
+    attempts: int = 1
+    orders: int = 1
+    console: str = ""
+
+    @property
+    def promise_broken(self) -> bool:
+        """True if either side broke a promise of the documentation."""
+        return bool(self.kernel_promises or self.twin_promises)
+
+    @property
+    def by_other_order(self) -> bool:
+        """True if it is *same* in a permitted order that is not the twin's first."""
+        return self.verdict is Verdict.SAME and self.orders > 1
+
+    def compared_with(self, comparison: Comparison) -> "Result":
+        """This result with what comparing the two sides gave; the verdict is the caller's."""
+        return msgspec.structs.replace(
+            self, divergences=comparison.divergences, later=comparison.later,
+            compared=comparison.compared, not_compared=comparison.not_compared,
+            steps=comparison.steps)
+
+
+class Environment(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where and how a run was made.
+
+    Attributes:
+        dmsnap: its version.
+        command: the arguments it was started with.
+        machine: the host (``uname -srm``).
+        python: version of the interpreter.
+        started: time of the start, ISO 8601 with its zone; empty if unknown.
+        seconds: how long the run took.
+        jobs: guests that ran at a time, at most.
+        resumed: results that were taken over from an earlier start (``--resume``).
+        kernels: name → what the kernel's own uname gave, for kernels that came up.
+        guests: name → where it lived: uml, qemu, vagrant, here.
+    """
+
+    dmsnap: str = ""
+    command: tuple[str, ...] = ()
+    machine: str = ""
+    python: str = ""
+    started: str = ""
+    seconds: float = 0.0
+    jobs: int = 1
+    resumed: int = 0
+    kernels: dict[str, str] = {}
+    guests: dict[str, str] = {}
+
+
+class RunReport(Struct, frozen=True, kw_only=True):
+    """A whole run."""
+
+    schema: int = msgspec.field(default=RESULTS_VERSION, name=RESULTS_KEY)
+    environment: Environment = Environment()
+    results: tuple[Result, ...] = ()
+
+    @property
+    def nothing_differs(self) -> bool:
+        """True if results are *same*, and all others *unsupported*: that is the kernel's choice."""
+        verdicts = {result.verdict for result in self.results}
+        return Verdict.SAME in verdicts and verdicts <= {Verdict.SAME, Verdict.UNSUPPORTED}
+
+    def count(self, verdict: Verdict) -> int:
+        """How many results carry ``verdict``."""
+        return sum(result.verdict is verdict for result in self.results)
+
+    def by_kernel(self) -> dict[str, list[Result]]:
+        """Results by kernel, in the order of their first appearance."""
+        found: dict[str, list[Result]] = {}
+        for result in self.results:
+            found.setdefault(result.kernel, []).append(result)
+        return found
+
+    def guest(self, kernel: str) -> str:
+        """Where ``kernel`` lived; empty in a report of before this was kept."""
+        return self.environment.guests.get(kernel, "")
+
+    def release(self, kernel: str) -> str:
+        """The release of ``kernel``: what uname gave in this run, empty if it never came up."""
+        return self.environment.kernels.get(kernel) or next(
+            (r.release for r in self.results if r.kernel == kernel and r.release), "")
+
+
+def dumps(report: RunReport) -> bytes:
+    """The text of ``results.json``."""
+    return msgspec.json.format(encode(report), indent=1) + b"\n"
+
+
+def loads(data: bytes) -> RunReport:
+    """The report that ``data`` holds.
+
+    Raises:
+        BadTrace: no results file, or one of another version.
+    """
+    try:
+        head = msgspec.json.decode(data)
+        version = head.get(RESULTS_KEY) if isinstance(head, dict) else None
+        if version is not None and version != RESULTS_VERSION:
+            raise BadTrace(f"version {version} of a results file is not understood; this dmsnap "
+                           f"reads version {RESULTS_VERSION}", field=f"$.{RESULTS_KEY}")
+        if version is None:
+            raise BadTrace(f"not a results file: {RESULTS_KEY!r} is missing",
+                           field=f"$.{RESULTS_KEY}")
+        return msgspec.json.decode(data, type=RunReport)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as fault:
+        raise BadTrace(f"not a results file: {fault}") from None
+
+
+def console_tail(text: str) -> str:
+    """The last lines of a console, as a result keeps them."""
+    return "\n".join(text.splitlines()[-CONSOLE_LINES_MAX:])

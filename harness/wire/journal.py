@@ -1,0 +1,169 @@
+"""The journal: how results leave a guest that may die at any moment.
+
+One JSON line a record, appended and seen out of the guest.  Before a step runs, its `Started` has
+left, so a guest that is lost names the scenario and the step; a line that was cut short by the loss
+is left out by the reader.  The guest writes, the host only reads.
+"""
+
+import ctypes
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from harness.trace.observations import Observation
+from harness.trace.steps import encode
+
+
+class Ready(Struct, frozen=True, tag_field="record", tag="ready", omit_defaults=True):
+    """The guest is up: what its kernel says of itself, and what probing it found.
+
+    ``release`` and ``version`` are those of uname; ``targets`` maps a target to its version;
+    ``probe`` holds the facts a twin profile is made from (harness.twin.profile).
+    """
+
+    release: str
+    version: str
+    machine: str = ""
+    targets: dict[str, str] = {}
+    probe: dict[str, bool | int | str] = {}
+    driver: str = "ioctl"
+
+
+class Begin(Struct, frozen=True, tag_field="record", tag="begin"):
+    """A scenario starts."""
+
+    scenario: str
+    seed: int
+
+
+class Started(Struct, frozen=True, tag_field="record", tag="started"):
+    """Step ``step`` of the scenario that began last is about to run."""
+
+    step: int
+
+
+class Observed(Struct, frozen=True, tag_field="record", tag="observed"):
+    """Step ``observation.step`` ran."""
+
+    observation: Observation
+
+
+class End(Struct, frozen=True, tag_field="record", tag="end", omit_defaults=True):
+    """The scenario is over.
+
+    ``leftovers`` are devices that would not go away: the guest must be replaced.  ``fault`` says
+    why the scenario could not be carried out (a bad scenario, a full disk), empty if it was;
+    ``unsupported``, that it is the kernel which lacks something.
+    """
+
+    scenario: str
+    leftovers: tuple[str, ...] = ()
+    fault: str = ""
+    unsupported: bool = False
+
+
+class Done(Struct, frozen=True, tag_field="record", tag="done"):
+    """The guest did all that it was asked to."""
+
+
+Record = Ready | Begin | Started | Observed | End | Done
+
+decode_record = msgspec.json.Decoder(Record).decode
+
+LINE_BYTES_MAX: Final = 64 << 20
+"""No record is that long; a guest that writes for ever must not take the host's memory."""
+_SHOWN_BYTES: Final = 200
+
+
+_WRITE_AND_WAIT: Final = 1 | 2 | 4
+"""SYNC_FILE_RANGE_WAIT_BEFORE, _WRITE, _WAIT_AFTER."""
+_sync_file_range = ctypes.CDLL(None).sync_file_range
+_sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+
+
+class JournalWriter:
+    """Appends records, each out of the reach of a dying kernel before `write` returns."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+
+    def write(self, *records: Record) -> None:
+        """Append records, and see that they leave this machine, once for all of them.
+
+        Raises:
+            OSError: the disk is full or gone; nothing can be reported any more.
+        """
+        lines = b"".join(encode(record) + b"\n" for record in records)
+        while lines:
+            lines = lines[os.write(self._fd, lines):]
+        # The file is the host's, and this machine may die with the next step: its pages must have
+        # been written.  An fsync would wait for the host's disk as well, which outlives it.
+        if _sync_file_range(self._fd, 0, 0, _WRITE_AND_WAIT):
+            os.fsync(self._fd)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+    def __enter__(self) -> "JournalWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()
+
+
+class JournalReader:
+    """Follows a journal that grows; each call of `new` returns the whole records since the last.
+
+    A last line without its newline is kept back until it is whole.  A line that no record can be
+    read from goes to ``faults``, and is the last that is read: what a guest says after it has
+    answered rubbish counts no more, what it said before still does.  Rubbish is also a line that
+    does not end.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+        self.faults: list[str] = []
+
+    def new(self) -> list[Record]:
+        """Records that have appeared since the last call, up to the first fault.
+
+        Raises:
+            OSError: a journal that was there, or its directory, is gone, or cannot be read.
+        """
+        records: list[Record] = []
+        try:
+            with self._path.open("rb") as file:
+                more = not self.faults
+                while more:
+                    file.seek(self._offset)
+                    data = file.read(LINE_BYTES_MAX)
+                    whole = data[: data.rfind(b"\n") + 1]
+                    self._offset += len(whole)
+                    self._decode(whole, records)
+                    more = len(data) == LINE_BYTES_MAX and not self.faults
+                    if more and not whole:
+                        self.faults.append(f"a line of more than {LINE_BYTES_MAX} bytes: "
+                                           f"{data[:_SHOWN_BYTES]!r}")
+                        more = False
+        except FileNotFoundError:
+            # The guest has yet to make it, unless there was one or its place is gone.
+            if self._offset or not self._path.parent.exists():
+                raise
+        return records
+
+    def _decode(self, lines: bytes, records: list[Record]) -> None:
+        """Append to ``records`` what is in whole lines, up to the first fault."""
+        for line in lines.splitlines():
+            try:
+                records.append(decode_record(line))
+            # The latter two: a string that is not UTF-8, and brackets within brackets.
+            except (msgspec.MsgspecError, UnicodeError, RecursionError) as fault:
+                self.faults.append(f"{fault}: {line[:_SHOWN_BYTES]!r}")
+                break
