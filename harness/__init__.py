@@ -3,4 +3,4 @@
 # SPDX-License-Identifier: GPL-2.0-only
 from typing import Final
 
-__version__: Final = "0.1.0"
+__version__: Final = "0.2.0"

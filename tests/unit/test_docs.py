@@ -1,10 +1,12 @@
 """What the documents show is what the program does."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
+from harness import __version__
 from harness.promises import check as promise
 from harness.scenarios import registry
 from harness.scenarios.registry import Scenario
@@ -16,6 +18,7 @@ from tests import pages
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *DOCS.glob("*.md")])
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LINES_MAX = 10
 
 
@@ -74,3 +77,20 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_no_page_is_unfinished(page: Path) -> None:
     assert "TODO" not in page.read_text()
+
+
+def test_fragments_of_the_change_log_are_ones_that_towncrier_reads() -> None:
+    kinds = {kind["directory"] for kind in PROJECT["tool"]["towncrier"]["type"]}
+    for path in (ROOT / "changelog.d").iterdir():
+        if path.name != "README.md":
+            slug, kind, suffix = path.name.split(".")
+            assert slug, path
+            assert (kind in kinds, suffix) == (True, "md"), path
+            assert path.read_text().strip().endswith("."), f"{path}: whole sentences"
+
+
+def test_releases_in_the_change_log_are_dated_and_the_newest_is_this_one() -> None:
+    heads = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    releases = [re.fullmatch(r"\[(\d+\.\d+\.\d+)\] - \d{4}-\d\d-\d\d", head) for head in heads]
+    assert all(releases), heads
+    assert releases[0][1] == PROJECT["project"]["version"] == __version__
