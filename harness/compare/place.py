@@ -20,9 +20,9 @@ from harness.store.layout import (
     entries_per_area,
     is_metadata_chunk,
 )
-from harness.trace import pattern
+from harness.trace import pattern, rules
 from harness.trace.observations import Raw, Run, Runs, Stamped, Unreadable, Zeros
-from harness.trace.steps import EXAMINE_END_SECTORS, EXAMINE_SECTORS_MAX, REFERENCE
+from harness.trace.steps import REFERENCE
 from harness.units import SECTOR_BYTES, SECTOR_SHIFT
 
 HEX_BYTES: Final = 16
@@ -142,9 +142,8 @@ def locate(seed: int, geometry: Geometry, name: str, kernel: Runs, twin: Runs, *
     of = max(pattern.sectors_of(kernel), pattern.sectors_of(twin))
     sector = start + first
     size = geometry.sectors(name)
-    if (both_ends and size and size > EXAMINE_SECTORS_MAX and of == 2 * EXAMINE_END_SECTORS
-            and first >= EXAMINE_END_SECTORS):
-        sector += size - of
+    if both_ends and size and of == sum(count for _, count in rules.examined(size)):
+        sector = start + rules.examined_sector(first, size)
     data = [_sector(seed, runs, first) for runs in (kernel, twin)]
     texts = [_origin(runs, first) for runs in (kernel, twin)]
     byte, hex_at, dumps = sector << SECTOR_SHIFT, -1, ["", ""]

@@ -35,8 +35,6 @@ from harness.kernel.uevents import Listener, kernel_uevents, numbered, select
 from harness.trace import observations, pattern, rules, steps
 from harness.trace.observations import DeviceState, Observation, Runs
 from harness.trace.steps import (
-    EXAMINE_END_SECTORS,
-    EXAMINE_SECTORS_MAX,
     REFERENCE,
     REQUEST_SECTORS_MAX,
     AnyStep,
@@ -470,16 +468,9 @@ class KernelBackend:
             if info.table is None or self._waits(name):
                 continue
             found.content[name] = self._block.examine(
-                node(name), self._seed, examined(self._block.size(node(name))))
+                node(name), self._seed, rules.examined(self._block.size(node(name))))
         for disk in self._disks.all:
             found.image[disk] = self._image(disk)
-
-
-def examined(sectors: int) -> list[tuple[int, int]]:
-    """The ranges of a mapped device of ``sectors`` sectors that `Examine` reads."""
-    if sectors <= EXAMINE_SECTORS_MAX:
-        return [(0, sectors)]
-    return [(0, EXAMINE_END_SECTORS), (sectors - EXAMINE_END_SECTORS, EXAMINE_END_SECTORS)]
 
 
 def zeros(_sector: int, sectors: int) -> bytes:

@@ -21,7 +21,7 @@ from msgspec import Struct
 
 from harness.promises.extents import UNKNOWN, Content, Stamp, broken
 from harness.promises.world import Image, World
-from harness.trace import pattern
+from harness.trace import pattern, rules
 from harness.trace import steps as do
 from harness.trace.files import Trace
 from harness.trace.observations import Observation, Runs
@@ -116,11 +116,14 @@ class _Checker:
             return [(step.sector, runs)]
         lines = self.world.live(name)
         size = max((line.start + line.length for line in lines), default=0)
-        if size <= do.EXAMINE_SECTORS_MAX:
+        ranges = rules.examined(size)
+        if len(ranges) == 1:
             return [(0, runs)]
-        ends = do.EXAMINE_END_SECTORS
-        read = pattern.Contents(self.world.seed, runs)
-        return [(0, read.cut(0, ends)), (size - ends, read.cut(ends, 2 * ends))]
+        read, found, at = pattern.Contents(self.world.seed, runs), [], 0
+        for first, count in ranges:
+            found.append((first, read.cut(at, at + count)))
+            at += count
+        return found
 
     def compare(self, step: int, name: str, start: int, runs: Runs) -> Iterator[BrokenPromise]:
         end = start + pattern.sectors_of(runs)

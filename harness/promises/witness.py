@@ -28,7 +28,7 @@ from harness.errors import MalformedStore
 from harness.promises.check import BrokenPromise
 from harness.promises.world import Image, Leaf, Line, World
 from harness.store import State, Store
-from harness.trace import pattern
+from harness.trace import pattern, rules
 from harness.trace import steps as do
 from harness.trace.files import Trace
 from harness.trace.observations import DeviceState, Observation, Runs, Unreadable
@@ -144,7 +144,7 @@ class _Witness:
             if damage and not snapshot.found:
                 yield broken(SOUND_RULE, "a sound store", damage[0].message,
                              sector=damage[0].places[0] // SECTOR_BYTES)
-            if not damage and line.length <= do.EXAMINE_SECTORS_MAX:
+            if not damage and len(rules.examined(line.length)) == 1:
                 shown, origin = (observation.content.get(each, observation.image.get(each, ()))
                                  for each in (device, line.device(0)))
                 if wrong := unexplained(self.seed, found, cow=image, origin=origin, shown=shown):

@@ -1,12 +1,17 @@
 """What a step must keep to, beyond what its type says; each rule stands here once."""
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from harness.errors import BadScenario
 from harness.trace.faults import MARKS
 from harness.trace.observations import Observation
 from harness.trace.steps import REQUEST_SECTORS_MAX, AnyStep, Disk, Fault, Heal, Parallel, Read
 from harness.units import SECTOR_BYTES
+
+EXAMINE_SECTORS_MAX: Final = 1 << 19
+"""`Examine` reads a mapped device whole up to this size (256 MiB), else only both ends."""
+EXAMINE_END_SECTORS: Final = 1 << 13
 
 
 def check_disk(step: Disk) -> None:
@@ -77,6 +82,22 @@ def check_parallel(step: Parallel) -> None:
     readers = [io.device for io in step.ios if isinstance(io, Read)]
     if len(set(readers)) != len(readers):
         raise BadScenario("a parallel step reads a device once: what it shows is kept by device")
+
+
+def examined(sectors: int) -> list[tuple[int, int]]:
+    """The ranges of a mapped device of ``sectors`` sectors that `Examine` reads: first, count."""
+    if sectors <= EXAMINE_SECTORS_MAX:
+        return [(0, sectors)]
+    return [(0, EXAMINE_END_SECTORS), (sectors - EXAMINE_END_SECTORS, EXAMINE_END_SECTORS)]
+
+
+def examined_sector(index: int, sectors: int) -> int:
+    """Which sector of such a device stands at ``index`` in what `Examine` shows."""
+    for first, count in examined(sectors):
+        if index < count:
+            return first + index
+        index -= count
+    raise ValueError("beyond the end of what is shown")
 
 
 def requests(sector: int, sectors: int) -> list[tuple[int, int]]:

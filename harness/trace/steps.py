@@ -30,9 +30,6 @@ Fill = Literal["stamp", "zero"]
 REQUEST_SECTORS_MAX: Final = 2048
 """A read or write step longer than this is issued as several requests of this size (1 MiB), in
 ascending order, one at a time; the first one that fails ends the step."""
-EXAMINE_SECTORS_MAX: Final = 1 << 19
-"""`Examine` reads a mapped device whole up to this size (256 MiB), else only both ends."""
-EXAMINE_END_SECTORS: Final = 1 << 13
 
 
 class Step(Struct, frozen=True, kw_only=True, tag_field="do", tag=str.lower,

@@ -21,10 +21,15 @@ from harness.trace.observations import (
     Unreadable,
     Zeros,
 )
-from harness.trace.rules import check_disk, check_fault, check_parallel, check_resumable, requests
+from harness.trace.rules import (
+    check_disk,
+    check_fault,
+    check_parallel,
+    check_resumable,
+    examined,
+    requests,
+)
 from harness.trace.steps import (
-    EXAMINE_END_SECTORS,
-    EXAMINE_SECTORS_MAX,
     AnyStep,
     Clear,
     Crash,
@@ -331,12 +336,7 @@ class TwinBackend:
                        image={name: self._image(name) for name in sorted(self.world.disks)})
 
     def _examined(self, md: MappedDevice) -> Iterator[Runs]:
-        if md.sectors <= EXAMINE_SECTORS_MAX:
-            ranges = [(0, md.sectors)]
-        else:
-            ranges = [(0, EXAMINE_END_SECTORS),
-                      (md.sectors - EXAMINE_END_SECTORS, EXAMINE_END_SECTORS)]
-        for first, count in ranges:
+        for first, count in examined(md.sectors):
             for sector, sectors in requests(first, count):
                 data, error = self._io.read_direct(md, sector, sectors)
                 if error:

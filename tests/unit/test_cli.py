@@ -10,8 +10,8 @@ from harness.cli.main import main
 from harness.cli.options import EXIT_CANNOT, EXIT_DIFFERS
 from harness.errors import ProvisioningError
 from harness.guest import catalogue
-from harness.guest.fetch import provision
 from harness.guest.choice import chosen_kernels
+from harness.guest.fetch import provision
 from harness.scenarios.registry import choose
 from harness.trace import files as traces
 from harness.trace.files import Trace

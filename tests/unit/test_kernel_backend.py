@@ -117,12 +117,6 @@ def test_lines_carry_paths():
                                          "/dev/mapper/org /dev/mapper/cow.1 P 8")
 
 
-def test_large_devices_are_examined_at_both_ends():
-    whole, end = steps.EXAMINE_SECTORS_MAX, steps.EXAMINE_END_SECTORS
-    assert backend.examined(whole) == [(0, whole)]
-    assert backend.examined(whole + 7) == [(0, end), (whole + 7 - end, end)]
-
-
 def test_states_carry_names():
     info = Info("s", "DMSNAP-s", "254:3", 1, 2, True, False, "0 8 linear ", "0 8 linear 254:0 0",
                 None)

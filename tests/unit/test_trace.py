@@ -9,7 +9,7 @@ import pytest
 from harness.errors import BadTrace
 from harness.store.layout import Header as StoreHeader
 from harness.trace import files as codec
-from harness.trace import pattern
+from harness.trace import pattern, rules
 from harness.trace.files import Header, Layer, NotCompared, Observations, ObservationsHeader, Trace
 from harness.trace.observations import DeviceState, Observation, Stamped, UEvent
 from harness.trace.steps import AnyStep, Poke, Read
@@ -169,3 +169,14 @@ def test_every_layer_and_run_is_on_the_page() -> None:
         assert f"`{layer}`" in PAGE
     for tag in ("stamp", "zero", "raw", "error"):
         assert f'`["{tag}"' in PAGE
+
+
+def test_large_devices_are_examined_at_both_ends():
+    whole, end = rules.EXAMINE_SECTORS_MAX, rules.EXAMINE_END_SECTORS
+    assert rules.examined(whole) == [(0, whole)]
+    assert rules.examined(whole + 7) == [(0, end), (whole + 7 - end, end)]
+    shown = [rules.examined_sector(index, whole + 7) for index in (0, end - 1, end, 2 * end - 1)]
+    assert shown == [0, end - 1, whole + 7 - end, whole + 6]
+    assert rules.examined_sector(end, whole) == end
+    with pytest.raises(ValueError, match="beyond"):
+        rules.examined_sector(2 * end, whole + 7)
