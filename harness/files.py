@@ -40,6 +40,23 @@ def write_whole(path: Path, data: bytes) -> None:
         raise
 
 
+def check_writable(directory: Path) -> None:
+    """See that files can be written in ``directory``, which need not be there; nothing is made.
+
+    Raises:
+        ProvisioningError: they cannot.
+    """
+    place = directory.absolute()
+    while not os.path.lexists(place):
+        place = place.parent
+    if not place.is_dir():
+        raise ProvisioningError(f"cannot write into {directory}: {place} is no directory; name "
+                                "another one")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise ProvisioningError(f"cannot write into {directory}: {place} is not yours to write; "
+                                "correct its permissions, or name another one")
+
+
 @contextmanager
 def alone(directory: Path) -> Iterator[None]:
     """Keep other processes that ask for it out of ``directory``, which is made if it is missing.

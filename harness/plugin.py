@@ -164,16 +164,20 @@ class _Guests:
     def _run(self) -> None:
         from harness.campaign.plan import Plan
         from harness.campaign.run import execute
-        from harness.guest.choice import chosen_kernels
+        from harness.guest.choice import chosen_kernels, named_kernels
         from harness.guest.recording import GUESTS_DIRECTORY
         from harness.scenarios.registry import catalogue
 
         try:
             scenarios = catalogue()
             modules = self._config.getoption("--modules")
-            for name in dict.fromkeys(kernel for kernel, _ in self._selected):
-                kernel = chosen_kernels([name], Path(modules) if modules else None,
-                                        self._config.getoption("--guest"), progress=_note)
+            guest = self._config.getoption("--guest")
+            where_from = Path(modules) if modules else None
+            names = list(dict.fromkeys(kernel for kernel, _ in self._selected))
+            for name in names:  # before any of them is fetched
+                named_kernels([name], where_from, guest, progress=_note)
+            for name in names:
+                kernel = chosen_kernels([name], where_from, guest, progress=_note)
                 traces = tuple(scenarios[scenario].trace() for where, scenario in self._selected
                                if where == name)
                 execute(Plan(traces=traces, kernels=kernel,

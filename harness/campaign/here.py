@@ -77,7 +77,7 @@ def execute_here(traces: Sequence[Trace], reporter: Reporter, *, modules: Path |
         ProvisioningError: a module or a driver is missing; or a scenario has left something
             behind, and what had finished is reported.
     """
-    fault: ProvisioningError | None = None
+    fault: ProvisioningError | KeyboardInterrupt | None = None
     started = time.monotonic()
     results: list[Result] = []
     with kernel_side(modules=modules, driver=driver) as (backend, ready):
@@ -87,10 +87,12 @@ def execute_here(traces: Sequence[Trace], reporter: Reporter, *, modules: Path |
                 reporter.progress(NAME, trace.header.scenario)
                 try:
                     results.append(run_one(backend, ready, trace))
-                except ProvisioningError as error:
+                except (ProvisioningError, KeyboardInterrupt) as error:
                     fault = error
                     break
                 reporter.result(results[-1])
+            if fault and not results:
+                raise fault
             report = RunReport(
                 environment=Environment(
                     dmsnap=__version__, machine=" ".join(platform.uname()[:3]),

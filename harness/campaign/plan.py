@@ -26,7 +26,7 @@ class Plan:
         defects: whether the twin does as kernels do, or as promised, where the two differ.
         launchers: kernel → what starts its guests; by default what it is made for.
         directory: where the guests' files stay; of a run before, only those of results that are
-            taken over are left in it.
+            taken over are left in it once there is a result.
         functions: of the module, to be counted by scenario (`harness.measure.coverage`).
     """
 

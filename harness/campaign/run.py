@@ -11,7 +11,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from harness.guest.events import (
     ScenarioBegun,
     ScenarioEnded,
 )
-from harness.guest.recording import files_of
+from harness.guest.recording import NOT_STARTED, Earlier, files_of
 from harness.guest.supervise import Supervisor
 from harness.report.reporter import Reporter
 from harness.trace.steps import encode
@@ -45,15 +45,16 @@ def execute(plan: Plan, reporter: Reporter, finished: Sequence[Result] = ()) -> 
     """Run everything that is not ``finished``; the reporter hears of all as it happens.
 
     Ctrl-C ends the guests and reports what had finished.  A kernel whose guests cannot be had
-    does not keep the others from their turn.
+    does not keep the others from their turn.  A run that comes to no result of its own leaves the
+    last report as it was, and the files of its guests in `NOT_STARTED`.
 
     Raises:
         ProvisioningError: guests of a kernel cannot be had; what had finished is reported.  Or
             another run is at work in that directory.
+        KeyboardInterrupt: after Ctrl-C; it says what has become of the report.
     """
     started = time.monotonic()
     about = platform.uname()
-    run = _Run(plan, reporter, finished)
     environment = Environment(
         dmsnap=__version__, command=tuple(sys.argv),
         machine=f"{about.system} {about.release} {about.machine}",
@@ -70,9 +71,11 @@ def execute(plan: Plan, reporter: Reporter, finished: Sequence[Result] = ()) -> 
                                     f"{fault.strerror}; choose another") from fault
         reporter.begin([kernel.name for kernel in plan.kernels],
                        len(plan.traces) * len(plan.kernels))
+        run = _Run(plan, reporter, finished)
+        stack.callback(run.leave_no_start)
         try:
-            for result in finished:
-                reporter.result(result)
+            if run.complete:
+                run.begin()
             for kernel in plan.kernels:
                 try:
                     run.on_kernel(kernel)
@@ -80,30 +83,72 @@ def execute(plan: Plan, reporter: Reporter, finished: Sequence[Result] = ()) -> 
                     faults.append(fault)
         except KeyboardInterrupt:
             interrupted = True
+        if not run.begun:
+            if interrupted:
+                raise KeyboardInterrupt("nothing had finished; the last report is as it was")
+            faults[0].args = (run.as_left(str(faults[0])),)
+            raise faults[0]
         report = RunReport(
             environment=msgspec.structs.replace(
                 environment, seconds=time.monotonic() - started, kernels=run.releases,
                 guests={kernel.name: kernel.guest for kernel in plan.kernels},
                 resumed=len(finished)),
             results=run.results())
-        if report.results or not faults:
-            reporter.end(report)
+        reporter.end(report)
     if interrupted:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt("what had finished is in the report; `dmsnap run --resume` with "
+                                "the same arguments goes on from there")
     if faults:
         raise faults[0]
     return report
 
 
 class _Run:
-    """The state of a run."""
+    """The state of a run.
+
+    Attributes:
+        begun: it has a result of its own, or needs none.
+    """
 
     def __init__(self, plan: Plan, reporter: Reporter, finished: Sequence[Result]) -> None:
         self._plan = plan
         self._reporter = reporter
+        self._finished = finished
+        self._aside = plan.directory.with_name(NOT_STARTED)
+        self._earlier = Earlier(
+            (files_of(plan.directory, kernel.name) for kernel in plan.kernels),
+            (files_of(plan.directory, result.kernel) for result in finished))
+        self.begun = False
         self._traces = {trace.header.scenario: trace for trace in plan.traces}
         self._found = {(result.kernel, result.scenario): result for result in finished}
         self.releases = {result.kernel: result.release for result in finished if result.release}
+
+    @property
+    def complete(self) -> bool:
+        """Whether all that was to be found was taken over."""
+        return not any(map(self._missing, self._plan.kernels))
+
+    def begin(self) -> None:
+        """From here on this run replaces the one before; what it takes over is told."""
+        if not self.begun:
+            self.begun = True
+            self._earlier.forget()
+            shutil.rmtree(self._aside, ignore_errors=True)
+            for result in self._finished:
+                self._reporter.result(result)
+
+    def leave_no_start(self) -> None:
+        """Clear away what this run has written, if it came to nothing."""
+        if not self.begun:
+            with suppress(OSError):  # then it stays where it is
+                self._earlier.bring_back(self._aside)
+
+    def as_left(self, text: str) -> str:
+        """A message with the places where `leave_no_start` puts what it names."""
+        return text.replace(str(self._plan.directory.absolute()), str(self._aside.absolute()))
+
+    def _missing(self, kernel: Kernel) -> list[str]:
+        return [name for name in self._traces if (kernel.name, name) not in self._found]
 
     def results(self) -> tuple[Result, ...]:
         """What has finished, in the order of the plan."""
@@ -113,12 +158,10 @@ class _Run:
     def on_kernel(self, kernel: Kernel) -> None:
         """All scenarios on one kernel that have no result yet."""
         plan = self._plan
-        missing = [name for name in self._traces if (kernel.name, name) not in self._found]
+        missing = self._missing(kernel)
         if not missing:
             return
         keep = files_of(plan.directory, kernel.name)
-        if len(missing) == len(self._traces):
-            shutil.rmtree(keep, ignore_errors=True)
         keep.parent.mkdir(parents=True, exist_ok=True)
 
         def hear(event: Event) -> None:
@@ -127,11 +170,13 @@ class _Run:
                 outcome = event.outcome
                 result, _ = judge(self._traces[outcome.scenario], outcome, kernel.name,
                                   self._plan.defects)
+                self.begin()
                 self._found[kernel.name, result.scenario] = result
                 self._reporter.result(result)
 
         Supervisor(
             kernel, guests=plan.guests(kernel), results=keep,
+            first_number=self._earlier.first_number(keep),
             job=lambda names: self._job(kernel, names),
             python=Path(sys.executable), step_limit_s=plan.step_limit_s,
             boot_limit_s=plan.boot_limit_s, launcher=plan.launchers.get(kernel.name),

@@ -41,6 +41,7 @@ def fetch(names: tuple[str, ...], refresh: bool) -> None:
     known = [entry.name for entry in catalogue.entries()]
     wanted = [name for pattern in names
               for name in (matching(known, pattern) or [catalogue.entry_of(pattern).name])]
+    catalogue.check_room([catalogue.entry_of(name) for name in wanted], refresh=refresh)
     for name in dict.fromkeys(wanted):
         cached = catalogue.find(name) is not None
         kernel = provision.fetch(name, progress=lambda line, name=name: note(  # type: ignore[misc]

@@ -24,10 +24,13 @@ def lvm_situations(names: tuple[str, ...], kernels: tuple[str, ...], modules: Pa
     run.  The exit status is 0 only if everything that LVM's devices said is what the twin says.
     """
     from harness.campaign.plan import default_jobs
+    from harness.files import check_writable
     from harness.guest.recording import files_of
-    from harness.lvm.replay import chosen, run, table
+    from harness.lvm.replay import check_installed, chosen, run, table
 
     situations = chosen(names)
+    check_installed()
+    check_writable(directory)
     differs = False
     for kernel in chosen_kernels(kernels, modules, progress=note):
         place = files_of(directory, kernel.name)

@@ -28,10 +28,9 @@ class _Group(click.Group):
         except DmsnapError as fault:
             click.echo(f"dmsnap: {fault}", err=True)
             ctx.exit(EXIT_CANNOT)
-        except KeyboardInterrupt:
-            more = ("; `dmsnap run --resume` with the same arguments goes on from there"
-                    if ctx.invoked_subcommand == "run" else "")
-            click.echo(f"dmsnap: interrupted; what had finished is in the report{more}", err=True)
+        except KeyboardInterrupt as fault:
+            # A run says what has become of its report.
+            click.echo("; ".join(["dmsnap: interrupted", *map(str, fault.args)]), err=True)
             ctx.exit(EXIT_INTERRUPTED)
         except BrokenPipeError:
             sys.stderr.close()  # a reader that had enough, such as head

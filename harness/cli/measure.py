@@ -54,9 +54,11 @@ def coverage(patterns: tuple[str, ...], name: str, jobs: int | None, directory: 
     twin like any other.  The exit status is 0 if all is the same and each function of the seed is
     reached, or is known not to be reachable.
     """
-    from harness.files import write_whole
+    from harness.files import check_writable, write_whole
+    from harness.guest.fetch import noinline
     from harness.measure.coverage import dump, measure, unreached
     from harness.measure.traceability import DATA, NAMES, PAGE, SEED, page
+    from harness.report.github import step_summary
     from harness.report.reporter import JsonReporter, Reporters
     from harness.report.terminal import Terminal
     from harness.scenarios.registry import choose
@@ -64,12 +66,14 @@ def coverage(patterns: tuple[str, ...], name: str, jobs: int | None, directory: 
     if update and (patterns or not PAGE.parent.is_dir()):
         raise ProvisioningError("--update writes the page of the whole catalogue in a checkout: "
                                 "leave patterns out, and start dmsnap there")
-    [kernel] = chosen_kernels([name], None, catalogue.QEMU, progress=note)
+    traces = [scenario.trace() for scenario in choose(patterns)]
+    check_writable(directory)
+    noinline.check(catalogue.entry_of(name))
+    [kernel] = chosen_kernels([name], None, one=True, progress=note)
     report, recorded = measure(
-        kernel, NAMES,
-        [scenario.trace() for scenario in choose(patterns)], jobs=jobs,
-        directory=directory, progress=note,
-        reporter=Reporters([Terminal(), JsonReporter(directory / "results.json")]))
+        kernel, NAMES, traces, jobs=jobs, directory=directory, progress=note,
+        reporter=Reporters([Terminal(), JsonReporter(directory / "results.json"),
+                            *step_summary(note)]))
     write_whole(directory / "coverage.json", dump(recorded))
     if update:
         write_whole(DATA, dump(recorded))

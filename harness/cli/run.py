@@ -11,7 +11,7 @@ from harness.guest.catalogue import VAGRANT, Kernel
 if TYPE_CHECKING:
     from harness.guest.process import Launcher
 from harness.cli.options import EXIT_DIFFERS, kernel_options, note
-from harness.cli.vagrant import fit_vagrant_guest
+from harness.cli.vagrant import fit_vagrant_guest, the_machine
 from harness.guest.choice import chosen_kernels
 
 
@@ -52,7 +52,9 @@ def run(patterns: tuple[str, ...], kernels: tuple[str, ...], modules: Path | Non
     """
     from harness.campaign.plan import Plan
     from harness.campaign.run import execute
+    from harness.files import check_writable
     from harness.guest.recording import GUESTS_DIRECTORY
+    from harness.report.github import step_summary
     from harness.report.junit import JunitReporter
     from harness.report.ktap import KtapReporter
     from harness.report.ledger import LEDGER_NAME, Ledger
@@ -61,9 +63,10 @@ def run(patterns: tuple[str, ...], kernels: tuple[str, ...], modules: Path | Non
     from harness.scenarios.registry import choose
 
     traces = tuple(scenario.trace(seed) for scenario in choose(patterns))
+    check_writable(directory)
     reporters: list[Reporter] = [
         Terminal(), JunitReporter(directory / "junit.xml"), KtapReporter(directory / "run.ktap"),
-        JsonReporter(directory / "results.json")]
+        JsonReporter(directory / "results.json"), *step_summary(note)]
     if guest == "here":
         from harness.campaign.here import execute_here
         if kernels:
@@ -79,6 +82,10 @@ def run(patterns: tuple[str, ...], kernels: tuple[str, ...], modules: Path | Non
                                     "(--kernel vagrant)")
         own = guest == VAGRANT or VAGRANT in kernels
         others = [name for name in kernels if name != VAGRANT]
+        if resume:
+            Ledger.check(directory / LEDGER_NAME)
+        if own:
+            the_machine().check_installed()
         chosen: tuple[Kernel, ...] = ()
         if others or not own:
             chosen = chosen_kernels(others, modules, guest, progress=note)

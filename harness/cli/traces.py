@@ -65,6 +65,7 @@ def replay(file: Path, side: str, kernels: tuple[str, ...], modules: Path | None
            profile: str | None, directory: Path, driver: str) -> None:
     """Run a trace on one side or on both; exit status 1 if they differ."""
     from harness.campaign.replay import observe_kernel, observe_twin
+    from harness.files import check_writable
     from harness.report.words import details
     from harness.trace import files as traces
     from harness.twin.profile import named
@@ -76,11 +77,12 @@ def replay(file: Path, side: str, kernels: tuple[str, ...], modules: Path | None
                                 "what the guest's probe found")
     if len(kernels) > 1:
         raise ProvisioningError("a replay runs on one kernel: name it once")
+    check_writable(directory)
     if side == "twin":
         seen = observe_twin(document, named(profile or "6.12"))
         _keep(directory / "twin.jsonl", seen)
         return
-    kernel = chosen_kernels(kernels, modules, progress=note)[0]
+    [kernel] = chosen_kernels(kernels, modules, one=True, progress=note)
     seen, outcome = observe_kernel(document, kernel, driver=driver)
     _keep(directory / "kernel.jsonl", seen)
     if side == "kernel":

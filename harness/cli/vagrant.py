@@ -8,15 +8,20 @@ if TYPE_CHECKING:
 from harness.cli.options import note
 
 
+def the_machine() -> "Machine":
+    """The machine of this repository's Vagrantfile, as it is."""
+    from harness.guest.vagrant import Machine
+
+    return Machine(Path(__file__).parents[2], note)
+
+
 def vagrant_machine() -> "Machine":
     """The machine of this repository's Vagrantfile, up.
 
     Raises:
         ProvisioningError: it cannot be had.
     """
-    from harness.guest.vagrant import Machine
-
-    machine = Machine(Path(__file__).parents[2], note)
+    machine = the_machine()
     machine.up()
     return machine
 

@@ -17,7 +17,7 @@ import hashlib
 import os
 import subprocess
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -33,6 +33,10 @@ VAGRANT: Final = "vagrant"
 Guest = Literal["uml", "qemu", "vagrant"]
 """What boots a kernel."""
 MANIFEST_VERSION: Final = 1
+ROOM_BYTES: Final = {UML: 500 << 20, QEMU: 1000 << 20}
+"""Free for the fetch of a kernel: the suite's index, packages, all that is in them, the result."""
+KEPT_BYTES: Final = 200 << 20
+"""What stays of it."""
 _VERSION_LIMIT_S: Final = 20.0
 _HASH_BYTES: Final = 1 << 20
 Progress = Callable[[str], None]
@@ -200,6 +204,41 @@ def _kept(entry: Entry) -> tuple[str, ...]:
     from harness.guest.catalogue import KEPT
 
     return KEPT if entry.guest == QEMU else ()
+
+
+def check_room(wanted: Sequence[Entry], *, refresh: bool = False) -> None:
+    """See that the cache has room for the kernels of ``wanted`` that are not in it.
+
+    Args:
+        wanted: of the catalogue.
+        refresh: those that are in it will be fetched all the same.
+
+    Raises:
+        ProvisioningError: it has not; how much is missing.
+    """
+    missing = [entry for entry in dict.fromkeys(wanted) if refresh or _load(entry) is None]
+    if not missing:
+        return
+    # One after another; what is cached already is replaced.
+    needed = KEPT_BYTES * (len(missing) - 1) + max(ROOM_BYTES[entry.guest] for entry in missing)
+    check_free(cache_dir(), needed, ", ".join(entry.name for entry in missing))
+
+
+def check_free(directory: Path, needed: int, what: str) -> None:
+    """See that ``directory``, which need not be there, has room for ``what``.
+
+    Raises:
+        ProvisioningError: it has not.
+    """
+    place = directory
+    while not place.exists():
+        place = place.parent
+    room = os.statvfs(place)
+    free = room.f_bavail * room.f_frsize
+    if free < needed:
+        raise ProvisioningError(
+            f"{what} needs {needed >> 20} MiB of room in {directory}, and {free >> 20} MiB are "
+            "free; free some, or set XDG_CACHE_HOME to a directory with room")
 
 
 def sha256_of(path: Path) -> str:

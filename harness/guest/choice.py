@@ -6,24 +6,27 @@ from pathlib import Path
 
 from harness.errors import ProvisioningError
 from harness.guest import built, catalogue
-from harness.guest.catalogue import Kernel, Progress
+from harness.guest.catalogue import Entry, Kernel, Progress
 from harness.guest.fetch import provision
 
 
-def chosen_kernels(names: Sequence[str], modules: Path | None, guest: str | None = None, *,
-                   progress: Progress) -> tuple[Kernel, ...]:
-    """The kernels that a command line names; those of the catalogue are fetched if need be.
+def named_kernels(names: Sequence[str], modules: Path | None, guest: str | None = None, *,
+                  one: bool = False, progress: Progress) -> tuple[Entry | Kernel, ...]:
+    """The kernels that a command line names, an entry for each of the catalogue.
+
+    Nothing is fetched: a request that cannot be carried out is refused before that.
 
     Args:
         names: of the catalogue, or paths.
         modules: of kernels given as a path.
         guest: what is to boot them; by default what each is made for.
+        one: only one is wanted.
         progress: told in one line each what happens.
 
     Raises:
-        ProvisioningError: one of them cannot be had.
+        ProvisioningError: one of them is not there, or this machine lacks what its guests need.
     """
-    found = []
+    found: list[Entry | Kernel] = []
     known = [entry.name for entry in catalogue.entries()]
     wanted = [name for pattern in names or [catalogue.default()]
               for name in (_all(progress) if pattern == "all" else
@@ -37,7 +40,7 @@ def chosen_kernels(names: Sequence[str], modules: Path | None, guest: str | None
             if guest not in (None, entry.guest):
                 raise ProvisioningError(f"{name} is a kernel for guest {entry.guest}: leave "
                                         f"--guest {guest} out")
-            found.append(provision.fetch(name, progress=progress))
+            found.append(entry)
         elif "/" in name or Path(name).exists():
             if modules is None:
                 raise ProvisioningError(f"--kernel {name} is a program of your own: say where its "
@@ -45,7 +48,29 @@ def chosen_kernels(names: Sequence[str], modules: Path | None, guest: str | None
             found.append(built.custom(Path(name), modules, guest))
         else:
             catalogue.entry_of(name)  # which says what there is
+    if one and len(found) > 1:
+        raise ProvisioningError(f"one kernel is wanted, and {', '.join(names)} names "
+                                f"{', '.join(each.name for each in found)}: name one of them")
+    if any(each.guest == catalogue.QEMU for each in found):
+        from harness.guest import qemu
+
+        qemu.check_installed()
     return tuple(found)
+
+
+def chosen_kernels(names: Sequence[str], modules: Path | None, guest: str | None = None, *,
+                   one: bool = False, progress: Progress) -> tuple[Kernel, ...]:
+    """The kernels that a command line names, on this machine: they are fetched if need be.
+
+    The arguments are those of `named_kernels`.
+
+    Raises:
+        ProvisioningError: one of them cannot be had.
+    """
+    found = named_kernels(names, modules, guest, one=one, progress=progress)
+    catalogue.check_room([each for each in found if isinstance(each, Entry)])
+    return tuple(each if isinstance(each, Kernel) else
+                 provision.fetch(each.name, progress=progress) for each in found)
 
 
 def _all(progress: Progress) -> list[str]:

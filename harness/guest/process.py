@@ -24,6 +24,8 @@ from harness.guest.keeper import TAIL_REPORT_BYTES
 CONSOLE_NAME: Final = "console.log"
 JOURNAL_NAME: Final = "journal.jsonl"
 JOB_NAME: Final = "job.json"
+GUEST_PREFIX: Final = "guest-"
+"""Of the name of a guest's directory; its number follows."""
 
 MARK_VARIABLE: Final = "DMSNAP_KEPT"
 """In the environment of every process of a guest, with a value of its own for each guest."""

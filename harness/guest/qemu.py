@@ -49,6 +49,16 @@ def installed() -> bool:
     return shutil.which(PROGRAM) is not None and initramfs.BUSYBOX.exists()
 
 
+def check_installed() -> None:
+    """See that what QEMU guests need is on this machine, before anything is fetched for them.
+
+    Raises:
+        ProvisioningError: something is missing; what to type.
+    """
+    program()
+    initramfs.busybox()
+
+
 def program() -> str:
     """Path of QEMU.
 

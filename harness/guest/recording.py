@@ -1,17 +1,24 @@
-"""Where a run leaves the files of its guests, and the journals there: what each kernel answered."""
+"""Where a run leaves the files of its guests, and the journals there: what each kernel answered.
+
+They stay until the next run has a result of its own (`Earlier`).
+"""
 
 import re
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from harness.guest.process import JOURNAL_NAME
+from harness.guest.process import GUEST_PREFIX, JOURNAL_NAME
 from harness.trace.observations import Observation
 from harness.wire.journal import Begin, End, JournalReader, Observed, Ready
 
 GUESTS_DIRECTORY: Final = "guests"
 """Below the report: journals and consoles of the guests, by kernel."""
+NOT_STARTED: Final = "not-started"
+"""Beside it: the same of the last run that had no result."""
 _NOT_IN_A_NAME: Final = re.compile(r"[^A-Za-z0-9.+-]+|^\.+")
 _NAME_CHARACTERS_MAX: Final = 100
 
@@ -56,3 +63,61 @@ def recorded(guests: Path) -> Iterator[Recorded]:
                     seen.append(observation)
                 case End(fault="") if begin and ready:
                     yield Recorded(begin.scenario, begin.seed, ready, tuple(seen))
+
+
+class Earlier:
+    """What an earlier run left below some directories, while a new one writes beside it.
+
+    A guest cannot be moved while it runs, and its numbers are any that are free.  So what is there
+    at the start is remembered, and goes when the new run has come to something; if it never does,
+    what is new goes.
+
+    Args:
+        places: one directory for each kernel; they need not be there.
+        keep: those of them of which nothing goes.
+    """
+
+    def __init__(self, places: Iterable[Path], keep: Iterable[Path] = ()) -> None:
+        self._was = {place: _entries(place) for place in places}
+        self._keep = set(keep)
+
+    def first_number(self, place: Path) -> int:
+        """Number of the first new guest: where old ones stay, the new ones come after them."""
+        numbers = [int(entry.name[len(GUEST_PREFIX):]) for entry in self._was[place]
+                   if entry.name[len(GUEST_PREFIX):].isdecimal()]
+        return 1 + max(numbers, default=0) if place in self._keep else 1
+
+    def forget(self) -> None:
+        """The new run has a result: what was there goes."""
+        for place, entries in self._was.items():
+            if place not in self._keep:
+                for entry in entries:
+                    _remove(entry)
+
+    def bring_back(self, aside: Path) -> None:
+        """The new run came to nothing: what it made goes to ``aside``, in place of what is there.
+
+        Raises:
+            OSError: it cannot be moved.
+        """
+        shutil.rmtree(aside, ignore_errors=True)
+        for place, entries in self._was.items():
+            for entry in sorted(_entries(place) - entries):
+                target = aside / place.name / entry.name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                entry.rename(target)
+            if not entries:
+                with suppress(OSError):  # it was not there, or somebody else uses it
+                    place.rmdir()
+
+
+def _entries(place: Path) -> set[Path]:
+    return set(place.iterdir()) if place.is_dir() else set()
+
+
+def _remove(entry: Path) -> None:
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            entry.unlink()

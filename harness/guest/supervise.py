@@ -36,7 +36,14 @@ from harness.guest.events import (
 )
 from harness.guest.follow import Finished, Follower, Rubbish
 from harness.guest.host_root import AGENT
-from harness.guest.process import CONSOLE_NAME, JOB_NAME, JOURNAL_NAME, Guest, Launcher
+from harness.guest.process import (
+    CONSOLE_NAME,
+    GUEST_PREFIX,
+    JOB_NAME,
+    JOURNAL_NAME,
+    Guest,
+    Launcher,
+)
 from harness.guest.qemu import QemuGuest
 from harness.guest.uml import UmlGuest
 from harness.wire.journal import Begin, JournalReader, Observed, Ready, Record
@@ -87,6 +94,7 @@ class Supervisor:
         argv: what Python runs in the guest.
         launcher: starts the guests; by default what the kernel is made for.
         steps: how many steps a scenario has; a guest that tells of more or fewer is lost.
+        first_number: guests are numbered from it on, but for numbers that are taken.
 
     Attributes:
         outcomes: of the scenarios that have one so far; complete when `run` returns, and what
@@ -97,8 +105,8 @@ class Supervisor:
                  job: Callable[[list[str]], bytes], python: Path,
                  step_limit_s: float = STEP_LIMIT_S, boot_limit_s: float = BOOT_LIMIT_S,
                  memory_mib: int | None = None, argv: Sequence[str] = AGENT,
-                 launcher: Launcher | None = None, steps: Mapping[str, int] | None = None
-                 ) -> None:
+                 launcher: Launcher | None = None, steps: Mapping[str, int] | None = None,
+                 first_number: int = 1) -> None:
         if guests < 1:
             raise ProvisioningError(f"{guests} guests cannot run anything; ask for 1 or more (-j)")
         self.outcomes: dict[str, Outcome] = {}
@@ -113,7 +121,7 @@ class Supervisor:
         self._slowness = 1.0
         self._on_event: Callable[[Event], None] = lambda _event: None
         self._losses: dict[str, list[Loss]] = {}
-        self._next_number = 1
+        self._next_number = first_number
         self._selector: selectors.BaseSelector
 
     def run(self, scenarios: Sequence[str],
@@ -178,7 +186,7 @@ class Supervisor:
         while True:
             number = self._next_number
             self._next_number += 1
-            directory = self._results / f"guest-{number:04}"
+            directory = self._results / f"{GUEST_PREFIX}{number:04}"
             try:
                 directory.mkdir()
             except FileExistsError:

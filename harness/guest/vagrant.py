@@ -61,11 +61,11 @@ class Machine:
         self.ssh: list[str] = []
         self.release = ""
 
-    def up(self) -> None:
-        """Have it running, with today's code in it.
+    def check_installed(self) -> None:
+        """See that this machine can have one.
 
         Raises:
-            ProvisioningError: it cannot be had; cause and cure.
+            ProvisioningError: something is missing; cause and cure.
         """
         for program in ("vagrant", "ssh", "rsync"):
             if shutil.which(program) is None:
@@ -74,6 +74,14 @@ class Machine:
         if not (self._directory / "Vagrantfile").is_file():
             raise ProvisioningError(f"there is no Vagrantfile in {self._directory}: --guest "
                                     "vagrant works from a clone of the repository")
+
+    def up(self) -> None:
+        """Have it running, with today's code in it.
+
+        Raises:
+            ProvisioningError: it cannot be had; cause and cure.
+        """
+        self.check_installed()
         running = self._state() == "running"
         self._tell("vagrant: " + ("copying this code into the machine" if running else
                                   "bringing the machine up; under emulation that takes minutes"))

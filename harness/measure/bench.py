@@ -3,6 +3,9 @@
 Machines differ and are noisy; a ratio from one run says more than a time.  What is compared is
 measured in turns, and the quickest turn counts.  Nothing here is a test: it prints, and exits with
 0.
+
+Each figure is printed and written down (``report/bench.json``) when it is there, so that of a bench
+that is stopped nothing is lost but what it was at.
 """
 
 import argparse
@@ -11,23 +14,47 @@ import sys
 import tempfile
 import time
 import tracemalloc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
 from harness import store
 from harness.campaign.plan import Plan
 from harness.campaign.run import execute
 from harness.errors import DmsnapError
-from harness.guest import catalogue
+from harness.files import check_writable, write_whole
+from harness.guest import catalogue, qemu
+from harness.guest.catalogue import Kernel
 from harness.guest.fetch import provision
 from harness.scenarios.registry import choose
 from harness.scenarios.script import Script
 from harness.trace.files import Header, Trace
-from harness.trace.steps import AnyStep, Clear, Create, Disk, Examine, Load, Resume, TargetLine
+from harness.trace.steps import (
+    AnyStep,
+    Clear,
+    Create,
+    Disk,
+    Examine,
+    Load,
+    Resume,
+    TargetLine,
+    encode,
+)
 from harness.twin.backend import TwinBackend
 from harness.twin.blockio import BlockIO
 from harness.twin.exceptions.table import ExceptionTable, table_slots
@@ -54,17 +81,107 @@ KINDS: Final[dict[str, Callable[[int], Chunks]]] = {
 """Old chunks of so many exceptions, in the order in which they were made."""
 
 
-class _Quiet:
-    """A reporter that says nothing while the clock runs."""
+class Figure(Struct, frozen=True):
+    """Something that was measured.
+
+    Attributes:
+        name: what.
+        words: the figures in a line or more, for people.
+        values: name with its unit → figure.
+    """
+
+    name: str
+    words: str
+    values: dict[str, float]
+
+
+class Figures(Struct, frozen=True, kw_only=True):
+    """All that was measured so far.
+
+    Attributes:
+        kernel, release: of the kernel side.
+        whole: nothing is missing.
+    """
+
+    schema: int = msgspec.field(default=1, name="dmsnap-bench")
+    started: str
+    kernel: str
+    release: str = ""
+    whole: bool = False
+    figures: tuple[Figure, ...] = ()
+
+
+class _Book:
+    """Figures on their way to people and to a file, which is whole after each of them."""
+
+    def __init__(self, path: Path, kernel: str) -> None:
+        self._path = path
+        self._now = Figures(started=datetime.now(UTC).isoformat(timespec="seconds"), kernel=kernel)
+
+    def add(self, figure: Figure) -> None:
+        """One more."""
+        print(figure.words, flush=True)
+        self.note(figures=(*self._now.figures, figure))
+
+    def note(self, **fields: object) -> None:
+        """Other fields have a value now."""
+        self._now = msgspec.structs.replace(self._now, **fields)
+        if self._now.figures:  # what a bench of before has found stays until there is news
+            write_whole(self._path, msgspec.json.format(encode(self._now), indent=1) + b"\n")
+
+
+class _Shown:
+    """What is being measured, on a terminal a bar that moves, elsewhere a line for each part.
+
+    It is drawn when something has happened, never by a thread while the clock runs.  A reporter of
+    the kernel's part, too.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar = Progress(TextColumn("{task.description}"), BarColumn(bar_width=None),
+                             MofNCompleteColumn(), TimeElapsedColumn(), console=console,
+                             expand=True, auto_refresh=False, transient=True,
+                             # Figures go above the bar, but not into it when they are piped.
+                             redirect_stdout=sys.stdout.isatty())
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> "_Shown":
+        if self._console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_rest: object) -> None:
+        if self._console.is_terminal:
+            self._bar.stop()
+
+    def part(self, name: str, total: int) -> None:
+        """Something else, of ``total`` steps, begins."""
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+        self._task = self._bar.add_task(name, total=total)
+        if self._console.is_terminal:
+            self._bar.refresh()
+        else:
+            self._console.print(f"dmsnap: bench: {name}", highlight=False, soft_wrap=True)
+
+    def step(self) -> None:
+        """One of its steps is over."""
+        if self._task is not None:
+            self._bar.advance(self._task)
+        if self._console.is_terminal:
+            self._bar.refresh()
 
     def begin(self, kernels: Sequence[str], total: int) -> None:
-        """Nothing."""
+        """The kernel's part begins."""
+        self.part(f"scenarios on {', '.join(kernels)}", total)
 
     def progress(self, guest: str, doing: str) -> None:
         """Nothing."""
 
-    def result(self, result: Result) -> None:
-        """Nothing."""
+    def result(self, result: Result) -> None:  # noqa: ARG002
+        """One is there."""
+        self.step()
 
     def end(self, report: object) -> None:
         """Nothing."""
@@ -95,7 +212,7 @@ def best(work: Callable[[], object], rounds: int = 5) -> float:
     return min(times)
 
 
-def bench_store() -> None:
+def bench_store() -> Figure:
     """Parsing a store of a million exceptions, against copying its bytes."""
     image = store.build(_CHUNK_SECTORS, store.allocate(range(_STORE_EXCEPTIONS), _CHUNK_SECTORS))
     metadata = b"".join(data for _, data in store.pieces(
@@ -104,9 +221,11 @@ def bench_store() -> None:
     parse_s = best(lambda: store.parse(image))
     copy_s = best(source.copy)
     size = len(metadata) / 1e6
-    print(f"store, {_STORE_EXCEPTIONS:,} exceptions, {size:.1f} MB of metadata: parsed at "
-          f"{size / parse_s:,.0f} MB/s, plain copy {size / copy_s:,.0f} MB/s, "
-          f"ratio {parse_s / copy_s:.1f}")
+    return Figure("store", (
+        f"store, {_STORE_EXCEPTIONS:,} exceptions, {size:.1f} MB of metadata: parsed at "
+        f"{size / parse_s:,.0f} MB/s, plain copy {size / copy_s:,.0f} MB/s, "
+        f"ratio {parse_s / copy_s:.1f}"), {
+            "parse_s": parse_s, "copy_s": copy_s, "metadata_bytes": len(metadata)})
 
 
 def _world(steps: Sequence[AnyStep]) -> TwinBackend:
@@ -181,25 +300,34 @@ class _Loaded:
         self.best[what] = min(self.best.get(what, each), each)
 
 
-def bench_exceptions(sizes: Sequence[int]) -> None:
-    """Cost of one operation, and memory, by the number of exceptions."""
+def bench_exceptions(sizes: Sequence[int], shown: _Shown) -> Iterator[Figure]:
+    """Cost of one operation, and memory, by the number of exceptions: a figure for each kind."""
     for kind, chunks in KINDS.items():
+        shown.part(f"exceptions, {kind}", 2 * _ROUNDS * len(sizes))
         loaded = [_Loaded(chunks(count)) for count in sizes]
         for turn in range(_ROUNDS):
             for one in loaded:
                 # The largest takes seconds.
                 if turn < 3 or len(one.olds) < sizes[-1]:
                     one.load()
+                shown.step()
         for _ in range(_ROUNDS):
             for one in loaded:
                 one.use()
-        print(f"exceptions, {kind}: ns for each of {', '.join(f'{size:,}' for size in sizes)}")
+                shown.step()
+        lines = [f"exceptions, {kind}: ns for each of {', '.join(f'{size:,}' for size in sizes)}"]
         for what, base in loaded[0].best.items():
             figures = "  ".join(f"{one.best[what] * 1e9:8,.0f}" for one in loaded)
-            print(f"  {what:18} {figures}   largest/smallest {loaded[-1].best[what] / base:.2f}")
+            lines.append(
+                f"  {what:18} {figures}   largest/smallest {loaded[-1].best[what] / base:.2f}")
+        values = {f"{what}, {size} exceptions, s": each for size, one in
+                  zip(sizes, loaded, strict=True) for what, each in one.best.items()}
         del loaded
-        print("  memory (tracemalloc), bytes for each: " + ", ".join(
-            f"{_memory(chunks(count)):.1f} of {count:,}" for count in sizes if count <= 1_000_000))
+        memory = {count: _memory(chunks(count)) for count in sizes if count <= 1_000_000}
+        lines.append("  memory (tracemalloc), bytes for each: " + ", ".join(
+            f"{each:.1f} of {count:,}" for count, each in memory.items()))
+        values |= {f"memory, {count} exceptions, bytes": each for count, each in memory.items()}
+        yield Figure(f"exceptions, {kind}", "\n".join(lines), values)
 
 
 def _memory(olds: Chunks) -> float:
@@ -214,7 +342,7 @@ def _memory(olds: Chunks) -> float:
     return used / len(olds)
 
 
-def bench_stream() -> None:
+def bench_stream(shown: _Shown) -> Figure:
     """Copy-on-write in requests of 1 MiB, through a snapshot and through an origin."""
     size = _STREAM_MIB << 20
     sectors = size // SECTOR_BYTES
@@ -242,46 +370,82 @@ def bench_stream() -> None:
         copy_s = min(copy_s, best(source.copy, 1))
         snap_s = min(snap_s, stream("snap"))
         origin_s = min(origin_s, stream("origin"))
+        shown.step()
     speed = size / 1e6
-    print(f"streaming copy-on-write, chunks of 4 KiB: snapshot {speed / snap_s:,.0f} MB/s, origin "
-          f"{speed / origin_s:,.0f} MB/s, plain copy {speed / copy_s:,.0f} MB/s; ratio "
-          f"{copy_s / snap_s:.2f} and {copy_s / origin_s:.2f}")
+    return Figure("stream", (
+        f"streaming copy-on-write, chunks of 4 KiB: snapshot {speed / snap_s:,.0f} MB/s, origin "
+        f"{speed / origin_s:,.0f} MB/s, plain copy {speed / copy_s:,.0f} MB/s; ratio "
+        f"{copy_s / snap_s:.2f} and {copy_s / origin_s:.2f}"), {
+            "snapshot_s": snap_s, "origin_s": origin_s, "copy_s": copy_s, "bytes": size})
 
 
-def _sides(label: str, results: Sequence[Result]) -> None:
+def _sides(label: str, results: Sequence[Result]) -> Figure:
     steps = sum(result.steps for result in results)
     kernel_s = sum(result.kernel_us for result in results) / 1e6
     twin_s = sum(result.twin_us for result in results) / 1e6
-    print(f"{label}: {steps:,} steps; kernel {kernel_s:.2f} s ({steps / kernel_s:,.0f} steps/s), "
-          f"twin {twin_s:.2f} s ({steps / twin_s:,.0f} steps/s), twin/kernel "
-          f"{twin_s / kernel_s:.2f}")
+    return Figure(label, (
+        f"{label}: {steps:,} steps; kernel {kernel_s:.2f} s ({steps / kernel_s:,.0f} steps/s), "
+        f"twin {twin_s:.2f} s ({steps / twin_s:,.0f} steps/s), twin/kernel "
+        f"{twin_s / kernel_s:.2f}"), {"steps": steps, "kernel_s": kernel_s, "twin_s": twin_s})
+
+
+def _size(text: str) -> int:
+    size = int(text)
+    if size < _SIZES[0]:
+        raise argparse.ArgumentTypeError(f"{size:,} exceptions are too few: the smallest table "
+                                         f"that is measured has {_SIZES[0]:,}")
+    return size
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point."""
     parser = argparse.ArgumentParser(prog="dmsnap bench", description=__doc__)
     parser.add_argument("--kernel", default=catalogue.default())
-    parser.add_argument("--exceptions", type=int, default=_SIZES[-1], metavar="N",
+    parser.add_argument("--exceptions", type=_size, default=_SIZES[-1], metavar="N",
                         help="the largest table measured; ten million take 6 GB")
+    parser.add_argument("--output", type=Path, default=Path("report/bench.json"), metavar="FILE",
+                        help="where the figures go, too")
     options = parser.parse_args(arguments)
     try:
+        check_writable(options.output.parent)
+        if catalogue.entry_of(options.kernel).guest == catalogue.QEMU:
+            qemu.check_installed()
         kernel = provision.fetch(options.kernel, progress=lambda line: print(line, file=sys.stderr))
-        traces = tuple(scenario.trace() for scenario in choose([]))
-        with tempfile.TemporaryDirectory(prefix="dmsnap-") as directory:
-            started = time.perf_counter()
-            report = execute(Plan(traces=(*traces, small_writes()), kernels=(kernel,), jobs=1,
-                                  directory=Path(directory)), _Quiet())
-            wall_s = time.perf_counter() - started
+        sizes = [size for size in _SIZES if size <= options.exceptions]
+        book = _Book(options.output, kernel.name)
+        with _Shown(Console(stderr=True)) as shown:
+            for figure in _all(kernel, sizes, book, shown):
+                book.add(figure)
+        book.note(whole=True)
     except DmsnapError as fault:
         print(f"dmsnap: {fault}", file=sys.stderr)
         return 2
-    print(f"{kernel.name} ({report.release(kernel.name)}), one guest, {wall_s:.1f} s in all")
-    _sides("catalogue", report.results[:-1])
-    _sides(f"{_WRITES:,} copy-on-write writes of 4 KiB", report.results[-1:])
-    bench_store()
-    bench_stream()
-    bench_exceptions([size for size in _SIZES if size <= options.exceptions])
+    except KeyboardInterrupt:
+        print(f"dmsnap: interrupted; what was measured is in {options.output}", file=sys.stderr)
+        return 130
+    print(f"figures: {options.output}")
     return 0
+
+
+def _all(kernel: Kernel, sizes: Sequence[int], book: _Book, shown: _Shown) -> Iterator[Figure]:
+    """Everything that is measured, each when it is there."""
+    traces = tuple(scenario.trace() for scenario in choose([]))
+    with tempfile.TemporaryDirectory(prefix="dmsnap-") as directory:
+        started = time.perf_counter()
+        report = execute(Plan(traces=(*traces, small_writes()), kernels=(kernel,), jobs=1,
+                              directory=Path(directory)), shown)
+        wall_s = time.perf_counter() - started
+    release = report.release(kernel.name)
+    book.note(release=release)
+    yield Figure("run", f"{kernel.name} ({release}), one guest, {wall_s:.1f} s in all",
+                 {"wall_s": wall_s})
+    yield _sides("catalogue", report.results[:-1])
+    yield _sides(f"{_WRITES:,} copy-on-write writes of 4 KiB", report.results[-1:])
+    shown.part("store", 1)
+    yield bench_store()
+    shown.part("streaming copy-on-write", _ROUNDS)
+    yield bench_stream(shown)
+    yield from bench_exceptions(sizes, shown)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
 r"""JUnit XML: one test suite for each kernel, one test case for each scenario on it.
 
 *Diverged* and *nondeterministic* are failures, *guest lost* and *broken scenario* are errors,
-*unsupported* is skipped.  Kernel release and seed are properties of each test case.  Characters
-that XML 1.0 cannot hold, which a kernel's console is free to contain, are written as ``\x1b``.
+*unsupported* is skipped.  Characters that XML 1.0 cannot hold, which a kernel's console is free to
+contain, are written as ``\x1b``.
+
+The form is that of Jenkins' schema (junit-10.xsd), which also GitLab reads: a test case has no
+properties there, so what else is known of a result stands at the head of its ``system-out``.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 from xml.etree import ElementTree as ET
 
@@ -27,8 +30,11 @@ def clean(text: str) -> str:
 
 def render(report: RunReport) -> bytes:
     """The XML document."""
-    root = ET.Element("testsuites", {"name": "dmsnap", **_counts(report.results),
+    counts = _counts(report.results)
+    del counts["skipped"]  # which the schema has at a suite only
+    root = ET.Element("testsuites", {"name": "dmsnap", **counts,
                                      "time": f"{report.environment.seconds:.3f}"})
+    classes = class_names(report.by_kernel())
     for kernel, results in report.by_kernel().items():
         suite = ET.SubElement(root, "testsuite", {
             "name": clean(kernel), **_counts(results), "time": _seconds(*results)})
@@ -39,34 +45,53 @@ def render(report: RunReport) -> bytes:
                             "dmsnap.version": report.environment.dmsnap,
                             "host": report.environment.machine})
         for result in results:
-            _case(suite, result)
+            _case(suite, result, classes[kernel])
     ET.indent(root, " ")
     text: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=True)
     return text + b"\n"
 
 
-def _case(suite: ET.Element, result: Result) -> None:
-    case = ET.SubElement(suite, "testcase", classname=clean(f"dmsnap.{result.kernel}"),
-                         name=clean(result.scenario), time=_seconds(result))
-    _properties(case, {
+def class_names(kernels: Iterable[str]) -> dict[str, str]:
+    """Kernel → class name of its test cases, each another one.
+
+    Jenkins takes what stands before the last dot for a package; the dots of a release (or of a
+    path) would fall apart there, so the only dot is ours.
+    """
+    found: dict[str, str] = {}
+    for kernel in kernels:
+        name = base = "dmsnap." + clean(kernel).replace(".", "_")
+        number = 2
+        while name in found.values():  # two names that differ in a dot
+            name, number = f"{base}-{number}", number + 1
+        found[kernel] = name
+    return found
+
+
+def _case(suite: ET.Element, result: Result, classname: str) -> None:
+    case = ET.SubElement(suite, "testcase", classname=classname, name=clean(result.scenario),
+                         time=_seconds(result))
+    facts = {
+        "verdict": result.verdict,
         "kernel.release": result.release,
         "seed": str(result.seed),
-        "verdict": result.verdict,
         "steps": str(result.steps),
         "guests": str(result.attempts),
         "compared": ", ".join(f"{layer} {count}" for layer, count in result.compared.items()),
         **{f"not compared: {entry.layer}": entry.reason for entry in result.not_compared},
         **({"promise": "broken"} if result.promise_broken else {}),
-    })
+    }
     text, message = clean(details(result)), clean(headline(result) or result.verdict)
     if result.verdict in _FAILURES:
-        ET.SubElement(case, "failure", type=result.verdict, message=message).text = text
+        ET.SubElement(case, "failure", type=result.verdict, message=message).text = text or message
     elif result.verdict in _ERRORS:
-        ET.SubElement(case, "error", type=result.verdict, message=message).text = text
+        ET.SubElement(case, "error", type=result.verdict, message=message).text = text or message
     elif result.verdict is Verdict.UNSUPPORTED:
-        ET.SubElement(case, "skipped", message=message)
-    elif text:
-        ET.SubElement(case, "system-out").text = text
+        # GitLab shows the text, Jenkins the message.
+        ET.SubElement(case, "skipped", message=message).text = text or message
+    said = [clean(f"{name}: {value}") for name, value in facts.items()]
+    if text and result.verdict is Verdict.SAME:
+        said += ["", text]
+    ET.SubElement(case, "system-out").text = "\n".join(said)
     if result.console:
         ET.SubElement(case, "system-err").text = clean(result.console)
 
@@ -80,7 +105,7 @@ def _counts(results: Sequence[Result]) -> dict[str, str]:
 
 
 def _seconds(*results: Result) -> str:
-    return f"{sum(result.kernel_us + result.twin_us for result in results) / 1e6:.6f}"
+    return f"{sum(result.kernel_us + result.twin_us for result in results) / 1e6:.3f}"
 
 
 def _properties(parent: ET.Element, values: dict[str, str]) -> None:

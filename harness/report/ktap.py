@@ -3,8 +3,13 @@
 One test for each kernel, with a subtest for each scenario.  Diagnostic lines stand before the
 result line that they belong to, two spaces for each level.  *Guest lost* and *broken scenario*
 carry the directive ERROR, *unsupported* SKIP.
+
+What a guest said stands in it, too, and is not to be taken for a word of the report: the kernel's
+own reader (tools/testing/kunit/kunit_parser.py) takes a Subtest line wherever it stands for the
+head of a test, reads SKIP behind any ``#``, and stops for good at what a kernel says last.
 """
 
+import re
 from typing import Final
 
 from harness.compare.diff import Verdict
@@ -13,6 +18,11 @@ from harness.report.words import compared, details, headline, left_out, printabl
 from harness.verdict.result import Result, RunReport
 
 _INDENT: Final = "  "
+_LAST_WORDS: Final = ("List of all partitions:", "Kernel panic - not syncing: VFS:",
+                      "reboot: System halted")
+"""Where the kernel's reader stops, wherever in a line they stand (``KTAP_END``)."""
+_DIRECTIVE: Final = re.compile(r"#(?=\s|$)")
+_HEADER: Final = "Subtest:"
 
 
 def render(report: RunReport) -> bytes:
@@ -20,8 +30,8 @@ def render(report: RunReport) -> bytes:
     kernels = report.by_kernel()
     lines = ["KTAP version 1", f"1..{len(kernels)}"]
     for number, (kernel, results) in enumerate(kernels.items(), 1):
-        inner = ["KTAP version 1", f"1..{len(results)}"]
-        inner += _diagnostics(f"Subtest: {kernel}")
+        # kunit.py wants the name before the plan; by ktap.rst it may stand there.
+        inner = ["KTAP version 1", f"# {_HEADER} {_name(kernel)}", f"1..{len(results)}"]
         inner += _diagnostics(f"release {report.release(kernel) or 'unknown'}")
         if report.guest(kernel):
             inner += _diagnostics(f"guest {report.guest(kernel)}")
@@ -36,11 +46,14 @@ def render(report: RunReport) -> bytes:
     lines += _diagnostics(verdicts(report))
     lines += _diagnostics(f"compared: {compared(report)}")
     lines += [line for text in left_out(report) for line in _diagnostics(f"not compared: {text}")]
-    return ("\n".join(lines) + "\n").encode()
+    text = "\n".join(lines) + "\n"
+    for words in _LAST_WORDS:
+        text = text.replace(words, words.replace(" ", "  ", 1))
+    return text.encode()
 
 
 def _line(number: int, result: Result) -> str:
-    name, why = _name(result.scenario), printable(headline(result))
+    name, why = _name(result.scenario), _DIRECTIVE.sub("_", printable(headline(result)))
     match result.verdict:
         case Verdict.SAME:
             return f"ok {number} {name}" + (f" # {why}" if why else "")
@@ -53,12 +66,13 @@ def _line(number: int, result: Result) -> str:
 
 
 def _diagnostics(text: str) -> list[str]:
-    return [f"# {printable(line)}" for line in text.split("\n")] if text else []
+    lines = printable(text).split("\n") if text else []
+    return [f"# {' ' if line.startswith(_HEADER) else ''}{line}".rstrip() for line in lines]
 
 
 def _name(text: str) -> str:
-    """A description: one line, without the character that begins a directive."""
-    return printable(text).replace("\n", " ").replace("#", "_")
+    """A description: words in one line, without the character that begins a directive."""
+    return " ".join(printable(text).split()).replace("#", "_")
 
 
 class KtapReporter(FileReporter):

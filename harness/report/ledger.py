@@ -45,18 +45,26 @@ class Ledger:
         self._kept: set[tuple[str, str]] = set()
         self._file: BufferedWriter | None = None
 
+    @staticmethod
+    def check(path: Path) -> None:
+        """See that there is a run to resume.
+
+        Raises:
+            ProvisioningError: there is none.
+        """
+        if not path.is_file():
+            raise ProvisioningError(
+                f"there is no run to resume in {path.parent}: leave --resume out, or name "
+                "the directory of the run with --report")
+
     def finished(self) -> list[Result]:
         """The results of an earlier run that this one need not make again.
 
         Raises:
             ProvisioningError: there is no earlier run.
         """
-        try:
-            lines = self._path.read_bytes().split(b"\n")[:-1]
-        except FileNotFoundError:
-            raise ProvisioningError(
-                f"there is no run to resume in {self._path.parent}: leave --resume out, or name "
-                "the directory of the run with --report") from None
+        self.check(self._path)
+        lines = self._path.read_bytes().split(b"\n")[:-1]
         found: dict[tuple[str, str], Result] = {}
         for line in lines:
             with suppress(msgspec.MsgspecError):
@@ -67,11 +75,14 @@ class Ledger:
         self._kept = set(found)
         return list(found.values())
 
-    def begin(self, kernels: Sequence[str], total: int) -> None:  # noqa: ARG002
+    def begin(self, kernels: Sequence[str], total: int) -> None:
+        """Nothing to do: what is there stays until there is something new."""
+
+    def _begin_anew(self) -> BufferedWriter:
         """Start the file anew, with what is kept."""
         kept = self.finished() if self._kept else []
         write_whole(self._path, b"".join(map(self._line, kept)))
-        self._file = self._path.open("ab")
+        return self._path.open("ab")
 
     def _line(self, result: Result) -> bytes:
         return encode(_Line(self._keys[result.kernel, result.scenario], result)) + b"\n"
@@ -81,9 +92,11 @@ class Ledger:
 
     def result(self, result: Result) -> None:
         """Write it down, unless it is one of the kept."""
-        if self._file is not None and (result.kernel, result.scenario) not in self._kept:
+        if (result.kernel, result.scenario) not in self._kept:
             # A disk that is full costs a later run its time, and this one nothing.
             with suppress(OSError):
+                if self._file is None:
+                    self._file = self._begin_anew()
                 self._file.write(self._line(result))
                 self._file.flush()
 

@@ -19,10 +19,10 @@ class Reporter(Protocol):
         """What a guest does now; empty when it is gone."""
 
     def result(self, result: Result) -> None:
-        """One result is there."""
+        """One result is there; the first says that the run before may be forgotten."""
 
     def end(self, report: RunReport) -> None:
-        """All results are there."""
+        """All results are there; not called of a run that had none."""
 
     def close(self) -> None:
         """Leave everything tidy, however the run ended; may be called more than once."""
@@ -33,20 +33,23 @@ class FileReporter:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._old = True
 
     def render(self, report: RunReport) -> bytes:
         """The contents of the file."""
         raise NotImplementedError
 
-    def begin(self, kernels: Sequence[str], total: int) -> None:  # noqa: ARG002
-        """An old report is not this run's: it goes."""
-        self.path.unlink(missing_ok=True)
+    def begin(self, kernels: Sequence[str], total: int) -> None:
+        """Nothing to do: the report of the run before stays until this one has a result."""
 
     def progress(self, guest: str, doing: str) -> None:
         """Nothing to do."""
 
-    def result(self, result: Result) -> None:
-        """Nothing to do."""
+    def result(self, result: Result) -> None:  # noqa: ARG002
+        """With the first one an old report, which is not this run's, goes."""
+        if self._old:
+            self._old = False
+            self.path.unlink(missing_ok=True)
 
     def end(self, report: RunReport) -> None:
         """Write the file, whole or not at all."""

@@ -21,7 +21,7 @@ profile = Profile()
 
 def first_time(name):
     try:
-        (results.parent / f"seen-{name}").touch(exist_ok=False)
+        (results.parent / f"seen-{name}-{os.environ['RUN']}").touch(exist_ok=False)
     except FileExistsError:
         return False
     return True

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import select
+import shutil
 import subprocess
 import sys
 import threading
@@ -132,6 +133,7 @@ def fake(tmp_path, monkeypatch):
     here = tmp_path / "bin"
     here.mkdir()
     monkeypatch.setenv("PATH", f"{here}:{os.environ['PATH']}")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv(apt.MIRROR_VARIABLE, raising=False)
     return FakeApt(here)
 
@@ -159,14 +161,16 @@ KERNEL_FILES = {
 
 @pytest.fixture
 def fetch(tmp_path, fake):
-    def fetch(files=KERNEL_FILES):
+    def fetch(files=KERNEL_FILES, **options):
         build_deb(fake, files)
         into, work = tmp_path / "into", tmp_path / "work"
-        into.mkdir()
-        work.mkdir()
+        for directory in (into, work):
+            shutil.rmtree(directory, ignore_errors=True)
+            directory.mkdir()
         fetch.into, fetch.lines = into, []
         return apt.fetch_kernel(suite="sid", package="user-mode-linux", into=into,
-                                home=tmp_path / "home", work=work, progress=fetch.lines.append)
+                                home=tmp_path / "home", work=work, progress=fetch.lines.append,
+                                **options)
 
     return fetch
 

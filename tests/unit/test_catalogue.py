@@ -38,14 +38,17 @@ def fetches(monkeypatch):
     """A fetch without a network; returns the list of what was fetched."""
     done = []
 
-    def fetch_kernel(*, suite, package, into, home, work, progress):
+    def fetch_kernel(*, suite, package, into, home, work, progress, unless):
         assert work.is_dir()
         progress(f"fetching {package} of {suite}")
+        if unless and fetch_kernel.holds == unless:
+            return None
         lay_out(into)
         done.append(home)
         return Fetched(version=f"6.99um{len(done)}", release="6.99.1", sha256="ab" * 32,
                        libc_version="2.99", expired=suite == "sid")
 
+    fetch_kernel.holds = ""
     monkeypatch.setattr(apt, "fetch_kernel", fetch_kernel)
     return done
 

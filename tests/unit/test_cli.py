@@ -291,6 +291,7 @@ def test_the_vagrant_machine_is_one_kernel_of_several(dmsnap, tmp_path: Path,
 
     guest = Guest()
     monkeypatch.setattr("harness.campaign.run.execute", execute)
+    monkeypatch.setattr("harness.guest.vagrant.Machine.check_installed", lambda _: None)
     monkeypatch.setattr("harness.cli.run.fit_vagrant_guest", lambda: guest)
     monkeypatch.setattr(provision, "fetch", lambda name, **_: catalogue.Kernel(
         name, Path(__file__), tmp_path, guest=catalogue.entry_of(name).guest))

@@ -8,6 +8,7 @@ import dataclasses
 import errno
 import os
 import sys
+import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -327,13 +328,16 @@ class Programs:
 
     slowness = 1.0
 
+    def __init__(self) -> None:
+        self.run = uuid.uuid4().hex
+
     def check(self, guests: int, results: Path) -> None:
         """Nothing is needed."""
 
     def start(self, results: Path) -> KeptProcess:
         home = str(Path(run.__file__).parents[1])
         return KeptProcess([sys.executable, "-P", SEEING_GUEST, results], results=results,
-                           env={"PATH": os.defpath, "PYTHONPATH": home})
+                           env={"PATH": os.defpath, "PYTHONPATH": home, "RUN": self.run})
 
 
 @pytest.fixture
@@ -390,11 +394,13 @@ def test_kernels_run_one_after_another_and_old_files_go(tmp_path: Path) -> None:
         recorder = Recorder()
         report = execute(plan(tmp_path, "ok-1", "exit-once", kernels=("one", "two")), recorder)
         assert report.nothing_differs
-        # `once` is once for each kernel and each run: nothing of the run before was left.
+        # `once` is once for each kernel and each run.
         assert [(r.kernel, r.scenario, r.attempts) for r in report.results] == [
             ("one", "ok-1", 1), ("one", "exit-once", 2),
             ("two", "ok-1", 1), ("two", "exit-once", 2)]
         assert recorder.calls == ["begin one two 4", *["result"] * 4, "end", "close"]
+        # Three guests, and a mark of what one of them has seen: nothing of the run before.
+        assert [len(list(tmp_path.glob(f"guests/{name}/*"))) for name in ("one", "two")] == [4, 4]
 
 
 @pytest.mark.usefixtures("programs")

@@ -25,6 +25,7 @@ from typing import Final
 
 from harness.errors import ProvisioningError
 from harness.guest.catalogue import MODULE, answers, sha256_of
+from harness.guest.fetch import downloads
 
 MIRROR_VARIABLE: Final = "DMSNAP_MIRROR"
 SUITES: Final = ("stretch", "buster", "bullseye", "bookworm", "trixie", "forky", "duke", "sid",
@@ -47,13 +48,18 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What came; see `harness.guest.catalogue.Manifest`."""
+    """What came; see `harness.guest.catalogue.Manifest`.
+
+    Attributes:
+        packages: the files that it was made of.
+    """
 
     version: str
     release: str
     sha256: str
     libc_version: str | None
     expired: bool
+    packages: tuple[Path, ...] = ()
 
 
 def require(program: str, cure: str) -> str:
@@ -197,6 +203,21 @@ def _deb822(text: str) -> Iterable[tuple[str, list[str]]]:
 # -- a private apt ----------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A package of a suite.
+
+    Attributes:
+        file: its name as a file.
+        size: in bytes.
+        sha256: by the signed index; empty where that names none.
+    """
+
+    file: str
+    size: int
+    sha256: str
+
+
 class PrivateApt:
     """apt with one suite as its only source, in directories below ``work``.
 
@@ -205,15 +226,21 @@ class PrivateApt:
         work: directory to make; everything is written below it.
         mirror: URI of the archive.
         progress: told in one line each what happens.
+
+    Attributes:
+        expired: the suite's index was past its date.
+        packages: what was downloaded, or was there.
     """
 
     def __init__(self, suite: str, work: Path, mirror: str, progress: Progress) -> None:
         self.expired = False
+        self.packages: list[Path] = []
         self._suite = suite
         self._progress = progress
         self._apt_get = require("apt-get", "sudo dnf install apt dpkg  (or your system's equal)")
         self._conf = work / "apt.conf"
         self._debs = work / "debs"
+        self._lists = work / "state/lists"
         for name in ("etc/apt.conf.d", "etc/preferences.d", "etc/sources.list.d",
                      "etc/trusted.gpg.d", "state/lists/partial", "cache/archives/partial", "debs"):
             (work / name).mkdir(parents=True)
@@ -231,6 +258,8 @@ class PrivateApt:
             "APT::Sandbox::User": "root",
             "APT::Update::Error-Mode": "any",
             "Acquire::Languages": "none", "Acquire::PDiffs": "false",
+            # Indexes are kept: as they come, a fifth of their size.
+            "Acquire::GzipIndexes": "true",
         }
         lines = [f'{name} "{value}";' for name, value in settings.items()]
         # The way to the network (proxies, certificates) is the machine's, not ours to decide.
@@ -248,6 +277,7 @@ class PrivateApt:
                 not signed by Debian.
         """
         self._progress(f"reading the package list of {self._suite}")
+        downloads.lay_out_indexes(self._suite, self._lists)
         status, output = self._run("update", "-o", "Acquire::Check-Valid-Until=true",
                                    limit_s=_UPDATE_LIMIT_S)
         if status and _EXPIRED.search(output):
@@ -259,6 +289,22 @@ class PrivateApt:
         if status:
             raise ProvisioningError(
                 f"apt cannot read suite {self._suite}: {_errors(output)}; {_cure(output)}")
+        downloads.keep_indexes(self._suite, self._lists)
+
+    def offer(self, package: str) -> Offer:
+        """What the suite has of a package.
+
+        Raises:
+            ProvisioningError: it has none of that name.
+        """
+        status, output = self._run("download", "--print-uris", package, limit_s=_QUICK_LIMIT_S)
+        plan = re.search(r"^'\S+' (\S+) (\d+) (?:SHA256:(\w+))?", output, re.MULTILINE)
+        if status or plan is None:
+            raise ProvisioningError(
+                f"suite {self._suite} has no package {package} for this machine "
+                f"({_errors(output)}); the ready-made kernels exist for amd64, elsewhere build "
+                "one (make ARCH=um) and give --kernel PATH --modules DIR")
+        return Offer(plan[1], int(plan[2]), plan[3] or "")
 
     def download(self, package: str) -> Path:
         """Fetch one package; apt checks it against the signed index.
@@ -266,19 +312,19 @@ class PrivateApt:
         Raises:
             ProvisioningError: the suite has no such package, or it does not come.
         """
-        status, output = self._run("download", "--print-uris", package, limit_s=_QUICK_LIMIT_S)
-        plan = re.search(r"^'\S+' (\S+) (\d+) ", output, re.MULTILINE)
-        if status or plan is None:
-            raise ProvisioningError(
-                f"suite {self._suite} has no package {package} for this machine "
-                f"({_errors(output)}); the ready-made kernels exist for amd64, elsewhere build "
-                "one (make ARCH=um) and give --kernel PATH --modules DIR")
-        self._progress(f"downloading {plan[1]} ({int(plan[2]) / 1e6:.1f} MB)")
+        offer = self.offer(package)
+        if downloads.take(offer.file, offer.sha256, self._debs):
+            self._progress(f"{offer.file} is there already")
+            self.packages.append(self._debs / offer.file)
+            return self.packages[-1]
+        self._progress(f"downloading {offer.file} ({offer.size / 1e6:.1f} MB)")
         status, output = self._run("download", package, limit_s=_DOWNLOAD_LIMIT_S, cwd=self._debs)
         found = sorted(self._debs.glob(f"{package}_*.deb"))
         if status or len(found) != 1:
             raise ProvisioningError(f"apt cannot download {package} of {self._suite}: "
                                     f"{_errors(output)}; {_cure(output)}")
+        downloads.keep(found[0])
+        self.packages.append(found[0])
         return found[0]
 
     def dependencies(self, package: str, pattern: str) -> list[str]:
@@ -330,7 +376,7 @@ def _cure(output: str) -> str:
 
 
 def fetch_kernel(*, suite: str, package: str, into: Path, home: Path, work: Path,
-                 progress: Progress) -> Fetched:
+                 progress: Progress, unless: str = "") -> Fetched | None:
     """Fetch and lay out a kernel: ``linux``, ``modules/RELEASE``, ``libc`` where needed.
 
     Args:
@@ -340,6 +386,10 @@ def fetch_kernel(*, suite: str, package: str, into: Path, home: Path, work: Path
         home: where ``into`` will be in the end; the program's interpreter points there.
         work: existing directory for everything else.
         progress: told in one line each what happens.
+        unless: SHA-256 of a package that need not come again.
+
+    Returns:
+        What came; None if that is the one.
 
     Raises:
         ProvisioningError: something is missing or does not come; cause and cure.
@@ -350,6 +400,8 @@ def fetch_kernel(*, suite: str, package: str, into: Path, home: Path, work: Path
     patchelf_program()
     apt = PrivateApt(suite, work / "apt", debian_mirror(), progress)
     apt.update()
+    if unless and apt.offer(package).sha256 == unless:
+        return None
     deb = apt.download(package)
     tree = work / "kernel-tree"
     unpack(deb, tree)
@@ -370,7 +422,8 @@ def fetch_kernel(*, suite: str, package: str, into: Path, home: Path, work: Path
         progress(f"the program needs the C library of {suite} ({newer[0] if newer else said})")
         libc_version = _add_libc(apt, into, home, work)
     return Fetched(version=deb_version(deb), release=releases[0].name, sha256=sha256_of(deb),
-                   libc_version=libc_version, expired=apt.expired)
+                   libc_version=libc_version, expired=apt.expired,
+                   packages=tuple(apt.packages))
 
 
 def _add_libc(apt: PrivateApt, into: Path, home: Path, work: Path) -> str:

@@ -25,8 +25,8 @@ _PARTS: Final = r"linux-(?:binary|modules)-\d\S*"
 """What carries a kernel since Debian 14; before, the package of the kernel is all of it."""
 
 
-def fetch_image(*, suite: str, package: str, into: Path, work: Path, progress: Progress
-                ) -> Fetched:
+def fetch_image(*, suite: str, package: str, into: Path, work: Path, progress: Progress,
+                unless: str = "") -> Fetched | None:
     """Fetch and lay out a kernel: ``linux`` and ``modules/RELEASE``.
 
     Args:
@@ -35,6 +35,10 @@ def fetch_image(*, suite: str, package: str, into: Path, work: Path, progress: P
         into: existing empty directory for the result.
         work: existing directory for everything else.
         progress: told in one line each what happens.
+        unless: SHA-256 of a kernel's package that need not come again.
+
+    Returns:
+        What came; None if that is the one.
 
     Raises:
         ProvisioningError: something is missing or does not come; cause and cure.
@@ -49,6 +53,8 @@ def fetch_image(*, suite: str, package: str, into: Path, work: Path, progress: P
             f"{package} of suite {suite} names no kernel for this machine; kernels for QEMU exist "
             "for amd64, elsewhere take a User-mode Linux or one of your own (--kernel PATH "
             "--modules DIR)")
+    if unless and apt.offer(real[0]).sha256 == unless:
+        return None
     tree = work / "kernel-tree"
     debs = [apt.download(part) for part in (real[0], *apt.dependencies(real[0], _PARTS))]
     for deb in debs:
@@ -66,7 +72,7 @@ def fetch_image(*, suite: str, package: str, into: Path, work: Path, progress: P
     images[0].rename(into / "linux")
     keep_modules(release, into / "modules" / release.name)
     return Fetched(version=deb_version(debs[0]), release=release.name, sha256=sha256_of(debs[0]),
-                   libc_version=None, expired=apt.expired)
+                   libc_version=None, expired=apt.expired, packages=tuple(apt.packages))
 
 
 def keep_modules(source: Path, target: Path) -> None:

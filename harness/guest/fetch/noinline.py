@@ -8,6 +8,7 @@ It takes the compiler that the headers ask for, and make.
 dm-dust, which scenarios use and Debian's kernels leave out, is built beside it.
 """
 
+import os
 import re
 import shutil
 import tempfile
@@ -16,7 +17,16 @@ from pathlib import Path
 from typing import Final
 
 from harness.errors import ProvisioningError
-from harness.guest.catalogue import MODULE, QEMU, Kernel, cache_dir
+from harness.guest.catalogue import (
+    MODULE,
+    QEMU,
+    Entry,
+    Kernel,
+    cache_dir,
+    check_free,
+    find,
+)
+from harness.guest.fetch import downloads
 from harness.guest.fetch.apt import (
     PrivateApt,
     Progress,
@@ -36,6 +46,10 @@ dm-snapshot-y := dm-snap.o dm-exception-store.o dm-snap-transient.o dm-snap-pers
 obj-m += dm-dust.o
 """
 _DUST: Final = "dm-dust.ko"
+_NO_SOURCE: Final = ("the source of {} is not known: coverage takes a kernel of the catalogue "
+                     "whose guest is qemu, such as --kernel deb-6.1")
+_ROOM_BYTES: Final = 1 << 30
+"""Packages of headers and source, all that is in the first, and drivers/md of the second."""
 _LIMIT_S: Final = 900.0
 _NM_LIMIT_S: Final = 60.0
 
@@ -53,6 +67,26 @@ class Build:
     functions: frozenset[str]
 
 
+def check(entry: Entry) -> None:
+    """See that such a module can be built here, as far as that is known before a download.
+
+    Raises:
+        ProvisioningError: the kernel is none for QEMU, or a tool is missing; cause and cure.
+    """
+    if entry.guest != QEMU:
+        raise ProvisioningError(_NO_SOURCE.format(entry.name))
+    require("nm", "sudo apt-get install -y binutils")
+    kernel = find(entry.name)
+    if kernel is None or not _built(kernel):
+        require("make", "sudo apt-get install -y make")
+        if not any(re.fullmatch(r"gcc(-\d+)?", path.name)
+                   for place in os.environ.get("PATH", os.defpath).split(os.pathsep)
+                   for path in Path(place or ".").glob("gcc*")):
+            raise ProvisioningError("a module is to be built and there is no compiler on this "
+                                    "machine; type: sudo apt-get install -y gcc make")
+        check_free(cache_dir(), _ROOM_BYTES, f"the module of {entry.name}")
+
+
 def build(kernel: Kernel, progress: Progress) -> Build:
     """The kernel with such a module; nothing is built where it is cached.
 
@@ -61,17 +95,14 @@ def build(kernel: Kernel, progress: Progress) -> Build:
             packages do not come or fit; cause and cure.
     """
     if kernel.record is None or kernel.guest != QEMU:
-        raise ProvisioningError(
-            f"the source of {kernel.name} is not known: coverage takes a kernel of the catalogue "
-            "whose guest is qemu, such as --kernel deb-6.1")
+        raise ProvisioningError(_NO_SOURCE.format(kernel.name))
     nm = require("nm", "sudo apt-get install -y binutils")
-    home = cache_dir().parent / "noinline" / kernel.name / kernel.record.version
-    modules = home / kernel.release
-    # One of before may lack what is kept, or built, today.
-    if not {*_names(kernel.modules), _DUST} <= _names(modules):
+    modules = _place(kernel)
+    home = modules.parent
+    if not _built(kernel):
         home.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".part-", dir=home) as work:
-            made = _make(kernel, Path(work), progress)
+            made, packages = _make(kernel, Path(work), progress)
             fresh = Path(work, "modules")
             shutil.copytree(kernel.modules, fresh)
             place = next(fresh.rglob(MODULE)).parent
@@ -80,17 +111,29 @@ def build(kernel: Kernel, progress: Progress) -> Build:
             if modules.is_dir():
                 modules.rename(Path(work, "old"))
             fresh.rename(modules)
+            downloads.served(packages)
     _, listed = run([nm, "--defined-only", str(next(modules.rglob(MODULE)))], limit_s=_NM_LIMIT_S)
     functions = frozenset(re.findall(r"^\w+ [tT] ([A-Za-z_]\w*)$", listed, re.MULTILINE))
     return Build(replace(kernel, modules=modules), functions)
+
+
+def _place(kernel: Kernel) -> Path:
+    assert kernel.record is not None, "kernels of the catalogue have one"
+    return (cache_dir().parent / "noinline" / kernel.name / kernel.record.version
+            / kernel.release)
+
+
+def _built(kernel: Kernel) -> bool:
+    # One of before may lack what is kept, or built, today.
+    return {*_names(kernel.modules), _DUST} <= _names(_place(kernel))
 
 
 def _names(modules: Path) -> set[str]:
     return {path.name for path in modules.rglob("*.ko")}
 
 
-def _make(kernel: Kernel, work: Path, progress: Progress) -> Path:
-    """Fetch, unpack and build; where the modules are then."""
+def _make(kernel: Kernel, work: Path, progress: Progress) -> tuple[Path, list[Path]]:
+    """Fetch, unpack and build; where the modules are then, and what came for it."""
     assert kernel.record is not None
     require("make", "sudo apt-get install -y make")
     apt = PrivateApt(kernel.record.suite, work / "apt", debian_mirror(), progress)
@@ -100,6 +143,7 @@ def _make(kernel: Kernel, work: Path, progress: Progress) -> Path:
     number = re.match(r"\d+\.\d+", kernel.release)
     assert number is not None, "releases of Debian start with two numbers"
     tree = work / "tree"
+    compiler = ""
     for package in (*parts, f"linux-source-{number[0]}"):
         deb = apt.download(package)
         if package == headers and deb_version(deb) != kernel.record.version:
@@ -107,8 +151,9 @@ def _make(kernel: Kernel, work: Path, progress: Progress) -> Path:
                 f"{kernel.record.suite} has moved on to {deb_version(deb)}, {kernel.name} is "
                 f"{kernel.record.version}; type: dmsnap kernels fetch --refresh {kernel.name}")
         unpack(deb, tree)
+        # The headers come first and are small; they say which compiler it takes.
+        compiler = compiler or _compiler(tree / "usr/src" / headers)
     sources = tree / "usr/src"
-    compiler = _compiler(sources / headers)
     progress(f"building {MODULE} without inlining, with {compiler}")
     archive = next(sources.glob("linux-source-*.tar.xz"))
     folder = archive.name.removesuffix(".tar.xz")
@@ -121,7 +166,7 @@ def _make(kernel: Kernel, work: Path, progress: Progress) -> Path:
     (place / "Kbuild").write_text(_KBUILD)
     _run(["make", "-C", str(sources / headers), f"M={place}", f"CC={compiler}",
           f"KCFLAGS={_FLAGS}", "modules"])
-    return place
+    return place, apt.packages
 
 
 def _compiler(headers: Path) -> str:

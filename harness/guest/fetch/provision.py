@@ -21,6 +21,7 @@ from harness.guest.catalogue import (
     _kept,
     _load,
     cache_dir,
+    check_room,
     entry_of,
     sha256_of,
 )
@@ -47,6 +48,7 @@ def fetch(name: str, *, progress: Progress = lambda _line: None,
         with _lock(parent / f".{name}.lock", progress):
             if not refresh and (kernel := _load(entry)):
                 return kernel  # somebody else fetched it while we waited
+            check_room([entry], refresh=refresh)
             _fetch_locked(entry, parent, progress)
     except OSError as fault:
         raise ProvisioningError(
@@ -75,7 +77,7 @@ def _lock(path: Path, progress: Progress) -> Iterator[None]:
 
 
 def _fetch_locked(entry: Entry, parent: Path, progress: Progress) -> None:
-    from harness.guest.fetch import apt, image
+    from harness.guest.fetch import apt, downloads, image
 
     prefix = f".{entry.name}.part-"
     for leftover in parent.glob(f"{prefix}*"):
@@ -87,12 +89,19 @@ def _fetch_locked(entry: Entry, parent: Path, progress: Progress) -> None:
         fresh = Path(work, "kernel")
         fresh.mkdir()
         home = parent / entry.name
+        cached = _load(entry)
+        # A refresh is also the cure of a cache that was damaged.
+        unless = (cached.record.package_sha256 if cached and cached.record
+                  and sha256_of(cached.program) == cached.record.program_sha256 else "")
         if entry.guest == QEMU:
             got = image.fetch_image(suite=entry.suite, package=entry.package, into=fresh,
-                                    work=Path(work), progress=progress)
+                                    work=Path(work), progress=progress, unless=unless)
         else:
             got = apt.fetch_kernel(suite=entry.suite, package=entry.package, into=fresh,
-                                   home=home, work=Path(work), progress=progress)
+                                   home=home, work=Path(work), progress=progress, unless=unless)
+        if got is None:
+            progress(f"what is cached is what {entry.suite} holds today")
+            return
         manifest = Manifest(
             name=entry.name, home=str(home), suite=entry.suite, package=entry.package,
             version=got.version, release=got.release, package_sha256=got.sha256,
@@ -104,6 +113,7 @@ def _fetch_locked(entry: Entry, parent: Path, progress: Progress) -> None:
             # Not one step, but a reader that comes between finds no kernel, never half of one.
             home.rename(Path(work, "old"))
         fresh.rename(home)
+    downloads.served(got.packages)
     progress(f"kernel {got.release} from {entry.package} {got.version} is ready")
 
 
