@@ -28,6 +28,7 @@ def first_time(name):
 
 
 if job.driver == "dies":
+    print("no kernel for", results.name, flush=True)
     sys.exit(1)
 with JournalWriter(results / "journal.jsonl") as journal:
     journal.write(Ready("6.12.0-fake", "#1", probe=profile.facts()))

@@ -12,7 +12,7 @@ import threading
 import pytest
 
 from harness.errors import ProvisioningError
-from harness.guest.fetch import apt
+from harness.guest.fetch import apt, downloads
 
 MIRROR = "http://mirror.example/debian"
 DEB822 = """\
@@ -74,7 +74,7 @@ def test_sources_that_cannot_be_read_are_passed_over(tmp_path):
 # -- a stand-in for apt -----------------------------------------------------------------------
 
 STAND_IN = """#!{python}
-import json, os, re, sys
+import hashlib, json, os, re, sys
 from pathlib import Path
 here = Path({here!r})
 name, arguments = Path(sys.argv[0]).name, sys.argv[1:]
@@ -88,6 +88,10 @@ if name == "apt-config":
 elif "indextargets" in arguments:
     print(plan["targets"])
 elif "update" in arguments:
+    lists = Path(re.search(r'^Dir::State::Lists "(.*)";$', conf, re.MULTILINE)[1])
+    with (here / "lists").open("a") as file:
+        file.write(json.dumps(sorted(path.name for path in lists.iterdir())) + "\\n")
+    (lists / f"mirror_dists_{{plan['index']}}_InRelease").write_text("signed")
     expired = plan["expired"] and "Acquire::Check-Valid-Until=false" not in arguments
     if expired:
         print("E: Release file for http://x/InRelease is expired (invalid since 23d). Updates")
@@ -98,7 +102,8 @@ elif "--print-uris" in arguments:
         print("E: Unable to locate package " + arguments[-1])
         sys.exit(100)
     file = arguments[-1] + "_1_amd64.deb"
-    print(f"'http://x/{{file}}' {{file}} 1234567 SHA256:0")
+    digest = hashlib.sha256((here / "package.deb").read_bytes()).hexdigest()
+    print(f"'http://x/{{file}}' {{file}} 1234567 SHA256:{{digest}}")
 elif "download" in arguments:
     Path(arguments[-1] + "_1_amd64.deb").write_bytes((here / "package.deb").read_bytes())
 """
@@ -112,7 +117,7 @@ class FakeApt:
         self.plan = {"dump": 'Acquire::http::Proxy "http://proxy.example:3128/";\n'
                              'Acquire::Check-Valid-Until "false";\nDir::Etc "etc/apt";',
                      "targets": f"{MIRROR}/|Debian|Debian|bookworm", "update": "",
-                     "expired": False, "missing": False}
+                     "expired": False, "missing": False, "index": "one"}
         for name in ("apt-get", "apt-config"):
             write(here / name, STAND_IN.format(python=sys.executable, here=str(here)))
             (here / name).chmod(0o755)
@@ -162,7 +167,8 @@ KERNEL_FILES = {
 @pytest.fixture
 def fetch(tmp_path, fake):
     def fetch(files=KERNEL_FILES, **options):
-        build_deb(fake, files)
+        if not (fake.here / "package.deb").exists():
+            build_deb(fake, files)
         into, work = tmp_path / "into", tmp_path / "work"
         for directory in (into, work):
             shutil.rmtree(directory, ignore_errors=True)
@@ -185,6 +191,61 @@ def test_a_kernel_is_laid_out_and_described(fetch):
         "linux", "modules/6.99.1/kernel/drivers/md/dm-snapshot.ko"]
     assert fetch.lines == ["reading the package list of sid",
                            "downloading user-mode-linux_1_amd64.deb (1.2 MB)"]
+
+
+def downloads_of(fake):
+    return [arguments[-1] for arguments, _ in fake.calls("download")
+            if "--print-uris" not in arguments]
+
+
+def test_a_download_is_not_made_twice(fake, fetch, monkeypatch):
+    """Whatever went wrong behind it."""
+    def broken(*_):
+        raise ProvisioningError("for a test")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(apt, "deb_version", broken)
+        with pytest.raises(ProvisioningError, match="for a test"):
+            fetch()
+    got = fetch()
+    assert downloads_of(fake) == ["user-mode-linux"]
+    assert "user-mode-linux_1_amd64.deb is there already" in fetch.lines
+    assert (got.version, [path.name for path in got.packages]) == (
+        "6.99um1", ["user-mode-linux_1_amd64.deb"])
+    downloads.served(got.packages)
+    assert list(downloads.packages_dir().iterdir()) == []
+    fetch()
+    assert downloads_of(fake) == ["user-mode-linux"] * 2
+
+
+def test_only_what_the_signed_index_names_is_taken(fake, fetch):
+    fetch()
+    [kept] = downloads.packages_dir().iterdir()
+    kept.write_bytes(b"another")
+    fetch()
+    assert downloads_of(fake) == ["user-mode-linux"] * 2
+    kept.unlink()
+    kept.mkdir()
+    fetch()
+
+
+def test_what_is_the_same_does_not_come_again(fake, fetch):
+    first = fetch()
+    assert fetch(unless=first.sha256) is None
+    assert downloads_of(fake) == ["user-mode-linux"]
+    assert fetch(unless="0" * 64) is not None
+
+
+def test_indexes_are_kept_for_apt_to_ask_whether_they_are_todays(fake, fetch):
+    fetch()
+    fetch()
+    fake.set(index="two")
+    fetch()
+    seen = [json.loads(line) for line in (fake.here / "lists").read_text().splitlines()]
+    one = "mirror_dists_one_InRelease"
+    assert seen == [["partial"], [one, "partial"], [one, "partial"]]
+    assert {path.name for path in downloads.indexes_dir("sid").iterdir()} >= {
+        "mirror_dists_two_InRelease"}
 
 
 def test_apt_is_private_and_checks_signatures(fake, fetch, tmp_path):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -108,6 +109,38 @@ def test_refresh_replaces_a_kernel(cache, fetches):
     assert (first.record.version, second.record.version) == ("6.99um1", "6.99um2")
     assert len(fetches) == 2
     assert sorted(path.name for path in cache.iterdir()) == [".uml-7.2.lock", "uml-7.2"]
+
+
+def test_a_refresh_of_what_is_todays_fetches_nothing(cache, fetches):
+    first = provision.fetch("uml-7.2")
+    apt.fetch_kernel.holds = first.record.package_sha256
+    lines = []
+    assert provision.fetch("uml-7.2", refresh=True, progress=lines.append) == first
+    assert len(fetches) == 1
+    assert lines[-1] == "what is cached is what sid holds today"
+    # A refresh is a cure, too.
+    first.program.write_text(ANSWERING + "# damaged\n")
+    provision.fetch("uml-7.2", refresh=True)
+    assert len(fetches) == 2
+
+
+def test_room_is_asked_for_once_for_all(monkeypatch, fetches):
+    entries = [catalogue.entry_of(name) for name in ("uml-6.1", "uml-7.2", "uml-6.1")]
+    free = 600 << 20
+    monkeypatch.setattr(catalogue.os, "statvfs", lambda _: SimpleNamespace(
+        f_bavail=free, f_frsize=1))
+    catalogue.check_room(entries[:1])
+    with pytest.raises(ProvisioningError, match=r"^uml-6.1, uml-7.2 needs 700 MiB .* 600 MiB"):
+        catalogue.check_room(entries)
+    provision.fetch("uml-6.1")
+    catalogue.check_room(entries)
+    with pytest.raises(ProvisioningError, match="uml-6.1, uml-7.2"):
+        catalogue.check_room(entries, refresh=True)
+    free = 100 << 20
+    assert fetches
+    with pytest.raises(ProvisioningError, match="uml-6.12 needs"):
+        provision.fetch("uml-6.12")
+    assert len(fetches) == 1
 
 
 @pytest.mark.parametrize("fault", [KeyboardInterrupt(), ProvisioningError("no network")])

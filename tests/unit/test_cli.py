@@ -1,7 +1,10 @@
 """The command: what a user types and reads, and that no traceback ever reaches them."""
 
 import json
+import os
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner, Result
@@ -16,6 +19,7 @@ from harness.scenarios.registry import choose
 from harness.trace import files as traces
 from harness.trace.files import Trace
 from harness.twin.profile import PROFILES
+from harness.verdict import result as model
 from harness.verdict.result import RunReport
 
 COMMANDS = ("doctor", "kernels", "list", "replay", "run", "trace")
@@ -316,9 +320,11 @@ def test_the_exit_status_says_whether_all_are_the_same(dmsnap, tmp_path: Path, v
         seen["plan"] = plan
         report = traces.msgspec.json.decode(json.dumps({
             "dmsnap-results": 1, "results": [
-                {"scenario": trace.header.scenario, "kernel": "k", "verdict": verdict}
-                for trace in plan.traces]}), type=RunReport)
-        reporter.begin(["k"], len(plan.traces))
+                {"scenario": trace.header.scenario, "kernel": plan.kernels[0].name,
+                 "verdict": verdict} for trace in plan.traces]}), type=RunReport)
+        reporter.begin([plan.kernels[0].name], len(plan.traces))
+        for result in report.results:
+            reporter.result(result)
         reporter.end(report)
         reporter.close()
         return report
@@ -336,3 +342,132 @@ def test_the_exit_status_says_whether_all_are_the_same(dmsnap, tmp_path: Path, v
     assert (plan.jobs, plan.driver, plan.step_limit_s, str(plan.directory)) == (
         3, "dmsetup", 7.0, "out/guests")
     assert [trace.header.seed for trace in plan.traces] == [9, 9, 9]
+
+
+# -- before anything is fetched -----------------------------------------------------------------
+
+
+@pytest.fixture
+def tempted(dmsnap, monkeypatch: pytest.MonkeyPatch):
+    """As `dmsnap`, where whatever would fetch or build fails the test; QEMU is installed."""
+    def forbidden(*_: object, **__: object) -> None:
+        pytest.fail("fetched, or built, for a request that cannot be carried out")
+
+    for place in ("harness.guest.fetch.provision.fetch", "harness.guest.fetch.apt.PrivateApt.__init__",
+                  "harness.guest.fetch.noinline.build", "harness.guest.vagrant.Machine.up"):
+        monkeypatch.setattr(place, forbidden)
+    monkeypatch.setattr("harness.guest.qemu.check_installed", lambda: None)
+    monkeypatch.setattr("harness.guest.vagrant.Machine.check_installed", lambda _: None)
+    return dmsnap
+
+
+IMPOSSIBLE = [
+    ("coverage nosuch", "no scenario matches nosuch"),
+    ("coverage --kernel nosuch", "no kernel is called 'nosuch'"),
+    ("coverage --kernel uml-6.1", "whose guest is qemu"),
+    ("coverage --update bring_up", "leave patterns out"),
+    ("run nosuch", "no scenario matches nosuch"),
+    ("run --kernel uml-6.1 --kernel nosuch", "no kernel is called 'nosuch'"),
+    ("run --kernel uml-6.1 --kernel ./nosuch --modules .", "leave it out"),
+    ("run --kernel ./nosuch --modules .", "there is no such file"),
+    ("run --resume", "there is no run to resume"),
+    ("run --report in-the-way/report", "is no directory"),
+    ("run --guest qemu --kernel uml-6.1", "leave --guest qemu out"),
+    ("preflight --kernel uml-6.1 --kernel nosuch", "no kernel is called 'nosuch'"),
+    ("headline --kernel uml-6.1 --kernel nosuch", "no kernel is called 'nosuch'"),
+    ("lvm nosuch", "there is no situation nosuch"),
+    ("lvm --kernel uml-6.1 --kernel nosuch", "no kernel is called 'nosuch'"),
+    ("lvm --output in-the-way/lvm", "is no directory"),
+    ("replay nosuch.jsonl", "nosuch.jsonl"),
+    ("replay bring_up.jsonl --kernel uml-*", "uml-6.1, uml-6.12, uml-7.2: name one of them"),
+    ("replay bring_up.jsonl --output in-the-way/x", "is no directory"),
+    ("kernels fetch uml-6.1 nosuch", "no kernel is called 'nosuch'"),
+]
+
+
+@pytest.mark.parametrize(("words", "says"), IMPOSSIBLE, ids=[words for words, _ in IMPOSSIBLE])
+def test_nothing_is_fetched_for_what_cannot_be(tempted, file: Path, words: str, says: str,
+                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    (file.parent / "in-the-way").touch()
+    monkeypatch.setattr("harness.lvm.replay.check_installed", lambda: None)
+    result = tempted(*words.split())
+    assert result.exit_code == EXIT_CANNOT
+    assert says in result.stderr
+
+
+def lacking(what: str, *cures: str):
+    def check(*_: object) -> None:
+        raise ProvisioningError(f"{what} is missing; type: {' '.join(cures)}")
+    return check
+
+
+@pytest.mark.parametrize(("place", "words"), [
+    ("harness.guest.qemu.check_installed", "run --kernel deb-6.1"),
+    ("harness.guest.qemu.check_installed", "run --kernel uml-6.1 --kernel deb-*"),
+    ("harness.guest.qemu.check_installed", "preflight --kernel deb-6.1"),
+    ("harness.guest.qemu.check_installed", "headline --kernel deb-6.1"),
+    ("harness.guest.qemu.check_installed", "replay bring_up.jsonl --kernel deb-6.1"),
+    ("harness.guest.qemu.check_installed", "coverage"),
+    ("harness.guest.fetch.noinline.check", "coverage"),
+    ("harness.guest.vagrant.Machine.check_installed", "run --kernel uml-6.1 --kernel vagrant"),
+    ("harness.guest.vagrant.Machine.check_installed", "run --guest vagrant"),
+    ("harness.lvm.replay.check_installed", "lvm")])
+def test_what_this_machine_lacks_is_told_before_a_download(
+        tempted, file: Path, place: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert file.exists()
+    monkeypatch.setattr("harness.guest.fetch.noinline.check", lambda _: None)
+    monkeypatch.setattr(place, lacking("the program"))
+    refused(tempted(*words.split()), "the program is missing")
+
+
+@pytest.mark.parametrize("words", ["run", "kernels fetch uml-6.1", "kernels fetch deb-*",
+                                   "coverage", "preflight", "headline", "lvm",
+                                   "replay bring_up.jsonl"])
+def test_room_is_asked_for_before_a_download(tempted, file: Path, words: str,
+                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    assert file.exists()
+    monkeypatch.setattr("harness.lvm.replay.check_installed", lambda: None)
+    real = os.statvfs
+
+    def full(place: str) -> SimpleNamespace:
+        room = real(place)
+        return SimpleNamespace(f_bavail=(400 << 20) // room.f_frsize, f_frsize=room.f_frsize)
+
+    monkeypatch.setattr("harness.guest.catalogue.os.statvfs", full)
+    result = tempted(*words.split())
+    assert result.exit_code == EXIT_CANNOT
+    assert re.search(r"needs \d+ MiB of room in .*, and (399|400) MiB are free", result.stderr)
+
+
+def test_a_place_that_cannot_be_written(tempted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.files.os.access", lambda *_: False)
+    for words in ("run", "coverage"):
+        refused(tempted(*words.split()), "cannot write into report", "is not yours to write")
+
+
+@pytest.mark.parametrize(("words", "says"), [((), ""), (("all is well",), "; all is well")])
+def test_what_was_interrupted_says_what_has_become_of_the_report(
+        dmsnap, words: tuple[str, ...], says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt(*words)
+
+    monkeypatch.setattr(provision, "fetch", interrupt)
+    result = dmsnap("run", "bring_up")
+    assert (result.exit_code, result.stderr) == (130, f"dmsnap: interrupted{says}\n")
+
+
+def test_a_run_on_github_adds_its_summary(dmsnap, tmp_path: Path,
+                                          monkeypatch: pytest.MonkeyPatch) -> None:
+    def execute(plan, reporter, _finished):
+        report = RunReport(results=tuple(model.Result(
+            scenario=trace.header.scenario, kernel="k", verdict=model.Verdict.SAME)
+            for trace in plan.traces))
+        reporter.end(report)
+        return report
+
+    monkeypatch.setattr("harness.campaign.run.execute", execute)
+    monkeypatch.setattr(provision, "fetch", lambda name, **_: catalogue.Kernel(
+        name, Path(__file__), tmp_path))
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    assert dmsnap("run", "bring_up").exit_code == 0
+    assert (tmp_path / "summary.md").read_text().startswith("## dm-snapshot: nothing differs\n")

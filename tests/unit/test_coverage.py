@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -150,3 +151,26 @@ def test_the_default_kernel_of_coverage_is_in_the_catalogue():
     assert dataclasses.is_dataclass(SEED[0])
     assert json.loads(DATA.read_text())["kernel"] == "deb-6.1"
     assert Path(PAGE).name == "TRACEABILITY.md"
+
+
+@pytest.mark.parametrize(("there", "says"), [
+    ((), "nm is missing"), (("nm",), "make is missing"),
+    (("nm", "make"), "no compiler on this machine"), (("nm", "make", "gcc-12"), "1024 MiB"),
+    (("nm", "make", "gcc"), "1024 MiB")])
+def test_what_a_build_needs_is_asked_for_first(tmp_path, monkeypatch, there, says):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(noinline, "require", lambda name, cure: (tmp_path / name).exists() or (
+        lacking(name, cure)))
+    monkeypatch.setattr(catalogue.os, "statvfs", lambda _: SimpleNamespace(
+        f_bavail=1, f_frsize=1))
+    for name in there:
+        (tmp_path / name).touch()
+    with pytest.raises(ProvisioningError, match=says):
+        noinline.check(catalogue.entry_of("deb-6.1"))
+    with pytest.raises(ProvisioningError, match="whose guest is qemu"):
+        noinline.check(catalogue.entry_of("uml-6.1"))
+
+
+def lacking(name, cure):
+    raise ProvisioningError(f"{name} is missing on this machine; type: {cure}")

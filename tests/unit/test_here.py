@@ -63,3 +63,31 @@ def test_after_one_that_stays_no_other_is_run(monkeypatch: pytest.MonkeyPatch) -
         Verdict.SAME, Verdict.DIVERGED]
     assert listener.report.results[1].reason == "devices would not go away: snap"
     assert listener.report.environment.guests == {"here": "here"}
+
+
+@pytest.mark.parametrize("finished", [0, 1])
+def test_an_interrupt_reports_what_had_finished(finished: int, monkeypatch: pytest.MonkeyPatch
+                                                ) -> None:
+    @contextmanager
+    def kernel_side(**_: object) -> Iterator[tuple[Spoiling, Ready]]:
+        yield Spoiling(), Ready("6.12.0", "#1", "x86_64", targets={}, probe=Profile().facts())
+
+    original, asked = here.run_one, []
+
+    def run_one(*arguments: object) -> object:
+        asked.append(arguments)
+        if len(asked) > finished:
+            raise KeyboardInterrupt
+        return original(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(here, "kernel_side", kernel_side)
+    monkeypatch.setattr(here, "run_one", run_one)
+    listener = Listener([])
+    with pytest.raises(KeyboardInterrupt):
+        here.execute_here([scenario.trace() for scenario in choose(["bring_up"])], listener,
+                          modules=None, driver="ioctl")
+    if finished:
+        assert listener.report is not None
+        assert len(listener.report.results) == finished
+    else:
+        assert listener.report is None, "the last report stays"

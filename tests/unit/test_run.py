@@ -7,6 +7,7 @@ a twin that answers something else.  The guests of `execute` are programs, not k
 import dataclasses
 import errno
 import os
+import re
 import sys
 import uuid
 from collections.abc import Iterator
@@ -26,9 +27,11 @@ from harness.files import alone
 from harness.guest.catalogue import Kernel
 from harness.guest.events import Loss, Outcome
 from harness.guest.process import KeptProcess
-from harness.guest.recording import recorded
+from harness.guest.recording import NOT_STARTED, recorded
+from harness.report.junit import JunitReporter
+from harness.report.ktap import KtapReporter
 from harness.report.ledger import Ledger
-from harness.report.reporter import Reporters
+from harness.report.reporter import JsonReporter, Reporters
 from harness.scenarios.registry import choose
 from harness.scenarios.script import Script
 from harness.trace.files import Header, Layer, Trace
@@ -459,6 +462,131 @@ def test_one_kernel_that_never_comes_up_does_not_stop_the_others(
         execute(plan(tmp_path, "ok-1", kernels=("bad", "good")), recorder)
     assert recorder.calls == ["begin bad good 2", "result", "end", "close"]
     assert [result.kernel for result in recorder.report.results] == ["good"]
+
+
+# -- the report of the run before ---------------------------------------------------------------
+
+
+def reporters(directory: Path, whole: Plan) -> tuple[Ledger, Reporters]:
+    ledger = Ledger(directory / "progress.jsonl", whole.keys())
+    return ledger, Reporters([JunitReporter(directory / "junit.xml"),
+                              KtapReporter(directory / "run.ktap"),
+                              JsonReporter(directory / "results.json"), ledger])
+
+
+def files_in(directory: Path) -> dict[str, bytes]:
+    """Every file of a report and what is in it; those of a run that did not start apart."""
+    return {name: path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()
+            and not (name := str(path.relative_to(directory))).startswith(NOT_STARTED)}
+
+
+@pytest.fixture
+def before(tmp_path: Path, programs: None) -> dict[str, bytes]:  # noqa: ARG001
+    """A run of before, stopped when it had two of its three results."""
+    whole = plan(tmp_path, "ok-1", "wrong-1", "ok-2", jobs=1, kernels=("one", "two"))
+    _, reporter = reporters(tmp_path, whole)
+    begun = []
+
+    class Stopping(Recorder):
+        def result(self, result: Result) -> None:
+            begun.append(result)
+            if len(begun) == 2:
+                raise KeyboardInterrupt
+
+    with suppress(KeyboardInterrupt):
+        execute(whole, Reporters([reporter, Stopping()]))
+    found = files_in(tmp_path)
+    assert {"junit.xml", "run.ktap", "results.json", "progress.jsonl",
+            "guests/one/guest-0001/console.log"} <= set(found)
+    return found
+
+
+class Interrupted(Recorder):
+    """Somebody presses Ctrl-C while the first guest boots."""
+
+    def progress(self, guest: str, doing: str) -> None:
+        super().progress(guest, doing)
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("why", ["no guest comes up", "no process", "Ctrl-C", "the disk is full",
+                                 "a defect"])
+def test_a_run_that_comes_to_nothing_leaves_the_last_report(
+        tmp_path: Path, before: dict[str, bytes], resume: bool, why: str,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("one",) if why == "Ctrl-C" else ("one", "two")
+    whole = plan(tmp_path, "ok-1", "wrong-1", "ok-2", kernels=names)
+    ledger, reporter = reporters(tmp_path, whole)
+    finished = ledger.finished() if resume else []
+    assert len(finished) == (2 if resume else 0)
+    expected: type[BaseException] = ProvisioningError
+    match why:
+        case "no guest comes up":
+            monkeypatch.setattr(run._Run, "_job", lambda *_: encode(Job(
+                modules="", driver="dies", scenarios=())))
+        case "no process":
+            monkeypatch.setattr(run, "Supervisor", refuse)
+        case "Ctrl-C":
+            reporter, expected = Reporters([reporter, Interrupted()]), KeyboardInterrupt
+        case "the disk is full":
+            full = OSError(errno.ENOSPC, "No space left on device")
+            monkeypatch.setattr(Path, "write_bytes", lambda *_: (_ for _ in ()).throw(full))
+        case "a defect":
+            monkeypatch.setattr(run._Run, "_job", lambda *_: 1 / 0)
+            expected = ZeroDivisionError
+    with pytest.raises(expected) as caught:
+        execute(whole, reporter, finished)
+    monkeypatch.undo()
+    assert files_in(tmp_path) == before
+    assert not (tmp_path / "guests/two").exists() or why == "Ctrl-C"
+    if why == "no guest comes up":
+        [named] = re.findall(r"its console is in (\S+),", str(caught.value))
+        assert Path(named).read_text().startswith("no kernel for ")
+        assert Path(named).is_relative_to(tmp_path / NOT_STARTED / "one")
+    if why == "Ctrl-C":
+        assert "the last report is as it was" in str(caught.value)
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise ProvisioningError("cannot start a process for a guest")
+
+
+def test_the_first_result_is_the_end_of_the_last_report(
+        tmp_path: Path, before: dict[str, bytes]) -> None:
+    there: list[set[str]] = []
+
+    class Looking(Recorder):
+        def begin(self, kernels: list[str], total: int) -> None:  # noqa: ARG002
+            there.append(set(files_in(tmp_path)))
+
+        def result(self, result: Result) -> None:  # noqa: ARG002
+            there.append(set(files_in(tmp_path)))
+
+    (tmp_path / NOT_STARTED / "one").mkdir(parents=True)
+    whole = plan(tmp_path, "ok-1", "ok-2", jobs=1)
+    _, reporter = reporters(tmp_path, whole)
+    execute(whole, Reporters([reporter, Looking()]))
+    at_begin, first, _ = there
+    assert at_begin == set(before)
+    assert {"junit.xml", "run.ktap", "results.json"}.isdisjoint(first)
+    old = {name for name in before if name.startswith("guests/one/")}
+    assert old
+    assert old.isdisjoint(first)
+    assert len((tmp_path / "progress.jsonl").read_bytes().splitlines()) == 2
+    assert not (tmp_path / NOT_STARTED).exists()
+    assert {each.scenario for each in recorded(tmp_path / "guests/one")} == {"ok-1", "ok-2"}
+
+
+@pytest.mark.usefixtures("before")
+def test_guests_of_a_run_that_goes_on_come_after_those_of_before(tmp_path: Path) -> None:
+    """Of two journals with one scenario the later one counts."""
+    (tmp_path / "guests/one/guest-0001").rename(tmp_path / "guests/one/guest-0007")
+    whole = plan(tmp_path, "ok-1", "wrong-1", "ok-2", jobs=1)
+    ledger, reporter = reporters(tmp_path, whole)
+    execute(whole, reporter, ledger.finished())
+    assert sorted(path.name for path in (tmp_path / "guests/one").iterdir()) == [
+        "guest-0007", "guest-0008"]
 
 
 # -- resume -------------------------------------------------------------------------------------
