@@ -134,11 +134,11 @@ def test_room_is_asked_for_once_for_all(monkeypatch, fetches):
         catalogue.check_room(entries)
     provision.fetch("uml-6.1")
     catalogue.check_room(entries)
-    with pytest.raises(ProvisioningError, match="uml-6.1, uml-7.2"):
+    with pytest.raises(ProvisioningError, match=r"uml-6\.1, uml-7\.2"):
         catalogue.check_room(entries, refresh=True)
     free = 100 << 20
     assert fetches
-    with pytest.raises(ProvisioningError, match="uml-6.12 needs"):
+    with pytest.raises(ProvisioningError, match=r"uml-6\.12 needs"):
         provision.fetch("uml-6.12")
     assert len(fetches) == 1
 
