@@ -139,13 +139,12 @@ class _Run:
 
     def leave_no_start(self) -> None:
         """Clear away what this run has written, if it came to nothing."""
-        if not self.begun:
-            with suppress(OSError):  # then it stays where it is
-                self._earlier.bring_back(self._aside)
+        with suppress(OSError):  # then it stays where it is
+            self._earlier.bring_back(self._aside)
 
     def as_left(self, text: str) -> str:
         """A message with the places where `leave_no_start` puts what it names."""
-        return text.replace(str(self._plan.directory.absolute()), str(self._aside.absolute()))
+        return self._earlier.as_left(text, self._aside)
 
     def _missing(self, kernel: Kernel) -> list[str]:
         return [name for name in self._traces if (kernel.name, name) not in self._found]

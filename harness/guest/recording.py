@@ -18,7 +18,7 @@ from harness.wire.journal import Begin, End, JournalReader, Observed, Ready
 GUESTS_DIRECTORY: Final = "guests"
 """Below the report: journals and consoles of the guests, by kernel."""
 NOT_STARTED: Final = "not-started"
-"""Beside it: the same of the last run that had no result."""
+"""Beside the guests' files of a report: those of the last run that came to nothing."""
 _NOT_IN_A_NAME: Final = re.compile(r"[^A-Za-z0-9.+-]+|^\.+")
 _NAME_CHARACTERS_MAX: Final = 100
 
@@ -80,26 +80,30 @@ class Earlier:
     def __init__(self, places: Iterable[Path], keep: Iterable[Path] = ()) -> None:
         self._was = {place: _entries(place) for place in places}
         self._keep = set(keep)
+        self._forgotten = False
 
     def first_number(self, place: Path) -> int:
         """Number of the first new guest: where old ones stay, the new ones come after them."""
-        numbers = [int(entry.name[len(GUEST_PREFIX):]) for entry in self._was[place]
-                   if entry.name[len(GUEST_PREFIX):].isdecimal()]
-        return 1 + max(numbers, default=0) if place in self._keep else 1
+        return next_number(self._was[place]) if place in self._keep else 1
 
     def forget(self) -> None:
-        """The new run has a result: what was there goes."""
+        """The new run has a result: what was there goes, once."""
+        if self._forgotten:
+            return
+        self._forgotten = True
         for place, entries in self._was.items():
             if place not in self._keep:
                 for entry in entries:
                     _remove(entry)
 
     def bring_back(self, aside: Path) -> None:
-        """The new run came to nothing: what it made goes to ``aside``, in place of what is there.
+        """The new run is over.  If it came to nothing, what it made replaces what is in ``aside``.
 
         Raises:
             OSError: it cannot be moved.
         """
+        if self._forgotten:
+            return
         shutil.rmtree(aside, ignore_errors=True)
         for place, entries in self._was.items():
             for entry in sorted(_entries(place) - entries):
@@ -109,6 +113,20 @@ class Earlier:
             if not entries:
                 with suppress(OSError):  # it was not there, or somebody else uses it
                     place.rmdir()
+
+
+    def as_left(self, text: str, aside: Path) -> str:
+        """A message with the places where `bring_back` puts what it names."""
+        if not self._forgotten:
+            for place in self._was:
+                text = text.replace(str(place.absolute()), str(aside.absolute() / place.name))
+        return text
+
+
+def next_number(guests: Iterable[Path]) -> int:
+    """A number behind those of ``guests``, which are directories; what else is there is none."""
+    return 1 + max((int(number) for guest in guests
+                    if (number := guest.name.removeprefix(GUEST_PREFIX)).isdecimal()), default=0)
 
 
 def _entries(place: Path) -> set[Path]:

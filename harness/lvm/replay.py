@@ -30,6 +30,7 @@ from harness.errors import BadScenario, GuestLost, ProvisioningError
 from harness.files import write_whole
 from harness.guest.catalogue import Kernel
 from harness.guest.events import Outcome
+from harness.guest.recording import NOT_STARTED, Earlier, next_number
 from harness.guest.supervise import Supervisor
 from harness.kernel.disks.disks import file_of
 from harness.kernel.lvm_agent import DISKS, PV, Action, Boot, Lvm, LvmJob, PowerCut, log_name
@@ -138,7 +139,19 @@ def run(kernel: Kernel, situations: Sequence[Situation], directory: Path, *, job
     """
     check_installed()
     directory = directory.absolute()
-    shutil.rmtree(directory / GUESTS, ignore_errors=True)
+    earlier, aside = Earlier([directory / GUESTS]), directory / NOT_STARTED
+    try:
+        return _run(kernel, situations, directory, jobs, tell, simulate, earlier)
+    except ProvisioningError as fault:
+        fault.args = (earlier.as_left(str(fault), aside),)
+        raise
+    finally:
+        earlier.bring_back(aside)
+
+
+def _run(kernel: Kernel, situations: Sequence[Situation], directory: Path, jobs: int,
+         tell: Callable[[str], None], simulate: Simulate, earlier: Earlier
+         ) -> tuple[str, list[Row]]:
     rows = {situation.name: Row(situation) for situation in situations}
     release = ""
     last: dict[str, _Replay] = {}
@@ -151,7 +164,7 @@ def run(kernel: Kernel, situations: Sequence[Situation], directory: Path, *, job
             boots = {each.name: Boot(each.name, each.boots[number], SEED, str(last[each.name].left)
                                      if number else "") for each in group}
             tell(f"{kernel.name}: {', '.join(boots)}{f', boot {number + 1}' if number else ''}")
-            for name, outcome, results in _outcomes(kernel, boots, directory, jobs):
+            for name, outcome, results in _outcomes(kernel, boots, directory, jobs, earlier):
                 assert outcome.ready is not None, "a boot that ended was ready"
                 release = outcome.ready.release
                 replay = _Replay(rows[name], boots[name], outcome.observations, results,
@@ -164,16 +177,19 @@ def run(kernel: Kernel, situations: Sequence[Situation], directory: Path, *, job
     return release, list(rows.values())
 
 
-def _outcomes(kernel: Kernel, boots: dict[str, Boot], directory: Path, jobs: int
-              ) -> Iterator[tuple[str, Outcome, Path]]:
+def _outcomes(kernel: Kernel, boots: dict[str, Boot], directory: Path, jobs: int,
+              earlier: Earlier) -> Iterator[tuple[str, Outcome, Path]]:
     """Name, outcome and results directory of each boot."""
     supervisor = Supervisor(
         kernel, guests=jobs, results=directory / GUESTS, python=Path(sys.executable),
         job=lambda names: encode(LvmJob(str(kernel.modules),
                                         tuple(boots[name] for name in names))),
         step_limit_s=_STEP_LIMIT_S, boot_limit_s=_BOOT_LIMIT_S,
-        argv=("-m", "harness.kernel.lvm_agent"))
-    for name, outcome in supervisor.run(list(boots)).items():
+        argv=("-m", "harness.kernel.lvm_agent"),
+        first_number=next_number((directory / GUESTS).glob("*")))
+    outcomes = supervisor.run(list(boots))
+    earlier.forget()
+    for name, outcome in outcomes.items():
         if outcome.lost is not None:
             raise GuestLost(f"{name}: the guest was lost ({outcome.lost.reason}: "
                             f"{outcome.lost.detail}); its console: {outcome.lost.log}")

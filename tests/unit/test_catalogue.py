@@ -111,7 +111,7 @@ def test_refresh_replaces_a_kernel(cache, fetches):
     assert sorted(path.name for path in cache.iterdir()) == [".uml-7.2.lock", "uml-7.2"]
 
 
-def test_a_refresh_of_what_is_todays_fetches_nothing(cache, fetches):
+def test_a_refresh_of_what_is_todays_fetches_nothing(fetches):
     first = provision.fetch("uml-7.2")
     apt.fetch_kernel.holds = first.record.package_sha256
     lines = []
