@@ -43,7 +43,7 @@ def render(report: RunReport, room: int = BYTES_MAX) -> bytes:
     if len(text) > room:
         return b""
     for title, columns, rows in (
-            ("Not the same", ("kernel", "scenario", "verdict", "why"), [
+            ("Not plainly the same", ("kernel", "scenario", "verdict", "why"), [
                 (code(result.kernel), code(result.scenario), plain(result.verdict),
                  code(headline(result))) for result in report.results if _told(result)]),
             ("Not compared", ("layer and reason",), [(code(line),) for line in left_out(report)])):
