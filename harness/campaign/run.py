@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -39,6 +40,9 @@ from harness.trace.steps import encode
 from harness.verdict.judge import judge
 from harness.verdict.result import Environment, Result, RunReport
 from harness.wire.job import Job, JobScenario
+
+IN_REPORT: Final = "what had finished is in the report"
+"""What Ctrl-C says of a run that had results."""
 
 
 def execute(plan: Plan, reporter: Reporter, finished: Sequence[Result] = ()) -> RunReport:
@@ -96,8 +100,7 @@ def execute(plan: Plan, reporter: Reporter, finished: Sequence[Result] = ()) -> 
             results=run.results())
         reporter.end(report)
     if interrupted:
-        raise KeyboardInterrupt("what had finished is in the report; `dmsnap run --resume` with "
-                                "the same arguments goes on from there")
+        raise KeyboardInterrupt(IN_REPORT)
     if faults:
         raise faults[0]
     return report

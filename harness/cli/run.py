@@ -51,7 +51,7 @@ def run(patterns: tuple[str, ...], kernels: tuple[str, ...], modules: Path | Non
     sides; those that the kernel lacks something for are counted, and do not change it.
     """
     from harness.campaign.plan import Plan
-    from harness.campaign.run import execute
+    from harness.campaign.run import IN_REPORT, execute
     from harness.files import check_writable
     from harness.guest.recording import GUESTS_DIRECTORY
     from harness.report.github import step_summary
@@ -99,7 +99,12 @@ def run(patterns: tuple[str, ...], kernels: tuple[str, ...], modules: Path | Non
             jobs=jobs, directory=directory / GUESTS_DIRECTORY, step_limit_s=step_limit)
         ledger = Ledger(directory / LEDGER_NAME, plan.keys())
         finished = ledger.finished() if resume else []
-        report = execute(plan, Reporters([*reporters, ledger]), finished)
+        try:
+            report = execute(plan, Reporters([*reporters, ledger]), finished)
+        except KeyboardInterrupt as fault:
+            if fault.args == (IN_REPORT,):
+                fault.args += ("`dmsnap run --resume` with the same arguments goes on from there",)
+            raise
     click.echo(f"report: {directory}/junit.xml, run.ktap, results.json")
     if not report.nothing_differs:
         raise click.exceptions.Exit(EXIT_DIFFERS)

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner, Result
 
+from harness.campaign.run import IN_REPORT
 from harness.cli.main import main
 from harness.cli.options import EXIT_CANNOT, EXIT_DIFFERS
 from harness.errors import ProvisioningError
@@ -445,13 +446,19 @@ def test_a_place_that_cannot_be_written(tempted, monkeypatch: pytest.MonkeyPatch
         refused(tempted(*words.split()), "cannot write into report", "is not yours to write")
 
 
-@pytest.mark.parametrize(("words", "says"), [((), ""), (("all is well",), "; all is well")])
+@pytest.mark.parametrize(("words", "says"), [
+    ((), ""), (("all is well",), "; all is well"),
+    ((IN_REPORT,), f"; {IN_REPORT}; `dmsnap run --resume` with the same arguments goes on from "
+                   "there")])
 def test_what_was_interrupted_says_what_has_become_of_the_report(
-        dmsnap, words: tuple[str, ...], says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        dmsnap, words: tuple[str, ...], says: str, tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt(*words)
 
-    monkeypatch.setattr(provision, "fetch", interrupt)
+    monkeypatch.setattr("harness.campaign.run.execute", interrupt)
+    monkeypatch.setattr(provision, "fetch", lambda name, **_: catalogue.Kernel(
+        name, Path(__file__), tmp_path))
     result = dmsnap("run", "bring_up")
     assert (result.exit_code, result.stderr) == (130, f"dmsnap: interrupted{says}\n")
 
