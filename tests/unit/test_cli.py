@@ -446,10 +446,12 @@ def test_a_place_that_cannot_be_written(tempted, monkeypatch: pytest.MonkeyPatch
         refused(tempted(*words.split()), "cannot write into report", "is not yours to write")
 
 
+GOES_ON = "`dmsnap run --resume` with the same arguments goes on from there"
+
+
 @pytest.mark.parametrize(("words", "says"), [
     ((), ""), (("all is well",), "; all is well"),
-    ((IN_REPORT,), f"; {IN_REPORT}; `dmsnap run --resume` with the same arguments goes on from "
-                   "there")])
+    ((IN_REPORT,), f"; {IN_REPORT}; {GOES_ON}")])
 def test_what_was_interrupted_says_what_has_become_of_the_report(
         dmsnap, words: tuple[str, ...], says: str, tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch) -> None:
