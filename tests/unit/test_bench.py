@@ -8,6 +8,7 @@ import pytest
 
 from harness.errors import ProvisioningError
 from harness.guest.catalogue import Kernel
+from harness.guest.fetch import provision
 from harness.measure import bench
 from harness.measure.bench import Figure
 

@@ -354,7 +354,8 @@ def tempted(dmsnap, monkeypatch: pytest.MonkeyPatch):
     def forbidden(*_: object, **__: object) -> None:
         pytest.fail("fetched, or built, for a request that cannot be carried out")
 
-    for place in ("harness.guest.fetch.provision.fetch", "harness.guest.fetch.apt.PrivateApt.__init__",
+    for place in ("harness.guest.fetch.provision.fetch",
+                  "harness.guest.fetch.apt.PrivateApt.__init__",
                   "harness.guest.fetch.noinline.build", "harness.guest.vagrant.Machine.up"):
         monkeypatch.setattr(place, forbidden)
     monkeypatch.setattr("harness.guest.qemu.check_installed", lambda: None)
