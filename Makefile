@@ -1,7 +1,8 @@
 # dmsnap. "make help" lists what can be typed; every target may be typed first, twice, or after an
 # attempt that was cut short.
 
-KERNEL ?= uml-6.12
+# Empty for the default one, or the best that boots here.
+KERNEL ?=
 ARGS ?=
 
 BIN := .venv/bin
@@ -24,7 +25,7 @@ setup: venv kernel ## make .venv and fetch the default kernel
 	@echo "Ready. Now type: make run"
 
 run: setup ## run every scenario in a real kernel and in the twin, and compare
-	@$(BIN)/dmsnap run --kernel $(KERNEL) $(ARGS)
+	@$(BIN)/dmsnap run $(addprefix --kernel ,$(KERNEL)) $(ARGS)
 
 test: setup ## run all tests: the fast ones, then those that boot kernels
 	@$(BIN)/python -m pytest $(FAST) $(wildcard tests/kernel) $(ARGS)

@@ -46,6 +46,10 @@ class ProvisioningError(DmsnapError):
     """A guest, or the machine that should run it, lacks something; the text says what to do."""
 
 
+class CannotBoot(ProvisioningError):
+    """A kernel does not boot on this machine; the text says what its console said of it."""
+
+
 class Unsupported(ProvisioningError):
     """This kernel lacks what a scenario asks for: no fault of either."""
 

@@ -96,6 +96,8 @@ def execute(plan: Plan, reporter: Reporter, finished: Sequence[Result] = ()) -> 
             environment=msgspec.structs.replace(
                 environment, seconds=time.monotonic() - started, kernels=run.releases,
                 guests={kernel.name: kernel.guest for kernel in plan.kernels},
+                instead={kernel.name: kernel.instead for kernel in plan.kernels
+                         if kernel.instead},
                 resumed=len(finished)),
             results=run.results())
         reporter.end(report)

@@ -4,7 +4,8 @@
 import click
 
 from harness.cli.options import EXIT_DIFFERS, note
-from harness.guest import catalogue
+from harness.errors import CannotBoot
+from harness.guest import catalogue, fallback
 from harness.guest.choice import matching
 from harness.guest.fetch import provision
 
@@ -30,32 +31,48 @@ def kernels(ctx: click.Context) -> None:
 
 
 @kernels.command()
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--refresh", is_flag=True, help="Fetch again, for what the suite holds today.")
 def fetch(names: tuple[str, ...], refresh: bool) -> None:
     """Bring kernels into the cache; NAME may have * in it.
 
     Packages come through apt, with signatures checked, in directories of dmsnap's own: neither
-    root nor the system's configuration is touched.
+    root nor the system's configuration is touched.  Without a NAME it is the default kernel, and
+    where that one does not boot here, the best that does.  A User-mode Linux is booted, once; the
+    exit status is 1 if one does not boot.
     """
     known = [entry.name for entry in catalogue.entries()]
-    wanted = [name for pattern in names
+    wanted = [name for pattern in names or [catalogue.default()]
               for name in (matching(known, pattern) or [catalogue.entry_of(pattern).name])]
     catalogue.check_room([catalogue.entry_of(name) for name in wanted], refresh=refresh)
+    fails = False
     for name in dict.fromkeys(wanted):
         cached = catalogue.find(name) is not None
         kernel = provision.fetch(name, progress=lambda line, name=name: note(  # type: ignore[misc]
             f"{name}: {line}"), refresh=refresh)
-        if cached and not refresh:
+        if not names:
+            kernel = fallback.best(note)
+        if cached and not refresh and kernel.name == name:
             click.echo(f"{name}: cached, {kernel.release}")
+        if names and kernel.guest == catalogue.UML:
+            try:
+                fallback.prove(kernel, progress=note)
+            except CannotBoot as fault:
+                note(str(fault))
+                fails = True
+    if fails:
+        raise click.exceptions.Exit(EXIT_DIFFERS)
 
 
 @click.command()
 def doctor() -> None:
-    """Say what this machine can run, and what to type where it cannot."""
-    from harness.guest.doctor import able, examine, render
+    """Say what this machine can run, and what to type where it cannot.
 
-    findings = examine()
-    click.echo(render(findings))
-    if not able(findings):
+    Each kernel that is cached is booted once, which takes some seconds.
+    """
+    from harness.guest.doctor import able, boot_all, examine, render
+
+    findings, boots = examine(), boot_all(note)
+    click.echo(render(findings, boots))
+    if not able(findings, boots):
         raise click.exceptions.Exit(EXIT_DIFFERS)

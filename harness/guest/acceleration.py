@@ -18,6 +18,7 @@ import msgspec
 
 from harness.errors import ProvisioningError
 from harness.files import write_whole
+from harness.guest.boots import this_host
 
 KVM: Final = "kvm"
 TCG: Final = "tcg"
@@ -52,14 +53,8 @@ class Proof(msgspec.Struct, frozen=True):
 
 
 def this_machine(qemu_version: str) -> str:
-    """What a proof holds for: this boot of this host, its CPU, and the QEMU."""
-    boot_id = cpu = ""
-    with contextlib.suppress(OSError):
-        boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next((line.partition(":")[2].strip() for line in lines
-                    if line.startswith("model name")), "")
-    return f"{boot_id} / {cpu} / {qemu_version}"
+    """What a proof holds for: this boot of this host, its processor, and the QEMU."""
+    return f"{this_host()} / {qemu_version}"
 
 
 def proven(machine: str, boot: Boot, *, cache: Path, device: Path = KVM_DEVICE) -> Proof:

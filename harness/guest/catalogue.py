@@ -91,6 +91,7 @@ class Kernel:
         modules: directory that holds its modules, at any depth.
         record: what was fetched; None for a kernel that the user built.
         guest: what boots it.
+        instead: that it was taken in place of another one, and why (`harness.guest.fallback`).
     """
 
     name: str
@@ -98,6 +99,7 @@ class Kernel:
     modules: Path
     record: Manifest | None = None
     guest: Guest = UML
+    instead: str = ""
 
     @property
     def release(self) -> str:

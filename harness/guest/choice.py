@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.errors import ProvisioningError
-from harness.guest import built, catalogue
+from harness.guest import built, catalogue, fallback
 from harness.guest.catalogue import Entry, Kernel, Progress
 from harness.guest.fetch import provision
 
@@ -17,7 +17,7 @@ def named_kernels(names: Sequence[str], modules: Path | None, guest: str | None 
     Nothing is fetched: a request that cannot be carried out is refused before that.
 
     Args:
-        names: of the catalogue, or paths.
+        names: of the catalogue, or paths; none for the default kernel.
         modules: of kernels given as a path.
         guest: what is to boot them; by default what each is made for.
         one: only one is wanted.
@@ -62,12 +62,15 @@ def chosen_kernels(names: Sequence[str], modules: Path | None, guest: str | None
                    one: bool = False, progress: Progress) -> tuple[Kernel, ...]:
     """The kernels that a command line names, on this machine: they are fetched if need be.
 
-    The arguments are those of `named_kernels`.
+    The arguments are those of `named_kernels`.  Where none is named and the default one does not
+    boot here, it is the best that does.
 
     Raises:
         ProvisioningError: one of them cannot be had.
     """
     found = named_kernels(names, modules, guest, one=one, progress=progress)
+    if not names and guest in (None, catalogue.UML) and modules is None:
+        return (fallback.best(progress),)
     catalogue.check_room([each for each in found if isinstance(each, Entry)])
     return tuple(each if isinstance(each, Kernel) else
                  provision.fetch(each.name, progress=progress) for each in found)

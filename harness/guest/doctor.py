@@ -4,8 +4,11 @@ It looks at commands, packages and files through testinfra, so the same question
 another host (``testinfra.get_host("ssh://…")``) and, in a test, to a made-up one.  Only what is
 *needed* makes dmsnap unable to work; the rest says which guests there are and how fast.
 
-Nothing is changed.  ``/dev/kvm`` is opened and not used: a device that opens may still hang its
-guests, which only a boot with a time limit can tell (`harness.guest`).
+That nothing is missing proves nothing yet: hosts differ in ways that only a boot can tell
+(`harness.guest.boots`).  So each kernel that is cached is booted, within a time limit, and only
+where one of them came up can the machine run dmsnap.
+
+``/dev/kvm`` is opened and not used: what QEMU makes of it is told by the boot of its kernels.
 """
 
 import shlex
@@ -14,6 +17,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import testinfra
+
+from harness.errors import CannotBoot, ProvisioningError
+from harness.guest import catalogue
+from harness.guest import fallback as choice
+from harness.guest.catalogue import Progress
 
 MEMORY_BYTES_MIN: Final = 1 << 30
 """One User-mode Linux guest of 512 MiB, the twin, and the report beside them."""
@@ -76,23 +84,75 @@ def examine(host: Host | None = None) -> list[Finding]:
     return findings
 
 
-def able(findings: Sequence[Finding]) -> bool:
-    """True where nothing is missing that dmsnap needs."""
-    return all(finding.ok for finding in findings if finding.needed)
+@dataclass(frozen=True, slots=True)
+class Booted:
+    """What came of booting a kernel here.
+
+    Attributes:
+        name: of the kernel.
+        ok: it came up.
+        detail: how, or why not.
+    """
+
+    name: str
+    ok: bool
+    detail: str
 
 
-def render(findings: Sequence[Finding]) -> str:
+def boot_all(progress: Progress) -> list[Booted]:
+    """Boot a guest of each kernel that is cached, one after another.
+
+    Args:
+        progress: told in one line each what happens.
+    """
+    found = []
+    for kernel in catalogue.installed():
+        progress(f"{kernel.name}: booting")
+        try:
+            found.append(Booted(kernel.name, True, choice.prove(kernel, fresh=True)))
+        except CannotBoot as fault:
+            found.append(Booted(kernel.name, False, str(fault).removeprefix(f"{kernel.name} ")))
+        except ProvisioningError as fault:
+            found.append(Booted(kernel.name, False, f"was not booted: {fault}"))
+    return found
+
+
+def able(findings: Sequence[Finding], boots: Sequence[Booted]) -> bool:
+    """True where nothing is missing that dmsnap needs, and a kernel was seen to boot."""
+    return not _missing(findings) and any(boot.ok for boot in boots)
+
+
+def _missing(findings: Sequence[Finding]) -> bool:
+    return not all(finding.ok for finding in findings if finding.needed)
+
+
+def render(findings: Sequence[Finding], boots: Sequence[Booted]) -> str:
     """Findings as text for a terminal, one line each, a cure below what needs one."""
-    width = max((len(finding.name) for finding in findings), default=0)
+    width = max((len(each.name) for each in (*findings, *boots)), default=0)
     lines = []
     for finding in findings:
         mark = "ok" if finding.ok else "MISSING" if finding.needed else "absent"
         lines.append(f"{mark:7}  {finding.name:{width}}  {finding.detail}")
         if finding.cure:
             lines.append(f"{'':7}  {'':{width}}  {finding.cure}")
-    lines.append("This machine can run dmsnap." if able(findings) else
-                 "This machine cannot run dmsnap yet: see MISSING above.")
-    return "\n".join(lines) + "\n"
+    lines += [f"{'ok' if boot.ok else 'FAILS':7}  {boot.name:{width}}  {boot.detail}"
+              for boot in boots]
+    return "\n".join([*lines, _conclusion(findings, boots)]) + "\n"
+
+
+def _conclusion(findings: Sequence[Finding], boots: Sequence[Booted]) -> str:
+    default = catalogue.default()
+    works = [boot.name for boot in boots if boot.ok]
+    if _missing(findings):
+        return "This machine cannot run dmsnap yet: see MISSING above."
+    if not boots:
+        return ("Nothing is missing, but that this machine can run dmsnap is not proven: there is "
+                f"no kernel to boot yet. Type: dmsnap kernels fetch {default}; dmsnap doctor")
+    if not works:
+        return "This machine cannot run dmsnap yet: no kernel boots, see FAILS above."
+    if default not in works:
+        return f"This machine can run dmsnap, not with {default} but with {', '.join(works)}."
+    return "This machine can run dmsnap."
 
 
 def _output(host: Host, command: str) -> str:

@@ -11,7 +11,7 @@ import os
 import shlex
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -58,6 +58,20 @@ def private_dir() -> Path:
     raise ProvisioningError(
         "no place for the private directory of a guest: neither /tmp nor TMPDIR is writable "
         f"with a path of at most {_SOCKET_PATH_MAX} bytes; set TMPDIR to such a directory")
+
+
+@contextlib.contextmanager
+def passing_dir() -> Iterator[Path]:
+    """A results directory for a guest that leaves none.
+
+    Raises:
+        ProvisioningError: there is no place for one.
+    """
+    path = private_dir()
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _hidden(path: Path) -> bool:

@@ -14,19 +14,17 @@ Left out on purpose: network, disks, a display, more than one CPU, other machine
 """
 
 import os
-import select
 import shutil
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from harness.errors import ProvisioningError
-from harness.guest import acceleration
-from harness.guest.catalogue import Kernel, cache_dir
+from harness.errors import CannotBoot, ProvisioningError
+from harness.guest import acceleration, boots
+from harness.guest.catalogue import Kernel, Progress, cache_dir
 from harness.guest.fetch import initramfs
 from harness.guest.fetch.apt import run
-from harness.guest.host_root import AGENT, check_seen, private_dir, write_init
+from harness.guest.host_root import AGENT, check_seen, passing_dir, private_dir, write_init
 from harness.guest.process import KeptProcess
 
 PROGRAM: Final = "qemu-system-x86_64"
@@ -83,7 +81,7 @@ def machine(accelerator: str, memory_mib: int) -> list[str]:
     ]
 
 
-def boots(kernel: Path, initramfs_file: Path) -> list[str]:
+def booting(kernel: Path, initramfs_file: Path) -> list[str]:
     """What the machine boots."""
     words = ("console=ttyS0", "quiet", "panic=-1", "oops=panic", MARK,
              # Nobody attacks the guest from within, and an emulated retpoline is dear.
@@ -154,7 +152,7 @@ class QemuGuest:
         Raises:
             ProvisioningError: the guest cannot be started; cause and cure.
         """
-        accelerator = self._proven().name
+        accelerator = self.accelerator
         private = private_dir()
         try:
             write_init(
@@ -177,11 +175,39 @@ class QemuGuest:
 
     def command(self, accelerator: str, first: Path, results: Path) -> list[str]:
         """QEMU and its arguments."""
-        return [*machine(accelerator, self._memory_mib), *boots(self.kernel.program, first),
+        return [*machine(accelerator, self._memory_mib), *booting(self.kernel.program, first),
                 *share("root", Path("/"), writable=False),
                 *share("results", results, writable=True)]
 
     # -- the proof --
+
+    def prove(self, *, fresh: bool = False, progress: Progress = lambda _line: None) -> str:
+        """See that the kernel boots here; what came of it, in words.
+
+        Args:
+            fresh: no proof of a kernel is kept, it boots in any case.
+            progress: told in one line each what happens.
+
+        Raises:
+            CannotBoot: it does not.
+            ProvisioningError: no guest at all can be started here; cause and cure.
+        """
+        del fresh, progress
+        small = QemuGuest(self.kernel, python=self._python, argv=boots.ARGV,
+                          memory_mib=MEMORY_MIB_MIN)
+        limit_s = boots.LIMIT_S * small.slowness
+        with passing_dir() as results:
+            small.check(1, results)
+            seen = boots.watch(small.start(results), boots.SAYS, limit_s)
+        if not seen.works:
+            raise CannotBoot(f"{self.kernel.name} does not boot on this machine: "
+                             f"{boots.cause(seen, limit_s)}")
+        return f"boots in {seen.seconds:.1f} s ({small.accelerator})"
+
+    @property
+    def accelerator(self) -> str:
+        """``kvm`` or ``tcg``, as proven."""
+        return self._proven().name
 
     def _proven(self) -> acceleration.Proof:
         if self._proof is None:
@@ -199,16 +225,10 @@ class QemuGuest:
         console.mkdir()
         first = private / "initramfs"
         first.write_bytes(initramfs.build(None, None))
-        command = [*machine(accelerator, _PROOF_MIB), *boots(self.kernel.program, first)]
-        started = time.monotonic()
-        guest = KeptProcess(command, results=console, private=private,
-                            env={"PATH": os.defpath, "LC_ALL": "C"})
-        try:
-            select.select([guest], [], [], limit_s)
-            took = time.monotonic() - started
-        finally:
-            guest.end()
-        return took if WORKS in guest.console_tail() else None
+        command = [*machine(accelerator, _PROOF_MIB), *booting(self.kernel.program, first)]
+        seen = boots.watch(KeptProcess(command, results=console, private=private,
+                                       env={"PATH": os.defpath, "LC_ALL": "C"}), WORKS, limit_s)
+        return seen.seconds if seen.works else None
 
 
 def _available_mib() -> int:

@@ -332,7 +332,7 @@ class Supervisor:
 
 
 def launcher_of(kernel: Kernel, *, python: Path, argv: Sequence[str] = AGENT,
-                memory_mib: int | None = None) -> Launcher:
+                memory_mib: int | None = None) -> QemuGuest | UmlGuest:
     """What starts guests of a kernel."""
     guest = QemuGuest if kernel.guest == QEMU else UmlGuest
     return guest(kernel, python=python, argv=argv,

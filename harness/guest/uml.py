@@ -6,9 +6,13 @@ process.  Its memory is a file that the kernel unlinks at once, in a directory t
 executable mappings and have room; where /dev/shm is full, tiny (containers) or mounted noexec,
 another directory is taken.
 
+Before its first guest a kernel proves that it boots here (`harness.guest.boots`); one that must be
+cured for that is run cured.
+
 Left out on purpose: network, block devices of the host, the management console's commands.
 """
 
+import dataclasses
 import mmap
 import os
 import shutil
@@ -18,12 +22,14 @@ from pathlib import Path
 from typing import Final
 
 from harness.errors import ProvisioningError
-from harness.guest.catalogue import Kernel
-from harness.guest.host_root import AGENT, check_seen, private_dir, write_init
+from harness.guest import boots
+from harness.guest.catalogue import Kernel, Progress
+from harness.guest.host_root import AGENT, check_seen, passing_dir, private_dir, write_init
 from harness.guest.process import KeptProcess
 
 MEMORY_MIB_MIN: Final = 64
 """Below this the kernel and Python do not both fit."""
+_PROOF_MIB: Final = 128
 
 
 def memory_dirs() -> list[Path]:
@@ -92,18 +98,54 @@ class UmlGuest:
         self._python = python
         self._argv = tuple(argv)
         self._memory_mib = memory_mib
+        self._proof: boots.Proof | None = None
 
     def check(self, guests: int, results: Path) -> None:
-        """See that ``guests`` guests find memory and see every path that they need.
+        """See that the kernel boots, that ``guests`` guests find memory and what they need.
 
         Raises:
+            CannotBoot: it does not.
             ProvisioningError: cause and cure.
         """
         memory_dir(self._memory_mib * guests)
         check_seen(self.kernel, self._python, results)
+        self.prove()
+
+    def prove(self, *, fresh: bool = False, progress: Progress = lambda _line: None) -> str:
+        """See that the kernel boots here; what came of it, in words.
+
+        Args:
+            fresh: boot, also where it is proven already.
+            progress: told in one line each what happens.
+
+        Raises:
+            CannotBoot: it does not.
+            ProvisioningError: no guest at all can be started here; cause and cure.
+        """
+        if self._proof is None or fresh:
+            self._proof = boots.proven(self.kernel, self._boot_small, fresh=fresh,
+                                       progress=progress)
+        return self._proof.words()
+
+    def _boot_small(self, program: Path) -> boots.Boot:
+        """Boot a guest of ``program`` that only says that it works."""
+        kernel = dataclasses.replace(self.kernel, program=program)
+        small = UmlGuest(kernel, python=self._python, argv=boots.ARGV, memory_mib=_PROOF_MIB)
+        with passing_dir() as results:
+            return boots.watch(small.boot(results), boots.SAYS, boots.LIMIT_S)
 
     def start(self, results: Path) -> KeptProcess:
         """Boot a guest; it reads its job from ``results`` and writes its journal there.
+
+        Raises:
+            CannotBoot: no guest of this kernel boots here.
+            ProvisioningError: the guest cannot be started; cause and cure.
+        """
+        self.prove()
+        return self.boot(results)
+
+    def boot(self, results: Path) -> KeptProcess:
+        """Start a guest, whether or not it is proven that the kernel boots.
 
         Raises:
             ProvisioningError: the guest cannot be started; cause and cure.
@@ -125,7 +167,7 @@ class UmlGuest:
     def command(self, private: Path) -> list[str]:
         """The kernel and its command line; none of its words may contain a space."""
         return [
-            str(self.kernel.program),
+            self._proof.runs if self._proof else str(self.kernel.program),
             f"mem={self._memory_mib}M",
             "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro",
             f"init={private}/init",

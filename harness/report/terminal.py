@@ -143,6 +143,8 @@ class Terminal:
             guest = f"guest {report.guest(kernel)}, " if report.guest(kernel) else ""
             self._say(f"{kernel}: {guest}release "
                       f"{report.release(kernel) or 'unknown (never came up)'}")
+            if instead := report.environment.instead.get(kernel):
+                self._say(instead, indent="  ")
         self._say(f"values compared: {compared(report)}")
         for line in left_out(report):
             self._say(f"not compared: {line}")

@@ -93,6 +93,7 @@ class Environment(Struct, frozen=True, kw_only=True, omit_defaults=True):
         resumed: results that were taken over from an earlier start (``--resume``).
         kernels: name → what the kernel's own uname gave, for kernels that came up.
         guests: name → where it lived: uml, qemu, vagrant, here.
+        instead: name → in place of which kernel it ran, and why.
     """
 
     dmsnap: str = ""
@@ -105,6 +106,7 @@ class Environment(Struct, frozen=True, kw_only=True, omit_defaults=True):
     resumed: int = 0
     kernels: dict[str, str] = {}
     guests: dict[str, str] = {}
+    instead: dict[str, str] = {}
 
 
 class RunReport(Struct, frozen=True, kw_only=True):

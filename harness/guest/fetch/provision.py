@@ -1,12 +1,9 @@
 """Bringing a kernel of the catalogue into the cache, once, under a lock."""
 
 import datetime
-import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -25,6 +22,7 @@ from harness.guest.catalogue import (
     entry_of,
     sha256_of,
 )
+from harness.guest.lock import locked
 
 
 def fetch(name: str, *, progress: Progress = lambda _line: None,
@@ -45,7 +43,7 @@ def fetch(name: str, *, progress: Progress = lambda _line: None,
     parent = cache_dir()
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        with _lock(parent / f".{name}.lock", progress):
+        with locked(parent / f".{name}.lock", progress):
             if not refresh and (kernel := _load(entry)):
                 return kernel  # somebody else fetched it while we waited
             check_room([entry], refresh=refresh)
@@ -59,21 +57,6 @@ def fetch(name: str, *, progress: Progress = lambda _line: None,
         raise ProvisioningError(f"kernel {name} vanished from {parent} as soon as it was there; "
                                 "something else cleans that directory, set XDG_CACHE_HOME")
     return kernel
-
-
-@contextmanager
-def _lock(path: Path, progress: Progress) -> Iterator[None]:
-    """Hold the lock of one kernel; it ends with the process, however that ends."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            progress("another process is fetching it, waiting")
-            fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
 
 
 def _fetch_locked(entry: Entry, parent: Path, progress: Progress) -> None:

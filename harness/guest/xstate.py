@@ -1,0 +1,146 @@
+"""The cure of a User-mode Linux that has too little room for this processor's XSTATE.
+
+Before 6.13 it moves the floating-point state of its processes through a buffer of a fixed size,
+and dies with its first process on a host whose processor has more (AMX: Intel servers since
+Sapphire Rapids).  `vm/ptrace-whole-xstate.c` says how that comes, and mends it: an object that
+answers ptrace(2) in place of the C library.  Here it is compiled and put in front of the C
+library of a copy of the program.
+
+Any C compiler will do.  Where there is none, Debian's tcc is fetched like a kernel
+(`harness.guest.fetch.apt`): 0.3 MB, and it needs no headers for this.  The object is kept in
+``$XDG_CACHE_HOME/dmsnap/whole-xstate``, so that happens once.
+
+When the cure is used is not decided here but by a boot (`harness.guest.boots`).
+"""
+
+import hashlib
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from harness.errors import ProvisioningError
+from harness.files import write_whole
+from harness.guest.catalogue import UML, Progress, answers, cache_dir, entries, vm_file
+from harness.guest.fetch.apt import PrivateApt, debian_mirror, patchelf_program, run, unpack
+
+SOURCE: Final = "ptrace-whole-xstate.c"
+OBJECT: Final = "ptrace-whole-xstate.so"
+CAUSE: Final = ("it has too little room for the floating-point state of this processor's programs "
+                "(User-mode Linux before 6.13 on a processor with AMX)")
+
+_SIGN: Final = re.compile(
+    r"ptrace set fp regs failed|Attempted to kill init! exitcode=0x0000000b")
+_FLAGS: Final = ("-fPIC", "-nostdlib", "-shared")
+_LIMIT_S: Final = 60.0
+
+
+def shows(console: str) -> bool:
+    """Whether a kernel died as those do that this is the cure of."""
+    return _SIGN.search(console) is not None
+
+
+def is_current(program: Path) -> bool:
+    """Whether a cured program has the object of today's source beside it."""
+    return program.with_name(OBJECT).read_bytes() == _object().read_bytes()
+
+
+def cured(program: Path, home: Path, progress: Progress) -> Path:
+    """A copy of a program that uses the object: ``cured/linux`` in ``home``.
+
+    Args:
+        program: a User-mode Linux.
+        home: existing directory; what was there as ``cured`` is replaced in one step.
+        progress: told in one line each what happens.
+
+    Raises:
+        ProvisioningError: it is linked statically, or something does not come; cause and cure.
+    """
+    patchelf = patchelf_program()
+    if run([patchelf, "--print-interpreter", str(program)], limit_s=_LIMIT_S)[0]:
+        raise ProvisioningError(
+            f"{program} is linked statically, so that nothing can be put in front of its C "
+            "library; build it without CONFIG_STATIC_LINK, or build Linux 6.13 or newer")
+    built = compiled(progress)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".part-", dir=home) as work:
+            fresh = Path(work, "cured")
+            fresh.mkdir()
+            copy = fresh / "linux"
+            shutil.copyfile(program, copy)
+            copy.chmod(0o755)
+            shutil.copyfile(built, fresh / OBJECT)
+            # Found beside the program, wherever a cache is; patchelf puts it before the others.
+            status, said = run([patchelf, "--add-needed", f"$ORIGIN/{OBJECT}", str(copy)],
+                               limit_s=_LIMIT_S)
+            runs, version = (False, said.strip()) if status else answers(copy)
+            if not runs:
+                raise ProvisioningError(f"{OBJECT} cannot be added to {program}: {version}")
+            if (home / "cured").exists():
+                (home / "cured").rename(Path(work, "old"))
+            fresh.rename(home / "cured")
+    except OSError as fault:
+        raise ProvisioningError(f"cannot write into {home}: {fault.strerror}; free space, or set "
+                                "XDG_CACHE_HOME to another directory") from fault
+    return home / "cured" / "linux"
+
+
+def _object() -> Path:
+    """Where the compiled object is kept: by the source that it is of."""
+    digest = hashlib.sha256(vm_file(SOURCE).read_bytes()).hexdigest()
+    return cache_dir().parent / "whole-xstate" / f"{digest[:16]}.so"
+
+
+def compiled(progress: Progress) -> Path:
+    """The compiled object; nothing is done where it is cached.
+
+    Raises:
+        ProvisioningError: there is no compiler, and none can be fetched; cause and cure.
+    """
+    target = _object()
+    if target.exists():
+        return target
+    with tempfile.TemporaryDirectory(prefix="dmsnap-") as name:
+        work = Path(name)
+        failed = []
+        for compiler in _compilers(work, progress):
+            argv = [*compiler, *_FLAGS, "-o", str(work / OBJECT), str(vm_file(SOURCE))]
+            status, said = run(argv, limit_s=_LIMIT_S)
+            if not status:
+                # tcc says nothing of the stack, which means: executable, please.
+                run([patchelf_program(), "--clear-execstack", str(work / OBJECT)],
+                    limit_s=_LIMIT_S)
+                write_whole(target, (work / OBJECT).read_bytes())
+                return target
+            failed.append(f"{Path(compiler[0]).name}: "
+                          f"{(said.strip().splitlines() or ['no output'])[-1]}")
+    raise ProvisioningError(f"{SOURCE} cannot be compiled ({'; '.join(failed)}); install a C "
+                            "compiler: sudo apt-get install -y tcc")
+
+
+def _compilers(work: Path, progress: Progress) -> Iterator[list[str]]:
+    """C compilers, the next one where the one before would not do."""
+    for name in ("cc", "tcc"):
+        if found := shutil.which(name):
+            yield [found]
+    yield _fetched_tcc(work, progress)
+
+
+def _fetched_tcc(work: Path, progress: Progress) -> list[str]:
+    """Debian's tcc, unpacked below ``work``."""
+    # The oldest suite's: a C library runs the programs of older ones, not those of newer.
+    suite = next(entry.suite for entry in entries() if entry.guest == UML)
+    progress(f"no C compiler is installed: fetching Debian's tcc (suite {suite}) for {SOURCE}")
+    try:
+        apt = PrivateApt(suite, work / "apt", debian_mirror(), progress)
+        apt.update()
+        tree = work / "tcc"
+        unpack(apt.download("tcc"), tree)
+    except ProvisioningError as fault:
+        raise ProvisioningError(f"no C compiler is installed, and Debian's tcc does not come "
+                                f"({fault}); type: sudo apt-get install -y tcc") from fault
+    # Its own directory, compiled into it as one of the system's.
+    own = next(tree.glob("usr/lib/*/tcc"), tree)
+    return [str(tree / "usr/bin/tcc"), f"-B{own}"]
