@@ -21,6 +21,7 @@ import hashlib
 import os
 import re
 import select
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,11 +50,20 @@ _CPU_FIELDS: Final = ("model name", "flags", "microcode")
 _RESTRICTIONS: Final = ("Seccomp", "Seccomp_filters", "NoNewPrivs", "CapBnd")
 _LINE_CHARACTERS: Final = 200
 _NOISE: Final = re.compile(
-    r"\[<|\[[ \d.]+\]|<[0-9a-f]+>|R[A-Z0-9]+: |RSP|Call Trace|Modules linked in|CPU: |Pid: |Stack:"
-    r"|---\[|\(null\)|Aborted|[0-9a-f ]+$|Core dump limits|\s*(?:soft|hard) - ")
+    r"\[<|\[[ \d.]+\]|<[0-9a-f]+>|R[A-Z0-9]+: |Call Trace|Modules linked in|CPU: |Pid: |Stack:"
+    r"|---\[|Aborted|[0-9a-f ]+$|Core dump limits|\s*(?:soft|hard) - |SELinux:"
+    # What User-mode Linux always says, for it was given neither.
+    r"|mmapper_init|Failed to initialize ubd device")
 """Lines of a console that say where a kernel was, and not what was wrong."""
-_TELLING: Final = (re.compile(r"ptrace set fp regs failed"), re.compile(r"Kernel panic"))
-"""What says more than the line that happens to be the last."""
+_TELLING: Final = (
+    re.compile(r"^ptrace: "),
+    re.compile(r"cannot|not permitted|not implemented|denied|No space|\b[Ee]rror\b|errno = \d"),
+    re.compile(r"Kernel panic"))
+"""What says more than the last line, the best first: what fails later fails because of it."""
+_PTRACE: Final = re.compile(r"^ptrace: |check_ptrace")
+_FORBIDDEN: Final = " (allow ptrace in the container's seccomp profile, or kernel.yama.ptrace_scope)"
+_LIMITED: Final = {signal.SIGXFSZ: " (files may not be as large as its memory here, see ulimit -f)",
+                   signal.SIGKILL: " (perhaps for want of memory, see the host's kernel log)"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +75,14 @@ class Boot:
         seconds: until it had ended, or the limit was reached.
         ended: it ended by itself.
         console: the last that it printed.
+        status: its exit status, 128 + n for signal n.
     """
 
     works: bool
     seconds: float
     ended: bool
     console: str
+    status: int = 0
 
 
 class Proof(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,29 +151,24 @@ def watch(guest: KeptProcess, line: str, limit_s: float) -> Boot:
     finally:
         guest.end()
     console = guest.console_tail()
-    return Boot(line in console, seconds, ended, console)
+    return Boot(line in console, seconds, ended, console, guest.status if ended else 0)
 
 
 def cause(boot: Boot, limit_s: float = LIMIT_S) -> str:
     """Why a boot failed, in one line."""
     if xstate.shows(boot.console):
         return xstate.CAUSE
+    how = "it ended" if boot.ended else f"it was not up after {limit_s:.3g} s"
     lines = [line.strip() for line in boot.console.splitlines()]
     said = [line for line in lines if line and not _NOISE.match(line)]
     telling = [line for pattern in _TELLING for line in said if pattern.search(line)]
-    line = (telling or said or [""])[0 if telling else -1][:_LINE_CHARACTERS]
-    how = "it ended" if boot.ended else f"it was not up after {limit_s:.3g} s"
-    if not line:
-        return f"{how} without a word"
-    return f"{how}, and its console says: {line}{_cure(boot.console)}"
-
-
-def _cure(console: str) -> str:
-    """What to do about what a console says, where that is known."""
-    if re.search(r"ptrace.*(?:errno = 1\b|not permitted|EPERM)|PTRACE_\w+ failed", console):
-        return (" (ptrace is forbidden here: allow it in the container's seccomp profile, or set "
-                "kernel.yama.ptrace_scope to 1)")
-    return ""
+    if said:
+        line = (telling[0] if telling else said[-1])[:_LINE_CHARACTERS]
+        return f"{how}, and its console says: {line}{_FORBIDDEN if _PTRACE.search(line) else ''}"
+    with contextlib.suppress(ValueError):
+        killed = signal.Signals(boot.status - 128)
+        return f"it was ended by {killed.name}{_LIMITED.get(killed, '')}, without a word"
+    return f"{how}, without a word"
 
 
 def home_of(kernel: Kernel) -> Path:

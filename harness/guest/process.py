@@ -116,6 +116,11 @@ class KeptProcess:
         """Process id of the keeper; the guest is its child."""
         return self._keeper.pid
 
+    @property
+    def status(self) -> int:
+        """Exit status of a guest that has ended, 128 + n for signal n."""
+        return self._keeper.returncode or 0
+
     def fileno(self) -> int:
         """A pidfd of the keeper, which ends after the guest and all that belongs to it."""
         return self._pidfd

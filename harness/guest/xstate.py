@@ -132,14 +132,14 @@ def _fetched_tcc(work: Path, progress: Progress) -> list[str]:
     """Debian's tcc, unpacked below ``work``."""
     # The oldest suite's: a C library runs the programs of older ones, not those of newer.
     suite = next(entry.suite for entry in entries() if entry.guest == UML)
-    progress(f"no C compiler is installed: fetching Debian's tcc (suite {suite}) for {SOURCE}")
+    progress(f"no C compiler of this machine serves: fetching Debian's tcc of {suite}")
     try:
         apt = PrivateApt(suite, work / "apt", debian_mirror(), progress)
         apt.update()
         tree = work / "tcc"
         unpack(apt.download("tcc"), tree)
     except ProvisioningError as fault:
-        raise ProvisioningError(f"no C compiler is installed, and Debian's tcc does not come "
+        raise ProvisioningError(f"no C compiler of this machine serves, and Debian's tcc does not come "
                                 f"({fault}); type: sudo apt-get install -y tcc") from fault
     # Its own directory, compiled into it as one of the system's.
     own = next(tree.glob("usr/lib/*/tcc"), tree)
