@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from harness.errors import DmsnapError
+from harness.errors import CannotBoot, DmsnapError
 
 if TYPE_CHECKING:
+    from harness.trace.files import Trace
     from harness.verdict.result import Result
 
 FIXTURE: Final = "dmsnap_result"
@@ -94,6 +95,8 @@ def dmsnap_result(dmsnap_case: tuple[str, str], _dmsnap_results: "_Guests | _Her
     """The result of one scenario on one kernel (`harness.verdict.result.Result`)."""
     try:
         result = _dmsnap_results.get(*dmsnap_case)
+    except CannotBoot as fault:
+        pytest.skip(str(fault))
     except DmsnapError as fault:
         pytest.fail(str(fault), pytrace=False)
     # Not record_property: beside --junit-xml it warns, and a warning may be an error.
@@ -150,7 +153,7 @@ class _Guests:
         self._selected = list(dict.fromkeys(selected))
         self._results: dict[tuple[str, str], Result] = {}
         self._news = threading.Condition()
-        self._fault: BaseException | None = None
+        self._faults: dict[str, BaseException] = {}
         self._over = False
 
     def __enter__(self) -> "_Guests":
@@ -162,31 +165,56 @@ class _Guests:
         """Results that nobody waits for any more are left alone."""
 
     def _run(self) -> None:
-        from harness.campaign.plan import Plan
-        from harness.campaign.run import execute
-        from harness.guest.choice import chosen_kernels, named_kernels
-        from harness.guest.recording import GUESTS_DIRECTORY
         from harness.scenarios.registry import catalogue
 
         try:
             scenarios = catalogue()
-            modules = self._config.getoption("--modules")
-            guest = self._config.getoption("--guest")
-            where_from = Path(modules) if modules else None
-            names = list(dict.fromkeys(kernel for kernel, _ in self._selected))
-            for name in names:  # before any of them is fetched
-                named_kernels([name], where_from, guest, progress=_note)
-            for name in names:
-                kernel = chosen_kernels([name], where_from, guest, progress=_note)
-                traces = tuple(scenarios[scenario].trace() for where, scenario in self._selected
-                               if where == name)
-                execute(Plan(traces=traces, kernels=kernel,
-                             jobs=self._config.getoption("--dmsnap-jobs"),
-                             directory=Path("report") / GUESTS_DIRECTORY), _Follower(self, name))
+            kernels = list(dict.fromkeys(kernel for kernel, _ in self._selected))
+            # All are looked at before any of them is fetched.
+            for kernel in [kernel for kernel in kernels if self._is_there(kernel)]:
+                self._run_on(kernel, [scenarios[scenario].trace()
+                                      for where, scenario in self._selected if where == kernel])
+        finally:
+            with self._news:
+                self._over = True
+                self._news.notify_all()
+
+    @property
+    def _modules(self) -> Path | None:
+        modules = self._config.getoption("--modules")
+        return Path(modules) if modules else None
+
+    def _is_there(self, name: str) -> bool:
+        """Whether a kernel can be had, as far as that is known without fetching it."""
+        from harness.guest.choice import named_kernels
+
+        try:
+            named_kernels([name], self._modules, self._config.getoption("--guest"),
+                          progress=_note)
+        except DmsnapError as fault:
+            self._has_fault(name, fault)
+            return False
+        return True
+
+    def _run_on(self, name: str, traces: Sequence["Trace"]) -> None:
+        """All that was selected on one kernel; what keeps it from that is told who waits for it."""
+        from harness.campaign.plan import Plan
+        from harness.campaign.run import execute
+        from harness.guest.choice import chosen_kernels
+        from harness.guest.recording import GUESTS_DIRECTORY
+
+        try:
+            kernels = chosen_kernels([name], self._modules, self._config.getoption("--guest"),
+                                     progress=_note)
+            execute(Plan(traces=tuple(traces), kernels=kernels,
+                         jobs=self._config.getoption("--dmsnap-jobs"),
+                         directory=Path("report") / GUESTS_DIRECTORY), _Follower(self, name))
         except BaseException as fault:  # noqa: BLE001 - told to the items that wait
-            self._fault = fault
+            self._has_fault(name, fault)
+
+    def _has_fault(self, name: str, fault: BaseException) -> None:
         with self._news:
-            self._over = True
+            self._faults[name] = fault
             self._news.notify_all()
 
     def put(self, kernel: str, result: "Result") -> None:
@@ -199,15 +227,20 @@ class _Guests:
         """Wait for a result.
 
         Raises:
+            CannotBoot: the kernel does not boot on this machine.
             ProvisioningError: there will be none.
         """
         from harness.errors import ProvisioningError
 
         with self._news:
-            self._news.wait_for(lambda: self._over or (kernel, name) in self._results)
+            self._news.wait_for(lambda: self._over or kernel in self._faults
+                                or (kernel, name) in self._results)
         result = self._results.get((kernel, name))
         if result is None:
-            raise ProvisioningError(f"no result: {self._fault}")
+            fault = self._faults.get(kernel)
+            if isinstance(fault, CannotBoot):
+                raise fault
+            raise ProvisioningError(f"no result: {fault}")
         return result
 
 

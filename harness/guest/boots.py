@@ -61,9 +61,11 @@ _TELLING: Final = (
     re.compile(r"Kernel panic"))
 """What says more than the last line, the best first: what fails later fails because of it."""
 _PTRACE: Final = re.compile(r"^ptrace: |check_ptrace")
-_FORBIDDEN: Final = " (allow ptrace in the container's seccomp profile, or kernel.yama.ptrace_scope)"
-_LIMITED: Final = {signal.SIGXFSZ: " (files may not be as large as its memory here, see ulimit -f)",
-                   signal.SIGKILL: " (perhaps for want of memory, see the host's kernel log)"}
+_FORBIDDEN: Final = (" (allow ptrace: in the container's seccomp profile, or by "
+                     "kernel.yama.ptrace_scope)")
+_LIMITED: Final = {
+    signal.SIGXFSZ: " (files may not be as large as its memory here, see ulimit -f)",
+    signal.SIGKILL: " (perhaps for want of memory, see the host's kernel log)"}
 
 
 @dataclass(frozen=True, slots=True)

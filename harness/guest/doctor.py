@@ -128,7 +128,8 @@ def _missing(findings: Sequence[Finding]) -> bool:
 
 def render(findings: Sequence[Finding], boots: Sequence[Booted]) -> str:
     """Findings as text for a terminal, one line each, a cure below what needs one."""
-    width = max((len(each.name) for each in (*findings, *boots)), default=0)
+    names = [*(finding.name for finding in findings), *(boot.name for boot in boots)]
+    width = max(map(len, names), default=0)
     lines = []
     for finding in findings:
         mark = "ok" if finding.ok else "MISSING" if finding.needed else "absent"

@@ -63,8 +63,8 @@ def cured(program: Path, home: Path, progress: Progress) -> Path:
         raise ProvisioningError(
             f"{program} is linked statically, so that nothing can be put in front of its C "
             "library; build it without CONFIG_STATIC_LINK, or build Linux 6.13 or newer")
-    built = compiled(progress)
     try:
+        built = compiled(vm_file(SOURCE), _object(), progress)
         with tempfile.TemporaryDirectory(prefix=".part-", dir=home) as work:
             fresh = Path(work, "cured")
             fresh.mkdir()
@@ -82,8 +82,8 @@ def cured(program: Path, home: Path, progress: Progress) -> Path:
                 (home / "cured").rename(Path(work, "old"))
             fresh.rename(home / "cured")
     except OSError as fault:
-        raise ProvisioningError(f"cannot write into {home}: {fault.strerror}; free space, or set "
-                                "XDG_CACHE_HOME to another directory") from fault
+        raise ProvisioningError(f"cannot write into {home.parents[1]}: {fault.strerror}; free "
+                                "space, or set XDG_CACHE_HOME to another directory") from fault
     return home / "cured" / "linux"
 
 
@@ -93,30 +93,35 @@ def _object() -> Path:
     return cache_dir().parent / "whole-xstate" / f"{digest[:16]}.so"
 
 
-def compiled(progress: Progress) -> Path:
-    """The compiled object; nothing is done where it is cached.
+def compiled(source: Path, target: Path, progress: Progress) -> Path:
+    """An object to load before the C library; nothing is done where it is there already.
+
+    Args:
+        source: needs no header and nothing but the C library.
+        target: the file to make.
+        progress: told in one line each what happens.
 
     Raises:
         ProvisioningError: there is no compiler, and none can be fetched; cause and cure.
+        OSError: ``target`` cannot be written.
     """
-    target = _object()
     if target.exists():
         return target
     with tempfile.TemporaryDirectory(prefix="dmsnap-") as name:
         work = Path(name)
         failed = []
         for compiler in _compilers(work, progress):
-            argv = [*compiler, *_FLAGS, "-o", str(work / OBJECT), str(vm_file(SOURCE))]
+            argv = [*compiler, *_FLAGS, "-o", str(work / target.name), str(source)]
             status, said = run(argv, limit_s=_LIMIT_S)
             if not status:
                 # tcc says nothing of the stack, which means: executable, please.
-                run([patchelf_program(), "--clear-execstack", str(work / OBJECT)],
+                run([patchelf_program(), "--clear-execstack", str(work / target.name)],
                     limit_s=_LIMIT_S)
-                write_whole(target, (work / OBJECT).read_bytes())
+                write_whole(target, (work / target.name).read_bytes())
                 return target
             failed.append(f"{Path(compiler[0]).name}: "
                           f"{(said.strip().splitlines() or ['no output'])[-1]}")
-    raise ProvisioningError(f"{SOURCE} cannot be compiled ({'; '.join(failed)}); install a C "
+    raise ProvisioningError(f"{source.name} cannot be compiled ({'; '.join(failed)}); install a C "
                             "compiler: sudo apt-get install -y tcc")
 
 
@@ -139,8 +144,8 @@ def _fetched_tcc(work: Path, progress: Progress) -> list[str]:
         tree = work / "tcc"
         unpack(apt.download("tcc"), tree)
     except ProvisioningError as fault:
-        raise ProvisioningError(f"no C compiler of this machine serves, and Debian's tcc does not come "
-                                f"({fault}); type: sudo apt-get install -y tcc") from fault
+        raise ProvisioningError(f"no C compiler of this machine serves, and Debian's tcc does not "
+                                f"come ({fault}); type: sudo apt-get install -y tcc") from fault
     # Its own directory, compiled into it as one of the system's.
     own = next(tree.glob("usr/lib/*/tcc"), tree)
     return [str(tree / "usr/bin/tcc"), f"-B{own}"]

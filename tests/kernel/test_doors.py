@@ -14,7 +14,6 @@ import pytest
 from click.testing import CliRunner
 
 from harness.cli.main import main
-from harness.guest.fetch import provision
 from harness.guest.process import CONSOLE_NAME
 from harness.guest.uml import UmlGuest
 from harness.trace import files as traces
@@ -31,8 +30,8 @@ BRING_UP = ["bring_up[P]", "bring_up[PO]", "bring_up[N]"]
 
 
 @pytest.fixture(scope="module")
-def kernel():
-    return provision.fetch(KERNEL)
+def kernel(bootable):
+    return bootable(KERNEL)
 
 
 @pytest.fixture

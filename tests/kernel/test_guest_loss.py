@@ -29,7 +29,7 @@ from harness.errors import ProvisioningError
 from harness.guest import catalogue, qemu, supervise
 from harness.guest.catalogue import Kernel
 from harness.guest.events import GuestReady, GuestWasLost, ScenarioBegun, StepObserved
-from harness.guest.fetch import initramfs, provision
+from harness.guest.fetch import initramfs
 from harness.guest.host_root import AGENT
 from harness.guest.process import KeptProcess
 from harness.guest.qemu import QemuGuest
@@ -172,13 +172,13 @@ class Recording:
 
 @pytest.fixture(scope="module", params=[UML, pytest.param(QEMU, marks=pytest.mark.skipif(
     not qemu.installed(), reason=f"QEMU is not installed; type: {initramfs.INSTALL}"))])
-def kernel(request):
-    return provision.fetch(request.param)
+def kernel(request, bootable):
+    return bootable(request.param)
 
 
 @pytest.fixture(scope="module")
-def uml():
-    return provision.fetch(UML)
+def uml(bootable):
+    return bootable(UML)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Preflight in real guests: a fit one, and ones that are not."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,13 +9,12 @@ import pytest
 from harness.errors import GuestLost, ProvisioningError
 from harness.guest import catalogue
 from harness.guest.catalogue import Kernel
-from harness.guest.fetch import provision
 from harness.measure import preflight
 
 
 @pytest.fixture(scope="module")
-def kernel() -> Kernel:
-    return provision.fetch(catalogue.default())
+def kernel(bootable: Callable[[str], Kernel]) -> Kernel:
+    return bootable(catalogue.default())
 
 
 def test_a_guest_is_fit(kernel: Kernel) -> None:
