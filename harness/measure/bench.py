@@ -38,9 +38,8 @@ from harness.campaign.plan import Plan
 from harness.campaign.run import execute
 from harness.errors import DmsnapError
 from harness.files import check_writable, write_whole
-from harness.guest import catalogue, qemu
+from harness.guest import catalogue, choice
 from harness.guest.catalogue import Kernel
-from harness.guest.fetch import provision
 from harness.scenarios.registry import choose
 from harness.scenarios.script import Script
 from harness.trace.files import Header, Trace
@@ -397,10 +396,15 @@ def _size(text: str) -> int:
     return size
 
 
+def _tell(line: str) -> None:
+    print(f"dmsnap: {line}", file=sys.stderr)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point."""
     parser = argparse.ArgumentParser(prog="dmsnap bench", description=__doc__)
-    parser.add_argument("--kernel", default=catalogue.default())
+    parser.add_argument("--kernel", help=f"of the catalogue  [default: {catalogue.default()}, or "
+                        "the best that boots here]")
     parser.add_argument("--exceptions", type=_size, default=_SIZES[-1], metavar="N",
                         help="the largest table measured; ten million take 6 GB")
     parser.add_argument("--output", type=Path, default=Path("report/bench.json"), metavar="FILE",
@@ -408,9 +412,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         check_writable(options.output.parent)
-        if catalogue.entry_of(options.kernel).guest == catalogue.QEMU:
-            qemu.check_installed()
-        kernel = provision.fetch(options.kernel, progress=lambda line: print(line, file=sys.stderr))
+        [kernel] = choice.chosen_kernels([options.kernel] if options.kernel else [], None, one=True,
+                                         progress=_tell)
         sizes = [size for size in _SIZES if size <= options.exceptions]
         book = _Book(options.output, kernel.name)
         with _Shown(Console(stderr=True)) as shown:

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from harness.errors import CannotBoot, ProvisioningError
-from harness.guest import boots, catalogue, xstate
-from harness.guest import fallback as choice
+from harness.guest import boots, catalogue, fallback, xstate
 from harness.guest.boots import Boot, cause, home_of, proven
 from harness.guest.catalogue import Kernel
+from harness.guest.fetch import provision
 
 AMX = """\
 userspace - ptrace set fp regs failed, errno = 14
@@ -208,8 +208,8 @@ class Machine:
         self._boot, self._cached, self._fetchable = boot, cached, fetchable
         monkeypatch.setattr(catalogue, "installed", lambda: [self.kernel(name) for name in cached])
         monkeypatch.setattr(provision, "fetch", self.fetch)
-        monkeypatch.setattr(choice, "prove", self.prove)
-        monkeypatch.setattr(choice.qemu, "installed", lambda: qemu)
+        monkeypatch.setattr(fallback, "prove", self.prove)
+        monkeypatch.setattr(fallback.qemu, "installed", lambda: qemu)
 
     def kernel(self, name):
         return Kernel(name, Path(name), Path(name))
@@ -228,7 +228,7 @@ class Machine:
 
 def test_the_default_where_it_boots(monkeypatch):
     machine = Machine(monkeypatch, cached=["uml-6.12"], boot=["uml-6.12"])
-    assert choice.best() == machine.kernel("uml-6.12")
+    assert fallback.best() == machine.kernel("uml-6.12")
     assert machine.tried == ["uml-6.12"]
 
 
@@ -242,7 +242,7 @@ def test_the_default_where_it_boots(monkeypatch):
 def test_the_best_that_boots_takes_its_place(monkeypatch, cached, boot, qemu, tried):
     machine = Machine(monkeypatch, cached=["uml-6.12", *cached], boot=boot, qemu=qemu)
     lines = []
-    kernel = choice.best(lines.append)
+    kernel = fallback.best(lines.append)
     assert machine.tried == tried
     assert kernel.name == tried[-1]
     assert kernel.instead == ("in place of uml-6.12: uml-6.12 does not boot on this machine: "
@@ -256,11 +256,11 @@ def test_where_none_boots_all_is_told(monkeypatch):
                       qemu=False)
     with pytest.raises(CannotBoot, match=r"no kernel boots on this machine\. uml-6.12 does not .*"
                        r"uml-6.1 does not boot.*uml-7.2: no network"):
-        choice.best()
+        fallback.best()
     assert machine.tried == ["uml-6.12", "uml-6.1"]
 
 
 def test_no_other_is_taken_because_the_default_cannot_be_fetched(monkeypatch):
     Machine(monkeypatch, cached=["uml-6.1"], boot=["uml-6.1"], fetchable=False)
     with pytest.raises(ProvisioningError, match=r"uml-6\.12: no network"):
-        choice.best()
+        fallback.best()

@@ -12,8 +12,8 @@ from click.testing import CliRunner, Result
 from harness.campaign.run import IN_REPORT
 from harness.cli.main import main
 from harness.cli.options import EXIT_CANNOT, EXIT_DIFFERS
-from harness.errors import ProvisioningError
-from harness.guest import catalogue
+from harness.errors import CannotBoot, ProvisioningError
+from harness.guest import catalogue, fallback
 from harness.guest.choice import chosen_kernels
 from harness.guest.fetch import provision
 from harness.scenarios.registry import choose
@@ -257,7 +257,37 @@ def test_a_kernel_named_twice_runs_once(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(provision, "fetch", lambda name, **_: name)
     assert chosen_kernels(["uml-7.2", "uml-6.1", "uml-7.2"], None, progress=print) == (
         "uml-7.2", "uml-6.1")
-    assert chosen_kernels([], None, progress=print) == (catalogue.default(),)
+
+
+def test_where_none_is_named_it_is_the_best_that_boots(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provision, "fetch", lambda name, **_: name)
+    monkeypatch.setattr(fallback, "best", lambda _progress: "the best")
+    assert chosen_kernels([], None, progress=print) == ("the best",)
+    # What was named is taken, whether or not it boots.
+    assert chosen_kernels([catalogue.default()], None, progress=print) == (
+        catalogue.default(),)
+
+
+def test_fetch_boots_what_it_brings(dmsnap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+                                    ) -> None:
+    proven = []
+
+    def prove(kernel, **_rest):
+        proven.append(kernel.name)
+        if kernel.name == "uml-6.1":
+            raise CannotBoot("uml-6.1 does not boot on this machine: it ended, without a word")
+
+    monkeypatch.setattr(fallback, "prove", prove)
+    monkeypatch.setattr(provision, "fetch", lambda name, **_: catalogue.Kernel(
+        name, Path(__file__), tmp_path, guest=catalogue.entry_of(name).guest))
+    result = dmsnap("kernels", "fetch", "uml-*", "deb-6.1")
+    assert proven == ["uml-6.1", "uml-6.12", "uml-7.2"]
+    assert result.exit_code == EXIT_DIFFERS
+    assert result.stderr == (
+        "dmsnap: uml-6.1 does not boot on this machine: it ended, without a word\n")
+    proven.clear()
+    assert dmsnap("kernels", "fetch").exit_code == 0
+    assert proven == ["uml-6.12"]
 
 
 # -- run ----------------------------------------------------------------------------------------
@@ -333,6 +363,7 @@ def test_the_exit_status_says_whether_all_are_the_same(dmsnap, tmp_path: Path, v
     monkeypatch.setattr("harness.campaign.run.execute", execute)
     monkeypatch.setattr(provision, "fetch", lambda name, **_: catalogue.Kernel(
         name, Path(__file__), tmp_path))
+    monkeypatch.setattr(fallback, "prove", lambda *_args, **_named: "boots")
     result = dmsnap("run", "bring_up", "-j", 3, "--seed", 9, "--driver", "dmsetup", "--report",
                     "out", "--step-limit", 7)
     assert result.exit_code == (0 if verdict == "same" else EXIT_DIFFERS)

@@ -5,8 +5,12 @@ from types import SimpleNamespace
 import pytest
 import testinfra
 
-from harness.guest.doctor import able, examine, render
+from harness.errors import CannotBoot, ProvisioningError
+from harness.guest import catalogue, doctor
+from harness.guest.catalogue import Kernel
+from harness.guest.doctor import Booted, able, examine, render
 
+BOOTS = [Booted("uml-6.12", True, "boots in 1.2 s")]
 MEMINFO = "MemTotal: 8000000 kB\nMemAvailable:    4000000 kB\n"
 MOUNTS = """\
 /dev/sda1 / ext4 rw 0 0
@@ -52,8 +56,8 @@ def test_a_complete_machine():
     findings = examine(FakeHost())
     assert [finding.name for finding in findings if not finding.ok] == []
     assert all(not finding.cure for finding in findings)
-    assert able(findings)
-    assert render(findings).endswith("This machine can run dmsnap.\n")
+    assert able(findings, BOOTS)
+    assert render(findings, BOOTS).endswith("This machine can run dmsnap.\n")
 
 
 @pytest.mark.parametrize(("host", "name", "cure"), [
@@ -79,10 +83,10 @@ def test_what_is_missing_has_a_cure(host, name, cure):
     found = {finding.name: finding for finding in findings}[name]
     assert not found.ok
     assert cure in found.cure
-    assert not able(findings)
-    assert f"MISSING  {name}" in render(findings)
-    assert found.cure in render(findings)
-    assert "cannot run dmsnap yet" in render(findings)
+    assert not able(findings, BOOTS)
+    assert f"MISSING  {name}" in render(findings, BOOTS)
+    assert found.cure in render(findings, BOOTS)
+    assert "cannot run dmsnap yet" in render(findings, BOOTS)
 
 
 @pytest.mark.parametrize(("host", "name", "detail"), [
@@ -98,8 +102,8 @@ def test_what_dmsnap_can_do_without(host, name, detail):
     found = {finding.name: finding for finding in findings}[name]
     assert not found.ok
     assert detail in found.detail
-    assert able(findings)
-    assert f"absent   {name}" in render(findings)
+    assert able(findings, BOOTS)
+    assert f"absent   {name}" in render(findings, BOOTS)
 
 
 def test_a_directory_counts_by_the_mount_it_lies_on():
@@ -112,4 +116,53 @@ def test_a_directory_counts_by_the_mount_it_lies_on():
 def test_this_machine_can_be_asked():
     findings = examine(testinfra.get_host("local://"))
     assert {"python", "dmsetup", "/dev/kvm"} <= {finding.name for finding in findings}
-    assert render(findings)
+    assert render(findings, BOOTS)
+
+
+# -- boots ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("boots", "can", "said"), [
+    ([], False, ("Nothing is missing, but that this machine can run dmsnap is not proven: there "
+                 "is no kernel to boot yet. Type: dmsnap kernels fetch uml-6.12; dmsnap doctor")),
+    ([Booted("uml-6.12", False, "does not boot")], False,
+     "This machine cannot run dmsnap yet: no kernel boots, see FAILS above."),
+    ([Booted("uml-6.12", False, "x"), Booted("uml-7.2", True, "y"), Booted("deb-6.1", True, "z")],
+     True, "This machine can run dmsnap, not with uml-6.12 but with uml-7.2, deb-6.1."),
+    ([Booted("uml-6.12", True, "x"), Booted("uml-7.2", False, "y")], True,
+     "This machine can run dmsnap."),
+])
+def test_only_a_boot_says_that_a_machine_can(boots, can, said):
+    findings = examine(FakeHost())
+    assert able(findings, boots) is can
+    assert render(findings, boots).splitlines()[-1] == said
+    missing = examine(FakeHost(without=["apt-get"]))
+    assert not able(missing, boots)
+    assert "see MISSING above" in render(missing, boots).splitlines()[-1]
+
+
+def test_each_cached_kernel_is_booted_anew(monkeypatch, tmp_path):
+    answers = {
+        "uml-6.1": "boots in 1.0 s",
+        "uml-6.12": CannotBoot("uml-6.12 does not boot on this machine: it ended, and so on"),
+        "deb-6.1": ProvisioningError("qemu-system-x86_64 is missing; type: apt-get")}
+
+    def prove(kernel, *, fresh):
+        assert fresh
+        answer = answers[kernel.name]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(doctor.choice, "prove", prove)
+    monkeypatch.setattr(catalogue, "installed", lambda: [
+        Kernel(name, tmp_path, tmp_path) for name in answers])
+    lines = []
+    found = doctor.boot_all(lines.append)
+    assert lines == [f"{name}: booting" for name in answers]
+    assert render([], found) == """\
+ok       uml-6.1   boots in 1.0 s
+FAILS    uml-6.12  does not boot on this machine: it ended, and so on
+FAILS    deb-6.1   was not booted: qemu-system-x86_64 is missing; type: apt-get
+This machine can run dmsnap, not with uml-6.12 but with uml-6.1.
+"""
