@@ -126,6 +126,10 @@ def test_what_dies_of_it_is_cured_and_only_that(kernel, cache):
     # Of a program that was changed behind our back nothing is known.
     Path(proof.runs).write_bytes(b"x")
     assert proven(kernel, Boots(DIES, WORKS)).cured
+    # Nor of the cured copy of a program that was built anew.
+    kernel.program.write_bytes(b"another")
+    assert proven(kernel, Boots(DIES, WORKS)).program_sha256 == catalogue.sha256_of(kernel.program)
+    assert Path(proof.runs).read_bytes() == b"another, cured"
     assert not proven(kernel, Boots(WORKS), fresh=True).cured
 
 
@@ -137,6 +141,7 @@ def test_a_cure_that_does_not_help_is_not_used(kernel, cache):
     assert not (cache / "boots/uml-6/proof.json").exists()
 
 
+@pytest.mark.usefixtures("object_of_ours")
 @pytest.mark.parametrize(("seen", "times"), [(ENDS, 2), (HANGS, 1)])
 def test_a_boot_that_failed_is_told_and_not_remembered(kernel, cache, seen, times):
     asked = Boots(*[seen] * times)
