@@ -28,8 +28,8 @@ from harness.guest.fetch.apt import PrivateApt, debian_mirror, patchelf_program,
 
 SOURCE: Final = "ptrace-whole-xstate.c"
 OBJECT: Final = "ptrace-whole-xstate.so"
-CAUSE: Final = ("it has too little room for the floating-point state of this processor's programs "
-                "(User-mode Linux before 6.13 on a processor with AMX)")
+CAUSE: Final = ("it has too little room for this processor's floating-point state (AMX; Linux 6.13 "
+                "mended it)")
 
 _SIGN: Final = re.compile(
     r"ptrace set fp regs failed|Attempted to kill init! exitcode=0x0000000b")
