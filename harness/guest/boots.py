@@ -202,7 +202,8 @@ def proven(kernel: Kernel, boot: Callable[[Path], Boot], *, fresh: bool = False,
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):  # where nothing can be kept, it is proven each time
             home.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(home / ".lock", progress))
+            stack.enter_context(locked(home / ".lock", lambda line: progress(
+                f"{kernel.name}: {line}")))
         if not fresh and (kept := _kept(home, digest)):
             return kept  # somebody else proved it while we waited
         runs, seconds = _prove(kernel, boot, home, progress)
