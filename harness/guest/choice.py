@@ -69,9 +69,9 @@ def chosen_kernels(names: Sequence[str], modules: Path | None, guest: str | None
         ProvisioningError: one of them cannot be had.
     """
     found = named_kernels(names, modules, guest, one=one, progress=progress)
+    catalogue.check_room([each for each in found if isinstance(each, Entry)])
     if not names and guest in (None, catalogue.UML) and modules is None:
         return (fallback.best(progress),)
-    catalogue.check_room([each for each in found if isinstance(each, Entry)])
     return tuple(each if isinstance(each, Kernel) else
                  provision.fetch(each.name, progress=progress) for each in found)
 

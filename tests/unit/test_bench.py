@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import ProvisioningError
+from harness.guest import fallback
 from harness.guest.catalogue import Kernel
 from harness.guest.fetch import provision
 from harness.measure import bench
@@ -43,6 +44,7 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     measured.stop, measured.file = None, file  # type: ignore[attr-defined]
     monkeypatch.setattr(bench, "_all", everything)
     monkeypatch.setattr(provision, "fetch", lambda name, **_: Kernel(name, tmp_path, tmp_path))
+    monkeypatch.setattr(fallback, "prove", lambda *_, **__: "boots")
     return measured
 
 

@@ -493,7 +493,7 @@ def test_what_was_interrupted_says_what_has_become_of_the_report(
     monkeypatch.setattr("harness.campaign.run.execute", interrupt)
     monkeypatch.setattr(provision, "fetch", lambda name, **_: catalogue.Kernel(
         name, Path(__file__), tmp_path))
-    result = dmsnap("run", "bring_up")
+    result = dmsnap("run", "bring_up", "--kernel", "uml-6.12")
     assert (result.exit_code, result.stderr) == (130, f"dmsnap: interrupted{says}\n")
 
 
@@ -510,5 +510,5 @@ def test_a_run_on_github_adds_its_summary(dmsnap, tmp_path: Path,
     monkeypatch.setattr(provision, "fetch", lambda name, **_: catalogue.Kernel(
         name, Path(__file__), tmp_path))
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
-    assert dmsnap("run", "bring_up").exit_code == 0
+    assert dmsnap("run", "bring_up", "--kernel", "uml-6.12").exit_code == 0
     assert (tmp_path / "summary.md").read_text().startswith("## dm-snapshot: nothing differs\n")

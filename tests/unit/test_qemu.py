@@ -331,6 +331,7 @@ class Packages:
 
     def __init__(self, parts, tree):
         self.expired = False
+        self.packages = []
         self.parts = parts
         self.tree = tree
 
