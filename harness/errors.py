@@ -18,7 +18,13 @@ def errno_name(number: int | None) -> str:
 
 
 class DmsnapError(Exception):
-    """Root of every error that a user may meet; its text names the cause and the cure."""
+    """Root of every error that a user may meet; its text names the cause and the cure.
+
+    Attributes:
+        step: index of the step of a scenario that it came from; None if of none, or not yet known.
+    """
+
+    step: int | None = None
 
 
 class BadScenario(DmsnapError):
@@ -31,15 +37,20 @@ class BadTrace(DmsnapError):
     Attributes:
         line: 1-based line number, 0 when the file as a whole is at fault.
         field: path of the field at fault (``$.table[0].length``), empty when unknown.
+        step: index of the step on that line, None if it holds none.
     """
 
-    def __init__(self, message: str, *, line: int = 0, field: str = "") -> None:
+    def __init__(self, message: str, *, line: int = 0, field: str = "",
+                 step: int | None = None) -> None:
         where = f"line {line}" if line else "trace"
+        if step is not None:
+            where = f"step {step}, {where}"
         if field:
             where += f", field {field}"
         super().__init__(f"{where}: {message}")
         self.line = line
         self.field = field
+        self.step = step
 
 
 class ProvisioningError(DmsnapError):
@@ -51,7 +62,7 @@ class CannotBoot(ProvisioningError):
 
 
 class Unsupported(ProvisioningError):
-    """This kernel lacks what a scenario asks for: no fault of either."""
+    """This kernel lacks what a scenario asks for, or the twin does not know it: nobody's fault."""
 
 
 class WitnessesDisagree(DmsnapError):
@@ -92,6 +103,10 @@ class KernelCrash(DmsnapError):
 
 class FreedMemory(KernelCrash):
     """From here on the kernel uses memory that it has freed: it may crash at any later time."""
+
+
+class NeverReturns(DmsnapError):
+    """The twin has come to a step that waits for ever; the text says for what."""
 
 
 class TwinInvariant(DmsnapError):

@@ -105,11 +105,11 @@ def dmsnap_result(dmsnap_case: tuple[str, str], _dmsnap_results: "_Guests | _Her
 
 
 def check(result: "Result") -> None:
-    """Fail, in the words of the report, unless ``result`` is *same*; skip what is *unsupported*."""
-    from harness.compare.diff import Verdict
+    """Fail, in the words of the report, unless both sides agree; skip what is *unsupported*."""
+    from harness.compare.diff import AGREED, Verdict
     from harness.report.words import details
 
-    if result.verdict is Verdict.SAME:
+    if result.verdict in AGREED:
         return
     said = (f"{result.scenario} on {result.kernel} ({result.release}): {result.verdict}\n"
             f"{details(result)}")

@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import Final
 
 from harness import __version__
-from harness.errors import ProvisioningError, Unsupported
+from harness.errors import NeverReturns, ProvisioningError, Unsupported
 from harness.guest.events import Outcome
 from harness.kernel import agent
 from harness.kernel.backend import KernelBackend
 from harness.report.reporter import Reporter
 from harness.trace.backend import fault_of, put_away
 from harness.trace.files import Trace
-from harness.verdict.judge import judge
+from harness.trace.observations import Observation
+from harness.verdict.foresight import foresee, not_modelled, told
+from harness.verdict.judge import judge, unsupported
 from harness.verdict.result import Environment, Result, RunReport
 from harness.wire.journal import Ready
 
@@ -51,19 +53,28 @@ def run_one(backend: KernelBackend, ready: Ready, trace: Trace) -> Result:
     if backend.spoilt:
         raise ProvisioningError("devices of a scenario would not go away, so no other one can be "
                                 "run: boot this machine anew")
+    fault_foreseen = not_modelled(trace) or foresee(trace, ready.probe)
+    if isinstance(fault_foreseen, Unsupported):
+        return unsupported(trace, NAME, fault_foreseen)
+    if isinstance(fault_foreseen, NeverReturns):
+        return unsupported(trace, NAME, Unsupported(
+            f"{told(trace, fault_foreseen)}: this machine would hang"))
     name, seed = trace.header.scenario, trace.header.seed
     started = time.monotonic()
-    seen = []
+    seen: list[Observation] = []
     fault = ""
-    unsupported = False
+    lacks = False
+    at: int | None = None
     try:
         backend.begin(seed)
-        seen = [backend.execute(index, step) for index, step in enumerate(trace.steps)]
+        for at, step in enumerate(trace.steps):
+            seen.append(backend.execute(at, step))
+        at = None
     except Exception as error:  # noqa: BLE001 - the devices must go, whatever it was
-        fault, unsupported = fault_of(error), isinstance(error, Unsupported)
+        fault, lacks = fault_of(error), isinstance(error, Unsupported)
     left, fault = put_away(backend, fault)
     outcome = Outcome(scenario=name, seed=seed, attempts=1, observations=tuple(seen), ready=ready,
-                      fault=fault, unsupported=unsupported, leftovers=left,
+                      fault=fault, unsupported=lacks, step=at, leftovers=left,
                       elapsed_s=time.monotonic() - started)
     return judge(trace, outcome, NAME)[0]
 

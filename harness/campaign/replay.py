@@ -6,6 +6,7 @@ from pathlib import Path
 
 from harness.errors import (
     BadScenario,
+    DmsnapError,
     ProvisioningError,
 )
 from harness.guest.catalogue import Kernel
@@ -17,6 +18,8 @@ from harness.trace.files import Observations, ObservationsHeader, Trace
 from harness.trace.steps import encode
 from harness.twin import explore
 from harness.twin.profile import Profile
+from harness.verdict.foresight import place, with_place
+from harness.verdict.judge import hangs_in
 from harness.wire.job import Job, JobScenario
 
 # -- one trace, for replay ------------------------------------------------------------------------
@@ -27,19 +30,25 @@ def observe_twin(trace: Trace, profile: Profile) -> Observations:
 
     Raises:
         BadScenario: a step has no meaning.
+        Unsupported: a step needs what the twin does not model.
+        NeverReturns: a step waits for ever.
+        KernelCrash: the kernel crashes in a step.
     """
     header = trace.header
-    seen = explore.run(trace.steps, header.seed, profile, explore.answers_of(header.answers))
+    try:
+        seen = explore.run(trace.steps, header.seed, profile, explore.answers_of(header.answers))
+    except DmsnapError as fault:
+        raise with_place(trace, fault) from None
     return Observations(ObservationsHeader(scenario=header.scenario, seed=header.seed, side="twin",
                                            targets=profile.targets, profile=profile.facts()), seen)
 
 
 def observe_kernel(trace: Trace, kernel: Kernel, *, driver: str = "ioctl"
                    ) -> tuple[Observations, Outcome]:
-    """A trace in a guest of its own.
+    """A trace in a guest of its own, which may be lost, or lack what a step asks for.
 
     Raises:
-        ProvisioningError: there is no guest, or it was lost.
+        ProvisioningError: there is no guest.
         BadScenario: a step has no meaning.
     """
     name = trace.header.scenario
@@ -48,16 +57,25 @@ def observe_kernel(trace: Trace, kernel: Kernel, *, driver: str = "ioctl"
     with tempfile.TemporaryDirectory(prefix="dmsnap-") as directory:
         supervisor = Supervisor(kernel, guests=1, results=Path(directory),
                                 job=lambda _names: encode(job), python=Path(sys.executable),
-                                steps={name: len(trace.steps)})
+                                steps={name: len(trace.steps)},
+                                hangs_in=lambda _name, ready: hangs_in(trace, ready))
         outcome = supervisor.run([name])[name]
-    if outcome.fault:
-        raise BadScenario(outcome.fault)
-    if outcome.lost or outcome.ready is None:
-        lost = outcome.lost
-        raise ProvisioningError(
-            f"the guest was lost ({lost.reason}: {lost.detail})" if lost else "no guest came up")
+    if outcome.fault and not outcome.unsupported:
+        fault = BadScenario(outcome.fault)
+        fault.step = outcome.step
+        raise with_place(trace, fault)
     ready = outcome.ready
+    if ready is None:
+        raise ProvisioningError("no guest came up")
     return Observations(ObservationsHeader(
         scenario=name, seed=trace.header.seed, side="kernel", kernel=kernel.name,
         release=ready.release, version=ready.version, driver=ready.driver, targets=ready.targets,
         profile=ready.probe), outcome.observations), outcome
+
+
+def lost_words(trace: Trace, outcome: Outcome) -> str:
+    """How a guest was lost, and where."""
+    loss = outcome.lost
+    assert loss is not None
+    where = "" if loss.step is None else f" in {place(trace, loss.step)}"
+    return f"the guest was lost{where} ({loss.reason}: {loss.detail})"

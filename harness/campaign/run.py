@@ -37,7 +37,8 @@ from harness.guest.recording import NOT_STARTED, Earlier, files_of
 from harness.guest.supervise import Supervisor
 from harness.report.reporter import Reporter
 from harness.trace.steps import encode
-from harness.verdict.judge import judge
+from harness.verdict.foresight import not_modelled
+from harness.verdict.judge import hangs_in, judge, unsupported
 from harness.verdict.result import Environment, Result, RunReport
 from harness.wire.job import Job, JobScenario
 
@@ -165,6 +166,13 @@ class _Run:
         missing = self._missing(kernel)
         if not missing:
             return
+        for name in list(missing):
+            trace = self._traces[name]
+            if fault := not_modelled(trace):
+                missing.remove(name)
+                self._has(unsupported(trace, kernel.name, fault))
+        if not missing:
+            return
         keep = files_of(plan.directory, kernel.name)
         keep.parent.mkdir(parents=True, exist_ok=True)
 
@@ -174,9 +182,7 @@ class _Run:
                 outcome = event.outcome
                 result, _ = judge(self._traces[outcome.scenario], outcome, kernel.name,
                                   self._plan.defects)
-                self.begin()
-                self._found[kernel.name, result.scenario] = result
-                self._reporter.result(result)
+                self._has(result)
 
         Supervisor(
             kernel, guests=plan.guests(kernel), results=keep,
@@ -185,7 +191,14 @@ class _Run:
             python=Path(sys.executable), step_limit_s=plan.step_limit_s,
             boot_limit_s=plan.boot_limit_s, launcher=plan.launchers.get(kernel.name),
             steps={name: len(trace.steps) for name, trace in self._traces.items()},
+            hangs_in=lambda name, ready: hangs_in(self._traces[name], ready, plan.defects),
         ).run(missing, hear)
+
+    def _has(self, result: Result) -> None:
+        """A result is there."""
+        self.begin()
+        self._found[result.kernel, result.scenario] = result
+        self._reporter.result(result)
 
     def _job(self, kernel: Kernel, names: list[str]) -> bytes:
         return encode(Job(

@@ -2,13 +2,17 @@
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli.options import EXIT_DIFFERS, kernel_options, note
-from harness.errors import ProvisioningError
+from harness.cli.options import EXIT_CANNOT, EXIT_DIFFERS, kernel_options, note
+from harness.errors import GuestLost, ProvisioningError, Unsupported
 from harness.guest.choice import chosen_kernels
+
+if TYPE_CHECKING:
+    from harness.trace.files import Trace
+    from harness.verdict.result import Result
 
 
 @click.command("list")
@@ -63,13 +67,17 @@ def trace(name: str, seed: int) -> None:
               show_default=True)
 def replay(file: Path, side: str, kernels: tuple[str, ...], modules: Path | None,
            profile: str | None, directory: Path, driver: str) -> None:
-    """Run a trace on one side or on both; exit status 1 if they differ."""
-    from harness.campaign.replay import observe_kernel, observe_twin
+    """Run a trace on one side or on both.
+
+    The exit status is 0 if they are the same or hang alike, 1 if not, 2 if one of them lacks what
+    the trace needs.
+    """
+    from harness.campaign.replay import lost_words, observe_kernel, observe_twin
     from harness.files import check_writable
-    from harness.report.words import details
     from harness.trace import files as traces
     from harness.twin.profile import named
-    from harness.verdict.judge import judge
+    from harness.verdict.foresight import not_modelled
+    from harness.verdict.judge import judge, unsupported
 
     document = traces.loads(sys.stdin.buffer.read()) if str(file) == "-" else traces.read(file)
     if profile is not None and side != "twin":
@@ -82,19 +90,41 @@ def replay(file: Path, side: str, kernels: tuple[str, ...], modules: Path | None
         seen = observe_twin(document, named(profile or "6.12"))
         _keep(directory / "twin.jsonl", seen)
         return
+    if side == "both" and (unknown := not_modelled(document)):
+        _tell_replay(document, unsupported(document, (*kernels, "any kernel")[0], unknown))
+        return
     [kernel] = chosen_kernels(kernels, modules, one=True, progress=note)
     seen, outcome = observe_kernel(document, kernel, driver=driver)
     _keep(directory / "kernel.jsonl", seen)
     if side == "kernel":
+        if outcome.lost:
+            raise GuestLost(lost_words(document, outcome))
+        if outcome.unsupported:
+            raise Unsupported(judge(document, outcome, kernel.name)[0].reason)
         return
     result, twin = judge(document, outcome, kernel.name)
     if twin is not None:
         _keep(directory / "twin.jsonl", twin)
-    text = details(result)
-    if text:
+    _tell_replay(document, result)
+
+
+def _tell_replay(document: "Trace", result: "Result") -> None:
+    """What a replay on both sides came to; the exit status says it, too."""
+    from harness.compare.diff import AGREED, Verdict
+    from harness.report.words import details
+
+    if text := details(result):
         click.echo(text)
-    click.echo(f"{document.header.scenario} on {kernel.name} ({result.release}): {result.verdict}")
-    if result.verdict != "same":
+    named = {each.step for each in (*result.divergences, *result.kernel_promises,
+                                    *result.twin_promises)}
+    for step in sorted(named):
+        click.echo(f"step {step} is on line {document.line(step)} of the trace")
+    release = f" ({result.release})" if result.release else ""
+    click.echo(f"{document.header.scenario} on {result.kernel}{release}: {result.verdict}"
+               + (", promise broken" if result.promise_broken else ""))
+    if result.verdict is Verdict.UNSUPPORTED:
+        raise click.exceptions.Exit(EXIT_CANNOT)
+    if result.verdict not in AGREED:
         raise click.exceptions.Exit(EXIT_DIFFERS)
 
 

@@ -24,7 +24,7 @@ from harness.trace.observations import DeviceState, Observation, Runs
 from harness.trace.steps import AnyStep, Examine, Parallel, Read, Wait, encode
 from harness.trace.steps import Table as TableStep
 
-__all__ = ["Comparison", "Divergence", "Layer", "LayerLeftOut", "Verdict", "compare",
+__all__ = ["AGREED", "Comparison", "Divergence", "Layer", "LayerLeftOut", "Verdict", "compare",
            "render", "words"]
 
 _NAMES: Final = ("kernel", "twin")
@@ -39,11 +39,16 @@ class Verdict(StrEnum):
     """What a run says of one scenario on one kernel."""
 
     SAME = "same"
+    HANGS = "hangs on both sides"
     DIVERGED = "diverged"
     NONDETERMINISTIC = "nondeterministic"
     LOST = "guest lost"
     UNSUPPORTED = "unsupported"
     BROKEN = "broken scenario"
+
+
+AGREED: Final = frozenset({Verdict.SAME, Verdict.HANGS})
+"""Verdicts of two sides that did the same."""
 
 
 class Divergence(Struct, frozen=True, kw_only=True):

@@ -39,7 +39,7 @@ class Outcome:
     """All that there is of one scenario.
 
     Observations and fault come from one attempt, and from one that ended; a lost scenario has
-    none.
+    none, unless it was foretold that it would hang there: then it has those before that step.
 
     Attributes:
         scenario: its name.
@@ -52,6 +52,7 @@ class Outcome:
         losses: every guest that was lost over it, also when a later attempt ended.
         fault: why the scenario could not be carried out (`End.fault`), empty if it was.
         unsupported: whether that is for something that the kernel lacks.
+        step: index of the step that could not be carried out; None if it was none.
         leftovers: devices that would not go away.
         elapsed_s: seconds from its beginning to its end as the host saw them.
     """
@@ -65,6 +66,7 @@ class Outcome:
     losses: tuple[Loss, ...] = ()
     fault: str = ""
     unsupported: bool = False
+    step: int | None = None
     leftovers: tuple[str, ...] = ()
     elapsed_s: float = 0.0
 

@@ -10,6 +10,9 @@ replaced, without blame.
 A scenario has exactly one outcome.  Its results come from one attempt whose `Begin` and `End`
 are both there.  Every loss uses up an attempt of some scenario, or one of two tries to get a
 guest up at all, so a run always ends.
+
+Where it is foretold in which step a scenario hangs, a guest that is silent there is not waited for
+as long as another, nor is a fresh one tried: it does what is expected.
 """
 
 import os
@@ -46,6 +49,7 @@ from harness.guest.process import (
 )
 from harness.guest.qemu import QemuGuest
 from harness.guest.uml import UmlGuest
+from harness.trace.observations import Observation
 from harness.wire.journal import Begin, JournalReader, Observed, Ready, Record
 
 ATTEMPTS_MAX: Final = 2
@@ -54,6 +58,8 @@ BOOTS_MAX: Final = 2
 """Guests in a row that may never become ready."""
 STEP_LIMIT_S: Final = 30.0
 BOOT_LIMIT_S: Final = 60.0
+FORETOLD_LIMIT_S: Final = 2.0
+"""Silence in a step of which it is foretold that it never returns."""
 
 _JOURNAL_POLL_S: Final = 0.02
 _POWER_OFF_LIMIT_S: Final = 5.0
@@ -74,6 +80,7 @@ class _Slot:
     guest: Guest | None = None
     follower: Follower = field(default_factory=lambda: Follower([], {}))
     reader: JournalReader = field(default_factory=lambda: JournalReader(Path()))
+    hangs_in: tuple[str, int | None] | None = None
     started_at: float = 0.0
     heard_at: float = 0.0
 
@@ -95,6 +102,8 @@ class Supervisor:
         launcher: starts the guests; by default what the kernel is made for.
         steps: how many steps a scenario has; a guest that tells of more or fewer is lost.
         first_number: guests are numbered from it on, but for numbers that are taken.
+        hangs_in: asked of a scenario whose guest (`Ready`) has been silent for a while: the step
+            that is known to hang this kernel, None if there is none.
 
     Attributes:
         outcomes: of the scenarios that have one so far; complete when `run` returns, and what
@@ -106,7 +115,9 @@ class Supervisor:
                  step_limit_s: float = STEP_LIMIT_S, boot_limit_s: float = BOOT_LIMIT_S,
                  memory_mib: int | None = None, argv: Sequence[str] = AGENT,
                  launcher: Launcher | None = None, steps: Mapping[str, int] | None = None,
-                 first_number: int = 1) -> None:
+                 first_number: int = 1,
+                 hangs_in: Callable[[str, Ready], int | None] = lambda _name, _ready: None
+                 ) -> None:
         if guests < 1:
             raise ProvisioningError(f"{guests} guests cannot run anything; ask for 1 or more (-j)")
         self.outcomes: dict[str, Outcome] = {}
@@ -114,6 +125,7 @@ class Supervisor:
         self._results = results.absolute()
         self._job = job
         self._steps = steps or {}
+        self._hangs_in = hangs_in
         self._step_limit_s = step_limit_s
         self._boot_limit_s = boot_limit_s
         self._launcher = launcher or launcher_of(kernel, python=python, argv=argv,
@@ -223,10 +235,22 @@ class Supervisor:
         elif follower.ready is None and booting_s > self._boot_limit_s:
             self._lose(slot, guest, "hang",
                        f"not ready {self._boot_limit_s * self._slowness:.3g} s after its start")
+        elif silent_s > min(FORETOLD_LIMIT_S, self._step_limit_s) and self._foretold(slot):
+            self._lose(slot, guest, "hang", "as was foretold", foretold=True)
         elif follower.ready is not None and silent_s > self._step_limit_s:
             self._lose(slot, guest, "hang",
                        f"no progress within {self._step_limit_s * self._slowness:.3g} s; where "
                        "the machine is only slow, give it more (--step-limit)")
+
+    def _foretold(self, slot: _Slot) -> bool:
+        """Whether a guest that is silent was to be, in the very step where it is."""
+        ready, attempt = slot.follower.ready, slot.follower.attempt
+        if ready is None or attempt is None or attempt.observed:
+            return False
+        if slot.hangs_in is None:
+            # Asked once: it takes as long as the scenario does without a kernel.
+            slot.hangs_in = attempt.begin.scenario, self._hangs_in(attempt.begin.scenario, ready)
+        return slot.hangs_in == (attempt.begin.scenario, attempt.step)
 
     def _take(self, slot: _Slot, records: list[Record], now_s: float) -> None:
         """Understand records, and tell them.
@@ -242,6 +266,7 @@ class Supervisor:
                     slot.boots_failed = 0
                     self._on_event(GuestReady(slot.number, record, now_s - slot.started_at))
                 case Begin(scenario=name):
+                    slot.hangs_in = None
                     self._on_event(ScenarioBegun(slot.number, name, self._attempt_of(name)))
                 case Observed(observation=observation) if follower.attempt is not None:
                     self._on_event(StepObserved(
@@ -263,7 +288,7 @@ class Supervisor:
             scenario=end.scenario, seed=attempt.begin.seed,
             attempts=self._attempt_of(end.scenario), observations=tuple(attempt.observations),
             ready=ready, losses=tuple(self._losses.get(end.scenario, [])), fault=end.fault,
-            unsupported=end.unsupported,
+            unsupported=end.unsupported, step=None if attempt.observed else attempt.step,
             leftovers=end.leftovers, elapsed_s=now_s - attempt.begun_at))
 
     def _conclude(self, outcome: Outcome) -> None:
@@ -271,7 +296,8 @@ class Supervisor:
         self.outcomes[outcome.scenario] = outcome
         self._on_event(ScenarioEnded(outcome))
 
-    def _lose(self, slot: _Slot, guest: Guest, reason: Reason, detail: str) -> None:
+    def _lose(self, slot: _Slot, guest: Guest, reason: Reason, detail: str, *,
+              foretold: bool = False) -> None:
         """A guest is lost: end what is left of it, count, and go on with the rest."""
         self._stop(slot)
         follower = slot.follower
@@ -302,19 +328,23 @@ class Supervisor:
             self._on_event(GuestWasLost(loss, None, again=False))
             self._replace(slot, [])
         else:
-            self._blame(follower.remaining[0], loss, follower.ready)
+            foretold = foretold and reason == "hang"
+            seen = tuple(attempt.observations) if foretold and attempt else None
+            self._blame(follower.remaining[0], loss, follower.ready, seen)
             self._replace(slot, [name for name in follower.remaining
                                  if name not in self.outcomes])
 
-    def _blame(self, name: str, loss: Loss, ready: Ready) -> None:
+    def _blame(self, name: str, loss: Loss, ready: Ready,
+               foretold: tuple[Observation, ...] | None) -> None:
+        """A scenario has lost its guest; ``foretold`` is what was observed, if it had to."""
         losses = self._losses.setdefault(name, [])
         losses.append(loss)
-        again = len(losses) < ATTEMPTS_MAX
+        again = foretold is None and len(losses) < ATTEMPTS_MAX
         self._on_event(GuestWasLost(loss, name, again))
         if not again:
             self._conclude(Outcome(
-                scenario=name, seed=0, attempts=len(losses), observations=(), ready=ready,
-                lost=loss, losses=tuple(losses)))
+                scenario=name, seed=0, attempts=len(losses), observations=foretold or (),
+                ready=ready, lost=loss, losses=tuple(losses)))
 
     def _replace(self, slot: _Slot, queue: list[str]) -> None:
         """End the guest, and start another one if there is something left to do."""

@@ -80,7 +80,7 @@ def bring_up(directory: Path, label: str, *, here: bool = False, files: Path | N
     """
     machine.check(here=here)
     machine.keep_memory()
-    missing = {name.removeprefix("dm-") for name in modules.load_all(directory)}
+    modules.load_all(directory)
     kmsg.unlimit()
     with udev.kept_away():
         driver = make_driver(label)
@@ -90,7 +90,7 @@ def bring_up(directory: Path, label: str, *, here: bool = False, files: Path | N
         targets = driver.targets()
         about = os.uname()
         with closing(KernelBackend(driver, directory, files=files,
-                                   absent=missing.difference(targets))) as backend:
+                                   targets=targets)) as backend:
             yield backend, Ready(
                 release=about.release, version=about.version, machine=about.machine,
                 targets=targets, probe=facts, driver=driver.label)

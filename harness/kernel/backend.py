@@ -64,7 +64,7 @@ class KernelBackend:
         module_directory: where modules are loaded from.
         log, events: other sources than the kernel's.
         files: where disks are files that outlive the guest, rather than memory.
-        absent: targets that scenarios use and this kernel lacks.
+        targets: those that this kernel has; None while nobody has asked it.
 
     Attributes:
         spoilt: something of a scenario would not go away, and is in the way of the next.
@@ -72,9 +72,9 @@ class KernelBackend:
 
     def __init__(self, driver: Driver, module_directory: Path, *, log: KernelLog | None = None,
                  events: Listener | None = None, files: Path | None = None,
-                 absent: Collection[str] = ()) -> None:
+                 targets: Collection[str] | None = None) -> None:
         self._driver = driver
-        self._absent = absent
+        self._targets = targets
         self._block = BlockIO()
         self._disks = Disks(driver, module_directory, files)
         self._log = log if log is not None else KernelLog()
@@ -314,14 +314,12 @@ class KernelBackend:
         return name
 
     def _check_targets(self, table: tuple[steps.TargetLine, ...]) -> None:
-        """Say so where this kernel lacks a target that comes with dmsnap's own modules.
-
-        A name that is no target anywhere is for the kernel to refuse.
-        """
+        """Say so where this kernel lacks a target; it refuses a name that is none anywhere."""
         for line in table:
-            if line.type in self._absent:
-                raise Unsupported(f"this kernel has no target {line.type}: its module dm-"
-                                  f"{line.type} is neither built in nor below --modules")
+            if self._targets is not None and line.type not in self._targets and (
+                    not line.type.startswith(steps.NO_TARGET)):
+                raise Unsupported(f"this kernel has no target {line.type}: no module that dmsnap "
+                                  "loads brings it, and none is built in")
 
     def _own(self, table: tuple[steps.TargetLine, ...]) -> None:
         """Refuse a table that names a block device of somebody else.

@@ -12,7 +12,7 @@ head of a test, reads SKIP behind any ``#``, and stops for good at what a kernel
 import re
 from typing import Final
 
-from harness.compare.diff import Verdict
+from harness.compare.diff import AGREED, Verdict
 from harness.report.reporter import FileReporter
 from harness.report.words import compared, details, headline, left_out, printable, verdicts
 from harness.verdict.result import Result, RunReport
@@ -41,7 +41,7 @@ def render(report: RunReport) -> bytes:
         lines += [_INDENT + line for line in inner]
         verdict = {result.verdict for result in results} - {Verdict.UNSUPPORTED}
         skip = "" if verdict else " # SKIP none of the scenarios is supported"
-        lines.append(f"{'ok' if verdict <= {Verdict.SAME} else 'not ok'} {number} "
+        lines.append(f"{'ok' if verdict <= AGREED else 'not ok'} {number} "
                      f"{_name(kernel)}{skip}")
     lines += _diagnostics(verdicts(report))
     lines += _diagnostics(f"compared: {compared(report)}")
@@ -57,6 +57,8 @@ def _line(number: int, result: Result) -> str:
     match result.verdict:
         case Verdict.SAME:
             return f"ok {number} {name}" + (f" # {why}" if why else "")
+        case Verdict.HANGS:
+            return f"ok {number} {name} # {result.verdict}: {why}"
         case Verdict.UNSUPPORTED:
             return f"ok {number} {name} # SKIP {why}".rstrip()
         case Verdict.LOST | Verdict.BROKEN:

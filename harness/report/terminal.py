@@ -25,6 +25,7 @@ from harness.verdict.result import Result, RunReport
 
 STYLE: Final = {
     Verdict.SAME: "green",
+    Verdict.HANGS: "green",
     Verdict.DIVERGED: "bold red",
     Verdict.NONDETERMINISTIC: "bold red",
     Verdict.LOST: "bold magenta",
@@ -32,6 +33,7 @@ STYLE: Final = {
     Verdict.BROKEN: "bold yellow",
 }
 SHORT: Final = {
+    Verdict.HANGS: "hangs",
     Verdict.NONDETERMINISTIC: "nondet.",
     Verdict.LOST: "lost",
     Verdict.UNSUPPORTED: "unsupp.",

@@ -22,6 +22,7 @@ from harness.trace.steps import SECTOR_MAX, AnyStep, encode
 
 TRACE_VERSION: Final = 1
 OBSERVATIONS_VERSION: Final = 1
+_FIRST_STEP_LINE: Final = 2
 VERSIONS_READ: Final = (1,)
 """Versions that this code reads, of either form."""
 TRACE_KEY: Final = "dmsnap-trace"
@@ -74,10 +75,20 @@ class Header(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Trace(Struct, frozen=True):
-    """A scenario as data: its header and its steps."""
+    """A scenario as data: its header and its steps.
+
+    Attributes:
+        lines: on which line of its file each step is; empty where that is line 2 and those that
+            follow, as in every trace that dmsnap writes.
+    """
 
     header: Header
     steps: tuple[AnyStep, ...]
+    lines: tuple[int, ...] = ()
+
+    def line(self, step: int) -> int:
+        """On which line of the trace a step is."""
+        return self.lines[step] if self.lines else step + _FIRST_STEP_LINE
 
 
 class ObservationsHeader(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -139,12 +150,15 @@ def loads(data: bytes | str) -> Trace:
     """The trace that ``data`` holds.
 
     Raises:
-        BadTrace: ``data`` is not a trace of a version that is understood; line and field say
-            where.
+        BadTrace: ``data`` is not a trace of a version that is understood; step, line and field
+            say where.
     """
     (at, first), *rest = _split(data, TRACE_KEY)
     header = _decode(_header, first, at)
-    return Trace(header, tuple(_decode(_step, text, line) for line, text in rest))
+    steps = tuple(_decode(_step, text, line, step) for step, (line, text) in enumerate(rest))
+    lines = tuple(line for line, _ in rest)
+    plain = lines == tuple(range(_FIRST_STEP_LINE, _FIRST_STEP_LINE + len(lines)))
+    return Trace(header, steps, () if plain else lines)
 
 
 def read(path: Path) -> Trace:
@@ -224,7 +238,8 @@ def _split(data: bytes | str, key: str) -> Iterator[tuple[int, bytes]]:
     return iter(lines)
 
 
-def _decode(decoder: "msgspec.json.Decoder[T]", text: bytes, line: int) -> T:
+def _decode(decoder: "msgspec.json.Decoder[T]", text: bytes, line: int, step: int | None = None
+            ) -> T:
     try:
         return decoder.decode(text)
     except (msgspec.MsgspecError, ValueError) as fault:
@@ -236,9 +251,9 @@ def _decode(decoder: "msgspec.json.Decoder[T]", text: bytes, line: int) -> T:
                 message, path = at["message"], at["path"].replace("`", "")
             if named := _NAMED.search(message):
                 path += f".{named['name']}"
-        raise BadTrace(message, line=line, field=path) from None
+        raise BadTrace(message, line=line, field=path, step=step) from None
     except RecursionError:
-        raise BadTrace("nested too deeply", line=line) from None
+        raise BadTrace("nested too deeply", line=line, step=step) from None
 
 
 def _check_runs(runs: Runs, line: int, field: str) -> None:

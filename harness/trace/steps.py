@@ -37,6 +37,11 @@ class Step(Struct, frozen=True, kw_only=True, tag_field="do", tag=str.lower,
     """One action.  The JSON field ``do`` holds the class name in lower case."""
 
 
+NO_TARGET: Final = "nosuch"
+"""A target type that begins so is none of any kernel's: a table is loaded with it to be refused.
+With any other type that is not known a scenario needs something that is missing."""
+
+
 class TargetLine(Struct, frozen=True, forbid_unknown_fields=True):
     """One line of a table, as in ``dmsetup``: start and length in sectors, type, arguments."""
 

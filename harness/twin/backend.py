@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from harness.errors import BadScenario, TwinInvariant, errno_name
+from harness.errors import BadScenario, DmsnapError, NeverReturns, TwinInvariant, errno_name
 from harness.trace import pattern
 from harness.trace.observations import (
     SUSPENDED,
@@ -57,7 +57,7 @@ from harness.trace.steps import (
     Write,
     Zeroout,
 )
-from harness.twin.bio import BlockDevice, is_suspended
+from harness.twin.bio import Bio, BlockDevice, is_suspended
 from harness.twin.blockio import BlockIO
 from harness.twin.clock import Choices, WouldBlockForever
 from harness.twin.device_mapper import DeviceMapper
@@ -98,19 +98,40 @@ class TwinBackend:
         return []
 
     def execute(self, index: int, step: AnyStep) -> Observation:
-        """Do one step; see `harness.trace.backend.Backend`."""
+        """Do one step; see `harness.trace.backend.Backend`.
+
+        Raises:
+            Unsupported: the step needs what the twin does not model.
+            NeverReturns: it waits for ever.
+            KernelCrash: the kernel crashes in it.
+            TwinInvariant: the twin contradicts itself.
+        """
         started = time.perf_counter_ns()
         try:
             result = self._do(step)
             self.world.clock.run_until_idle()
         except WouldBlockForever:
-            raise TwinInvariant(f"step {index}: {step} would never return") from None
+            stuck = self._stuck()
+            stuck.step = index
+            raise stuck from None
+        except DmsnapError as fault:
+            fault.step = index
+            raise
         return Observation(
             step=index, error=result.error, text=result.text, content=result.content,
             image=result.image,
             state=self._changed_states(), uevents=self.world.take_uevents(),
             log=self.world.take_log(), requests=self._requests(),
             elapsed_us=(time.perf_counter_ns() - started) // 1000)
+
+    def _stuck(self) -> DmsnapError:
+        """Why the world came to rest before the step could return."""
+        held = [(name, md.held) for name, md in sorted(self.world.mapped.items()) if md.held]
+        if not held:
+            return TwinInvariant("the step would never return, and nothing is held back")
+        return NeverReturns("it waits for " + ", and for ".join(
+            f"I/O on {name}, which is suspended ({_request(bios[0])}"
+            + (f" and {len(bios) - 1} more)" if len(bios) > 1 else ")") for name, bios in held))
 
     def _requests(self) -> dict[str, tuple[str, ...]]:
         """What reached the disks that can fail since the last step."""
@@ -378,6 +399,12 @@ class _Result:
         self.text = text
         self.content = content or {}
         self.image = image or {}
+
+
+def _request(bio: Bio) -> str:
+    """A bio that is held back, in words."""
+    what = bio.op.name.lower()
+    return f"{what} {bio.sector}+{bio.sectors}" if bio.sectors else what
 
 
 def _result(error: int) -> _Result:

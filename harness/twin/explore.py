@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from harness.errors import NeverReturns
 from harness.trace.observations import Observation
 from harness.trace.steps import AnyStep
 from harness.twin.backend import TwinBackend
@@ -43,9 +44,14 @@ def run(steps: Sequence[AnyStep], seed: int, profile: Profile,
 
     Raises:
         BadScenario: a step has no meaning.
+        Unsupported: a step needs what the twin does not model.
+        NeverReturns: a step waits for ever.
         TwinInvariant: the twin contradicts itself.
     """
-    return _run(steps, seed, profile, answers or {})[0]
+    seen, met = _run(steps, seed, profile, answers or {})
+    if met.stuck:
+        raise met.stuck
+    return seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +61,12 @@ class _Met:
     Attributes:
         ends: for each step, how many had been met after it.
         rested: at one of them workers rested before they had run for as long as they were to.
+        stuck: the last step that was begun never returns.
     """
 
     ends: tuple[int, ...]
     rested: bool
+    stuck: NeverReturns | None
 
     @property
     def points(self) -> int:
@@ -74,18 +82,26 @@ def _run(steps: Sequence[AnyStep], seed: int, profile: Profile, answers: Mapping
     backend.begin(seed)
     seen: list[Observation] = []
     ends: list[int] = []
+    stuck: NeverReturns | None = None
     for index, step in enumerate(steps):
-        seen.append(backend.execute(index, step))
+        try:
+            seen.append(backend.execute(index, step))
+        except NeverReturns as fault:
+            stuck = fault
         ends.append(backend.choices.points)
-    return tuple(seen), _Met(tuple(ends), backend.choices.rested)
+        if stuck:
+            break
+    return tuple(seen), _Met(tuple(ends), backend.choices.rested, stuck)
 
 
 class Orders:
     """The permitted orders of a trace, the first one first, each run as it is asked for.
 
-    A point is only offered where the order before it makes it appear.
+    A point is only offered where the order before it makes it appear.  An order in which a step
+    never returns ends with what was observed before.
 
     Attributes:
+        stuck: why the first order ends before the trace does; None if it does not.
         complete: after the last one: there are no others in which workers run until they rest.
     """
 
@@ -97,6 +113,7 @@ class Orders:
         self._limit = ORDERS_MAX
         self._last = Answers()
         self._differs: dict[Answers, int] = {}
+        self.stuck: NeverReturns | None = None
         self.complete = False
 
     @property
@@ -111,6 +128,7 @@ class Orders:
     def __iter__(self) -> Iterator[Run]:
         """Run them; at most `ORDERS_MAX`."""
         yield from self._run([{}])
+        self.stuck = self._met[frozenset()].stuck
         points = self._met[frozenset()].points
         everywhere = dict.fromkeys(range(points), 1)
         yield from self._run([everywhere])
@@ -146,7 +164,7 @@ class Orders:
     def _changed_before(self, answers: dict[int, int], step: int) -> Iterator[Run]:
         """Orders that are another one in ``step``, or else in a step before it."""
         met = self._met[frozenset(answers.items())]
-        for changed in range(min(step, len(self._steps) - 1), -1, -1):
+        for changed in range(min(step, len(met.ends) - 1), -1, -1):
             points = met.points_of(changed)
             others = [{**answers, point: 0 if answers.get(point) else 1}
                       for point in reversed(points)]

@@ -92,6 +92,11 @@ class MappedDevice:
 
     # -- bios --
 
+    @property
+    def held(self) -> tuple[Bio, ...]:
+        """Bios that wait until the device is resumed."""
+        return tuple(self._deferred)
+
     def submit(self, bio: Bio) -> None:
         """Take a bio (kernel: ``dm_submit_bio``)."""
         if self.suspended or self.internally_suspended:

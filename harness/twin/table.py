@@ -10,8 +10,8 @@ import re
 from bisect import bisect_right
 from typing import TYPE_CHECKING
 
-from harness.errors import FreedMemory, KernelCrash, errno_name
-from harness.trace.steps import REFERENCE, TargetLine
+from harness.errors import FreedMemory, KernelCrash, Unsupported, errno_name
+from harness.trace.steps import NO_TARGET, REFERENCE, TargetLine
 from harness.twin.arguments import CtrError
 from harness.twin.bio import BlockDevice
 from harness.twin.limits import STACKING, Limits, stack
@@ -112,6 +112,7 @@ class Table:
               and self.world.profile.too_long != ACCEPTED):
             log(f"{prefix} too large device")
         elif (kind := self.world.target_types.get(line.type)) is None:
+            check_known(line.type)
             log(f"{prefix} {line.type}: unknown target type")
         elif line.start != (self.sectors if self.targets else 0):
             fault = CtrError("Gap in table", errno.EINVAL)
@@ -345,3 +346,13 @@ def _is_early_name(path: str) -> bool:
         return True
     number = _HEX_NUMBER.fullmatch(path)
     return number is not None and int(number[1], 16) & _U32 != 0
+
+
+def check_known(kind: str) -> None:
+    """Refuse to say what a kernel does with a target that is not modelled.
+
+    Raises:
+        Unsupported: ``kind`` may be a target of some kernel.
+    """
+    if not kind.startswith(NO_TARGET):
+        raise Unsupported(f"target {kind} is not known to the twin")

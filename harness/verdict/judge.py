@@ -9,10 +9,13 @@ from harness.compare import diff
 from harness.compare.diff import Verdict
 from harness.errors import (
     BadScenario,
+    DmsnapError,
     FreedMemory,
     KernelCrash,
+    NeverReturns,
     ProvisioningError,
     TwinInvariant,
+    Unsupported,
 )
 from harness.guest.events import (
     Outcome,
@@ -26,8 +29,8 @@ from harness.trace.observations import Observation
 from harness.trace.rules import faults_without_effect
 from harness.trace.steps import encode
 from harness.twin import explore
-from harness.twin.backend import TwinBackend
 from harness.twin.profile import FAITHFUL, Profile
+from harness.verdict.foresight import foresee, place, told
 from harness.verdict.result import Result, console_tail
 from harness.wire.journal import Ready
 
@@ -42,63 +45,98 @@ def judge(trace: Trace, outcome: Outcome, kernel: str, defects: str = FAITHFUL
         steps=len(trace.steps), kernel_us=_time(outcome.observations))
     replace = msgspec.structs.replace
     if outcome.lost:
-        loss = outcome.lost
-        where = "" if loss.step is None else (
-            f" in step {loss.step} ({diff.words(trace.steps[loss.step])})")
-        if loss.reason == "panic" and ready and _twin_crashes(trace, loss.step, ready, defects):
-            return replace(result, verdict=Verdict.SAME, console=console_tail(loss.console),
-                           reason=f"both sides crash{where}: {loss.detail}"), None
-        return replace(result, verdict=Verdict.LOST, console=console_tail(loss.console),
-                       reason=f"{loss.reason}{where}: {loss.detail}"), None
+        return _judge_lost(result, trace, outcome, defects)
+    at = "" if outcome.step is None else f"{place(trace, outcome.step)}: "
     if outcome.unsupported:
-        return replace(result, verdict=Verdict.UNSUPPORTED, reason=outcome.fault), None
+        return replace(result, verdict=Verdict.UNSUPPORTED, reason=f"{at}{outcome.fault}"), None
     if outcome.fault:
         return replace(result, verdict=Verdict.BROKEN,
-                       reason=f"the kernel side: {outcome.fault}"), None
+                       reason=f"the kernel side: {at}{outcome.fault}"), None
     idle = faults_without_effect(trace.steps, outcome.observations)
     if idle:
         return replace(result, verdict=Verdict.BROKEN, reason=(
-            f"the kernel side: step {idle[0]} ({diff.words(trace.steps[idle[0]])}) was to stop the "
-            "disk, and no request met it")), None
+            f"the kernel side: {place(trace, idle[0])} was to stop the disk, and no request met "
+            "it")), None
     assert ready is not None, "a scenario that ended had a guest that was ready"
-    try:
-        result, twin = _compare(result, trace, outcome.observations, ready, defects)
-    except BadScenario as fault:
-        return replace(result, verdict=Verdict.BROKEN, reason=f"the twin: {fault}"), None
-    except ProvisioningError as fault:  # no kernel answers like that: there is nothing to compare
-        return replace(result, verdict=Verdict.LOST, reason=f"rubbish: {fault}"), None
-    except (KernelCrash, TwinInvariant) as fault:
-        return replace(result, verdict=Verdict.DIVERGED, reason=f"the twin: {fault}"), None
-    except Exception as fault:  # noqa: BLE001 - a twin that breaks is a result, and not the last
-        return replace(result, verdict=Verdict.DIVERGED, reason=(
-            f"the twin broke: {fault_of(fault)}; please report it with the trace")), None
+    result, twin = _against_twin(result, trace, outcome.observations, ready, defects)
     if outcome.leftovers:
         result = replace(result, verdict=Verdict.DIVERGED, reason=(
             f"devices would not go away: {', '.join(outcome.leftovers)}"))
     return result, twin
 
 
-def _twin_crashes(trace: Trace, step: int | None, ready: Ready, defects: str) -> bool:
+def _against_twin(result: Result, trace: Trace, seen: Sequence[Observation], ready: Ready,
+                  defects: str) -> tuple[Result, Observations | None]:
+    """The verdict on what a kernel was seen to do, however the twin fares."""
+    replace = msgspec.structs.replace
+    try:
+        return _compare(result, trace, seen, ready, defects)
+    except BadScenario as fault:
+        return replace(result, verdict=Verdict.BROKEN, reason=f"the twin: {told(trace, fault)}"
+                       ), None
+    except Unsupported as fault:
+        return replace(result, verdict=Verdict.UNSUPPORTED, reason=told(trace, fault)), None
+    except ProvisioningError as fault:  # no kernel answers like that: there is nothing to compare
+        return replace(result, verdict=Verdict.LOST, reason=f"rubbish: {fault}"), None
+    except (KernelCrash, TwinInvariant) as fault:
+        return replace(result, verdict=Verdict.DIVERGED, reason=f"the twin: {told(trace, fault)}"
+                       ), None
+    except Exception as fault:  # noqa: BLE001 - a twin that breaks is a result, and not the last
+        return replace(result, verdict=Verdict.DIVERGED, reason=(
+            f"the twin broke: {fault_of(fault)}; please report it with the trace")), None
+
+
+def unsupported(trace: Trace, kernel: str, fault: Unsupported) -> Result:
+    """The result of a trace that the twin cannot be asked about: no kernel need run it."""
+    return Result(scenario=trace.header.scenario, kernel=kernel, seed=trace.header.seed,
+                  verdict=Verdict.UNSUPPORTED, reason=told(trace, fault), attempts=0,
+                  steps=len(trace.steps))
+
+
+def hangs_in(trace: Trace, ready: Ready, defects: str = FAITHFUL) -> int | None:
+    """The step of which the twin says that it never returns on this guest's kernel."""
+    fault = foresee(trace, ready.probe, defects)
+    return fault.step if isinstance(fault, NeverReturns) else None
+
+
+def _judge_lost(result: Result, trace: Trace, outcome: Outcome, defects: str
+                ) -> tuple[Result, Observations | None]:
+    """A guest was lost: by what the twin comes to as well, or by something else."""
+    replace = msgspec.structs.replace
+    loss, ready = outcome.lost, outcome.ready
+    assert loss is not None
+    where = "" if loss.step is None else f" in {place(trace, loss.step)}"
+    result = replace(result, console=console_tail(loss.console))
+    end = None if ready is None else foresee(trace, ready.probe, defects,
+                                             crashes=loss.reason == "panic")
+    if isinstance(end, Unsupported):
+        return replace(result, verdict=Verdict.UNSUPPORTED, reason=told(trace, end)), None
+    if loss.reason == "panic" and _crashes_alike(end, loss.step):
+        return replace(result, reason=f"both sides crash{where}: {loss.detail}"), None
+    if loss.reason == "hang" and ready and isinstance(end, NeverReturns) and loss.step is not None:
+        if end.step != loss.step:
+            return replace(result, verdict=Verdict.DIVERGED, reason=(
+                f"the kernel hangs{where}; the twin says that another step never returns, "
+                f"{told(trace, end)}")), None
+        # What came before it is compared like any other.
+        before = Trace(trace.header, trace.steps[:loss.step], trace.lines)
+        result, twin = _against_twin(result, before, outcome.observations, ready, defects)
+        if result.verdict is Verdict.SAME:
+            result = replace(result, verdict=Verdict.HANGS, console="",
+                             reason=f"{place(trace, loss.step)}, never returns: {end}")
+        return result, twin
+    return replace(result, verdict=Verdict.LOST, reason=f"{loss.reason}{where}: {loss.detail}"
+                   ), None
+
+
+def _crashes_alike(end: DmsnapError | None, step: int | None) -> bool:
     """Whether the twin comes to a crash of the kernel in this very step.
 
     What freed memory does to a kernel may come later.
     """
-    try:
-        probed = Profile.from_probe(ready.probe)
-    except ProvisioningError:
-        return False
-    backend = TwinBackend(dataclasses.replace(probed, defects=defects, unprobed_crashes=True))
-    backend.begin(trace.header.seed)
-    for index, each in enumerate(trace.steps):
-        try:
-            backend.execute(index, each)
-        except FreedMemory:
-            return step is not None and index <= step
-        except KernelCrash:
-            return index == step
-        except Exception:  # noqa: BLE001 - a twin that breaks in another way does not crash alike
-            return False
-    return False
+    if isinstance(end, FreedMemory) and end.step is not None:
+        return step is not None and end.step <= step
+    return isinstance(end, KernelCrash) and end.step == step
 
 
 def _compare(result: Result, trace: Trace, seen: Sequence[Observation], ready: Ready, defects: str
@@ -125,7 +163,10 @@ def _compare(result: Result, trace: Trace, seen: Sequence[Observation], ready: R
         assert first is not None, "there is always a first order"
         comparison, twin = first
         reason, verdict = "", Verdict.DIVERGED
-        if len(outcomes) > 1:
+        if orders.stuck and len(seen) > len(twin):
+            reason = (f"the kernel returns from a step of which the twin says that it never "
+                      f"returns, {told(trace, orders.stuck)}")
+        elif len(outcomes) > 1:
             reason = f"none of the {orders.tried} permitted orders that were tried is the kernel's"
             if not orders.complete:
                 verdict = Verdict.NONDETERMINISTIC

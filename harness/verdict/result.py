@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from harness.compare.diff import Comparison, Divergence, Layer, LayerLeftOut, Verdict
+from harness.compare.diff import AGREED, Comparison, Divergence, Layer, LayerLeftOut, Verdict
 from harness.errors import BadTrace
 from harness.promises.check import BrokenPromise
 from harness.trace.steps import encode
@@ -118,9 +118,9 @@ class RunReport(Struct, frozen=True, kw_only=True):
 
     @property
     def nothing_differs(self) -> bool:
-        """True if results are *same*, and all others *unsupported*: that is the kernel's choice."""
-        verdicts = {result.verdict for result in self.results}
-        return Verdict.SAME in verdicts and verdicts <= {Verdict.SAME, Verdict.UNSUPPORTED}
+        """True if both sides agree in some results, and all others are *unsupported*."""
+        verdicts = {result.verdict for result in self.results} - {Verdict.UNSUPPORTED}
+        return bool(verdicts) and verdicts <= AGREED
 
     def count(self, verdict: Verdict) -> int:
         """How many results carry ``verdict``."""
