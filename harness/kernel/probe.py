@@ -36,6 +36,8 @@ The facts
     preflush_error      ``ignored`` or ``reported``: where it goes in two parts, what the failed
                         flush does to the write
     flush_bypasses_map  a flush goes once to each device of a table, not once to each target
+    striped_io_min_kept, striped_chunk_sectors   what target striped makes of its chunk size: the
+                        least I/O even if it is smaller than a block, the queue's chunk
     flakey_error_reads  target flakey knows its feature error_reads
     flakey_table_blank  its table line ends in a blank
     flakey_bad_down, flakey_short_corrupt, flakey_conflict   what it says to a down interval that is
@@ -204,6 +206,20 @@ class _Prober:
         self.do(steps.Flush(device="two"))
         return flushes() - before == 1
 
+    def striped(self, number_of: Callable[[str], str]) -> Facts:
+        """What the striped target of this kernel makes of its chunk size."""
+        kept = chunk = False
+        block = _queue(number_of("org"), "physical_block_size") // SECTOR_BYTES
+        for name, size in (("small", block // 2), ("large", block)):
+            self.do(steps.Create(name=name))
+            seen = self.load(name, "striped", f"2 {size} {{org}} 0 {{cow}} 0", 4 * block)
+            if name == "small":
+                kept = any("alignment inconsistency" in line for line in seen.log)
+            else:
+                self.do(steps.Resume(name=name))
+                chunk = _queue(number_of(name), "chunk_sectors") == size
+        return {"striped_io_min_kept": kept, "striped_chunk_sectors": chunk}
+
     def flakey_text(self, args: str) -> str:
         """What the constructor of flakey says to ``args``."""
         log = self.load("s", "flakey", f"{{org}} 0 {args}").log
@@ -270,7 +286,7 @@ class _Prober:
             "flush_bypasses_map": self.flush_bypasses_map(number_of("b4k")),
             "cow_threshold": int(threshold),
         }
-        return found | self.flakey()
+        return found | self.striped(number_of) | self.flakey()
 
 
 def probe(backend: KernelBackend) -> Facts:

@@ -29,13 +29,14 @@ from harness.twin.targets.dust import Dust
 from harness.twin.targets.error import Error
 from harness.twin.targets.flakey import Flakey
 from harness.twin.targets.linear import Linear
+from harness.twin.targets.striped import Striped
 from harness.twin.targets.zero import Zero
 from harness.twin.throttle import DEFAULT_COW_THRESHOLD
 from harness.units import SECTOR_BYTES
 
 TARGET_TYPES: Final[dict[str, type[Target]]] = {
-    kind.type_name: kind for kind in (Linear, Error, Zero, Delay, Dust, Flakey, Snapshot,
-                                      SnapshotMerge, Origin)
+    kind.type_name: kind for kind in (Linear, Error, Zero, Striped, Delay, Dust, Flakey,
+                                      Snapshot, SnapshotMerge, Origin)
 }
 
 

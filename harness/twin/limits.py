@@ -5,7 +5,7 @@ fit the logical block size is refused.
 """
 
 from dataclasses import dataclass, replace
-from math import lcm
+from math import gcd, lcm
 from typing import Final
 
 from harness.units import SECTOR_BYTES
@@ -13,12 +13,14 @@ from harness.units import SECTOR_BYTES
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of one queue, in bytes."""
+    """Limits of one queue, in bytes but for the last one."""
 
     logical_block: int = SECTOR_BYTES
     physical_block: int = SECTOR_BYTES
     io_min: int = SECTOR_BYTES
     alignment_offset: int = 0
+    io_opt: int = 0
+    chunk_sectors: int = 0
 
 
 STACKING: Final = Limits()
@@ -49,11 +51,21 @@ def stack(top: Limits, bottom: Limits, start_sectors: int) -> tuple[Limits, bool
     if io_min % physical:
         io_min = physical
         fits = False
-    # lcm_not_zero: where one is zero, the other counts.
-    common = (lcm(top.alignment_offset, alignment) if top.alignment_offset and alignment
-              else top.alignment_offset or alignment)
-    offset = common % max(physical, io_min)
+    io_opt = _lcm_not_zero(top.io_opt, bottom.io_opt)
+    if io_opt % physical:
+        io_opt = 0
+        fits = False
+    chunk_sectors = gcd(top.chunk_sectors, bottom.chunk_sectors)
+    if chunk_sectors * SECTOR_BYTES % physical:
+        chunk_sectors = 0
+        fits = False
+    offset = _lcm_not_zero(top.alignment_offset, alignment) % max(physical, io_min)
     if offset % logical:
         fits = False
     return replace(top, logical_block=logical, physical_block=physical, io_min=io_min,
-                   alignment_offset=offset), fits
+                   alignment_offset=offset, io_opt=io_opt, chunk_sectors=chunk_sectors), fits
+
+
+def _lcm_not_zero(one: int, other: int) -> int:
+    """Where one is zero, the other counts."""
+    return lcm(one, other) if one and other else one or other

@@ -105,6 +105,12 @@ class Profile:
     optimize REQ_PREFLUSH with data when using the linear target, 6.17)."""
     preflush_error: str = "ignored"
     """Where it goes as a flush and a write, what a failed flush does to the write."""
+    striped_io_min_kept: bool = True
+    """Target striped hands its chunk size on as io_min, even if that is less than a physical block;
+    before, it is raised to one (``blk_limits_io_min``)."""
+    striped_chunk_sectors: bool = True
+    """It hands it on as chunk_sectors, too (dm-stripe: limit chunk_sectors to the stripe size,
+    6.17)."""
     flakey_error_reads: bool = True
     """Target flakey knows the feature error_reads, and without features has error_reads and
     error_writes; before, it fails everything that no feature lets pass."""
@@ -226,6 +232,7 @@ _6_1: Final = Profile(
     enoent="ENODEV", self_reference=ACCEPTED, message_no_table=ACCEPTED,
     error_args=ACCEPTED, zero_discard="EOPNOTSUPP", flush_bypasses_map=False,
     flakey_error_reads=False, flakey_table_blank=True,
+    striped_io_min_kept=False, striped_chunk_sectors=False,
     read_only_discard="EINVAL", duplicate_wins="first", discard=0, same_device_log=(
         "device-mapper: table: {s}: snapshot: COW device cannot be the same as origin device "
         "(-EINVAL)\n"

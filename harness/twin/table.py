@@ -254,7 +254,7 @@ class Table:
             raise FreedMemory("a target uses a device whose reference was freed when another one "
                               "opened it for writing")
         for target in self.targets:
-            own = self._device_limits(target)
+            own = target.io_hints(self._device_limits(target))
             fault = _area_fault(target, own)
             if fault is not None:
                 self.world.log(f"{name} {fault}")

@@ -8,6 +8,7 @@ changing ``bio.sector``, or None when it has taken care of the bio itself (queue
 from typing import TYPE_CHECKING, ClassVar
 
 from harness.twin.bio import Bio, BlockDevice
+from harness.twin.limits import Limits
 
 if TYPE_CHECKING:
     from harness.twin.table import Table
@@ -94,6 +95,10 @@ class Target:
     def tells_devices(self) -> bool:
         """Whether `devices` can be asked for (kernel: there is an ``iterate_devices``)."""
         return True
+
+    def io_hints(self, limits: Limits) -> Limits:
+        """What the target makes of the limits of its devices (``io_hints``)."""
+        return limits
 
     def discard_sectors_max(self) -> int:
         """Longest discard that this target wants to see; 0 for any (``io_hints``)."""
