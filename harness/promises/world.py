@@ -52,6 +52,8 @@ class Image(Leaf):
         self.frozen = self.lost = True
 
 
+CHUNKS_MAX: Final = 1 << 12
+"""A striped line of more chunks is not followed."""
 NOWHERE: Final = Leaf(0)
 """What an error target leads to."""
 
@@ -74,6 +76,31 @@ class Line(Struct, frozen=True):
         groups = range(0, len(words), 3)
         return (self.type, len(words)) in (("linear", 2), ("dust", 3)) or (
             self.type == "delay" and all(words[at : at + 2] == words[:2] for at in groups))
+
+    def below(self, start: int, end: int) -> Iterator[tuple[int, int, str, int]]:
+        """Where sectors [start, end) of the line lie: (start, end, device, its first sector).
+
+        Nothing, if the line is not straight, nor striped in a way that can be followed.
+        """
+        if self.straight:
+            yield start, end, self.device(0), int(self.words[1]) + start - self.start
+            return
+        words = self.words
+        numbers = (*words[:2], *words[3::2])
+        if self.type != "striped" or len(words) < 4 or len(words) % 2 or not all(
+                map(str.isdecimal, numbers)):
+            return
+        stripes, chunk = int(words[0]), int(words[1])
+        if stripes * 2 + 2 != len(words) or not chunk or self.length > CHUNKS_MAX * chunk:
+            return
+        at = start
+        while at < end:
+            number, offset = divmod(at - self.start, chunk)
+            row, stripe = divmod(number, stripes)
+            stop = min(end, at + chunk - offset)
+            yield (at, stop, self.device(2 + 2 * stripe),
+                   int(words[3 + 2 * stripe]) + row * chunk + offset)
+            at = stop
 
     def device(self, index: int) -> str:
         """The device that argument ``index`` names; empty if it is none."""
@@ -115,10 +142,11 @@ class World:
             a, b = max(start, line.start), min(end, line.start + line.length)
             if a >= b:
                 continue
-            if line.straight:
-                shift = int(line.words[1]) - line.start
-                for x, y, leaf, at in self.pieces(line.device(0), a + shift, b + shift):
-                    yield x - shift, y - shift, leaf, at
+            if parts := list(line.below(a, b)):
+                for low, high, device, first in parts:
+                    shift = first - low
+                    for x, y, leaf, at in self.pieces(device, first, high + shift):
+                        yield x - shift, y - shift, leaf, at
             elif line.type == "snapshot-origin":
                 yield from self.pieces(line.device(0), a, b)
             elif line.image and line.image.owner == name:
@@ -164,8 +192,9 @@ class World:
             if part.empty or line.type in ("zero", "error"):
                 continue
             origin = line.device(0)
-            if line.straight:
-                self.write(origin, part.shifted(int(line.words[1]) - line.start), kept)
+            if parts := list(line.below(part.start, part.end)):
+                for low, high, device, first in parts:
+                    self.write(device, part.within(low, high).shifted(first - low), kept)
             elif line.type == "snapshot-origin":
                 self.write(origin, part, kept + self.registered(origin))
             elif (image := line.image) and image.owner == name:

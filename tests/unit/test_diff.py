@@ -323,5 +323,6 @@ def test_words() -> None:
     result = compare(trace(Examine(), Disk(name="d", sectors=1), Message(name="s", text="x")),
                      [obs(i, error="EIO") for i in range(3)], [obs(i) for i in range(3)])
     assert result.divergences[0].verb == "examine"
-    assert [str(v) for v in Verdict] == ["same", "hangs on both sides", "diverged", "nondeterministic", "guest lost",
-                                         "unsupported", "broken scenario"]
+    assert [str(v) for v in Verdict] == ["same", "hangs on both sides", "diverged",
+                                         "nondeterministic", "guest lost", "unsupported",
+                                         "broken scenario"]
