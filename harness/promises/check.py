@@ -8,7 +8,9 @@ knows nothing of chunks, exceptions, stores or copies, so twin and kernel cannot
 A promise holds only for users who keep the rules.  Where one is broken (a write below an origin, to
 a COW device, past the snapshot-origin target), where a write failed, or where the model cannot
 follow, sectors become *unknown* and are not promised: a break that is reported is one.  It takes
-from the observations only what succeeded, and which snapshots the side itself calls Invalid.
+from the observations only what succeeded, and which snapshots the side itself calls Invalid: as
+long as it does, nothing is promised of them.  One that is called valid again has to show what it
+would have shown all the time.
 
 Left out on purpose: the page cache (buffered I/O), tables whose snapshot does not start at sector
 0, and what a crash of the machine leaves.
@@ -93,9 +95,8 @@ class _Checker:
                 image = line.image
                 if image is None or image.owner != name or len(words) < 4:
                     continue
-                if words[3] == "Invalid":
-                    image.forget()
-                elif (image.merging and not image.merged and len(words) == 5
+                image.invalid = words[3] == "Invalid"
+                if (image.merging and not image.merged and len(words) == 5
                       and words[3].split("/")[0] == words[4]):
                     image.merged = True
                     self.world.write(image.origin, image.content.within(0, image.sectors),

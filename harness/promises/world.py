@@ -42,6 +42,7 @@ class Image(Leaf):
         self.found = False  # its store was there before anybody here loaded it
         self.merging = self.merged = False
         self.transient = False
+        self.invalid = False  # the side says so, for now
         self.lost = False  # nothing is ever promised of it again
         self.store: list[Piece] = []  # where its COW device lies, when last looked at
         self.pieces: list[Piece] = []  # of the origin, when last looked at
@@ -160,7 +161,7 @@ class World:
         """What a device is promised to show."""
         shown = Extents()
         for a, b, leaf, at in self.pieces(name, start, end):
-            if leaf:
+            if leaf and not (isinstance(leaf, Image) and leaf.invalid):
                 for x, y, what in leaf.content.between(at, at + b - a):
                     shown.put(x + a - at, y + a - at, moved(what, a - at))
         for line in self.live(name):
