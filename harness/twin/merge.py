@@ -30,6 +30,7 @@ class SnapshotMerge(Snapshot):
         super().__init__(table, start, sectors)
         self.flushes = 2
         self._running = False
+        self._preparing = False
         self._shutdown = False
         self._first = 0
         self._count = 0
@@ -85,10 +86,11 @@ class SnapshotMerge(Snapshot):
         self._stop()
 
     def start_merge(self) -> None:
-        """Kernel: ``start_merge``."""
+        """Kernel: ``start_merge``.  The process that asks for it prepares the first run itself."""
         if not self._running:
-            self._running = True
+            self._running = self._preparing = True
             self._next_chunks()
+            self.world.clock.wait_until(lambda: not self._preparing)
 
     def stop_running_merge(self) -> bool:
         """Stop; True if it ran."""
@@ -108,10 +110,10 @@ class SnapshotMerge(Snapshot):
     def _next_chunks(self) -> None:
         """Kernel: ``snapshot_merge_next_chunks``."""
         if self._shutdown:
-            self._running = False
+            self._rest()
         elif not self.valid:
             self.world.log("snapshots: Snapshot is invalid: can't merge")
-            self._running = False
+            self._rest()
         elif not self.store.can_merge:
             raise KernelCrash("snapshot-merge calls prepare_merge of a store that has none: the "
                               "kernel follows a null pointer")
@@ -123,9 +125,12 @@ class SnapshotMerge(Snapshot):
             self.world.log("snapshots: Read error in exception store: shutting down merge")
             self.merge_failed = True
         if count <= 0:
-            self._running = False
+            self._rest()
             return
         self._copy_out(last_old + 1 - count, last_new + 1 - count, count)
+
+    def _rest(self) -> None:
+        self._running = self._preparing = False
 
     def _run_sectors(self, count: int) -> int:
         """Length of a run; the kernel multiplies in 32 bits, and loses what is beyond 2 TiB."""
@@ -164,6 +169,7 @@ class SnapshotMerge(Snapshot):
         sectors = min(length, left) if left >= 0 else length
         self.kcopyd.copy(self.cow, new * chunk_sectors, self.origin, first, sectors,
                          self._merged, None)
+        self._preparing = False
 
     def _merged(self, _context: object, read_error: bool, write_error: bool) -> None:
         """Kernel: ``merge_callback``."""
@@ -205,4 +211,4 @@ class SnapshotMerge(Snapshot):
         self.merge_failed = True
         for bio in self._release():
             bio.end(errno.EIO)
-        self._running = False
+        self._rest()
