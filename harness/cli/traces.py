@@ -115,8 +115,8 @@ def _tell_replay(document: "Trace", result: "Result") -> None:
 
     if text := details(result):
         click.echo(text)
-    named = {each.step for each in result.divergences} | {
-        each.step for each in result.kernel_promises + result.twin_promises}
+    promises = result.kernel_promises + result.twin_promises
+    named = {each.step for each in result.divergences} | {each.step for each in promises}
     for step in sorted(named):
         click.echo(f"step {step} is on line {document.line(step)} of the trace")
     release = f" ({result.release})" if result.release else ""

@@ -30,7 +30,7 @@ from harness.kernel.disks.disks import Disks
 from harness.kernel.drivers.driver import UUID_PREFIX, Driver, Info, Line, node
 from harness.kernel.kmsg import KernelLog, normalise
 from harness.kernel.modules import Parameters
-from harness.kernel.rest import Merges
+from harness.kernel.rest import Merges, let_events_come
 from harness.kernel.uevents import Listener, kernel_uevents, numbered, select
 from harness.trace import observations, pattern, rules, steps
 from harness.trace.observations import DeviceState, Observation, Runs
@@ -175,6 +175,9 @@ class KernelBackend:
             found.error = error_name(fault)
         self._let_links_recover()
         self._let_merges_rest()
+        if any(" striped " in (info.table or "") for info in self._info.values()):
+            let_events_come(lambda: [info.status or "" for info in
+                                     self._driver.survey(self._mapped).values()])
         elapsed_us = (time.perf_counter_ns() - started) // 1000
         numbers, state = self._look()
         mapped = {number: name for number, name in numbers.items()

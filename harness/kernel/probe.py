@@ -36,6 +36,7 @@ The facts
     preflush_error      ``ignored`` or ``reported``: where it goes in two parts, what the failed
                         flush does to the write
     flush_bypasses_map  a flush goes once to each device of a table, not once to each target
+    unaligned_refused   a request that begins or ends within a block of the disk fails
     striped_io_min_kept, striped_chunk_sectors   what target striped makes of its chunk size: the
                         least I/O even if it is smaller than a block, the queue's chunk
     flakey_error_reads  target flakey knows its feature error_reads
@@ -207,7 +208,7 @@ class _Prober:
         return flushes() - before == 1
 
     def striped(self, number_of: Callable[[str], str]) -> Facts:
-        """What the striped target of this kernel makes of its chunk size."""
+        """What this kernel makes of the chunk size of target striped."""
         kept = chunk = False
         block = _queue(number_of("org"), "physical_block_size") // SECTOR_BYTES
         for name, size in (("small", block // 2), ("large", block)):
@@ -218,7 +219,12 @@ class _Prober:
             else:
                 self.do(steps.Resume(name=name))
                 chunk = _queue(number_of(name), "chunk_sectors") == size
-        return {"striped_io_min_kept": kept, "striped_chunk_sectors": chunk}
+        self.do(steps.Create(name="cut"))
+        self.load("cut", "striped", "2 4 {b4k} 0 {b4k} 1024", 16)
+        self.do(steps.Resume(name="cut"))
+        refused = bool(self.do(steps.Read(device="cut", sector=0, sectors=8)).error)
+        return {"striped_io_min_kept": kept, "striped_chunk_sectors": chunk,
+                "unaligned_refused": refused}
 
     def flakey_text(self, args: str) -> str:
         """What the constructor of flakey says to ``args``."""

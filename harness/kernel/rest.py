@@ -1,4 +1,4 @@
-"""When the merges of a scenario are at rest.
+"""When the merges of a scenario are at rest, and when the events of its stripes are raised.
 
 A merge goes on in the background after the step that started it, and nothing signals its end.  What
 a step is observed to have done must not depend on how quick that was, so each step waits until no
@@ -16,6 +16,7 @@ _POLLS: Final = 5
 _POLLS_FILES: Final = 600
 """Where disks are files, a copy waits for the host's disk."""
 _POLL_S: Final = 0.005
+_EVENT_S: Final = 0.001
 _BUSY_POLLS_MAX: Final = 200
 """Where something can run all the time, it is not the merge."""
 
@@ -28,6 +29,26 @@ def sectors_moved() -> int:
 def workers_runnable() -> int:
     """Tasks of this machine that could run just now, beside this one."""
     return runnable(_LOADAVG.read_text()) - 1
+
+
+def let_events_come(statuses: Callable[[], Sequence[str]], pause: Callable[[float], None] = time.sleep
+                    ) -> None:
+    """Let a worker raise the event of a stripe that has failed (dm-stripe.c, ``trigger_event``).
+
+    The letter in the status line is there before the event.  What could run does while this
+    process sleeps.
+    """
+    if any(stripe_failed(line) for status in statuses() for line in status.splitlines()):
+        for _ in range(_BUSY_POLLS_MAX):
+            pause(_EVENT_S)
+            if not workers_runnable():
+                return
+
+
+def stripe_failed(line: str) -> bool:
+    """Whether a line of status tells of a striped target whose device has failed."""
+    words = line.split()
+    return words[2:3] == ["striped"] and "D" in words[-1]
 
 
 class Merges:

@@ -18,8 +18,8 @@ from harness.trace.steps import Examine
 
 THEMES: Final = ("creation", "writes", "origins", "stores", "crafted", "overflow", "tables",
                  "merging", "io_errors", "metadata_faults", "merge_faults", "links",
-                 "rotten_disks", "discards", "stacks", "requests", "parallel", "in_flight",
-                 "workloads", "lvm_tables", "android", "fixes", "defects")
+                 "rotten_disks", "discards", "stacks", "striped", "hangs", "requests", "parallel",
+                 "in_flight", "workloads", "lvm_tables", "android", "fixes", "defects")
 """Modules of this package that hold scenarios, in the order of the catalogue."""
 DEFAULT_SEED: Final = 1
 

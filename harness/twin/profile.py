@@ -105,6 +105,8 @@ class Profile:
     optimize REQ_PREFLUSH with data when using the linear target, 6.17)."""
     preflush_error: str = "ignored"
     """Where it goes as a flush and a write, what a failed flush does to the write."""
+    unaligned_refused: bool = True
+    """A disk refuses a request that begins or ends within a block; before, its driver may do it."""
     striped_io_min_kept: bool = True
     """Target striped hands its chunk size on as io_min, even if that is less than a physical block;
     before, it is raised to one (``blk_limits_io_min``)."""
@@ -232,7 +234,7 @@ _6_1: Final = Profile(
     enoent="ENODEV", self_reference=ACCEPTED, message_no_table=ACCEPTED,
     error_args=ACCEPTED, zero_discard="EOPNOTSUPP", flush_bypasses_map=False,
     flakey_error_reads=False, flakey_table_blank=True,
-    striped_io_min_kept=False, striped_chunk_sectors=False,
+    unaligned_refused=False, striped_io_min_kept=False, striped_chunk_sectors=False,
     read_only_discard="EINVAL", duplicate_wins="first", discard=0, same_device_log=(
         "device-mapper: table: {s}: snapshot: COW device cannot be the same as origin device "
         "(-EINVAL)\n"

@@ -130,8 +130,15 @@ class Striped(Target):
 
     def _send(self, bio: Bio, number: int) -> None:
         bio.chunk = number  # so that `end_io` is told
+        device = self._stripes[number].opened.device
+        block = device.block_sectors
         self._submitting += 1
-        self._stripes[number].opened.device.submit(bio)
+        if self.table.world.profile.unaligned_refused and (
+                bio.sector % block or bio.sectors % block):
+            # A chunk may be smaller than a block below: nobody looks at that before.
+            bio.end(errno.EIO)
+        else:
+            device.submit(bio)
         self._submitting -= 1
 
     def end_io(self, bio: Bio) -> None:
