@@ -31,8 +31,9 @@ def workers_runnable() -> int:
     return runnable(_LOADAVG.read_text()) - 1
 
 
-def let_events_come(statuses: Callable[[], Sequence[str]], pause: Callable[[float], None] = time.sleep
-                    ) -> None:
+def let_events_come(statuses: Callable[[], Sequence[str]], *,
+                    workers: Callable[[], int] = workers_runnable,
+                    pause: Callable[[float], None] = time.sleep) -> None:
     """Let a worker raise the event of a stripe that has failed (dm-stripe.c, ``trigger_event``).
 
     The letter in the status line is there before the event.  What could run does while this
@@ -41,7 +42,7 @@ def let_events_come(statuses: Callable[[], Sequence[str]], pause: Callable[[floa
     if any(stripe_failed(line) for status in statuses() for line in status.splitlines()):
         for _ in range(_BUSY_POLLS_MAX):
             pause(_EVENT_S)
-            if not workers_runnable():
+            if not workers():
                 return
 
 

@@ -66,7 +66,7 @@ class _Met:
 
     ends: tuple[int, ...]
     rested: bool
-    stuck: NeverReturns | None
+    stuck: NeverReturns | None = None
 
     @property
     def points(self) -> int:

@@ -23,7 +23,9 @@ BREAKS = ("origin_not_resumed", "snapshot_in_the_middle_of_a_merge[2]",
           "merge_commit_fails[True]", "link_in_a_merge[dies-clear]",
           "discard_of_several_chunks[200]",
           *(f"merge_metadata_write_fails[{nth}-True]" for nth in (1, 2, 3)),
-          "written_after_merge_metadata_failed")
+          "written_after_merge_metadata_failed", "header_write_at_invalidation_fails",
+          "a_disk_that_is_dead", "link_of_cow_in_a_copy[dies-P]", "links_of_both_in_a_copy[dies]",
+          "link_in_a_commit[dies-", "link_in_an_overflow[dies]")
 """Scenarios in which real kernels break a promise, and the twin does as they do."""
 PROMISED_MIN = 0.95
 """Of the stamped sectors that the last examine of each scenario shows on mapped devices.  Where a

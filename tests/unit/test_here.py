@@ -47,6 +47,19 @@ class Listener(Reporters):
         self.report = report
 
 
+def test_what_would_hang_this_machine_is_not_run() -> None:
+    ready = Ready("6.12.0", "#1", "x86_64", targets={}, probe=Profile().facts())
+    [hangs] = choose(["write_while_a_store_is_suspended"])
+    kernel = Spoiling()
+    result = here.run_one(kernel, ready, hangs.trace())  # type: ignore[arg-type]
+    assert result.verdict is Verdict.UNSUPPORTED
+    assert result.reason == (
+        "step 15 (write org), line 17: it waits for I/O on cow, which is suspended (write 16+8): "
+        "this machine would hang")
+    kernel.begin(0)
+    assert not kernel.spoilt, "it was never begun"
+
+
 def test_after_one_that_stays_no_other_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
     @contextmanager
     def kernel_side(**_: object) -> Iterator[tuple[Spoiling, Ready]]:

@@ -245,6 +245,44 @@ def records(path):
     return found
 
 
+class Loader:
+    """A driver that is only asked to load."""
+
+    label = "loader"
+
+    def __init__(self):
+        self.loaded = []
+
+    def survey(self, _names):
+        return {}
+
+    def load(self, name, lines, **_):
+        self.loaded.append((name, [line.type for line in lines]))
+
+
+@pytest.mark.parametrize(("kind", "refused"), [
+    ("linear", False), ("nosuch", False), ("nosuch-either", False), ("thin", True),
+    ("striped", True), ("Linear", True), ("", True)])
+def test_a_table_needs_a_target_that_this_kernel_has(tmp_path, monkeypatch, kind, refused):
+    class Silent:
+        all = ()
+
+        def __getattr__(self, _name):
+            return lambda *_args: {}
+
+    monkeypatch.setattr(backend, "Disks", lambda *_: Silent())
+    driver = Loader()
+    kernel = backend.KernelBackend(driver, tmp_path, log=Silent(), events=Silent(),
+                                   targets={"linear": "1.4.0"})
+    step = steps.Load(name="d", table=(TargetLine(0, 8, "linear", ""), TargetLine(8, 8, kind, "")))
+    if refused:
+        with pytest.raises(Unsupported, match=f"^this kernel has no target {kind}:"):
+            kernel.execute(0, step)
+    else:
+        kernel.execute(0, step)
+    assert driver.loaded == ([] if refused else [("d", ["linear", kind])])
+
+
 GOOD = job.JobScenario("good", (steps.Create(name="a"), steps.Examine()))
 LACKING = job.JobScenario("lacking", (steps.Disk(name="a", sectors=8),))
 BAD = job.JobScenario("bad", (steps.Create(name="a"), steps.Crash(how="exit")), 9)

@@ -259,6 +259,35 @@ def test_a_reload_in_place_and_a_handover_keep_them_too() -> None:
         "t", 8, 8, "sector 8 of base, generation 0", "sector 8 of o, generation 1")
 
 
+@pytest.mark.parametrize("how", ["state", "status"])
+def test_an_invalid_snapshot_that_comes_back_shows_what_it_would_have_shown(how: str) -> None:
+    """While it is Invalid nothing is promised of it, and forgotten nothing either."""
+    invalid, valid = "0 64 snapshot Invalid", "0 64 snapshot 40/256 16"
+
+    def says(life: Life, text: str) -> Life:
+        if how == "status":
+            return life.status("s", text)
+        return life.do(do.Flush(device="o"), state={"s": DeviceState(status=text)})
+
+    life = says(ready().write("o", 8, 8), invalid).read("s", *around(8, NEW))
+    life.kept()
+    says(life, valid).read("s", OLD).kept()
+    life.read("s", *around(8, NEW)).broken(
+        "s", 8, 8, "sector 8 of base, generation 0", "sector 8 of o, generation 1")
+
+
+def test_striped_devices_are_followed() -> None:
+    life = Life().disks().do(do.Disk(name="two", sectors=SIZE, fill="stamp"))
+    life.device("w", "striped", "2 8 {base} 0 {two} 32")
+    life.do(do.Read(device="w", sector=8, sectors=16), content={
+        "w": (Stamped("two", 0, 32, 8), Stamped("base", 0, 8, 8))}).kept()
+    life.write("w", 4, 8).do(do.Image(device="two"), image={"two": (
+        Stamped("two", 0, 0, 32), Stamped("w", 1, 8, 4), Stamped("two", 0, 36, 28))}).kept()
+    life.do(do.Read(device="w", sector=8, sectors=8), content={
+        "w": (Stamped("two", 0, 32, 8),)}).broken(
+        "w", 8, 4, "sector 8 of w, generation 1", "sector 32 of two, generation 0")
+
+
 def test_an_overflowed_snapshot_can_still_be_read() -> None:
     life = ready("PO 8").write("s", 0, 8, error="EIO", state={
         "s": DeviceState(status="0 64 snapshot Overflow")})

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from harness.kernel.rest import Merges, runnable, total_sectors
+from harness.kernel.rest import Merges, let_events_come, runnable, total_sectors
 
 SNAPSHOT = "0 128 snapshot 10/128 2"
 HALF = "0 128 snapshot-merge 10/128 2"
@@ -114,3 +114,15 @@ def test_what_disks_have_moved_leaves_time_out() -> None:
 def test_tasks_that_could_run() -> None:
     assert runnable("0.20 0.18 0.12 1/80 11206\n") == 1
     assert runnable("9.99 5.00 1.00 12/1024 4194303\n") == 12
+
+
+@pytest.mark.parametrize(("status", "busy", "pauses"), [
+    ("0 128 striped 2 253:0 253:1 1 AA", 5, 0), (HALF, 5, 0), ("", 5, 0),
+    ("0 128 striped 2 253:0 253:1 1 AD", 0, 1), ("0 128 striped 2 253:0 253:1 1 AD", 3, 4),
+    ("0 8 zero \n8 128 striped 2 253:0 253:1 1 DA", 2, 3)])
+def test_the_event_of_a_stripe_that_failed_is_waited_for(status: str, busy: int, pauses: int
+                                                         ) -> None:
+    slept: list[float] = []
+    let_events_come(lambda: [SNAPSHOT, status], workers=lambda: int(len(slept) <= busy),
+                    pause=slept.append)
+    assert len(slept) == pauses

@@ -216,7 +216,7 @@ def test_a_lost_guest_names_the_step(bring_up: Trace) -> None:
     result, twin = judge(bring_up, outcome_of(bring_up, (), attempts=2, lost=loss(at)), "fake")
     assert (result.verdict, twin, result.attempts) == (Verdict.LOST, None, 2)
     assert result.reason == (
-        f"panic in step {at} (load snap): Kernel panic - not syncing: for a test")
+        f"panic in step {at} (load snap), line {at + 2}: Kernel panic - not syncing: for a test")
     lines = result.console.splitlines()
     assert (len(lines), lines[-1]) == (CONSOLE_LINES_MAX, "line 99")
     before = verdict(bring_up, outcome_of(bring_up, (), lost=loss(None), ready=None))
@@ -237,9 +237,12 @@ def test_a_probe_that_no_kernel_gives_is_no_divergence(
 
 def test_a_scenario_that_the_kernel_side_cannot_carry_out(
         bring_up: Trace, seen: tuple[Observation, ...]) -> None:
-    result = verdict(bring_up, outcome_of(bring_up, seen[:2], fault="no device named x"))
+    result = verdict(bring_up, outcome_of(bring_up, seen[:2], fault="no device named x", step=2))
     assert (result.verdict, result.reason) == (
-        Verdict.BROKEN, "the kernel side: no device named x")
+        Verdict.BROKEN, "the kernel side: step 2 (create snap), line 4: no device named x")
+    result = verdict(bring_up, outcome_of(bring_up, seen, fault="witnesses disagree"))
+    assert (result.verdict, result.reason) == (
+        Verdict.BROKEN, "the kernel side: witnesses disagree")
 
 
 def test_what_a_kernel_lacks_is_no_fault(bring_up: Trace, seen: tuple[Observation, ...]) -> None:
@@ -256,7 +259,7 @@ def test_a_fault_that_met_no_request_is_a_broken_scenario() -> None:
     result = verdict(trace, outcome_of(trace, wrong))
     assert (result.verdict, result.reason) == (
         Verdict.BROKEN,
-        "the kernel side: step 2 (fault cow) was to stop the disk, and no request met it")
+        "the kernel side: step 2 (fault cow), line 4 was to stop the disk, and no request met it")
 
 
 @pytest.mark.parametrize(("fault", "wanted"), [
@@ -376,7 +379,7 @@ def test_a_run_of_every_temper(tmp_path: Path) -> None:
         "exit-1": Verdict.LOST, "wrong-1": Verdict.DIVERGED, "fault-1": Verdict.BROKEN,
         "leftover-1": Verdict.DIVERGED}
     by_name = {result.scenario: result for result in report.results}
-    assert by_name["exit-1"].reason.startswith("vanished in step 1 (disk cow): ")
+    assert by_name["exit-1"].reason.startswith("vanished in step 1 (disk cow), line 3: ")
     assert "console of exit-1" in by_name["exit-1"].console
     assert by_name["wrong-1"].divergences[0].step == 0
     assert [by_name[name].attempts for name in ("ok-1", "exit-1", "exit-once")] == [1, 2, 2]

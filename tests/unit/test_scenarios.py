@@ -142,5 +142,5 @@ def test_a_step_that_no_trace_may_have_names_its_scenario() -> None:
         s.read("base", 0, 0)
 
     wrong = Scenario(name="wrong", theme="none", about="Reads nothing.", author=nothing)
-    with pytest.raises(BadScenario, match=r"scenario wrong, line 2, field \$\.sectors"):
+    with pytest.raises(BadScenario, match=r"scenario wrong, step 0, line 2, field \$\.sectors"):
         wrong.trace()

@@ -168,6 +168,38 @@ def test_a_lost_scenario_is_named_and_every_other_has_its_verdict(run, kind, rea
     assert sorted(ended(run.events)) == sorted(outcomes)
 
 
+def test_a_hang_that_was_foretold_is_not_waited_for(run, monkeypatch):
+    """Nor is a second guest tried; what came before it is kept."""
+    monkeypatch.setattr(supervise, "FORETOLD_LIMIT_S", 0.3)
+    asked = []
+
+    def hangs_in(name, ready):
+        asked.append((name, ready.release))
+        return 1
+
+    outcomes = run("ok-1", "hang-x", "ok-2", hangs_in=hangs_in)
+    outcome = outcomes["hang-x"]
+    assert (outcome.lost.reason, outcome.lost.step, outcome.attempts) == ("hang", 1, 1)
+    assert [each.step for each in outcome.observations] == [0]
+    assert asked == [("hang-x", "1.2.3-fake")]
+    assert whole(outcomes["ok-1"])
+    assert whole(outcomes["ok-2"])
+    assert [(event.scenario, event.again) for event in lost_guests(run.events)] == [
+        ("hang-x", False)]
+
+
+def test_a_hang_elsewhere_is_tried_again(run, monkeypatch):
+    monkeypatch.setattr(supervise, "FORETOLD_LIMIT_S", 0.1)
+    outcome = run("hang-x", step_limit_s=1.0, hangs_in=lambda _name, _ready: 0)["hang-x"]
+    assert (outcome.lost.reason, outcome.lost.step, outcome.attempts) == ("hang", 1, 2)
+    assert outcome.observations == ()
+
+
+def test_the_step_that_could_not_be_carried_out_is_told(run):
+    assert [(each.fault, each.step) for each in run("fault-x", "ok-1").values()] == [
+        ("no such device {x}", 1), ("", None)]
+
+
 def test_a_guest_whose_results_are_removed_is_lost(run, tmp_path):
     """It writes on into a file that nobody else sees: its time limit need not be waited for."""
     def remove(event):

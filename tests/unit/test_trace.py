@@ -54,6 +54,20 @@ def test_a_malformed_trace_says_where(text: str, line: int, field: str, says: st
     with pytest.raises(BadTrace, match=re.escape(says)) as caught:
         codec.loads(text)
     assert (caught.value.line, caught.value.field) == (line, field)
+    step = caught.value.step
+    assert step == (0 if '"do"' in text else None)
+    assert str(caught.value).startswith("step 0, line" if step == 0 else ("line", "trace"))
+
+
+def test_a_step_knows_its_line() -> None:
+    plain = codec.loads(HEAD + '{"do":"examine"}\n{"do":"examine"}\n')
+    assert [plain.line(0), plain.line(1), plain.lines] == [2, 3, ()]
+    spaced = codec.loads("\n" + HEAD + '\n{"do":"examine"}\n\n\n{"do":"examine"}\n\n')
+    assert [spaced.line(0), spaced.line(1)] == [4, 7]
+    assert codec.loads(codec.dumps(spaced)) == plain
+    with pytest.raises(BadTrace, match=r"^step 1, line 4, field \$\.do: ") as caught:
+        codec.loads(HEAD + '{"do":"examine"}\n\n{"do":"dance"}\n')
+    assert (caught.value.step, caught.value.line) == (1, 4)
 
 
 @pytest.mark.parametrize(("line", "field"), [
