@@ -156,7 +156,7 @@ class Life:
             self.try_step(Disk(name=f"cow{number}", sectors=size,
                                fill=r.choice(("zero", "zero", "zero", "stamp")), **_block(block)))
         if r.random() < 0.3:
-            self._new_device(r.choice(("linear", "mixed", "delay")))
+            self._new_device(r.choice(("linear", "mixed", "delay", "striped")))
         for _ in range(r.randint(1, 3)):
             self._new_device("snapshot")
         if r.random() < 0.85:
@@ -225,6 +225,14 @@ class Life:
             start = r.choice((0, 0, 1, 8, 16))
             length = max(1, size - start - r.choice((0, 0, 3, 8)))
             return (TargetLine(0, length, "linear", f"{{{below}}} {start}"),)
+        if kind == "striped":
+            stripes, chunk = r.choice((1, 2, 2, 3)), r.choice((1, 3, 4, 8, 8, 16))
+            row = stripes * chunk
+            length = max(row, size // row * row // r.choice((1, 2)) // row * row)
+            other = self._any(lambda name: free(name) and name != below) or below
+            places = " ".join(f"{{{(below, other)[at % 2]}}} {r.choice((0, 0, 1, 8))}"
+                              for at in range(stripes))
+            return (TargetLine(0, length, "striped", f"{stripes} {chunk} {places}"),)
         if kind in ("zero", "error"):
             return (TargetLine(0, self._length("base"), kind),)
         parts: list[TargetLine] = []
@@ -260,7 +268,7 @@ class Life:
     def _new(self) -> None:
         self._new_device(self._random.choice(
             ("snapshot", "snapshot", "snapshot", "origin", "linear", "mixed", "delay", "zero",
-             "error", "snapshot-merge")))
+             "error", "striped", "snapshot-merge")))
 
     def _mapped_name(self) -> str | None:
         names = list(self._mapped)
