@@ -70,8 +70,8 @@ def merge_stopped_over_a_suspended_origin(s: Script, how: str) -> None:
 
 
 @scenario(loses_guest=True)
-def snapshot_removed_over_a_suspended_store(s: Script) -> None:
-    """A snapshot goes while copies of its chunks wait: they began with a merge beside it."""
+def merge_resumed_beside_a_snapshot_over_a_suspended_origin(s: Script) -> None:
+    """The same, where it is the origin that the other snapshot cannot copy from."""
     _cast(s)
     _other(s)
     s.write("snap", 0, 8)
@@ -81,5 +81,3 @@ def snapshot_removed_over_a_suspended_store(s: Script) -> None:
     s.load("merge", s.merge_line("real", "cow", "P", 8))
     s.suspend("snap", "real")
     s.resume("merge")
-    s.suspend("other")
-    s.remove("other")
