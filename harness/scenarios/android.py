@@ -8,9 +8,8 @@ daemon, the merge here stops at a sector that cannot be written, and the devices
 from typing import Final
 
 from harness.scenarios.registry import scenario
-from harness.scenarios.script import Script
+from harness.scenarios.script import Script, Segment, error, linear, patched
 from harness.store.layout import chunks_needed, entries_per_area
-from harness.trace.steps import TargetLine
 
 COUNT: Final = 70
 """Chunks of an update in the scenarios below: more than two areas of chunks of one sector."""
@@ -41,7 +40,7 @@ def merge_in_place(s: Script, store: str, chunk: int) -> None:
     s.status("system")
     s.read("base", 0, sectors)
     s.write("system", 0, sectors)
-    s.reload("system", TargetLine(0, sectors, "linear", "{base} 0"))
+    s.reload("system", linear("base", sectors))
     s.read("system", 0, sectors)
 
 
@@ -52,8 +51,7 @@ def arguments_of_both_targets(s: Script, store: str) -> None:
     s.disk("cow", 128)
     for number, target in enumerate(("snapshot", "snapshot-merge")):
         s.write("cow", 0, 1, zeros=True)
-        s.create(f"try{number}")
-        s.load(f"try{number}", TargetLine(0, 64, target, f"{{base}} {{cow}} {store} 8"))
+        s.prepare(f"try{number}", Segment(64, target, f"{{base}} {{cow}} {store} 8"))
         s.table(f"try{number}", inactive=True)
         s.status(f"try{number}", inactive=True)
         s.clear(f"try{number}")
@@ -83,16 +81,15 @@ def overflow_seen_by(s: Script, by: str) -> None:
 def every_status_line(s: Script, line: str) -> None:
     """The four things that a kernel ever says of a snapshot, from load to removal."""
     s.disk("disk", 128, stamped=True)
-    s.device("base", TargetLine(0, 128, "linear", "{disk} 0"))
+    s.device("base", linear("disk", 128))
     s.disk("cow", 40 if line in ("invalid", "overflow") else 200)
-    s.create("system")
-    s.load("system", s.snapshot_line("base", "cow", "PO" if line == "overflow" else "P", 8))
+    s.prepare("system", s.snapshot_line("base", "cow", "PO" if line == "overflow" else "P", 8))
     s.status("system", inactive=True)
     s.resume("system")
     s.write("system", 3, 60)
     s.status("system")
     if line == "failed":
-        s.reload("base", TargetLine(0, 24, "linear", "{disk} 0"), TargetLine(24, 104, "error"))
+        s.reload("base", linear("disk", 24), error(104))
         s.reload("system", s.merge_line("base", "cow", "P", 8))
         s.status("system")
     s.suspend("system")
@@ -109,8 +106,8 @@ def merge_percent(s: Script) -> None:
     parts = 3
     for number in range(parts):
         s.disk(f"disk{number}", 64, stamped=True)
-        s.device(f"part{number}", TargetLine(0, 64, "linear", f"{{disk{number}}} 0"))
-    s.device("base", *(TargetLine(64 * n, 64, "linear", f"{{part{n}}} 0") for n in range(parts)))
+        s.device(f"part{number}", linear(f"disk{number}", 64))
+    s.device("base", *(linear(f"part{n}", 64) for n in range(parts)))
     s.disk("cow", 512)
     s.snapshot("system", "base", "cow", "P", 1)
     for number in range(parts):
@@ -140,8 +137,7 @@ def metadata_numbers(s: Script, order: str) -> None:
         for old in range(first, first + count):
             s.write("system", old * chunk, chunk)
     s.image("cow")
-    s.remove("system")
-    s.snapshot("system", "base", "cow", "P", chunk)
+    s.reactivate("system", "base", "cow", "P", chunk)
     s.read("system", 512 * chunk, chunk)
     s.write("system", 512 * chunk, 1)
 
@@ -169,7 +165,7 @@ def merge_interrupted(s: Script, order: str, stops: str) -> None:
     """A merge stops, all devices are removed, and it goes on where it was; again and again."""
     sectors = COUNT + 10
     s.disk("disk", sectors, stamped=True)
-    s.device("base", TargetLine(0, sectors, "linear", "{disk} 0"))
+    s.device("base", linear("disk", sectors))
     s.disk("cow", 256)
     s.snapshot("system", "base", "cow", "P", 1)
     for chunk in _writes(order):
@@ -179,16 +175,12 @@ def merge_interrupted(s: Script, order: str, stops: str) -> None:
     places = (15, 30, 45, 60) if stops == "fixed" else (3, 41, 38, 69)
     for place in places:
         bad = merged[place]
-        lines = [TargetLine(bad, 1, "error"),
-                 TargetLine(bad + 1, sectors - bad - 1, "linear", f"{{disk}} {bad + 1}")]
-        if bad:
-            lines.insert(0, TargetLine(0, bad, "linear", "{disk} 0"))
-        s.reload("base", *lines)
+        s.reload("base", *patched("disk", sectors, bad, error(1)))
         s.device("system", s.merge_line("base", "cow", "P", 1))
         s.read("system", 0, bad + 1)
         s.image("disk", "cow")
         s.remove("system", "base")
-        s.device("base", TargetLine(0, sectors, "linear", "{disk} 0"))
+        s.device("base", linear("disk", sectors))
     s.device("system", s.merge_line("base", "cow", "P", 1))
     s.read("system", 0, sectors)
 
@@ -201,8 +193,8 @@ def merge_in_two_phases(s: Script, between: bool) -> None:
     names = ("system", "vendor")
 
     def up(name: str, number: int, target: str) -> None:
-        s.device(f"{name}-base", TargetLine(0, 128, "linear", f"{{disk}} {128 * number}"))
-        s.device(f"{name}-cow", TargetLine(0, 256, "linear", f"{{store}} {256 * number}"))
+        s.device(f"{name}-base", linear("disk", 128, 128 * number))
+        s.device(f"{name}-cow", linear("store", 256, 256 * number))
         line = (s.snapshot_line if target == "snapshot" else s.merge_line)(
             f"{name}-base", f"{name}-cow", "P", 8)
         s.device(name, line)

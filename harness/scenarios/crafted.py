@@ -8,10 +8,9 @@ and two ranges of the origin that fall into the same slots.
 from collections.abc import Callable
 
 from harness.scenarios.registry import scenario
-from harness.scenarios.script import Script
+from harness.scenarios.script import Script, error, linear, patched, zero
 from harness.store.build import allocate, build
 from harness.store.layout import ENTRY
-from harness.trace.steps import TargetLine
 
 _ORIGIN_SECTORS = 17000
 _FAR = 64 * 256
@@ -99,8 +98,7 @@ def exceptions_in_any_order(s: Script, order: str, seed: int, new: str) -> None:
     s.write("org", 600, 20)
     s.write("snap", max(chunks[-1] - 1, 0), 1)
     _look(s)
-    s.remove("snap")
-    s.snapshot("snap", "base", "cow", "P", 1)
+    s.reactivate("snap", "base", "cow", "P", 1)
     _look(s)
 
 
@@ -155,10 +153,10 @@ def copy_at_the_end_of_a_shrunk_origin(s: Script, store: str, left: int) -> None
     s.disk("disk", 64, stamped=True)
     s.disk("cow", 128, stamped=True)
     s.write("cow", 0, 8, zeros=True)
-    s.device("base", TargetLine(0, 64, "linear", "{disk} 0"))
+    s.device("base", linear("disk", 64))
     s.snapshot("snap", "base", "cow", store, 8)
     s.write("snap", 3, 2)
-    s.reload("base", TargetLine(0, left, "linear", "{disk} 0"))
+    s.reload("base", linear("disk", left))
     s.write("snap", 33, 2)
     s.read("snap", 0, 8)
     s.read("snap", 32, 8)
@@ -176,7 +174,7 @@ def exceptions_far_apart(s: Script, seed: int, bits: int) -> None:
     sectors = (1 << bits) + 8
     s.disk("cow", 256, stamped=True)
     s.poke("cow", 0, build(1, allocate(chunks, 1)))
-    s.device("base", TargetLine(0, sectors, "zero"))
+    s.device("base", zero(sectors))
     s.snapshot("snap", "base", "cow", "P", 1)
     s.origin("org", "base")
     for chunk in (chunks[0], chunks[7], chunks[-1]):
@@ -187,8 +185,7 @@ def exceptions_far_apart(s: Script, seed: int, bits: int) -> None:
     s.write("snap", chunks[9] - 1, 20)
     s.write("org", chunks[11] - 3, 24)
     s.read("snap", chunks[9] - 1, 20)
-    s.remove("snap")
-    s.snapshot("snap", "base", "cow", "P", 1)
+    s.reactivate("snap", "base", "cow", "P", 1)
     s.read("snap", chunks[9] - 1, 20)
 
 
@@ -224,18 +221,16 @@ def written_after_a_merge_that_failed(s: Script, count: int, again: str) -> None
     s.disk("cow", 256, stamped=True)
     chunks = [*range(3, 20), *range(100, 83 + count)]
     s.poke("cow", 0, build(1, allocate(chunks, 1)))
-    s.device("below", TargetLine(0, 90, "linear", "{base} 0"), TargetLine(90, 166, "error"))
+    s.device("below", linear("base", 90), error(166))
     s.snapshot("snap", "below", "cow", "P", 1)
     s.origin("org", "below")
     s.suspend("below")
-    s.load("below", TargetLine(0, 3, "linear", "{base} 0"), TargetLine(3, 5, "error"),
-           TargetLine(8, 248, "linear", "{base} 8"))
+    s.load("below", *patched("base", 256, 3, error(5)))
     s.resume("below")
     s.merge("org", "snap", "below", "cow", 1)
     s.status("org")
     if again == "activated":
-        s.remove("org")
-        s.snapshot("org", "below", "cow", "P", 1)
+        s.reactivate("org", "below", "cow", "P", 1)
     else:
         s.reload("org", s.snapshot_line("below", "cow", "P", 1))
     s.write("org", 9, 6)

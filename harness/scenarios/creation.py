@@ -1,7 +1,7 @@
 """Bringing snapshots up, and everything that a constructor refuses."""
 
 from harness.scenarios.registry import scenario
-from harness.scenarios.script import Script
+from harness.scenarios.script import Script, Segment, linear, zero
 from harness.trace.steps import TargetLine
 
 STORES = ("P", "PO", "N")
@@ -30,8 +30,7 @@ def _try_tables(s: Script, *arguments: str, sectors: int = 64, target: str = "sn
     """Load each on a device of its own; what is accepted is dropped again."""
     for number, text in enumerate(arguments):
         name = f"try{number}"
-        s.create(name)
-        s.load(name, TargetLine(0, sectors, target, text))
+        s.prepare(name, Segment(sectors, target, text))
         s.table(name, inactive=True)
         s.clear(name)
         s.remove(name)
@@ -110,8 +109,7 @@ def ctr_devices(s: Script) -> None:
 def cow_is_origin(s: Script) -> None:
     """The COW device may not be the origin."""
     s.disk("base", 64, stamped=True)
-    s.create("snap")
-    s.load("snap", TargetLine(0, 64, "snapshot", "{base} {base} P 8"))
+    s.prepare("snap", s.snapshot_line("base", "base", "P", 8))
     s.image("base")
     s.remove("snap")
 
@@ -120,8 +118,8 @@ def cow_is_origin(s: Script) -> None:
 def names_itself(s: Script) -> None:
     """A table that names the device it is loaded into."""
     s.disk("base", 64)
-    s.device("snap", TargetLine(0, 64, "linear", "{base} 0"))
-    s.load("snap", TargetLine(0, 64, "snapshot", "{snap} {base} P 8"))
+    s.device("snap", linear("base", 64))
+    s.load("snap", s.snapshot_line("snap", "base", "P", 8))
     s.clear("snap")
 
 
@@ -136,23 +134,23 @@ def origin_ctr(s: Script) -> None:
 def table_faults(s: Script) -> None:
     """Tables that device-mapper refuses before it asks a target."""
     s.disk("base", 64)
-    for number, lines in enumerate((
+    tables: tuple[tuple[Segment | TargetLine, ...], ...] = (
         (),
         (TargetLine(0, 0, "zero"),),
-        (TargetLine(0, 8, "nosuch"),),
+        (Segment(8, "nosuch"),),
         (TargetLine(8, 8, "zero"),),
-        (TargetLine(0, 8, "zero"), TargetLine(16, 8, "zero")),
-        (TargetLine(0, 8, "zero"), TargetLine(8, 8, "snapshot", "x")),
-        (TargetLine(0, 8, "linear", "{base} x"),),
-        (TargetLine(0, 8, "linear", "{base}"),),
-        (TargetLine(0, 8, "zero", "x"),),
-        (TargetLine(0, 65, "linear", "{base} 0"),),
-        (TargetLine(0, 8, "linear", "{base} 60"),),
-        (TargetLine(0, 65, "snapshot-origin", "{base}"),),
-    )):
+        (zero(8), TargetLine(16, 8, "zero")),
+        (zero(8), Segment(8, "snapshot", "x")),
+        (Segment(8, "linear", "{base} x"),),
+        (Segment(8, "linear", "{base}"),),
+        (Segment(8, "zero", "x"),),
+        (linear("base", 65),),
+        (linear("base", 8, 60),),
+        (s.origin_line("base", sectors=65),),
+    )
+    for number, lines in enumerate(tables):
         name = f"try{number}"
-        s.create(name)
-        s.load(name, *lines)
+        s.prepare(name, *lines)
         s.remove(name)
 
 
@@ -224,13 +222,12 @@ def longer_than_origin(s: Script) -> None:
     """A snapshot longer than its origin: refused at load, later at resume."""
     s.disk("base", 64, stamped=True)
     s.disk("cow", 128)
-    s.create("snap")
-    s.load("snap", s.snapshot_line("base", "cow", "P", 8, sectors=72))
+    s.prepare("snap", s.snapshot_line("base", "cow", "P", 8, sectors=72))
     s.image("cow")
-    s.load("snap", s.snapshot_line("base", "cow", "P", 8, sectors=64))
+    s.load("snap", s.snapshot_line("base", "cow", "P", 8))
     s.resume("snap")
     s.write("snap", 0, 3)
-    s.device("other", TargetLine(0, 32, "zero"))
+    s.device("other", zero(32))
     s.disk("cow2", 128)
     s.load("other", s.snapshot_line("base", "cow2", "P", 8, sectors=72))
     s.resume("other")
@@ -256,8 +253,7 @@ def table_chunk_larger_than_cow(s: Script) -> None:
     s.disk("cow", 48)
     s.snapshot("snap", "base", "cow", "P", 8)
     s.write("snap", 0, 3)
-    s.remove("snap")
-    s.snapshot("snap", "base", "cow", "P", 64)
+    s.reactivate("snap", "base", "cow", "P", 64)
 
 
 @scenario(rows=("lvm2: snapshot-usage (read-only)",))

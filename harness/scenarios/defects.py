@@ -6,10 +6,9 @@ Those that can kill the kernel run only when named, each in a guest of its own.
 from typing import Final
 
 from harness.scenarios.registry import scenario
-from harness.scenarios.script import Script
+from harness.scenarios.script import Script, Segment, error, linear, zero
 from harness.store.layout import ENTRY, Header
 from harness.trace.files import Layer
-from harness.trace.steps import TargetLine
 
 _COUNT_255: Final = 255 << 56
 """In the upper byte of a new chunk: 255 further chunks."""
@@ -38,7 +37,7 @@ def long_run_in_a_rotten_store(s: Script) -> None:
     s.read("snap", 8 * 200, 8)
 
 
-def _named_twice(s: Script, *lines: TargetLine) -> None:
+def _named_twice(s: Script, *lines: Segment) -> None:
     s.disk("base", 512, stamped=True)
     s.disk("cow", 256)
     s.device("snap", *lines)
@@ -53,15 +52,13 @@ def origin_named_again(s: Script) -> None:
 
     What the snapshot holds of its origin is freed memory from then on: a kernel may die of it.
     """
-    _named_twice(s, TargetLine(0, 256, "snapshot", "{base} {cow} P 8"),
-                 TargetLine(256, 256, "linear", "{base} 256"))
+    _named_twice(s, s.snapshot_line("base", "cow", "P", 8, sectors=256), linear("base", 256, 256))
 
 
 @scenario()
 def origin_named_before(s: Script) -> None:
     """The same two in the other order: the device is open for writing when the snapshot asks."""
-    _named_twice(s, TargetLine(0, 256, "linear", "{base} 256"),
-                 TargetLine(256, 256, "snapshot", "{base} {cow} P 8"))
+    _named_twice(s, linear("base", 256, 256), s.snapshot_line("base", "cow", "P", 8, sectors=256))
 
 
 @scenario(loses_guest=True)
@@ -112,12 +109,9 @@ def merge_run_over_2_tib(s: Script) -> None:
         s.write("new", number * chunk, 8)
     s.poke("meta", 0, Header(chunk_sectors=chunk).pack())
     s.poke("meta", chunk, b"".join(ENTRY.pack(old, old + data) for old in range(chunks)))
-    s.device("base", TargetLine(0, real, "linear", "{old} 0"),
-             TargetLine(real, sectors - real, "zero"))
-    s.device("cow", TargetLine(0, real, "linear", "{meta} 0"),
-             TargetLine(real, data * chunk - real, "zero"),
-             TargetLine(data * chunk, real, "linear", "{new} 0"),
-             TargetLine(data * chunk + real, sectors, "zero"))
+    s.device("base", linear("old", real), zero(sectors - real))
+    s.device("cow", linear("meta", real), zero(data * chunk - real), linear("new", real),
+             zero(sectors))
     s.snapshot("snap", "base", "cow", "P", chunk)
     for number in (0, 1):
         s.read("snap", number * chunk, 8)
@@ -135,13 +129,13 @@ def written_after_a_failed_merge(s: Script) -> None:
     """
     s.disk("disk", 64, stamped=True)
     s.disk("cow", 256)
-    s.device("base", TargetLine(0, 64, "linear", "{disk} 0"))
+    s.device("base", linear("disk", 64))
     s.snapshot("snap", "base", "cow", "P", 1)
     s.origin("org", "base")
     s.write("snap", 0, 34)
     s.write("snap", 50, 2)
     s.suspend("base")
-    s.load("base", TargetLine(0, 32, "error"), TargetLine(32, 32, "linear", "{disk} 32"))
+    s.load("base", error(32), linear("disk", 32, 32))
     s.resume("base")
     s.merge("org", "snap", "base", "cow", 1)
     s.status("org")

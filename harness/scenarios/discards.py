@@ -2,7 +2,6 @@
 
 from harness.scenarios.registry import scenario
 from harness.scenarios.script import Script
-from harness.trace.steps import TargetLine
 
 CHUNK = 512
 """Smaller chunks make 7.2 divide by zero when the table is loaded."""
@@ -54,8 +53,7 @@ def discard_of_overflowed(s: Script) -> None:
     """A snapshot that has overflowed takes no discard, an invalid one neither."""
     s.disk("base", 16 * CHUNK, stamped=True)
     s.disk("cow", 4 * CHUNK)
-    s.device("snap", TargetLine(0, 16 * CHUNK, "snapshot",
-                                f"{{base}} {{cow}} PO {CHUNK} 1 discard_zeroes_cow"))
+    s.device("snap", s.snapshot_line("base", "cow", "PO", CHUNK, features="1 discard_zeroes_cow"))
     s.write("snap", 0, 4 * CHUNK)
     s.discard("snap", 0, CHUNK)
     s.read("snap", 0, CHUNK)

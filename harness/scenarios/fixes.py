@@ -8,9 +8,8 @@ from itertools import permutations
 from typing import Final
 
 from harness.scenarios.registry import scenario
-from harness.scenarios.script import Script
+from harness.scenarios.script import Script, delay, error, linear, patched, reading, writing
 from harness.store.layout import ENTRY, Header, area_chunk, entries_per_area
-from harness.trace.steps import Parallel, Read, TargetLine, Write
 
 STORES: Final = ("P", "N")
 
@@ -21,18 +20,17 @@ def header_at_invalidation(s: Script, by: str, writer: str) -> None:
     """Invalidated for each reason: the header says so, and nothing else of the store changes."""
     s.disk("store", 256)
     s.disk("disk", 256, stamped=True)
-    s.device("base", TargetLine(0, 256, "linear", "{disk} 0"))
+    s.device("base", linear("disk", 256))
     size = 40 if by == "space" else 256
-    s.device("cow", TargetLine(0, size, "linear", "{store} 0"))
+    s.device("cow", linear("store", size))
     s.snapshot("snap", "base", "cow", "P", 8)
     s.origin("org", "base")
     s.write(writer, 0, 24)
     s.image("store")
     if by == "copy":
-        s.reload("base", TargetLine(0, 64, "linear", "{disk} 0"), TargetLine(64, 192, "error"))
+        s.reload("base", linear("disk", 64), error(192))
     elif by == "metadata":
-        s.reload("cow", TargetLine(0, 8, "linear", "{store} 0"), TargetLine(8, 8, "error"),
-                 TargetLine(16, 240, "linear", "{store} 16"))
+        s.reload("cow", *patched("store", 256, 8, error(8)))
     s.write(writer, 64, 3)
     s.image("store")
     s.write("snap", 0, 8)
@@ -47,12 +45,11 @@ def commits_race_invalidation(s: Script, room: int) -> None:
     """
     s.disk("base", 128, stamped=True)
     s.disk("store", 8 * (2 + room))
-    s.device("cow", TargetLine(0, 8 * (2 + room), "delay", "{store} 0 0 {store} 0 30"))
+    s.device("cow", delay("store", 8 * (2 + room), 0, write_ms=30))
     s.snapshot("snap", "base", "cow", "P", 8)
     s.parallel(*(("snap", 8 * chunk, 3) for chunk in range(room + 1)))
     s.image("store")
-    s.remove("snap")
-    s.snapshot("snap", "base", "cow", "P", 8)
+    s.reactivate("snap", "base", "cow", "P", 8)
 
 
 @scenario(rows=("F: commits in the order of allocation",), store=STORES, late=(0, 1))
@@ -61,11 +58,7 @@ def late_copy(s: Script, store: str, late: int) -> None:
     s.disk("base", 128, stamped=True)
     s.disk("store", 256)
     first = 8 * (late + (2 if store == "P" else 0))
-    lines = [TargetLine(first, 8, "delay", f"{{store}} {first} 0 {{store}} {first} 60"),
-             TargetLine(first + 8, 248 - first, "linear", f"{{store}} {first + 8}")]
-    if first:
-        lines.insert(0, TargetLine(0, first, "linear", "{store} 0"))
-    s.device("cow", *lines)
+    s.device("cow", *patched("store", 256, first, delay("store", 8, 0, first, write_ms=60)))
     s.snapshot("snap", "base", "cow", store, 8)
     s.parallel(*(("snap", 16 * number, 3) for number in range(4)))
     s.image("store")
@@ -79,14 +72,13 @@ def read_overtaken(s: Script, chunk: int) -> None:
     The reads are of the chunk that is written, of half of it, and of its neighbour.
     """
     s.disk("disk", 128, stamped=True)
-    s.device("base", TargetLine(0, 128, "delay", "{disk} 0 40 {disk} 0 0"))
+    s.device("base", delay("disk", 128, 40, write_ms=0))
     s.disk("cow", 512)
     s.snapshot("snap", "base", "cow", "P", chunk)
     s.origin("org", "base")
     for number, (sector, sectors) in enumerate(((0, chunk), (chunk + 2, 3), (3 * chunk, chunk))):
-        s.steps.append(Parallel(ios=(
-            Read(device="snap", sector=sector, sectors=sectors),
-            Write(device="org", sector=number * chunk, sectors=chunk, generation=70 + number))))
+        s.parallel(reading("snap", sector, sectors),
+                   writing("org", number * chunk, chunk, 70 + number))
     s.read("snap", 0, 4 * chunk)
     s.read("org", 0, 4 * chunk)
 
@@ -96,7 +88,7 @@ def read_overtaken(s: Script, chunk: int) -> None:
 def whole_chunks_over_a_dead_origin(s: Script, store: str, chunk: int) -> None:
     """Every chunk of an origin that cannot be read is written whole; then one in part."""
     sectors = 4 * chunk
-    s.device("base", TargetLine(0, sectors, "error"))
+    s.device("base", error(sectors))
     s.disk("cow", 12 * chunk)
     s.snapshot("snap", "base", "cow", store, chunk)
     for number in (2, 0, 3):
@@ -157,8 +149,7 @@ def handover_in_every_order(s: Script, store: str, order: str) -> None:
     """An heir is loaded; then the source is suspended and removed and the heir resumed, in turn."""
     s.snapshot_and_origin(store, 8)
     s.write("snap", 0, 3)
-    s.create("heir")
-    s.load("heir", s.snapshot_line("base", "cow", store, 8))
+    s.prepare("heir", s.snapshot_line("base", "cow", store, 8))
     for turn, act in enumerate(order.split("+")):
         {"suspend": s.suspend, "heir": s.resume, "remove": s.remove}[act](
             "heir" if act == "heir" else "snap")
@@ -197,8 +188,7 @@ def numbers_all_the_way(s: Script, chunk: int) -> None:
             s.write("snap", number * chunk, 4 if chunk == 1 else chunk)
         if turn:
             s.write("snap", (count + 4) * chunk, 1)
-        s.remove("snap")
-        s.snapshot("snap", "base", "cow", "P", chunk)
+        s.reactivate("snap", "base", "cow", "P", chunk)
         s.reload("snap", s.merge_line("base", "cow", "P", chunk))
         s.remove("snap")
 
@@ -222,6 +212,5 @@ def thousand_areas(s: Script) -> None:
     s.write("snap", 1000 * entries, 3)
     s.write("snap", count, 4)
     s.status("snap")
-    s.remove("snap")
-    s.snapshot("snap", "base", "cow", "P", 1)
+    s.reactivate("snap", "base", "cow", "P", 1)
     s.read("snap", count - 8, 16)

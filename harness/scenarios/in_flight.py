@@ -6,9 +6,8 @@ slow the machine is.
 
 from harness.scenarios.io_errors import RACE
 from harness.scenarios.registry import scenario
-from harness.scenarios.script import Script
+from harness.scenarios.script import Script, delay, error, linear, reading, writing
 from harness.trace.files import Layer
-from harness.trace.steps import Parallel, Read, TargetLine, Write
 
 
 def _cast(s: Script, *, sectors: int = 256, chunk: int = 8, can_fail: bool = False,
@@ -22,12 +21,11 @@ def _cast(s: Script, *, sectors: int = 256, chunk: int = 8, can_fail: bool = Fal
     s.disk("base-disk", sectors, stamped=True, can_fail=can_fail)
     s.disk("meta-disk", meta)
     s.disk("data-disk", 512)
-    s.device("base", TargetLine(0, sectors, "linear", "{base-disk} 0"))
-    s.device("meta", TargetLine(0, meta, "linear", "{meta-disk} 0"))
-    s.device("data", TargetLine(0, 512, "delay", f"{{data-disk}} 0 0 {{data-disk}} 0 {late_ms}")
-             if late_ms else TargetLine(0, 512, "linear", "{data-disk} 0"))
-    s.device("cow", TargetLine(0, meta, "linear", "{meta} 0"),
-             TargetLine(meta, 512, "linear", "{data} 0"))
+    s.device("base", linear("base-disk", sectors))
+    s.device("meta", linear("meta-disk", meta))
+    s.device("data", delay("data-disk", 512, 0, write_ms=late_ms) if late_ms
+             else linear("data-disk", 512))
+    s.device("cow", linear("meta", meta), linear("data", 512))
     s.snapshot("snap", "base", "cow", "P", chunk)
     s.origin("org", "base")
 
@@ -50,7 +48,7 @@ def write_during_its_merge(s: Script, suspended: str, where: int) -> None:
     """Writes to chunks that are being merged wait; others go to the COW device or the origin."""
     _ready_to_merge(s, suspended)
     s.parallel(("org", where, 3), ("org", where + 1, 4), ("org", 208, 2),
-               reads=(("org", where, 8),), resume=(suspended,))
+               reading("org", where, 8), resume=(suspended,))
     s.read("org", 0, 256)
     s.write("org", where, 8)
 
@@ -60,7 +58,7 @@ def everything_during_a_merge(s: Script, suspended: str) -> None:
     """Reads and writes of all that there is, across chunks."""
     _ready_to_merge(s, suspended)
     s.parallel(*(("org", sector, 13) for sector in range(0, 240, 11)),
-               reads=(("org", 5, 200),), resume=(suspended,))
+               reading("org", 5, 200), resume=(suspended,))
     s.read("org", 0, 256)
 
 
@@ -92,7 +90,7 @@ def queued_behind_a_merge_that_fails(s: Script, run: int) -> None:
     _ready_to_merge(s, "base", can_fail=True)
     s.fault("base-disk", "write", run, 8)
     s.parallel(("org", 160, 3), ("org", 162, 6), ("org", 72, 2), ("org", 208, 2),
-               reads=(("org", 150, 30),), resume=("base",))
+               reading("org", 150, 30), resume=("base",))
     s.heal("base-disk")
     s.write("org", 160, 3)
     s.read("org", 0, 256)
@@ -104,10 +102,10 @@ def merge_fails_with_writes_waiting(s: Script, suspended: str) -> None:
     _ready_to_merge(s, suspended)
     below = f"{suspended}-disk"
     size = {"base": 256, "data": 512, "meta": 16}[suspended]
-    s.load(suspended, TargetLine(0, size, "error"))
+    s.load(suspended, error(size))
     s.resume(suspended)
     s.write("org", 160, 2)
-    s.reload(suspended, TargetLine(0, size, "linear", f"{{{below}}} 0"))
+    s.reload(suspended, linear(below, size))
     s.write("org", 160, 2)
     s.write("org", 72, 2)
 
@@ -120,7 +118,7 @@ def merge_beside_a_snapshot(s: Script, chunk: int) -> None:
     """
     _cast(s)
     s.disk("other-disk", 1024)
-    s.device("other", TargetLine(0, 1024, "linear", "{other-disk} 0"))
+    s.device("other", linear("other-disk", 1024))
     s.snapshot("snap2", "base", "other", "P", chunk)
     s.write("snap", 24, 24)
     s.write("snap", 160, 16)
@@ -128,14 +126,9 @@ def merge_beside_a_snapshot(s: Script, chunk: int) -> None:
     s.suspend("other")
     s.merge("org", "snap", "base", "cow", 8)
     s.parallel(("org", 160, 4), ("org", 170, 4), ("org", 100, 4), ("org", 28, 8),
-               reads=(("org", 150, 40),), resume=("other",))
+               reading("org", 150, 40), resume=("other",))
     s.read("org", 0, 256)
     s.read("snap2", 0, 256)
-
-
-def _reads_first(device: str, write: str, sector: int, sectors: int) -> tuple[Read | Write, ...]:
-    return (Read(device=device, sector=sector, sectors=sectors),
-            Write(device=write, sector=sector, sectors=sectors, generation=77))
 
 
 @scenario(order=("read first", "write first"), write=("org", "snap"), sectors=(3, 8),
@@ -143,12 +136,11 @@ def _reads_first(device: str, write: str, sector: int, sectors: int) -> tuple[Re
 def read_of_the_origin_in_flight(s: Script, order: str, write: str, sectors: int) -> None:
     """A snapshot reads from the origin the chunk that is about to be copied."""
     _cast(s)
-    s.device("above", TargetLine(0, 256, "linear", "{snap} 0"))
+    s.device("above", linear("snap", 256))
     s.suspend("base")
-    ios = _reads_first("snap", write, 8, sectors)
-    more = Read(device="above", sector=9, sectors=sectors)
-    s.steps.append(Parallel(ios=(*(ios if order == "read first" else ios[::-1]), more),
-                            resume=("base",)))
+    ios = (reading("snap", 8, sectors), writing(write, 8, sectors, 77))
+    s.parallel(*(ios if order == "read first" else ios[::-1]), reading("above", 9, sectors),
+               resume=("base",))
     s.read("snap", 0, 32)
     s.read("org", 0, 32)
 
@@ -159,7 +151,7 @@ def writes_of_one_chunk_in_flight(s: Script, suspended: str) -> None:
     _cast(s)
     s.suspend(suspended)
     s.parallel(("org", 8, 3), ("snap", 9, 4), ("snap", 16, 8), ("org", 16, 8), ("org", 6, 12),
-               ("snap", 4, 2), ("org", 12, 1), reads=(("org", 0, 24), ("snap", 0, 24)),
+               ("snap", 4, 2), ("org", 12, 1), reading("org", 0, 24), reading("snap", 0, 24),
                resume=(suspended,))
     s.read("snap", 0, 32)
     s.read("org", 0, 32)
@@ -183,7 +175,7 @@ def threshold_for_each_snapshot(s: Script, threshold: str, store: str) -> None:
     s.disk("base", 128, stamped=True)
     for number in range(2):
         s.disk(f"store{number}", 512)
-        s.device(f"cow{number}", TargetLine(0, 512, "delay", f"{{store{number}}} 0 {10 * number}"))
+        s.device(f"cow{number}", delay(f"store{number}", 512, 10 * number))
         s.snapshot(f"snap{number}", "base", f"cow{number}", store, 8)
     s.origin("org", "base")
     s.parallel(*(("org", 8 * chunk, 5) for chunk in range(5)), ("snap0", 41, 2), ("org", 3, 40))
@@ -198,11 +190,10 @@ def copies_out_of_order(s: Script, cow: str, store: str) -> None:
         s.leave_out(Layer.REQUESTS, RACE)
     s.disk("base-disk", 256, stamped=True)
     s.disk("store", 512, can_fail=cow == "counted")
-    s.device("part", TargetLine(0, 64, "linear", "{base-disk} 0"))
-    s.device("base", TargetLine(0, 64, "linear", "{part} 0"),
-             TargetLine(64, 192, "linear", "{base-disk} 64"))
+    s.device("part", linear("base-disk", 64))
+    s.device("base", linear("part", 64), linear("base-disk", 192, 64))
     if cow == "late":
-        s.device("cow", TargetLine(0, 512, "delay", "{store} 0 0 {store} 0 15"))
+        s.device("cow", delay("store", 512, 0, write_ms=15))
     s.snapshot("snap", "base", "cow" if cow == "late" else "store", store, 8)
     s.origin("org", "base")
     s.suspend("part")

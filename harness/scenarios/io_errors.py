@@ -6,9 +6,8 @@ then there is one order only.
 """
 
 from harness.scenarios.registry import scenario
-from harness.scenarios.script import Script
+from harness.scenarios.script import Script, delay, error, linear, reading, writing, zero
 from harness.trace.files import Layer
-from harness.trace.steps import Parallel, Read, TargetLine, Write
 
 PERSISTENT = ("P", "PO")
 STORES = ("P", "PO", "N")
@@ -35,8 +34,7 @@ def afterwards(s: Script, store: str, chunk: int) -> None:
     s.wait("snap", 0)
     if store != "N":
         s.image("cow")
-    s.remove("snap")
-    s.snapshot("snap", "base", "cow", store, chunk)
+    s.reactivate("snap", "base", "cow", store, chunk)
     s.write("snap", 5 * chunk, 1)
     s.read("snap", 0, 8 * chunk)
 
@@ -61,8 +59,7 @@ def order_of_requests_at_an_area(s: Script) -> None:
     cast(s, "P", 1)
     for sector in range(34):
         s.write("snap", sector, 1)
-    s.remove("snap")
-    s.snapshot("snap", "base", "cow", "P", 1)
+    s.reactivate("snap", "base", "cow", "P", 1)
     s.write("snap", 40, 1)
 
 
@@ -75,8 +72,7 @@ def areas_read_ahead(s: Script) -> None:
     for start in range(0, 70, 2):
         s.write("snap", start, 1)
         s.write("snap", start + 1, 1)
-    s.remove("snap")
-    s.snapshot("snap", "base", "cow", "P", 1)
+    s.reactivate("snap", "base", "cow", "P", 1)
     s.read("snap", 0, 128)
 
 
@@ -86,15 +82,14 @@ def flushes_of_tables(s: Script) -> None:
     for name in ("one", "two"):
         s.disk(name, 64, can_fail=True)
     s.disk("plain", 64)
-    s.device("a", TargetLine(0, 32, "linear", "{one} 0"), TargetLine(32, 32, "linear", "{one} 32"))
-    s.device("b", TargetLine(0, 32, "linear", "{one} 0"), TargetLine(32, 32, "linear", "{two} 32"))
-    s.device("c", TargetLine(0, 32, "linear", "{one} 0"), TargetLine(32, 32, "error"))
-    s.device("d", TargetLine(0, 32, "linear", "{one} 0"), TargetLine(32, 32, "zero"))
-    s.device("e", TargetLine(0, 32, "linear", "{one} 0"),
-             TargetLine(32, 32, "delay", "{two} 32 1"))
-    s.device("f", TargetLine(0, 32, "linear", "{plain} 0"), TargetLine(32, 32, "linear", "{two} 0"))
-    s.device("g", TargetLine(0, 32, "linear", "{plain} 0"))
-    s.device("h", TargetLine(0, 64, "linear", "{a} 0"))
+    s.device("a", linear("one", 32), linear("one", 32, 32))
+    s.device("b", linear("one", 32), linear("two", 32, 32))
+    s.device("c", linear("one", 32), error(32))
+    s.device("d", linear("one", 32), zero(32))
+    s.device("e", linear("one", 32), delay("two", 32, 1, 32))
+    s.device("f", linear("plain", 32), linear("two", 32))
+    s.device("g", linear("plain", 32))
+    s.device("h", linear("a", 64))
     for name in "abcdefgh":
         s.flush(name)
     s.fault("one", "flush", count=0)
@@ -344,15 +339,14 @@ def read_in_flight_when_space_runs_out(s: Script, store: str) -> None:
     Nobody waits for the read: the origin is written, and the read returns that, without an error.
     """
     s.disk("base-disk", 64, stamped=True)
-    s.device("base", TargetLine(0, 64, "delay", "{base-disk} 0 50 {base-disk} 0 0"))
+    s.device("base", delay("base-disk", 64, 50, write_ms=0))
     s.disk("cow", 16 if store == "N" else 24)
     s.snapshot("snap", "base", "cow", store, 8)
     s.origin("org", "base")
     s.write("snap", 32, 8)
     if store == "N":
         s.write("snap", 40, 8)
-    s.steps.append(Parallel(ios=(Read(device="snap", sector=16, sectors=8),
-                                 Write(device="org", sector=18, sectors=2, generation=70))))
+    s.parallel(reading("snap", 16, 8), writing("org", 18, 2, 70))
     s.read("snap", 16, 8)
     s.read("org", 16, 8)
 
@@ -363,7 +357,7 @@ def late_copies_fail(s: Script, store: str, broken: str) -> None:
     s.leave_out(Layer.REQUESTS, RACE)
     s.disk("base", 64, stamped=True, can_fail=True)
     s.disk("cow-disk", 256, can_fail=True)
-    s.device("cow", TargetLine(0, 256, "delay", "{cow-disk} 0 10"))
+    s.device("cow", delay("cow-disk", 256, 10))
     s.snapshot("snap", "base", "cow", store, 8)
     s.origin("org", "base")
     if broken == "read":

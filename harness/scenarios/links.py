@@ -8,10 +8,9 @@ and what was there before is there when the link is back.
 
 from harness.scenarios.io_errors import RACE
 from harness.scenarios.registry import scenario
-from harness.scenarios.script import Script
+from harness.scenarios.script import Script, reading, writing
 from harness.trace.faults import How
 from harness.trace.files import Layer
-from harness.trace.steps import Parallel, Read, Write
 
 HOW = ("stalls", "dies")
 WRITERS = ("snap", "org")
@@ -31,8 +30,7 @@ def afterwards(s: Script, store: str, chunk: int = 8) -> None:
     s.read("snap", 0, 8 * chunk)
     s.write("org", 6 * chunk, 1)
     s.write("snap", 7 * chunk, 1)
-    s.remove("snap")
-    s.snapshot("snap", "base", "cow", store, chunk)
+    s.reactivate("snap", "base", "cow", store, chunk)
     s.write("snap", 5 * chunk, 1)
     s.read("snap", 0, 8 * chunk)
 
@@ -103,8 +101,7 @@ def link_in_an_overflow(s: Script, how: How) -> None:
     s.read("snap", 8, 8)
     s.heal("cow")
     s.image("cow")
-    s.remove("snap")
-    s.snapshot("snap", "base", "cow", "P", 8)
+    s.reactivate("snap", "base", "cow", "P", 8)
     s.read("snap", 0, 64)
 
 
@@ -114,8 +111,7 @@ def link_in_a_creation(s: Script, how: How) -> None:
     s.disk("base", 128, stamped=True)
     s.disk("cow", 256, linked=True)
     s.fault("cow", "write", how=how)
-    s.create("snap")
-    s.load("snap", s.snapshot_line("base", "cow", "P", 8))
+    s.prepare("snap", s.snapshot_line("base", "cow", "P", 8))
     s.resume("snap")
     s.heal("cow")
     s.load("snap", s.snapshot_line("base", "cow", "P", 8))
@@ -244,10 +240,8 @@ def link_under_queued_reads_and_writes(s: Script, how: How) -> None:
         s.write("snap", 8 * chunk, 8)
     for op in ("read", "write"):
         s.fault("cow", op, 16, 240, how=how)
-    s.steps.append(Parallel(ios=(
-        Read(device="snap", sector=8, sectors=2),
-        *(Write(device="snap", sector=sector, sectors=2, generation=50) for sector in (2, 16, 28)),
-    )))
+    s.parallel(reading("snap", 8, 2),
+               *(writing("snap", sector, 2, 50) for sector in (2, 16, 28)))
     s.read("snap", 0, 32)
     s.heal("cow")
     s.read("snap", 0, 32)

@@ -9,9 +9,8 @@ disks of its tests.
 from typing import Final
 
 from harness.scenarios.registry import scenario
-from harness.scenarios.script import Script
+from harness.scenarios.script import Script, error, linear, zero
 from harness.store.layout import chunks_needed, entries_per_area
-from harness.trace.steps import Suspend, TargetLine
 
 KIB: Final = 2
 PIB: Final = 1 << 41
@@ -21,15 +20,15 @@ def _volumes(s: Script, origin_sectors: int, cow_sectors: int, *, room: int = 0)
     """What LVM has under a snapshotted volume: vg-lv-real, vg-snap-cow, vg-snap, vg-lv."""
     s.disk("pv1", origin_sectors, stamped=True)
     s.disk("pv2", max(cow_sectors, room))
-    s.device("lv-real", TargetLine(0, origin_sectors, "linear", "{pv1} 0"))
-    s.device("snap-cow", TargetLine(0, cow_sectors, "linear", "{pv2} 0"))
+    s.device("lv-real", linear("pv1", origin_sectors))
+    s.device("snap-cow", linear("pv2", cow_sectors))
     s.snapshot("snap", "lv-real", "snap-cow", "P", 8)
     s.origin("lv", "lv-real")
 
 
 def _resize_cow(s: Script, sectors: int) -> None:
     """The COW volume gets another length while the snapshot runs; LVM suspends all of it."""
-    s.load("snap-cow", TargetLine(0, sectors, "linear", "{pv2} 0"))
+    s.load("snap-cow", linear("pv2", sectors))
     s.suspend("lv", "snap", "snap-cow")
     s.resume("snap-cow", "snap", "lv")
 
@@ -39,8 +38,7 @@ def chunk_sizes_of_lvcreate(s: Script, sectors: int) -> None:
     """Chunks of 3, 4, 512 and 1024 KiB: the first is refused, the last only by LVM."""
     s.disk("base", 4096, stamped=True)
     s.disk("cow", 8192)
-    s.create("snap")
-    s.load("snap", s.snapshot_line("base", "cow", "P", sectors))
+    s.prepare("snap", s.snapshot_line("base", "cow", "P", sectors))
     s.resume("snap")
     s.write("snap", 3, 9)
 
@@ -113,10 +111,10 @@ def extended_by_policy(s: Script) -> None:
 def large_origin_small_store(s: Script) -> None:
     """4095 GiB with a store of 100 KiB: after one sector 12 of 100 are used."""
     sectors = 4095 << 21
-    s.device("nothing", TargetLine(0, 15 * PIB, "zero"))
+    s.device("nothing", zero(15 * PIB))
     s.disk("sparse-cow", 512)
-    s.device("pv", TargetLine(0, 15 * PIB, "snapshot", "{nothing} {sparse-cow} N 8"))
-    s.device("lv-real", TargetLine(0, sectors, "linear", f"{{pv}} {1 << 40}"))
+    s.device("pv", s.snapshot_line("nothing", "sparse-cow", "N", 8, sectors=15 * PIB))
+    s.device("lv-real", linear("pv", sectors, 1 << 40))
     s.disk("cow", 100 * KIB)
     s.snapshot("snap", "lv-real", "cow", "P", 8)
     s.origin("lv", "lv-real")
@@ -134,11 +132,11 @@ def large_origin_small_store(s: Script) -> None:
 def virtual_size(s: Script, pib: int, store: str) -> None:
     """A device of PiB over dm-zero, and a snapshot of half of it: both ends are written."""
     huge = pib * PIB
-    s.device("nothing", TargetLine(0, huge, "zero"))
+    s.device("nothing", zero(huge))
     s.disk("cow", 1024)
-    s.device("huge", TargetLine(0, huge, "snapshot", f"{{nothing}} {{cow}} {store} 8"))
+    s.snapshot("huge", "nothing", "cow", store, 8)
     half = huge // 2 // 8 * 8
-    s.device("half", TargetLine(0, half, "linear", f"{{huge}} {huge - half}"))
+    s.device("half", linear("huge", half, huge - half))
     s.disk("cow2", 256)
     s.snapshot("snap", "half", "cow2", "P", 8)
     s.origin("org", "half")
@@ -157,8 +155,8 @@ def longest_device(s: Script, over: int) -> None:
     """2^54 sectors are 2^63 bytes, which no file offset reaches: what a table may still say."""
     length = (1 << 54) + min(over, 0)
     s.create("nothing")
-    more = [TargetLine(length, 1, "zero")] if over > 0 else []
-    s.load("nothing", TargetLine(0, length, "zero"), *more)
+    more = [zero(1)] if over > 0 else []
+    s.load("nothing", zero(length), *more)
     s.table("nothing", inactive=True)
     s.clear("nothing")
     s.remove("nothing")
@@ -199,8 +197,8 @@ def activation_cycles(s: Script) -> None:
         s.image("pv2")
         if turn == 2:
             break
-        s.device("lv-real", TargetLine(0, sectors, "linear", "{pv1} 0"))
-        s.device("snap-cow", TargetLine(0, cow, "linear", "{pv2} 0"))
+        s.device("lv-real", linear("pv1", sectors))
+        s.device("snap-cow", linear("pv2", cow))
         s.snapshot("snap", "lv-real", "snap-cow", "P", 8)
         s.origin("lv", "lv-real")
         s.read("snap", 0, sectors)
@@ -220,8 +218,7 @@ def cow_reduced_below_use(s: Script) -> None:
     _resize_cow(s, 512)
     s.write("snap", 0, 8)
     s.remove("snap")
-    s.create("snap")
-    s.load("snap", s.snapshot_line("lv-real", "snap-cow", "P", 8))
+    s.prepare("snap", s.snapshot_line("lv-real", "snap-cow", "P", 8))
 
 
 @scenario(rows=("lvm2: snapshot-merge (in use)",), others=(0, 1))
@@ -233,7 +230,7 @@ def merge_below_an_open_device(s: Script, others: int) -> None:
         s.suspend("lv")
         s.snapshot("other", "lv-real", "pv3", "P", 8)
         s.resume("lv")
-    s.device("fs", TargetLine(0, 256, "linear", "{lv} 0"))
+    s.device("fs", linear("lv", 256))
     s.write("snap", 3, 40)
     s.write("fs", 100, 20)
     s.write("snap", 110, 40)
@@ -242,8 +239,7 @@ def merge_below_an_open_device(s: Script, others: int) -> None:
     s.write("fs", 0, 50)
     s.flush("fs")
     s.remove("snap")
-    s.reload("lv", s.origin_line("lv-real") if others else
-             TargetLine(0, 256, "linear", "{pv1} 0"))
+    s.reload("lv", s.origin_line("lv-real") if others else linear("pv1", 256))
     s.write("fs", 20, 60)
     s.read("fs", 0, 256)
     if others:
@@ -280,10 +276,9 @@ def merge_stack(s: Script, reactivate: bool) -> None:
     """
     s.disk("pv1", 128, stamped=True)
     s.disk("pv2", 512)
-    s.device("slow", TargetLine(0, 64, "linear", "{pv1} 64"))
-    s.device("lv-real", TargetLine(0, 64, "linear", "{pv1} 0"),
-             TargetLine(64, 64, "linear", "{slow} 0"))
-    s.device("snap-cow", TargetLine(0, 512, "linear", "{pv2} 0"))
+    s.device("slow", linear("pv1", 64, 64))
+    s.device("lv-real", linear("pv1", 64), linear("slow", 64))
+    s.device("snap-cow", linear("pv2", 512))
     s.snapshot("snap", "lv-real", "snap-cow", "P", 8)
     s.origin("lv", "lv-real")
     for sector in (3, 20, 90, 110, 40):
@@ -291,13 +286,13 @@ def merge_stack(s: Script, reactivate: bool) -> None:
     s.load("lv", s.merge_line("lv-real", "snap-cow", "P", 8))
     s.suspend("snap", "lv", "slow")
     s.resume("lv")
-    s.reload("snap-cow", TargetLine(0, 512, "error"))
+    s.reload("snap-cow", error(512))
     s.resume("slow")
-    s.load("snap", TargetLine(0, 128, "error"))
+    s.load("snap", error(128))
     s.resume("snap")
     s.read("lv", 0, 64)
     s.read("lv", 3, 5)
-    s.reload("snap-cow", TargetLine(0, 512, "linear", "{pv2} 0"))
+    s.reload("snap-cow", linear("pv2", 512))
     s.read("lv", 0, 128)
     if reactivate:
         s.remove("lv", "snap")
@@ -311,15 +306,15 @@ def suspend_while_the_device_below_is(s: Script) -> None:
     _volumes(s, 128, 256)
     s.write("snap", 3, 9)
     s.suspend("lv-real")
-    s.steps.append(Suspend(name="snap", flush=False, lockfs=False))
+    s.suspend("snap", flush=False, lockfs=False)
     s.status("snap")
     s.suspend("snap-cow")
     s.resume("lv-real", "snap")
     s.read("snap", 0, 8)
     s.resume("snap-cow")
     s.read("snap", 0, 128)
-    s.steps.append(Suspend(name="lv", flush=False))
-    s.steps.append(Suspend(name="lv-real", lockfs=False))
+    s.suspend("lv", flush=False)
+    s.suspend("lv-real", lockfs=False)
     s.resume("lv-real", "lv")
     s.write("lv", 20, 9)
 
@@ -328,12 +323,12 @@ def suspend_while_the_device_below_is(s: Script) -> None:
 def forced_removal(s: Script, below: str) -> None:
     """What dmsetup remove --force does to a snapshot in use: an error target, and it stays."""
     _volumes(s, 128, 256)
-    s.device("fs", TargetLine(0, 128, "linear", "{snap} 0"))
+    s.device("fs", linear("snap", 128))
     s.write("fs", 3, 9)
     if below == "suspended":
         s.suspend("lv-real")
-    s.load("snap", TargetLine(0, 128, "error"))
-    s.steps.append(Suspend(name="snap", flush=False, lockfs=False))
+    s.load("snap", error(128))
+    s.suspend("snap", flush=False, lockfs=False)
     s.resume("snap")
     s.remove("snap")
     s.table("snap")
@@ -369,12 +364,9 @@ def volumes_in_segments(s: Script, store: str) -> None:
     """Origin and COW volume consist of extents in no order, and of two layers."""
     s.disk("pv1", 512, stamped=True)
     s.disk("pv2", 1024)
-    s.device("leg", *(TargetLine(64 * n, 64, "linear", f"{{pv1}} {64 * (7 - n)}")
-                      for n in range(8)))
-    s.device("lv-real", TargetLine(0, 100, "linear", "{leg} 300"),
-             TargetLine(100, 29, "linear", "{leg} 3"), TargetLine(129, 127, "linear", "{leg} 64"))
-    s.device("snap-cow", *(TargetLine(72 * n, 72, "linear", f"{{pv2}} {72 * (n * 3 % 7)}")
-                           for n in range(7)))
+    s.device("leg", *(linear("pv1", 64, 64 * (7 - n)) for n in range(8)))
+    s.device("lv-real", linear("leg", 100, 300), linear("leg", 29, 3), linear("leg", 127, 64))
+    s.device("snap-cow", *(linear("pv2", 72, 72 * (n * 3 % 7)) for n in range(7)))
     s.snapshot("snap", "lv-real", "snap-cow", store, 8)
     s.origin("lv", "lv-real")
     s.write("lv", 90, 60)
@@ -388,14 +380,13 @@ def extents_moved(s: Script) -> None:
     """Half of a volume comes to lie on another disk while its snapshot lives."""
     s.disk("pv1", 128, stamped=True)
     s.disk("pv2", 256)
-    s.device("lv-real", TargetLine(0, 128, "linear", "{pv1} 0"))
+    s.device("lv-real", linear("pv1", 128))
     s.snapshot("snap", "lv-real", "pv2", "P", 8)
     s.origin("lv", "lv-real")
     s.write("lv", 3, 20)
     # pvmove would mirror the contents; here the new place has others, which shows who reads it.
     s.disk("pv3", 256, stamped=True)
-    s.load("lv-real", TargetLine(0, 64, "linear", "{pv1} 0"),
-           TargetLine(64, 64, "linear", "{pv3} 192"))
+    s.load("lv-real", linear("pv1", 64), linear("pv3", 64, 192))
     s.suspend("lv", "snap", "lv-real")
     s.resume("lv-real", "snap", "lv")
     s.read("snap", 0, 128)

@@ -126,8 +126,7 @@ def written_after_merge_metadata_failed(s: Script, fails: Literal["read", "write
     s.reload("org", s.snapshot_line("base", "cow", "P", 1))
     s.write("org", 40, 2)
     s.read("org", 0, 128)
-    s.remove("org")
-    s.snapshot("org", "base", "cow", "P", 1)
+    s.reactivate("org", "base", "cow", "P", 1)
     s.read("org", 0, 128)
 
 

@@ -1,8 +1,14 @@
 """Merging a snapshot back into its origin: the recipe, its order, its failures."""
 
 from harness.scenarios.registry import scenario
-from harness.scenarios.script import Script
-from harness.trace.steps import TargetLine
+from harness.scenarios.script import Script, Segment, error, linear, patched
+
+
+def _two_snapshots(s: Script, chunk: int = 8) -> None:
+    """The usual cast, and a second snapshot with chunks of its own size."""
+    s.snapshot_and_origin("P", 8)
+    s.disk("cow2", 512)
+    s.snapshot("snap2", "base", "cow2", "P", chunk)
 
 
 def _origin_again(s: Script) -> None:
@@ -108,14 +114,11 @@ def merge_of_transient_refused(s: Script) -> None:
 @scenario(rows=("lvm2: snapshot-merge (a second one refused)",))
 def second_merge_refused(s: Script) -> None:
     """One merge for each origin, as long as it is handed over."""
-    s.snapshot_and_origin("P", 8)
-    s.disk("cow2", 512)
-    s.snapshot("snap2", "base", "cow2", "P", 8)
+    _two_snapshots(s)
     s.write("snap", 3, 20)
     s.write("snap2", 40, 20)
     s.merge("org", "snap", "base", "cow", 8)
-    s.create("second")
-    s.load("second", s.merge_line("base", "cow2", "P", 8))
+    s.prepare("second", s.merge_line("base", "cow2", "P", 8))
     s.load("org", s.merge_line("base", "cow2", "P", 8))
     s.read("snap2", 0, 128)
 
@@ -123,9 +126,7 @@ def second_merge_refused(s: Script) -> None:
 @scenario()
 def two_merges_at_once(s: Script) -> None:
     """Two merges on one origin, each loaded directly: nothing forbids it."""
-    s.snapshot_and_origin("P", 8)
-    s.disk("cow2", 512)
-    s.snapshot("snap2", "base", "cow2", "P", 8)
+    _two_snapshots(s)
     s.write("snap", 0, 32)
     s.write("snap2", 24, 32)
     s.remove("snap", "snap2", "org")
@@ -138,9 +139,7 @@ def two_merges_at_once(s: Script) -> None:
 @scenario(chunk=(8, 4, 32), rows=("lvm2: snapshot-merge (copies out to one more)",))
 def merge_copies_out(s: Script, chunk: int) -> None:
     """Another snapshot, of equal, smaller or larger chunks, keeps what the merge overwrites."""
-    s.snapshot_and_origin("P", 8)
-    s.disk("cow2", 512)
-    s.snapshot("snap2", "base", "cow2", "P", chunk)
+    _two_snapshots(s, chunk)
     s.suspend("org")
     s.resume("org")
     s.write("snap", 3, 40)
@@ -168,9 +167,7 @@ def merge_overflows_another(s: Script, store: str) -> None:
 @scenario()
 def merge_writes_behave_as_an_origin(s: Script) -> None:
     """Writes through a merge that is over: other snapshots get their copies."""
-    s.snapshot_and_origin("P", 8)
-    s.disk("cow2", 512)
-    s.snapshot("snap2", "base", "cow2", "P", 8)
+    _two_snapshots(s)
     s.write("snap", 3, 4)
     s.merge("org", "snap", "base", "cow", 8)
     s.write("org", 0, 3)
@@ -196,9 +193,8 @@ def _parted(s: Script) -> None:
     """Base of two disks, so that one half of it can be suspended; cow, snapshot and origin."""
     s.disk("low", 64, stamped=True)
     s.disk("high", 64, stamped=True)
-    s.device("high-dev", TargetLine(0, 64, "linear", "{high} 0"))
-    s.device("base", TargetLine(0, 64, "linear", "{low} 0"),
-             TargetLine(64, 64, "linear", "{high-dev} 0"))
+    s.device("high-dev", linear("high", 64))
+    s.device("base", linear("low", 64), linear("high-dev", 64))
     s.disk("cow", 512)
     s.snapshot("snap", "base", "cow", "P", 8)
     s.origin("org", "base")
@@ -233,8 +229,7 @@ def snapshot_in_the_middle_of_a_merge(s: Script, chunk: int) -> None:
     s.suspend("high-dev")
     s.resume("org")
     s.disk("cow2", 512)
-    s.create("snap2")
-    s.load("snap2", s.snapshot_line("base", "cow2", "P", chunk))
+    s.prepare("snap2", s.snapshot_line("base", "cow2", "P", chunk))
     s.resume("high-dev")
     s.resume("snap2")
     s.read("snap2", 0, 128)
@@ -246,8 +241,8 @@ def _merge_over_parts(s: Script) -> None:
     """A merge is ready to start, over lower devices whose tables can be changed."""
     s.disk("base-disk", 128, stamped=True)
     s.disk("cow-disk", 512)
-    s.device("base", TargetLine(0, 128, "linear", "{base-disk} 0"))
-    s.device("cow", TargetLine(0, 512, "linear", "{cow-disk} 0"))
+    s.device("base", linear("base-disk", 128))
+    s.device("cow", linear("cow-disk", 512))
     s.snapshot("snap", "base", "cow", "P", 1)
     s.origin("org", "base")
     s.write("snap", 3, 20)
@@ -258,17 +253,11 @@ def _merge_over_parts(s: Script) -> None:
 
 def _break(s: Script, device: str, first: int, count: int, size: int) -> None:
     """Sectors of a lower device fail from now on."""
-    lines = []
-    if first:
-        lines.append(TargetLine(0, first, "linear", f"{{{device}-disk}} 0"))
-    lines += [TargetLine(first, count, "error"),
-              TargetLine(first + count, size - first - count, "linear",
-                         f"{{{device}-disk}} {first + count}")]
-    s.reload(device, *lines)
+    s.reload(device, *patched(f"{device}-disk", size, first, error(count)))
 
 
 def _heal(s: Script, device: str, size: int) -> None:
-    s.reload(device, TargetLine(0, size, "linear", f"{{{device}-disk}} 0"))
+    s.reload(device, linear(f"{device}-disk", size))
 
 
 def _try_again(s: Script, retry: bool) -> None:
@@ -350,8 +339,7 @@ def merge_ctr(s: Script) -> None:
                                    "{base} {base} P 8", "{base} {cow} X 8", "{base} {cow} P 3",
                                    "{base} {cow} P 8 1 bogus", "{base} {cow} P 8 0")):
         name = f"try{number}"
-        s.create(name)
-        s.load(name, TargetLine(0, 64, "snapshot-merge", args))
+        s.prepare(name, Segment(64, "snapshot-merge", args))
         s.table(name, inactive=True)
         s.remove(name)
 
@@ -373,8 +361,7 @@ def merge_of_transient_crashes(s: Script) -> None:
     """A merge of a transient store, loaded directly: refused by some kernels, fatal to others."""
     s.disk("base", 128, stamped=True)
     s.disk("cow", 256)
-    s.create("org")
-    s.load("org", s.merge_line("base", "cow", "N", 8))
+    s.prepare("org", s.merge_line("base", "cow", "N", 8))
     s.resume("org")
     s.read("org", 0, 8)
 

@@ -2,8 +2,7 @@
 
 from harness.scenarios.io_errors import PERSISTENT, STORES, WRITERS, afterwards, cast
 from harness.scenarios.registry import scenario
-from harness.scenarios.script import Script
-from harness.trace.steps import TargetLine
+from harness.scenarios.script import Script, linear
 
 
 @scenario(store=PERSISTENT, writer=WRITERS, nth=(1, 2))
@@ -37,9 +36,9 @@ def flush_before_metadata_fails_below(s: Script, below: str) -> None:
     s.disk("cow", 256, can_fail=True)
     s.disk("more", 64, can_fail=True)
     lines = {
-        "linear": (TargetLine(0, 256, "linear", "{cow} 0"),),
-        "two": (TargetLine(0, 64, "linear", "{cow} 0"), TargetLine(64, 64, "linear", "{cow} 64")),
-        "split": (TargetLine(0, 64, "linear", "{cow} 0"), TargetLine(64, 64, "linear", "{more} 0")),
+        "linear": (linear("cow", 256),),
+        "two": (linear("cow", 64), linear("cow", 64, 64)),
+        "split": (linear("cow", 64), linear("more", 64)),
     }[below]
     s.device("low", *lines)
     s.snapshot("snap", "base", "low", "P", 8)
@@ -62,8 +61,7 @@ def filling_an_area_fails(s: Script, store: str, writer: str, broken: str) -> No
     s.write(writer, 41, 1)
     s.heal("cow")
     s.read("snap", 0, 64)
-    s.remove("snap")
-    s.snapshot("snap", "base", "cow", store, 1)
+    s.reactivate("snap", "base", "cow", store, 1)
     s.read("snap", 0, 64)
 
 
@@ -73,8 +71,7 @@ def creation_fails(s: Script, chunk: int, broken: int) -> None:
     s.disk("base", 128, stamped=True)
     s.disk("cow", 256, can_fail=True)
     s.fault("cow", "write", nth=broken)
-    s.create("snap")
-    s.load("snap", s.snapshot_line("base", "cow", "P", chunk))
+    s.prepare("snap", s.snapshot_line("base", "cow", "P", chunk))
     s.resume("snap")
     s.image("cow")
     s.load("snap", s.snapshot_line("base", "cow", "P", chunk))
@@ -135,8 +132,7 @@ def reload_reads_nothing(s: Script, store: str) -> None:
     s.read("snap", 0, 64)
     s.write("snap", 20, 2)
     s.remove("snap")
-    s.create("snap")
-    s.load("snap", s.snapshot_line("base", "cow", store, 8))
+    s.prepare("snap", s.snapshot_line("base", "cow", store, 8))
 
 
 @scenario(store=PERSISTENT, fault=("copy", "metadata", "mapped"))
@@ -181,8 +177,7 @@ def recovery(s: Script, store: str) -> None:
         s.fault(where, "read" if where == "base" else "write", sector, 8)
         s.write("snap", 18, 2)
         s.heal("base", "cow")
-        s.remove("snap")
-        s.snapshot("snap", "base", "cow", store, 8)
+        s.reactivate("snap", "base", "cow", store, 8)
         s.read("snap", 0, 8)
         s.remove("snap")
         s.write("cow", 0, 8, zeros=True)

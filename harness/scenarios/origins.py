@@ -1,8 +1,7 @@
 """Many snapshots of one origin, of equal and of different chunk sizes; origins of every kind."""
 
 from harness.scenarios.registry import scenario
-from harness.scenarios.script import Script
-from harness.trace.steps import TargetLine
+from harness.scenarios.script import Script, error, linear, patched, zero
 
 STORES = ("P", "N")
 
@@ -202,7 +201,7 @@ def snapshot_of_a_snapshot(s: Script) -> None:
 @scenario(store=STORES, rows=("F: a whole chunk is written without reading the origin",))
 def bad_origin(s: Script, store: str) -> None:
     """An origin that cannot be read: whole chunks are written all the same, a copy is fatal."""
-    s.device("bad", TargetLine(0, 64, "error"))
+    s.device("bad", error(64))
     s.disk("cow", 128)
     s.snapshot("snap", "bad", "cow", store, 8)
     s.read("snap", 0, 8)
@@ -218,7 +217,7 @@ def bad_origin(s: Script, store: str) -> None:
 def half_bad_origin(s: Script, store: str) -> None:
     """Part of the origin fails: an origin write there fails too, and invalidates the snapshot."""
     s.disk("good", 64, stamped=True)
-    s.device("base", TargetLine(0, 32, "linear", "{good} 0"), TargetLine(32, 32, "error"))
+    s.device("base", linear("good", 32), error(32))
     s.disk("cow", 128)
     s.snapshot("snap", "base", "cow", store, 8)
     s.origin("org", "base")
@@ -234,7 +233,7 @@ def bad_cow(s: Script, store: str) -> None:
     """The COW device fails behind its metadata: the first copy invalidates the snapshot."""
     s.disk("store", 32)
     s.disk("base", 64, stamped=True)
-    s.device("cow", TargetLine(0, 24, "linear", "{store} 0"), TargetLine(24, 104, "error"))
+    s.device("cow", linear("store", 24), error(104))
     s.snapshot("snap", "base", "cow", store, 8)
     s.origin("org", "base")
     s.write("snap", 0, 3)
@@ -249,12 +248,11 @@ def bad_metadata(s: Script, which: str) -> None:
     """The metadata area cannot be written: invalid, though the header still can be."""
     s.disk("store", 128)
     s.disk("base", 64, stamped=True)
-    s.device("cow", TargetLine(0, 128, "linear", "{store} 0"))
+    s.device("cow", linear("store", 128))
     s.snapshot("snap", "base", "cow", "PO", 8)
     s.origin("org", "base")
     s.write(which, 0, 3)
-    s.reload("cow", TargetLine(0, 8, "linear", "{store} 0"), TargetLine(8, 8, "error"),
-             TargetLine(16, 112, "linear", "{store} 16"))
+    s.reload("cow", *patched("store", 128, 8, error(8)))
     s.write(which, 20, 3)
     s.read("snap", 0, 32)
 
@@ -264,13 +262,13 @@ def bad_header(s: Script) -> None:
     """The header cannot be written at invalidation: a re-load finds a valid snapshot again."""
     s.disk("store", 128)
     s.disk("base", 64, stamped=True)
-    s.device("cow", TargetLine(0, 128, "linear", "{store} 0"))
+    s.device("cow", linear("store", 128))
     s.snapshot("snap", "base", "cow", "P", 8)
     s.write("snap", 0, 3)
-    s.reload("cow", TargetLine(0, 16, "error"), TargetLine(16, 112, "linear", "{store} 16"))
+    s.reload("cow", error(16), linear("store", 112, 16))
     s.write("snap", 20, 3)
     s.remove("snap")
-    s.reload("cow", TargetLine(0, 128, "linear", "{store} 0"))
+    s.reload("cow", linear("store", 128))
     s.snapshot("snap", "base", "cow", "P", 8)
     s.read("snap", 0, 32)
 
@@ -280,8 +278,7 @@ def target_not_at_zero(s: Script, start: int) -> None:
     """A snapshot that does not start at sector 0 of its table: the start is not subtracted."""
     s.disk("base", 128, stamped=True)
     s.disk("cow", 256)
-    s.device("snap", TargetLine(0, start, "zero"),
-             TargetLine(start, 100 - start, "snapshot", "{base} {cow} P 8"))
+    s.device("snap", zero(start), s.snapshot_line("base", "cow", "P", 8, sectors=100 - start))
     s.write("snap", start, 8)
     s.write("snap", start + 9, 3)
     s.read("snap", 0, 64)
@@ -293,8 +290,7 @@ def origin_not_at_zero(s: Script) -> None:
     s.disk("base", 128, stamped=True)
     s.disk("cow", 256)
     s.snapshot("snap", "base", "cow", "P", 8)
-    s.device("org", TargetLine(0, 12, "zero"), TargetLine(12, 52, "snapshot-origin", "{base}"),
-             TargetLine(64, 64, "snapshot-origin", "{base}"))
+    s.device("org", zero(12), s.origin_line("base", sectors=52), s.origin_line("base", sectors=64))
     s.write("org", 10, 20)
     s.write("org", 60, 10)
     s.read("snap", 0, 128)
@@ -308,8 +304,8 @@ def one_table_two_snapshots(s: Script) -> None:
     s.disk("base", 128, stamped=True)
     s.disk("cow1", 256)
     s.disk("cow2", 256)
-    s.device("snap", TargetLine(0, 64, "snapshot", "{base} {cow1} P 8"),
-             TargetLine(64, 64, "snapshot", "{base} {cow2} P 32"))
+    s.device("snap", s.snapshot_line("base", "cow1", "P", 8, sectors=64),
+             s.snapshot_line("base", "cow2", "P", 32, sectors=64))
     s.origin("org", "base")
     s.write("snap", 60, 10)
     s.write("org", 0, 128)

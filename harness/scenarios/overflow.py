@@ -70,8 +70,7 @@ def overflow_and_reload(s: Script, store: str) -> None:
     s.reload("snap", s.snapshot_line("base", "cow", store, 8))
     s.read("snap", 0, 32)
     s.write("snap", 0, 1)
-    s.remove("snap")
-    s.snapshot("snap", "base", "cow", store, 8)
+    s.reactivate("snap", "base", "cow", store, 8)
     s.read("snap", 0, 32)
     s.write("snap", 0, 1)
 

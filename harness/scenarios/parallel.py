@@ -5,8 +5,7 @@ the outcome depends on a race, it must be one of those that the twin's orders gi
 """
 
 from harness.scenarios.registry import scenario
-from harness.scenarios.script import Script
-from harness.trace.steps import Parallel, Read, TargetLine, Write
+from harness.scenarios.script import Script, delay, reading, writing
 
 STORES = ("P", "N")
 
@@ -66,7 +65,7 @@ def _slow_cow(s: Script, store: str, ms: int, *, cow_sectors: int = 512) -> None
     """A snapshot whose COW device takes its time."""
     s.disk("base", 128, stamped=True)
     s.disk("store", cow_sectors)
-    s.device("cow", TargetLine(0, cow_sectors, "delay", f"{{store}} 0 {ms}"))
+    s.device("cow", delay("store", cow_sectors, ms))
     s.snapshot("snap", "base", "cow", store, 8)
     s.origin("org", "base")
 
@@ -86,13 +85,11 @@ def slow_cow(s: Script, store: str) -> None:
 def slow_origin(s: Script, store: str) -> None:
     """The origin reads slowly: a read of it is in flight while an origin write wants to go on."""
     s.disk("disk", 128, stamped=True)
-    s.device("base", TargetLine(0, 128, "delay", "{disk} 0 60 {disk} 0 0"))
+    s.device("base", delay("disk", 128, 60, write_ms=0))
     s.disk("cow", 512)
     s.snapshot("snap", "base", "cow", store, 8)
     s.origin("org", "base")
-    s.steps.append(Parallel(ios=(
-        Read(device="snap", sector=0, sectors=8),
-        Write(device="org", sector=0, sectors=8, generation=77))))
+    s.parallel(reading("snap", 0, 8), writing("org", 0, 8, 77))
     s.read("snap", 0, 16)
     s.read("org", 0, 16)
 

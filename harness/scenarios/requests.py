@@ -4,9 +4,8 @@ Direct and through the page cache, which keeps an error of write-back for whoeve
 """
 
 from harness.scenarios.registry import scenario
-from harness.scenarios.script import Script
+from harness.scenarios.script import Script, error, linear, reading, writing
 from harness.trace.faults import Op
-from harness.trace.steps import Parallel, Read, TargetLine, Write
 
 _SECTORS = 72
 _BLOCK = 8
@@ -16,8 +15,8 @@ def _devices(s: Script, block_size: int) -> None:
     s.disk("base", _SECTORS, stamped=True, block_size=block_size)
     s.disk("cow", 256)
     s.snapshot("snap", "base", "cow", "P", _BLOCK)
-    s.device("ro", TargetLine(0, _SECTORS, "linear", "{base} 0"), read_only=True)
-    s.device("half", TargetLine(0, 64, "linear", "{base} 0"), TargetLine(64, 8, "error"))
+    s.device("ro", linear("base", _SECTORS), read_only=True)
+    s.device("half", linear("base", 64), error(8))
 
 
 _EDGES = ((72, 8), (64, 16), (3, 2), (66, 2), (60, 6), (0, 72), (80, 1))
@@ -41,17 +40,16 @@ def edges_of_devices(s: Script, device: str, block_size: int) -> None:
 def edges_in_flight(s: Script, block_size: int) -> None:
     """The same among several requests at once."""
     _devices(s, block_size)
-    s.steps.append(Parallel(ios=(
-        Write(device="ro", sector=0, sectors=8, generation=90),
-        Read(device="ro", sector=4, sectors=12),
-        Write(device="snap", sector=1, sectors=8, generation=91),
-        Write(device="snap", sector=64, sectors=16, generation=92),
-        Write(device="half", sector=64, sectors=8, generation=93),
-        Write(device="half", sector=0, sectors=8, generation=94),
-        Read(device="half", sector=60, sectors=8),
-        Read(device="snap", sector=68, sectors=8))))
-    s.steps.append(Parallel(ios=(
-        Read(device="half", sector=72, sectors=8), Read(device="snap", sector=64, sectors=16))))
+    s.parallel(
+        writing("ro", 0, 8, 90),
+        reading("ro", 4, 12),
+        writing("snap", 1, 8, 91),
+        writing("snap", 64, 16, 92),
+        writing("half", 64, 8, 93),
+        writing("half", 0, 8, 94),
+        reading("half", 60, 8),
+        reading("snap", 68, 8))
+    s.parallel(reading("half", 72, 8), reading("snap", 64, 16))
 
 
 @scenario()
@@ -69,7 +67,7 @@ def write_back_errors_are_told_once(s: Script) -> None:
     s.write("half", 56, 12, buffered=True)
     s.flush("half")
     s.write("half", 64, 16, buffered=True)
-    s.reload("half", TargetLine(0, 64, "linear", "{base} 0"))
+    s.reload("half", linear("base", 64))
     s.write("half", 0, 3, buffered=True)
     s.write("half", 0, 3, buffered=True)
 
@@ -85,7 +83,7 @@ def write_back_errors_of_another_life(s: Script) -> None:
     s.flush("other")
     s.write("other", 64, 16, buffered=True)
     s.remove("other")
-    s.device("half", TargetLine(0, 64, "linear", "{base} 0"))
+    s.device("half", linear("base", 64))
     s.flush("half")
 
 
@@ -110,7 +108,7 @@ _VERBS: dict[str, Op] = {"write": "write", "zeroout": "write", "discard": "disca
 def long_requests_of_a_disk_that_counts(s: Script, verb: str) -> None:
     """Requests that are longer than the disk's queue takes, or than it is; a fault inside one."""
     s.disk("disk", 8192, stamped=True, can_fail=True)
-    s.device("above", TargetLine(0, 8192, "linear", "{disk} 0"))
+    s.device("above", linear("disk", 8192))
     ask = getattr(s, verb)
     ask("above", 3, 2048)
     ask("disk", 1000, 7000)

@@ -1,15 +1,14 @@
 """Disks that rot or lie, by the kernel's own targets: dm-dust and dm-flakey, alone and below."""
 
 from harness.scenarios.registry import scenario
-from harness.scenarios.script import Script
-from harness.trace.steps import TargetLine
+from harness.scenarios.script import Script, Segment, linear
 
 
 def _tries(s: Script, kind: str, *args: str) -> None:
     s.disk("base", 64, stamped=True)
     s.create("try")
     for words in args:
-        s.load("try", TargetLine(0, 64, kind, words))
+        s.load("try", Segment(64, kind, words))
         s.table("try", inactive=True)
         s.clear("try")
 
@@ -26,7 +25,7 @@ def dust_ctr(s: Script) -> None:
 def dust_messages(s: Script) -> None:
     """Blocks become bad and good by message; what is refused, what is answered, what is logged."""
     s.disk("base", 64, stamped=True)
-    s.device("dust", TargetLine(0, 64, "dust", "{base} 0 1024"))
+    s.device("dust", Segment(64, "dust", "{base} 0 1024"))
     for text in ("addbadblock", "addbadblock 3", "addbadblock 3", "addbadblock 32",
                  "addbadblock 33", "addbadblock x", "addbadblock 5 2", "addbadblock 6 256",
                  "addbadblock 6 x", "addbadblock 8 4294967295", "addbadblock 8 4294967296",
@@ -45,7 +44,7 @@ def dust_messages(s: Script) -> None:
 def dust_reads_and_writes(s: Script, block: int, quiet: bool) -> None:
     """A bad block cannot be read until it is written; one that fails writes first."""
     s.disk("base", 64, stamped=True, can_fail=True)
-    s.device("dust", TargetLine(0, 64, "dust", f"{{base}} 0 {block}"))
+    s.device("dust", Segment(64, "dust", f"{{base}} 0 {block}"))
     if quiet:
         s.message("dust", "quiet")
     s.message("dust", "addbadblock 3")
@@ -73,7 +72,7 @@ def snapshot_over_dust(s: Script, store: str, writer: str) -> None:
     """The origin has a bad block: a copy fails, a whole chunk needs none, an origin write cures."""
     s.disk("base-disk", 64, stamped=True)
     s.disk("cow", 256)
-    s.device("base", TargetLine(0, 64, "dust", "{base-disk} 0 512"))
+    s.device("base", Segment(64, "dust", "{base-disk} 0 512"))
     s.snapshot("snap", "base", "cow", store, 8)
     s.origin("org", "base")
     for block in (10, 20, 30):
@@ -94,7 +93,7 @@ def store_on_dust(s: Script, fails: int) -> None:
     """The COW device has a bad area: a commit cures it, unless it refuses writes first."""
     s.disk("base", 64, stamped=True)
     s.disk("cow-disk", 256)
-    s.device("cow", TargetLine(0, 256, "dust", "{cow-disk} 0 4096"))
+    s.device("cow", Segment(256, "dust", "{cow-disk} 0 4096"))
     s.snapshot("snap", "base", "cow", "P", 8)
     s.write("snap", 3, 1)
     s.message("cow", f"addbadblock 1 {fails}")
@@ -102,8 +101,7 @@ def store_on_dust(s: Script, fails: int) -> None:
     s.write("snap", 11, 1)
     s.write("snap", 19, 1)
     s.remove("snap")
-    s.create("snap")
-    s.load("snap", s.snapshot_line("base", "cow", "P", 8))
+    s.prepare("snap", s.snapshot_line("base", "cow", "P", 8))
     s.resume("snap")
     s.read("snap", 0, 32)
 
@@ -138,12 +136,12 @@ def flakey_reads_and_writes(s: Script, features: str) -> None:
     The up interval is longer than any scenario, and time begins with the table.
     """
     s.disk("base", 64, stamped=True, can_fail=True)
-    s.device("low", TargetLine(0, 64, "flakey", f"{{base}} 0 0 1 {features}"))
+    s.device("low", Segment(64, "flakey", f"{{base}} 0 0 1 {features}"))
     s.read("low", 8, 8)
     s.write("low", 10, 2)
     s.read("low", 8, 8)
     s.flush("low")
-    s.reload("low", TargetLine(0, 64, "flakey", f"{{base}} 0 1000000 1 {features}"))
+    s.reload("low", Segment(64, "flakey", f"{{base}} 0 1000000 1 {features}"))
     s.read("low", 8, 8)
     s.write("low", 10, 2)
     s.read("low", 8, 8)
@@ -155,17 +153,16 @@ def snapshot_over_flakey(s: Script, device: str, features: str) -> None:
     """The origin, or the COW device, goes down under a snapshot, and comes back."""
     for name, sectors in (("base", 64), ("cow", 256)):
         s.disk(f"{name}-disk", sectors, stamped=name == "base")
-        s.device(name, TargetLine(0, sectors, "linear", f"{{{name}-disk}} 0"))
+        s.device(name, linear(f"{name}-disk", sectors))
     s.snapshot("snap", "base", "cow", "P", 8)
     s.origin("org", "base")
     s.write("snap", 3, 2)
     size = 64 if device == "base" else 256
-    s.reload(device, TargetLine(0, size, "flakey", f"{{{device}-disk}} 0 0 1 {features}"))
+    s.reload(device, Segment(size, "flakey", f"{{{device}-disk}} 0 0 1 {features}"))
     s.read("snap", 0, 16)
     s.write("snap", 10, 2)
     s.write("org", 20, 2)
-    s.reload(device, TargetLine(0, size, "linear", f"{{{device}-disk}} 0"))
+    s.reload(device, linear(f"{device}-disk", size))
     s.read("snap", 0, 32)
-    s.remove("snap")
-    s.snapshot("snap", "base", "cow", "P", 8)
+    s.reactivate("snap", "base", "cow", "P", 8)
     s.read("snap", 0, 32)

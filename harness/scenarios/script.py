@@ -4,7 +4,7 @@ What a scenario leaves out is chosen so that more is seen: a write takes a new g
 gets a table and is resumed, a snapshot is as long as its origin.
 """
 
-import msgspec
+from dataclasses import dataclass
 
 from harness.errors import BadScenario
 from harness.trace.faults import How, Op
@@ -40,6 +40,59 @@ from harness.trace.steps import (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One target of a table, of ``sectors`` sectors; it begins where the one before it ends.
+
+    In ``args`` ``{name}`` stands for a device.  A segment of no sectors is left out, so that what
+    lies in front of a place or behind it need not be asked for.
+    """
+
+    sectors: int
+    type: str
+    args: str = ""
+
+
+def linear(device: str, sectors: int, offset: int = 0) -> Segment:
+    """Sectors of ``device`` from ``offset`` on."""
+    return Segment(sectors, "linear", f"{{{device}}} {offset}")
+
+
+def error(sectors: int) -> Segment:
+    """Nothing works here."""
+    return Segment(sectors, "error")
+
+
+def zero(sectors: int) -> Segment:
+    """Reads zeros, forgets writes."""
+    return Segment(sectors, "zero")
+
+
+def delay(device: str, sectors: int, ms: int, offset: int = 0, *,
+          write_ms: int | None = None) -> Segment:
+    """As `linear`, but everything arrives ``ms`` milliseconds later; writes, ``write_ms``."""
+    args = f"{{{device}}} {offset} {ms}"
+    if write_ms is not None:
+        args += f" {{{device}}} {offset} {write_ms}"
+    return Segment(sectors, "delay", args)
+
+
+def patched(device: str, sectors: int, at: int, patch: Segment) -> tuple[Segment, ...]:
+    """``sectors`` sectors of ``device``, but from sector ``at`` on ``patch`` in place of it."""
+    end = at + patch.sectors
+    return linear(device, at), patch, linear(device, sectors - end, end)
+
+
+def reading(device: str, sector: int, sectors: int) -> Read:
+    """A read among the requests of `Script.parallel`."""
+    return Read(device=device, sector=sector, sectors=sectors)
+
+
+def writing(device: str, sector: int, sectors: int, generation: int) -> Write:
+    """A write among the requests of `Script.parallel`, of a generation that is chosen by hand."""
+    return Write(device=device, sector=sector, sectors=sectors, generation=generation)
+
+
 class Script:
     """Collects the steps of one scenario."""
 
@@ -60,6 +113,10 @@ class Script:
             raise BadScenario(f"the size of {name} is not known: make it with disk() or device(), "
                               "or say how many sectors") from None
 
+    def _new_generation(self) -> int:
+        self._generation += 1
+        return self._generation
+
     # -- devices --
 
     def disk(self, name: str, sectors: int, *, stamped: bool = False,
@@ -70,32 +127,35 @@ class Script:
         is ``linked`` can fail, too, and its faults may stop it.
         """
         self._sectors[name] = sectors
-        made = Disk(name=name, sectors=sectors, fill="stamp" if stamped else "zero")
-        if block_size != made.block_size:  # a default that is given is not left out in JSON
-            made = msgspec.structs.replace(made, block_size=block_size)
-        if can_fail or linked:
-            made = msgspec.structs.replace(made, can_fail=True)
-        if linked:
-            made = msgspec.structs.replace(made, linked=True)
-        self.steps.append(made)
+        self.steps.append(Disk(name=name, sectors=sectors, fill="stamp" if stamped else "zero",
+                               block_size=block_size,  # type: ignore[arg-type]
+                               can_fail=can_fail or linked, linked=linked))
 
     def create(self, name: str) -> None:
         """Make a mapped device without a table."""
         self.steps.append(Create(name=name))
 
-    def load(self, name: str, *lines: TargetLine, read_only: bool = False) -> None:
-        """Load a table."""
-        if lines:
-            self._sectors[name] = lines[-1].start + lines[-1].length
-        self.steps.append(Load(name=name, table=lines, read_only=read_only))
+    def load(self, name: str, *lines: Segment | TargetLine, read_only: bool = False) -> None:
+        """Load a table; segments lie end to end, a `TargetLine` lies where it says."""
+        table: list[TargetLine] = []
+        end = 0
+        for line in lines:
+            if isinstance(line, TargetLine):
+                table.append(line)
+            elif line.sectors:
+                table.append(TargetLine(end, line.sectors, line.type, line.args))
+            end = table[-1].start + table[-1].length if table else 0
+        if table:
+            self._sectors[name] = end
+        self.steps.append(Load(name=name, table=tuple(table), read_only=read_only))
 
     def resume(self, *names: str) -> None:
         """Resume, which makes a loaded table live."""
         self.steps += [Resume(name=name) for name in names]
 
-    def suspend(self, *names: str) -> None:
-        """Suspend."""
-        self.steps += [Suspend(name=name) for name in names]
+    def suspend(self, *names: str, flush: bool = True, lockfs: bool = True) -> None:
+        """Suspend; ``flush`` waits for I/O in flight, ``lockfs`` freezes a file system above."""
+        self.steps += [Suspend(name=name, flush=flush, lockfs=lockfs) for name in names]
 
     def clear(self, name: str) -> None:
         """Drop the inactive table."""
@@ -111,27 +171,31 @@ class Script:
             self._sectors[to] = self._sectors.pop(name)
         self.steps.append(Rename(name=name, to=to))
 
-    def device(self, name: str, *lines: TargetLine, read_only: bool = False) -> None:
-        """Create, load and resume."""
+    def prepare(self, name: str, *lines: Segment | TargetLine, read_only: bool = False) -> None:
+        """Create and load; nothing is live yet."""
         self.create(name)
         self.load(name, *lines, read_only=read_only)
+
+    def device(self, name: str, *lines: Segment | TargetLine, read_only: bool = False) -> None:
+        """Create, load and resume."""
+        self.prepare(name, *lines, read_only=read_only)
         self.resume(name)
 
-    def reload(self, name: str, *lines: TargetLine, read_only: bool = False) -> None:
+    def reload(self, name: str, *lines: Segment | TargetLine, read_only: bool = False) -> None:
         """Load, suspend and resume: another table for a device that has one."""
         self.load(name, *lines, read_only=read_only)
         self.suspend(name)
         self.resume(name)
 
     def snapshot_line(self, origin: str, cow: str, store: str, chunk: int, *,
-                      sectors: int | None = None, features: str = "") -> TargetLine:
+                      sectors: int | None = None, features: str = "") -> Segment:
         """The table line of a snapshot, as long as its origin unless ``sectors`` says else."""
         args = f"{{{origin}}} {{{cow}}} {store} {chunk} {features}".rstrip()
-        return TargetLine(0, sectors or self._sectors_of(origin), "snapshot", args)
+        return Segment(sectors or self._sectors_of(origin), "snapshot", args)
 
-    def origin_line(self, device: str) -> TargetLine:
-        """The table line of a snapshot-origin."""
-        return TargetLine(0, self._sectors_of(device), "snapshot-origin", f"{{{device}}}")
+    def origin_line(self, device: str, *, sectors: int | None = None) -> Segment:
+        """The table line of a snapshot-origin, as long as its device."""
+        return Segment(sectors or self._sectors_of(device), "snapshot-origin", f"{{{device}}}")
 
     def snapshot(self, name: str, origin: str, cow: str, store: str, chunk: int, *,
                  sectors: int | None = None, read_only: bool = False) -> None:
@@ -139,15 +203,20 @@ class Script:
         self.device(name, self.snapshot_line(origin, cow, store, chunk, sectors=sectors),
                     read_only=read_only)
 
+    def reactivate(self, name: str, origin: str, cow: str, store: str, chunk: int) -> None:
+        """Remove a snapshot, and make it again over what its COW device holds by then."""
+        self.remove(name)
+        self.snapshot(name, origin, cow, store, chunk)
+
     def origin(self, name: str, device: str) -> None:
         """Create, load and resume a snapshot-origin."""
         self.device(name, self.origin_line(device))
 
     def merge_line(self, origin: str, cow: str, store: str, chunk: int, *,
-                   sectors: int | None = None) -> TargetLine:
+                   sectors: int | None = None) -> Segment:
         """The table line of a snapshot-merge."""
         args = f"{{{origin}}} {{{cow}}} {store} {chunk}"
-        return TargetLine(0, sectors or self._sectors_of(origin), "snapshot-merge", args)
+        return Segment(sectors or self._sectors_of(origin), "snapshot-merge", args)
 
     def merge(self, name: str, snapshot: str, origin: str, cow: str, chunk: int, *,
               store: str = "P") -> None:
@@ -158,7 +227,7 @@ class Script:
         self.load(name, self.merge_line(origin, cow, store, chunk))
         self.suspend(snapshot, name)
         self.resume(name)
-        self.load(snapshot, TargetLine(0, self._sectors_of(origin), "error"))
+        self.load(snapshot, error(self._sectors_of(origin)))
         self.resume(snapshot)
 
     def snapshot_and_origin(self, store: str, chunk: int, *, origin_sectors: int = 256,
@@ -192,10 +261,9 @@ class Script:
     def write(self, device: str, sector: int, sectors: int, *, zeros: bool = False,
               buffered: bool = False) -> None:
         """Write sectors of a new generation."""
-        self._generation += 1
         self.steps.append(Write(device=device, sector=sector, sectors=sectors,
-                                generation=self._generation, fill="zero" if zeros else "stamp",
-                                buffered=buffered))
+                                generation=self._new_generation(),
+                                fill="zero" if zeros else "stamp", buffered=buffered))
 
     def poke(self, device: str, sector: int, data: bytes) -> None:
         """Write literal bytes, filled up with zeros to whole sectors."""
@@ -206,22 +274,17 @@ class Script:
         """Read."""
         self.steps.append(Read(device=device, sector=sector, sectors=sectors, buffered=buffered))
 
-    def parallel(self, *ios: tuple[str, int, int], reads: tuple[tuple[str, int, int], ...] = (),
+    def parallel(self, *ios: tuple[str, int, int] | Read | Write,
                  resume: tuple[str, ...] = ()) -> None:
-        """Several writes in flight at once, each (device, sector, sectors), and reads after them.
+        """Several requests in flight at once, submitted in this order.
 
-        Devices to ``resume`` are suspended; they are resumed once everything is submitted.
+        A write of a new generation is (device, sector, sectors); there are `reading` and `writing`
+        besides.  Devices to ``resume`` are suspended; they are resumed once everything is
+        submitted.
         """
-        writes: list[Write | Read] = []
-        for device, sector, sectors in ios:
-            self._generation += 1
-            writes.append(Write(device=device, sector=sector, sectors=sectors,
-                                generation=self._generation))
-        for device, sector, sectors in reads:
-            writes.append(Read(device=device, sector=sector, sectors=sectors))
-        # A default that is given is not left out in JSON.
-        made = Parallel(ios=tuple(writes))
-        self.steps.append(msgspec.structs.replace(made, resume=resume) if resume else made)
+        made = tuple(writing(*io, self._new_generation()) if isinstance(io, tuple) else io
+                     for io in ios)
+        self.steps.append(Parallel(ios=made, resume=resume))
 
     def flush(self, device: str) -> None:
         """Flush."""
@@ -242,10 +305,8 @@ class Script:
         ``count`` 0: until it is healed; no ``sectors``: to the end of the disk; ``how``: the disk
         may stop there, for a while or until it is healed.
         """
-        made = Fault(device=disk, op=op, sector=sector, sectors=sectors, nth=nth, count=count)
-        if how != made.how:
-            made = msgspec.structs.replace(made, how=how)
-        self.steps.append(made)
+        self.steps.append(Fault(device=disk, op=op, sector=sector, sectors=sectors, nth=nth,
+                                count=count, how=how))
 
     def heal(self, *disks: str) -> None:
         """Nothing fails any more."""

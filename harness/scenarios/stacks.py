@@ -5,8 +5,7 @@ devices in the middle, numbers that are too long.
 """
 
 from harness.scenarios.registry import scenario
-from harness.scenarios.script import Script
-from harness.trace.steps import Parallel, TargetLine, Write
+from harness.scenarios.script import Script, Segment, delay, error, linear, writing, zero
 
 _SECTORS = 64
 _KINDS = {
@@ -20,8 +19,8 @@ _KINDS = {
 }
 
 
-def _line(kind: str) -> TargetLine:
-    return TargetLine(0, _SECTORS, kind.removesuffix("_of"), _KINDS[kind])
+def _line(kind: str) -> Segment:
+    return Segment(_SECTORS, kind.removesuffix("_of"), _KINDS[kind])
 
 
 @scenario(tables=("error", "zero", "error_of", "linear error", "linear zero", "snapshot error",
@@ -49,13 +48,13 @@ def limits_of_large_blocks_are_kept(s: Script) -> None:
     s.disk("small", _SECTORS, stamped=True)
     s.device("d", _line("linear"))
     s.read("d", 1, 1)
-    s.reload("d", TargetLine(0, 61, "error"))
+    s.reload("d", error(61))
     s.read("d", 1, 1)
-    s.reload("d", TargetLine(0, 61, "zero"))
+    s.reload("d", zero(61))
     s.read("d", 1, 1)
-    s.reload("d", TargetLine(0, _SECTORS, "linear", "{small} 0"))
+    s.reload("d", linear("small", _SECTORS))
     s.read("d", 1, 1)
-    s.reload("d", TargetLine(0, 61, "linear", "{base} 0"))
+    s.reload("d", linear("base", 61))
     s.read("d", 1, 1)
 
 
@@ -65,14 +64,14 @@ def read_only_below(s: Script, store: str) -> None:
     s.disk("base", _SECTORS, stamped=True)
     s.disk("store", 128)
     s.device("ro", _line("linear"), read_only=True)
-    s.device("top", TargetLine(0, _SECTORS, "linear", "{ro} 0"))
+    s.device("top", linear("ro", _SECTORS))
     s.write("top", 0, 12)
     s.discard("top", 0, 8)
     s.zeroout("top", 16, 8)
     s.write("ro", 0, 1)
     s.reload("ro", _line("linear"))
     s.write("ro", 0, 1)
-    s.device("cow", TargetLine(0, 128, "linear", "{store} 0"), read_only=True)
+    s.device("cow", linear("store", 128), read_only=True)
     s.snapshot("snap", "ro", "cow", store, 8)
     s.origin("org", "ro")
     s.write("org", 30, 3)
@@ -85,14 +84,12 @@ def blocks_that_do_not_line_up(s: Script, start: int, length: int) -> None:
     s.disk("base", 128, stamped=True)
     s.disk("large", 128, stamped=True, block_size=4096)
     s.disk("cow", 128)
-    s.device("part", TargetLine(0, length, "linear", f"{{base}} {start}"))
-    s.device("part2", TargetLine(0, length - 1, "linear", "{part} 1"))
-    s.device("snap", TargetLine(0, length, "snapshot", "{part} {cow} N 1"))
-    s.device("org", TargetLine(0, length, "snapshot-origin", "{part}"))
-    s.device("both", TargetLine(0, length, "linear", "{part} 0"),
-             TargetLine(length, 8, "linear", "{large} 0"))
-    s.device("three", TargetLine(0, 8, "linear", "{large} 0"),
-             TargetLine(8, 8, "linear", "{part} 0"), TargetLine(16, 8, "linear", "{base} 3"))
+    s.device("part", linear("base", length, start))
+    s.device("part2", linear("part", length - 1, 1))
+    s.snapshot("snap", "part", "cow", "N", 1)
+    s.origin("org", "part")
+    s.device("both", linear("part", length), linear("large", 8))
+    s.device("three", linear("large", 8), linear("part", 8), linear("base", 8, 3))
     s.write("org", 0, length)
     s.write("snap", 1, 5)
 
@@ -104,10 +101,9 @@ def blocks_that_do_not_line_up(s: Script, start: int, length: int) -> None:
 def device_numbers(s: Script, word: str) -> None:
     """A table that names a device by number, or by what some kernels take for one."""
     s.disk("cow", _SECTORS)
-    s.create("d")
-    s.load("d", TargetLine(0, 8, "linear", f"{word} 0"))
-    s.load("d", TargetLine(0, 8, "snapshot", f"{word} {{cow}} P 8"))
-    s.load("d", TargetLine(0, 8, "snapshot-origin", word))
+    s.prepare("d", Segment(8, "linear", f"{word} 0"))
+    s.load("d", Segment(8, "snapshot", f"{word} {{cow}} P 8"))
+    s.load("d", Segment(8, "snapshot-origin", word))
 
 
 @scenario()
@@ -115,19 +111,19 @@ def numbers_beyond_their_bits(s: Script) -> None:
     """Numbers in tables of more bits than they may have: those that are left count."""
     s.disk("base", _SECTORS, stamped=True)
     s.disk("cow", _SECTORS)
-    s.device("d", TargetLine(0, 8, "zero"))
+    s.device("d", zero(8))
     for number in ("-1", "+1", "0x1", "1x", "", "18446744073709551615", "18446744073709551616",
                    "18446744073709551624", "99999999999999999999999999999"):
-        s.load("d", TargetLine(0, 8, "linear", f"{{base}} {number}"))
-        s.load("d", TargetLine(0, 8, "error", f"{{base}} {number}"))
-        s.load("d", TargetLine(0, 8, "delay", f"{{base}} {number} 0"))
+        s.load("d", Segment(8, "linear", f"{{base}} {number}"))
+        s.load("d", Segment(8, "error", f"{{base}} {number}"))
+        s.load("d", Segment(8, "delay", f"{{base}} {number} 0"))
     for number in ("-1", "4294967296", "4294967297", "18446744073709551619", "x"):
-        s.load("d", TargetLine(0, 8, "delay", f"{{base}} 0 {number}"))
-        s.load("d", TargetLine(0, _SECTORS, "snapshot", f"{{base}} {{cow}} N 8 {number}"))
+        s.load("d", Segment(8, "delay", f"{{base}} 0 {number}"))
+        s.load("d", Segment(_SECTORS, "snapshot", f"{{base}} {{cow}} N 8 {number}"))
         s.clear("d")
-        s.load("d", TargetLine(0, _SECTORS, "snapshot", f"{{base}} {{cow}} N {number}"))
+        s.load("d", Segment(_SECTORS, "snapshot", f"{{base}} {{cow}} N {number}"))
         s.clear("d")
-    s.load("d", TargetLine(0, 8, "linear", "{base} 18446744073709551624"))
+    s.load("d", linear("base", 8, 18446744073709551624))
     s.resume("d")
     s.read("d", 0, 8)
 
@@ -141,19 +137,17 @@ def delay_tables(s: Script) -> None:
     for args in ("", "{base}", "{base} 0", f"{group} 1", "{base} x 0", "{nosuch} 0 0",
                  f"{group} {{base}} 0", f"{group} {{nosuch}} 0 0", f"{group} {group} {{base}} 0 x",
                  f"{group} {group} {group} 1", "{base} 100 0", "{base} 60 0"):
-        s.load("d", TargetLine(0, 8, "delay", args))
-    s.load("d", TargetLine(0, 8, "delay", "{base} 8 1"))
+        s.load("d", Segment(8, "delay", args))
+    s.load("d", delay("base", 8, 1, 8))
     s.resume("d")
     s.write("d", 0, 4)
     s.read("d", 0, 8)
     s.flush("d")
-    s.reload("d", TargetLine(0, 8, "delay", "{base} 0 2 {base} 8 1"))
+    s.reload("d", Segment(8, "delay", "{base} 0 2 {base} 8 1"))
     s.write("d", 0, 4)
     s.read("d", 0, 8)
-    s.reload("d", TargetLine(0, 8, "delay", "{base} 0 0 {base} 8 1 {base} 16 2"))
-    s.steps.append(Parallel(ios=tuple(
-        Write(device="d", sector=sector, sectors=2, generation=50 + sector)
-        for sector in (0, 1, 4))))
+    s.reload("d", Segment(8, "delay", "{base} 0 0 {base} 8 1 {base} 16 2"))
+    s.parallel(*(writing("d", sector, 2, 50 + sector) for sector in (0, 1, 4)))
     s.read("d", 0, 8)
     s.discard("d", 0, 8)
     s.suspend("d")
@@ -168,20 +162,19 @@ def first_table_does_not_fit(s: Script) -> None:
     s.disk("base", _SECTORS, stamped=True)
     s.disk("cow", _SECTORS)
     for name in ("d", "e"):
-        s.create(name)
-        s.load(name, TargetLine(0, 8, "linear", "{base} 60"))
+        s.prepare(name, linear("base", 8, 60))
         s.table(name, inactive=True)
-        s.load(name, TargetLine(0, 8, "linear", "{base} 100"))
+        s.load(name, linear("base", 8, 100))
         s.resume(name)
         s.clear(name)
-        s.load(name, TargetLine(0, 16, "linear", "{base} 8"))
-        s.load(name, TargetLine(0, 100, "linear", "{cow} 0"))
+        s.load(name, linear("base", 16, 8))
+        s.load(name, linear("cow", 100))
         s.resume(name)
-        s.load(name, TargetLine(0, 16, "snapshot", "{base} {cow} P 8"))
+        s.load(name, s.snapshot_line("base", "cow", "P", 8, sectors=16))
         s.resume(name)
         s.write(name, 3, 2)
         s.read(name, 0, 16)
-        s.load(name, TargetLine(0, 8, "linear", "{base} 60"))
+        s.load(name, linear("base", 8, 60))
         s.resume(name)
         s.status(name)
         s.suspend(name)
@@ -194,7 +187,7 @@ def simple_tables(s: Script, kind: str) -> None:
     s.create("d")
     for args in ("", "{base}", "{base} 0", "{base} 0 0", "{base} x", "{base} 64", "{base} 60",
                  "{nosuch} 0", "{nosuch}", "{base} 56"):
-        s.load("d", TargetLine(0, 8, kind, args))
+        s.load("d", Segment(8, kind, args))
     s.resume("d")
     s.write("d", 0, 3)
     s.read("d", 0, 8)
@@ -205,11 +198,11 @@ def name_of_a_renamed_device(s: Script) -> None:
     """A name that a renamed device has left can be used again, and its tables follow the name."""
     s.disk("base", _SECTORS, stamped=True)
     s.disk("cow", _SECTORS)
-    s.device("a", TargetLine(0, _SECTORS, "linear", "{base} 0"))
+    s.device("a", linear("base", _SECTORS))
     s.snapshot("snap", "a", "cow", "P", 8, sectors=_SECTORS)
     s.rename("a", "b")
     s.table("snap")
-    s.device("a", TargetLine(0, _SECTORS, "linear", "{b} 0"))
+    s.device("a", linear("b", _SECTORS))
     s.write("a", 0, 3)
     s.rename("a", "snap")
     s.rename("snap", "a")
@@ -227,9 +220,9 @@ def suspended_without_a_table(s: Script) -> None:
     s.suspend("d")
     s.write("d", 0, 1)
     s.read("d", 0, 1)
-    s.steps.append(Parallel(ios=(Write(device="d", sector=0, sectors=1, generation=9),)))
+    s.parallel(writing("d", 0, 1, 9))
     s.resume("d")
-    s.load("d", TargetLine(0, 8, "zero"))
+    s.load("d", zero(8))
     s.write("d", 0, 1)
     s.resume("d")
     s.write("d", 0, 1)

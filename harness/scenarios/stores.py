@@ -3,10 +3,9 @@
 from collections.abc import Iterable
 
 from harness.scenarios.registry import scenario
-from harness.scenarios.script import Script
+from harness.scenarios.script import Script, error, linear, patched, zero
 from harness.store.build import allocate, build
 from harness.store.layout import ENTRY, Header, entries_per_area
-from harness.trace.steps import TargetLine
 from harness.units import bytes_of_sectors
 
 _COW_SECTORS = 256
@@ -43,8 +42,7 @@ def full_area(s: Script, chunk: int, delta: int) -> None:
     s.image("cow")
     s.write("snap", (count + 3) * chunk, 1)
     s.image("cow")
-    s.remove("snap")
-    s.snapshot("snap", "base", "cow", "P", chunk)
+    s.reactivate("snap", "base", "cow", "P", chunk)
     s.write("snap", (count + 5) * chunk, 1)
     s.read("snap", 0, (count + 8) * chunk)
 
@@ -61,8 +59,7 @@ def full_areas(s: Script, chunk: int, areas: int) -> None:
     s.origin("org", "base")
     s.write("snap", 0, count * chunk // 2)
     s.write("org", count * chunk // 2, count * chunk - count * chunk // 2)
-    s.remove("snap")
-    s.snapshot("snap", "base", "cow", "P", chunk)
+    s.reactivate("snap", "base", "cow", "P", chunk)
     s.suspend("org")
     s.resume("org")
     s.write("org", count * chunk, chunk)
@@ -89,8 +86,7 @@ def reactivate(s: Script, store: str) -> None:
     for turn in range(2):
         s.write("snap", 100 + turn * 1000, 2411)
         s.write("org", 7 + turn * 50, 33)
-        s.remove("snap")
-        s.snapshot("snap", "base", "cow", store, 8)
+        s.reactivate("snap", "base", "cow", store, 8)
         s.read("snap", 0, 4096)
     s.write("snap", 5, 3)
 
@@ -114,8 +110,7 @@ def reactivate_full(s: Script) -> None:
     s.disk("cow", 48)
     s.snapshot("snap", "base", "cow", "PO", 8)
     s.write("snap", 0, 32)
-    s.remove("snap")
-    s.snapshot("snap", "base", "cow", "PO", 8)
+    s.reactivate("snap", "base", "cow", "PO", 8)
     s.read("snap", 0, 64)
     s.write("snap", 3, 20)
     s.write("snap", 32, 1)
@@ -129,8 +124,7 @@ def reactivate_invalid(s: Script) -> None:
     s.disk("cow", 48)
     s.snapshot("snap", "base", "cow", "P", 8)
     s.write("snap", 0, 64)
-    s.remove("snap")
-    s.snapshot("snap", "base", "cow", "P", 8)
+    s.reactivate("snap", "base", "cow", "P", 8)
     s.read("snap", 0, 8)
     s.remove("snap")
     s.write("cow", 0, 1, zeros=True)
@@ -156,8 +150,7 @@ def other_chunk_size_on_disk(s: Script, disk: int, table: int) -> None:
 def bad_chunk_size_on_disk(s: Script, size: int) -> None:
     """The header names a chunk size that cannot be."""
     _found(s, Header(chunk_sectors=size).pack())
-    s.create("snap")
-    s.load("snap", s.snapshot_line("base", "cow", "P", 8))
+    s.prepare("snap", s.snapshot_line("base", "cow", "P", 8))
 
 
 @scenario()
@@ -166,16 +159,14 @@ def chunk_size_on_disk_too_small_for_blocks(s: Script) -> None:
     s.disk("base", 128, stamped=True)
     s.disk("cow", 256, block_size=4096)
     s.poke("cow", 0, build(4, sectors=8))
-    s.create("snap")
-    s.load("snap", s.snapshot_line("base", "cow", "P", 8))
+    s.prepare("snap", s.snapshot_line("base", "cow", "P", 8))
 
 
 @scenario(magic=(0, 1, 0x70416E54), version=(0, 1, 2), valid=(0, 1))
 def foreign_header(s: Script, magic: int, version: int, valid: int) -> None:
     """Headers of something else: magic 0 is a new store whatever follows, all else is refused."""
     _found(s, Header(magic, valid, version, 16).pack() + b"and what follows" * 31)
-    s.create("snap")
-    s.load("snap", s.snapshot_line("base", "cow", "P", 8))
+    s.prepare("snap", s.snapshot_line("base", "cow", "P", 8))
     s.resume("snap")
     s.image("cow")
 
@@ -185,8 +176,7 @@ def header_flags(s: Script, valid: int, version: int) -> None:
     """Valid and version of a store: any value but 0 is valid, any version but 1 is refused."""
     exceptions = allocate([0, 1, 5], 8)
     _found(s, build(8, exceptions, header=Header(valid=valid, version=version, chunk_sectors=8)))
-    s.create("snap")
-    s.load("snap", s.snapshot_line("base", "cow", "P", 8))
+    s.prepare("snap", s.snapshot_line("base", "cow", "P", 8))
     s.resume("snap")
     s.write("snap", 64, 3)
 
@@ -196,8 +186,7 @@ def foreign_disk(s: Script) -> None:
     """A COW device full of somebody's data."""
     s.disk("base", 64, stamped=True)
     s.disk("cow", 64, stamped=True)
-    s.create("snap")
-    s.load("snap", s.snapshot_line("base", "cow", "P", 8))
+    s.prepare("snap", s.snapshot_line("base", "cow", "P", 8))
     s.image("cow")
     s.load("snap", s.snapshot_line("base", "cow", "N", 8))
     s.resume("snap")
@@ -213,8 +202,7 @@ def stale_entries(s: Script, store: str) -> None:
     """Entries behind the end marker are kept, and live again once the marker's place is filled."""
     _found(s, build(8, allocate([3], 8), stale=[(7, 9), (1, 5)]))
     _use(s, store=store)
-    s.remove("snap")
-    s.snapshot("snap", "base", "cow", "P", 8)
+    s.reactivate("snap", "base", "cow", "P", 8)
     s.read("snap", 0, 128)
 
 
@@ -284,8 +272,7 @@ def device_ends_behind_a_full_area(s: Script, areas: int) -> None:
     s.disk("base", 128, stamped=True)
     s.disk("cow", cut)
     s.poke("cow", 0, image[: bytes_of_sectors(cut)])
-    s.create("snap")
-    s.load("snap", s.snapshot_line("base", "cow", "P", 1))
+    s.prepare("snap", s.snapshot_line("base", "cow", "P", 1))
 
 
 @scenario(bad=("header", "area"))
@@ -293,17 +280,12 @@ def unreadable_store(s: Script, bad: str) -> None:
     """The header, or the first area, cannot be read."""
     s.disk("store", 128)
     s.disk("base", 64, stamped=True)
-    s.device("cow", TargetLine(0, 128, "linear", "{store} 0"))
+    s.device("cow", linear("store", 128))
     s.snapshot("snap", "base", "cow", "P", 8)
     s.write("snap", 0, 3)
     s.remove("snap")
-    if bad == "header":
-        s.reload("cow", TargetLine(0, 8, "error"), TargetLine(8, 120, "linear", "{store} 8"))
-    else:
-        s.reload("cow", TargetLine(0, 8, "linear", "{store} 0"), TargetLine(8, 8, "error"),
-                 TargetLine(16, 112, "linear", "{store} 16"))
-    s.create("snap")
-    s.load("snap", s.snapshot_line("base", "cow", "P", 8))
+    s.reload("cow", *patched("store", 128, 0 if bad == "header" else 8, error(8)))
+    s.prepare("snap", s.snapshot_line("base", "cow", "P", 8))
 
 
 @scenario(bad=("header", "area"))
@@ -311,15 +293,10 @@ def unwritable_store(s: Script, bad: str) -> None:
     """A new store whose header, or first area, cannot be written."""
     s.disk("store", 128)
     s.disk("base", 64, stamped=True)
-    at = 0 if bad == "header" else 8
-    lines = [TargetLine(0, 8, "linear", "{store} 0")] if at else []
-    lines += [TargetLine(at, 8, "zero"),
-              TargetLine(at + 8, 120 - at, "linear", f"{{store}} {at + 8}")]
-    s.device("cow", *lines)
+    s.device("cow", *patched("store", 128, 0 if bad == "header" else 8, zero(8)))
     s.snapshot("snap", "base", "cow", "P", 8)
     s.write("snap", 0, 3)
-    s.remove("snap")
-    s.snapshot("snap", "base", "cow", "P", 8)
+    s.reactivate("snap", "base", "cow", "P", 8)
 
 
 @scenario(rows=("lvm2: lvextend-snapshot-policy",))
@@ -327,16 +304,15 @@ def cow_grows(s: Script) -> None:
     """The COW device grows under a live snapshot: there is room at once, an overflow stays."""
     s.disk("store", 256)
     s.disk("base", 128, stamped=True)
-    s.device("cow", TargetLine(0, 40, "linear", "{store} 0"))
+    s.device("cow", linear("store", 40))
     s.snapshot("snap", "base", "cow", "PO", 8)
     s.write("snap", 0, 16)
-    s.reload("cow", TargetLine(0, 64, "linear", "{store} 0"))
+    s.reload("cow", linear("store", 64))
     s.write("snap", 16, 24)
     s.write("snap", 64, 24)
-    s.reload("cow", TargetLine(0, 256, "linear", "{store} 0"))
+    s.reload("cow", linear("store", 256))
     s.write("snap", 0, 8)
-    s.remove("snap")
-    s.snapshot("snap", "base", "cow", "PO", 8)
+    s.reactivate("snap", "base", "cow", "PO", 8)
     s.write("snap", 100, 3)
 
 
@@ -345,10 +321,10 @@ def cow_shrinks(s: Script) -> None:
     """The COW device shrinks below what is used."""
     s.disk("store", 256)
     s.disk("base", 128, stamped=True)
-    s.device("cow", TargetLine(0, 128, "linear", "{store} 0"))
+    s.device("cow", linear("store", 128))
     s.snapshot("snap", "base", "cow", "P", 8)
     s.write("snap", 0, 64)
-    s.reload("cow", TargetLine(0, 56, "linear", "{store} 0"))
+    s.reload("cow", linear("store", 56))
     s.read("snap", 0, 40)
     s.read("snap", 40, 24)
     s.write("snap", 1, 1)
@@ -366,8 +342,7 @@ def stale_area(s: Script) -> None:
     s.snapshot("snap", "base", "cow", "P", 1)
     s.write("snap", 0, count)
     s.image("cow")
-    s.remove("snap")
-    s.snapshot("snap", "base", "cow", "P", 1)
+    s.reactivate("snap", "base", "cow", "P", 1)
     s.read("snap", 0, 64)
 
 
@@ -380,7 +355,6 @@ def stale_entries_come_to_life(s: Script, more: int) -> None:
     s.snapshot("snap", "base", "cow", "P", 1)
     s.read("snap", 0, 64)
     s.write("snap", 30, more)
-    s.remove("snap")
-    s.snapshot("snap", "base", "cow", "P", 1)
+    s.reactivate("snap", "base", "cow", "P", 1)
     s.read("snap", 0, 64)
     s.write("snap", 40, 2)

@@ -1,8 +1,7 @@
 """The life of the devices themselves: reloads, handover, suspend, rename, what is refused."""
 
 from harness.scenarios.registry import scenario
-from harness.scenarios.script import Script
-from harness.trace.steps import TargetLine
+from harness.scenarios.script import Script, Segment, error, linear, zero
 
 STORES = ("P", "PO", "N")
 
@@ -12,7 +11,7 @@ def rename(s: Script) -> None:
     """Devices change their names under a snapshot; lines and uevents follow."""
     s.disk("base", 128, stamped=True)
     s.disk("store", 256)
-    s.device("cow", TargetLine(0, 256, "linear", "{store} 0"))
+    s.device("cow", linear("store", 256))
     s.snapshot("snap", "base", "cow", "P", 8)
     s.rename("snap", "renamed")
     s.rename("cow", "cow-2")
@@ -26,7 +25,7 @@ def rename(s: Script) -> None:
 @scenario()
 def missing_devices(s: Script) -> None:
     """Every request to a device that is not there."""
-    s.load("nobody", TargetLine(0, 8, "zero"))
+    s.load("nobody", zero(8))
     s.resume("nobody")
     s.suspend("nobody")
     s.clear("nobody")
@@ -51,7 +50,7 @@ def devices_without_tables(s: Script) -> None:
     s.suspend("bare")
     s.resume("bare")
     s.suspend("bare")
-    s.load("bare", TargetLine(0, 8, "zero"))
+    s.load("bare", zero(8))
     s.resume("bare")
     s.write("bare", 0, 8)
 
@@ -72,7 +71,7 @@ def busy_devices(s: Script) -> None:
     """A device that a table uses cannot be removed."""
     s.disk("disk", 128, stamped=True)
     s.disk("cow", 128)
-    s.device("base", TargetLine(0, 128, "linear", "{disk} 0"))
+    s.device("base", linear("disk", 128))
     s.snapshot("snap", "base", "cow", "P", 8)
     s.remove("base")
     s.suspend("snap")
@@ -102,7 +101,7 @@ def suspend_and_resume(s: Script, store: str) -> None:
 def suspended_below(s: Script) -> None:
     """A device below is suspended: what stands on it would wait."""
     s.disk("disk", 128, stamped=True)
-    s.device("base", TargetLine(0, 128, "linear", "{disk} 0"))
+    s.device("base", linear("disk", 128))
     s.disk("cow", 128)
     s.snapshot("snap", "base", "cow", "P", 8)
     s.suspend("base")
@@ -135,9 +134,9 @@ def reload_with_other_store(s: Script, first: str, second: str) -> None:
     """A reload that asks for another store gets the old one, and only the word changes."""
     s.disk("base", 128, stamped=True)
     s.disk("cow", 256)
-    s.device("snap", TargetLine(0, 128, "snapshot", f"{{base}} {{cow}} {first}"))
+    s.device("snap", Segment(128, "snapshot", f"{{base}} {{cow}} {first}"))
     s.write("snap", 0, 20)
-    s.reload("snap", TargetLine(0, 128, "snapshot", f"{{base}} {{cow}} {second}"))
+    s.reload("snap", Segment(128, "snapshot", f"{{base}} {{cow}} {second}"))
     s.write("snap", 30, 20)
     s.read("snap", 0, 64)
 
@@ -147,8 +146,7 @@ def handover_between_devices(s: Script, store: str) -> None:
     """A second device takes the exceptions of the first, which stays behind as Invalid."""
     s.snapshot_and_origin(store, 8)
     s.write("snap", 0, 3)
-    s.create("heir")
-    s.load("heir", s.snapshot_line("base", "cow", store, 8))
+    s.prepare("heir", s.snapshot_line("base", "cow", store, 8))
     s.suspend("snap")
     s.resume("heir")
     s.read("heir", 0, 32)
@@ -158,8 +156,7 @@ def handover_between_devices(s: Script, store: str) -> None:
     s.resume("snap")
     s.read("snap", 0, 8)
     s.flush("snap")
-    s.create("third")
-    s.load("third", s.snapshot_line("base", "cow", store, 8))
+    s.prepare("third", s.snapshot_line("base", "cow", store, 8))
     s.remove("third", "snap")
     s.write("heir", 40, 3)
 
@@ -169,8 +166,7 @@ def handover_source_running(s: Script, store: str) -> None:
     """The heir is resumed while the source runs: refused, and it can be tried again."""
     s.snapshot_and_origin(store, 8)
     s.write("snap", 0, 3)
-    s.create("heir")
-    s.load("heir", s.snapshot_line("base", "cow", store, 8))
+    s.prepare("heir", s.snapshot_line("base", "cow", store, 8))
     s.resume("heir")
     s.status("heir")
     s.table("heir")
@@ -188,8 +184,7 @@ def handover_cancelled(s: Script, store: str) -> None:
     """The source is removed before the handover: the heir is invalid, the disk is not."""
     s.snapshot_and_origin(store, 8)
     s.write("snap", 0, 3)
-    s.create("heir")
-    s.load("heir", s.snapshot_line("base", "cow", store, 8))
+    s.prepare("heir", s.snapshot_line("base", "cow", store, 8))
     s.remove("snap")
     s.resume("heir")
     s.read("heir", 0, 8)
@@ -204,8 +199,7 @@ def handover_destination_dropped(s: Script) -> None:
     """The heir goes first: the source never notices."""
     s.snapshot_and_origin("P", 8)
     s.write("snap", 0, 3)
-    s.create("heir")
-    s.load("heir", s.snapshot_line("base", "cow", "P", 8))
+    s.prepare("heir", s.snapshot_line("base", "cow", "P", 8))
     s.clear("heir")
     s.write("snap", 8, 3)
     s.load("heir", s.snapshot_line("base", "cow", "P", 8))
@@ -219,8 +213,7 @@ def second_load(s: Script) -> None:
     s.disk("base", 128, stamped=True)
     s.disk("cow", 256)
     s.disk("cow2", 256)
-    s.create("snap")
-    s.load("snap", s.snapshot_line("base", "cow", "P", 8))
+    s.prepare("snap", s.snapshot_line("base", "cow", "P", 8))
     s.load("snap", s.snapshot_line("base", "cow", "P", 8))
     s.load("snap", s.snapshot_line("base", "cow2", "P", 8))
     s.load("snap", s.snapshot_line("base", "cow", "P", 16))
@@ -233,8 +226,7 @@ def loaded_is_not_active(s: Script) -> None:
     """A snapshot that was loaded and never resumed: origin writes pass it by."""
     s.disk("base", 128, stamped=True)
     s.disk("cow", 256)
-    s.create("snap")
-    s.load("snap", s.snapshot_line("base", "cow", "P", 8))
+    s.prepare("snap", s.snapshot_line("base", "cow", "P", 8))
     s.origin("org", "base")
     s.write("org", 0, 16)
     s.resume("snap")
@@ -247,14 +239,14 @@ def tables_change_type(s: Script) -> None:
     """A device becomes a snapshot, then something else; sizes and read-only change."""
     s.disk("base", 128, stamped=True)
     s.disk("cow", 256)
-    s.device("dev", TargetLine(0, 64, "zero"))
+    s.device("dev", zero(64))
     s.reload("dev", s.snapshot_line("base", "cow", "P", 8))
     s.write("dev", 0, 3)
-    s.reload("dev", TargetLine(0, 128, "linear", "{base} 0"), read_only=True)
+    s.reload("dev", linear("base", 128), read_only=True)
     s.write("dev", 0, 3)
     s.reload("dev", s.snapshot_line("base", "cow", "P", 8))
     s.read("dev", 0, 16)
-    s.reload("dev", TargetLine(0, 128, "error"))
+    s.reload("dev", error(128))
     s.read("dev", 0, 16)
 
 

@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from harness.scenarios.registry import scenario
-from harness.scenarios.script import Script
-from harness.trace.steps import TargetLine
+from harness.scenarios.script import Script, error, linear, zero
 
 STORES: Final = ("P", "N")
 GROUP: Final = 1024
@@ -108,16 +107,22 @@ def generations(s: Script, store: str) -> None:
     s.write("org", 100, 200)
 
 
-@scenario(store=STORES, rows=("dmtest: parallel_io_to_many_snaps_{store}",))
-def many_devices_in_turns(s: Script, store: str) -> None:
-    """Sixteen snapshots and their origin are written, here one after the other in turns."""
-    sectors = 128
+def _sixteen(s: Script, store: str, sectors: int) -> list[str]:
+    """Sixteen snapshots of one origin; returns their names."""
     s.disk("base", sectors, stamped=True)
     names = [f"snap{number}" for number in range(16)]
     for number, name in enumerate(names):
         s.disk(f"cow{number}", 2 * sectors)
         s.snapshot(name, "base", f"cow{number}", store, 8)
     s.origin("org", "base")
+    return names
+
+
+@scenario(store=STORES, rows=("dmtest: parallel_io_to_many_snaps_{store}",))
+def many_devices_in_turns(s: Script, store: str) -> None:
+    """Sixteen snapshots and their origin are written, here one after the other in turns."""
+    sectors = 128
+    names = _sixteen(s, store, sectors)
     for turn, place in zip(range(6), scattered(sectors, 37), strict=False):
         for number, name in enumerate(["org", *names]):
             at = (place + 29 * number) % sectors
@@ -130,12 +135,7 @@ def many_devices_in_turns(s: Script, store: str) -> None:
 def many_devices_at_once(s: Script, store: str) -> None:
     """Sixteen snapshots and their origin are written, one request to each of them in flight."""
     sectors = 128
-    s.disk("base", sectors, stamped=True)
-    names = [f"snap{number}" for number in range(16)]
-    for number, name in enumerate(names):
-        s.disk(f"cow{number}", 2 * sectors)
-        s.snapshot(name, "base", f"cow{number}", store, 8)
-    s.origin("org", "base")
+    names = _sixteen(s, store, sectors)
     for turn, place in zip(range(4), scattered(sectors, 37), strict=False):
         places = [(place + 29 * number) % sectors for number in range(17)]
         s.parallel(*((name, at, min(1 + (number + 5 * turn) % 17, sectors - at))
@@ -210,7 +210,7 @@ def no_snapshot(s: Script, pattern: str) -> None:
     """The same requests where there is no snapshot: on a linear device, and on a lone origin."""
     io, count = WORKLOADS[pattern]
     s.disk("base", io * count, stamped=True)
-    s.device("plain", TargetLine(0, io * count, "linear", "{base} 0"))
+    s.device("plain", linear("base", io * count))
     _work(s, "plain", pattern, 4)
     s.remove("plain")
     s.origin("org", "base")
@@ -260,8 +260,7 @@ def huge_chunk_transient(s: Script) -> None:
     s.disk("base-disk", real, stamped=True)
     s.disk("cow-disk", real)
     for name in ("base", "cow"):
-        s.device(name, TargetLine(0, real, "linear", f"{{{name}-disk}} 0"),
-                 TargetLine(real, chunk, "zero"))
+        s.device(name, linear(f"{name}-disk", real), zero(chunk))
     s.snapshot("snap", "base", "cow", "N", chunk)
     s.origin("org", "base")
     s.write("org", 3, 9)
@@ -277,9 +276,9 @@ def huge_chunk_transient(s: Script) -> None:
 def volume_of_256_mib_overflows(s: Script, store: str) -> None:
     """5 MiB through a snapshot with a store of 4 MiB, of a (sparse) volume of 256 MiB."""
     sectors, mib = 526336, 2048
-    s.device("nothing", TargetLine(0, sectors, "zero"))
+    s.device("nothing", zero(sectors))
     s.disk("sparse-cow", 8 * mib)
-    s.device("base", TargetLine(0, sectors, "snapshot", "{nothing} {sparse-cow} N 64"))
+    s.snapshot("base", "nothing", "sparse-cow", "N", 64)
     s.origin("org", "base")
     _mount(s, "org", sectors)
     s.suspend("org")
@@ -322,15 +321,14 @@ def snapshot_after_every_flush(s: Script) -> None:
 def sparse_disk_fills_up(s: Script, store: str) -> None:
     """A disk of 17 TiB over dm-zero, with data all over it until its small store is full."""
     huge = 17 << 31
-    s.device("nothing", TargetLine(0, huge, "zero"))
+    s.device("nothing", zero(huge))
     s.disk("cow", 256)
-    s.device("sparse", TargetLine(0, huge, "snapshot", f"{{nothing}} {{cow}} {store} 16"))
+    s.snapshot("sparse", "nothing", "cow", store, 16)
     for number in range(17):
         s.write("sparse", (number << 31) + 5, 8)
     s.read("sparse", (5 << 31) - 8, 32)
     if store == "P":
-        s.remove("sparse")
-        s.device("sparse", TargetLine(0, huge, "snapshot", "{nothing} {cow} P 16"))
+        s.reactivate("sparse", "nothing", "cow", "P", 16)
         s.read("sparse", (15 << 31) - 8, 32)
 
 
@@ -338,25 +336,25 @@ def sparse_disk_fills_up(s: Script, store: str) -> None:
 def origin_pulled_out(s: Script, store: str) -> None:
     """The origin's disk fails under everything and comes back; what was copied stays readable."""
     s.disk("disk", 256, stamped=True)
-    s.device("base", TargetLine(0, 256, "linear", "{disk} 0"))
+    s.device("base", linear("disk", 256))
     s.disk("cow", 512)
     s.snapshot("snap", "base", "cow", store, 8)
     s.origin("org", "base")
     s.write("org", 0, 20)
     s.write("snap", 64, 16)
-    s.reload("base", TargetLine(0, 256, "error"))
+    s.reload("base", error(256))
     s.read("snap", 0, 16)
     s.read("snap", 128, 8)
     s.write("snap", 72, 3)
     s.write("snap", 80, 8)
     s.write("org", 3, 3)
     s.read("org", 0, 8)
-    s.reload("base", TargetLine(0, 256, "linear", "{disk} 0"))
+    s.reload("base", linear("disk", 256))
     s.read("snap", 0, 256)
     s.write("org", 140, 3)
-    s.reload("base", TargetLine(0, 256, "error"))
+    s.reload("base", error(256))
     s.write("org", 200, 3)
-    s.reload("base", TargetLine(0, 256, "linear", "{disk} 0"))
+    s.reload("base", linear("disk", 256))
     s.read("snap", 0, 16)
     s.write("org", 200, 3)
 
@@ -365,7 +363,7 @@ def origin_pulled_out(s: Script, store: str) -> None:
 def destroyed_in_use(s: Script, store: str) -> None:
     """A snapshot that something stands on cannot be removed; afterwards the origin goes on."""
     s.snapshot_and_origin(store, 8)
-    s.device("top", TargetLine(0, 256, "linear", "{snap} 0"))
+    s.device("top", linear("snap", 256))
     s.write("top", 3, 20)
     s.write("org", 40, 20)
     s.remove("snap")

@@ -1,8 +1,7 @@
 """Writes to a snapshot and its origin: every size and alignment, in turns."""
 
 from harness.scenarios.registry import scenario
-from harness.scenarios.script import Script
-from harness.trace.steps import TargetLine
+from harness.scenarios.script import Script, zero
 
 STORES = ("P", "N")
 CHUNKS = (8, 16, 128)
@@ -213,9 +212,9 @@ def zeros_are_data(s: Script, store: str) -> None:
 def over_zero_target(s: Script, chunk: int) -> None:
     """A snapshot of dm-zero: a huge sparse disk of 17 TiB, written at both ends."""
     huge = 17 << 31
-    s.device("nothing", TargetLine(0, huge, "zero"))
+    s.device("nothing", zero(huge))
     s.disk("cow", 8192)
-    s.device("snap", TargetLine(0, huge, "snapshot", f"{{nothing}} {{cow}} N {chunk}"))
+    s.snapshot("snap", "nothing", "cow", "N", chunk)
     s.write("snap", 3, 5)
     s.write("snap", huge - 9, 9)
     s.write("snap", huge // 2, 2 * chunk)

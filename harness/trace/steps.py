@@ -11,6 +11,7 @@ is brought back to ``{name}`` before anything is compared.
 """
 
 import re
+from functools import cache
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -34,7 +35,25 @@ ascending order, one at a time; the first one that fails ends the step."""
 
 class Step(Struct, frozen=True, kw_only=True, tag_field="do", tag=str.lower,
            forbid_unknown_fields=True, omit_defaults=True):
-    """One action.  The JSON field ``do`` holds the class name in lower case."""
+    """One action.  The JSON field ``do`` holds the class name in lower case.
+
+    A field that has its default is left out of a file, whether it was given or not: equal steps
+    are equal bytes.
+    """
+
+    def __post_init__(self) -> None:
+        # msgspec knows a default by its identity; an equal value, as from a file, is another one.
+        for name, default in _defaults(type(self)):
+            value = getattr(self, name)
+            if value is not default and type(value) is type(default) and value == default:
+                msgspec.structs.force_setattr(self, name, default)
+
+
+@cache
+def _defaults(step: type[Step]) -> tuple[tuple[str, object], ...]:
+    """The fields of a step that have a default, each with it."""
+    return tuple((field.name, field.default) for field in msgspec.structs.fields(step)
+                 if field.default is not msgspec.NODEFAULT)
 
 
 NO_TARGET: Final = "nosuch"

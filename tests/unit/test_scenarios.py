@@ -1,14 +1,38 @@
 """The catalogue: every scenario has a name of its own, says what it is about, and makes sense."""
 
+import ast
+from pathlib import Path
+
 import pytest
 
 from harness.errors import BadScenario, KernelCrash
 from harness.scenarios import registry
 from harness.scenarios.registry import Scenario, by_theme, catalogue, choose, scenario
-from harness.scenarios.script import Script
+from harness.scenarios.script import (
+    Script,
+    Segment,
+    delay,
+    error,
+    linear,
+    patched,
+    reading,
+    writing,
+    zero,
+)
 from harness.trace import files as traces
 from harness.trace.files import Layer
-from harness.trace.steps import AnyStep, Crash, Disk, Examine
+from harness.trace.steps import (
+    AnyStep,
+    Crash,
+    Disk,
+    Examine,
+    Load,
+    Parallel,
+    Read,
+    Suspend,
+    TargetLine,
+    Write,
+)
 from harness.twin import explore
 from harness.twin.profile import PROFILES
 
@@ -144,3 +168,57 @@ def test_a_step_that_no_trace_may_have_names_its_scenario() -> None:
     wrong = Scenario(name="wrong", theme="none", about="Reads nothing.", author=nothing)
     with pytest.raises(BadScenario, match=r"scenario wrong, step 0, line 2, field \$\.sectors"):
         wrong.trace()
+
+
+def table(*lines: Segment | TargetLine) -> list[tuple[int, int, str, str]]:
+    script = Script()
+    script.load("d", *lines)
+    (step,) = script.steps
+    assert isinstance(step, Load)
+    return [(line.start, line.length, line.type, line.args) for line in step.table]
+
+
+def test_segments_lie_end_to_end_and_a_line_lies_where_it_says() -> None:
+    assert table(linear("a", 8, 3), zero(0), error(4), delay("b", 2, 5, write_ms=7)) == [
+        (0, 8, "linear", "{a} 3"), (8, 4, "error", ""), (12, 2, "delay", "{b} 0 5 {b} 0 7")]
+    assert table(TargetLine(0, 0, "zero"), TargetLine(16, 8, "zero"), Segment(1, "x")) == [
+        (0, 0, "zero", ""), (16, 8, "zero", ""), (24, 1, "x", "")]
+    assert table() == []
+
+
+@pytest.mark.parametrize(("at", "wanted"), [
+    (0, [(0, 2, "error", ""), (2, 6, "linear", "{a} 2")]),
+    (3, [(0, 3, "linear", "{a} 0"), (3, 2, "error", ""), (5, 3, "linear", "{a} 5")]),
+    (6, [(0, 6, "linear", "{a} 0"), (6, 2, "error", "")]),
+])
+def test_a_patch_lies_anywhere(at: int, wanted: list[tuple[int, int, str, str]]) -> None:
+    assert table(*patched("a", 8, at, error(2))) == wanted
+
+
+def test_requests_in_flight_keep_their_order_and_their_generations() -> None:
+    script = Script()
+    script.write("a", 0, 1)
+    script.parallel(("a", 0, 1), reading("a", 1, 2), writing("b", 3, 4, 77), ("a", 5, 1),
+                    resume=("c",))
+    assert script.steps[-1] == Parallel(resume=("c",), ios=(
+        Write(device="a", sector=0, sectors=1, generation=2),
+        Read(device="a", sector=1, sectors=2),
+        Write(device="b", sector=3, sectors=4, generation=77),
+        Write(device="a", sector=5, sectors=1, generation=3)))
+
+
+def test_a_suspend_may_leave_the_flush_and_the_freeze_out() -> None:
+    script = Script()
+    script.suspend("a", "b", flush=False, lockfs=False)
+    assert script.steps == [Suspend(name=name, flush=False, lockfs=False) for name in "ab"]
+
+
+def test_no_scenario_writes_past_the_pen() -> None:
+    """Neither the list of steps nor a step's own class is named where scenarios are written."""
+    for theme in registry.THEMES:
+        tree = ast.parse((Path(registry.__file__).parent / f"{theme}.py").read_text("utf-8"))
+        assert not [node for node in ast.walk(tree)
+                    if isinstance(node, ast.Attribute) and node.attr == "steps"], theme
+        imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
+                    and node.module == "harness.trace.steps" for alias in node.names}
+        assert imported <= {"TargetLine"}, theme

@@ -1,5 +1,6 @@
 """Traces and observations files: errors say where, and the page describes what the code reads."""
 
+import json
 import re
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from harness.trace import files as codec
 from harness.trace import pattern, rules
 from harness.trace.files import Header, Layer, NotCompared, Observations, ObservationsHeader, Trace
 from harness.trace.observations import DeviceState, Observation, Stamped, UEvent
-from harness.trace.steps import AnyStep, Poke, Read
+from harness.trace.steps import AnyStep, Disk, Fault, Parallel, Poke, Read, Write, encode
 
 PAGE = (Path(__file__).parents[2] / "docs" / "trace-format.md").read_text()
 HEAD = '{"dmsnap-trace":1,"scenario":"t"}\n'
@@ -194,3 +195,26 @@ def test_large_devices_are_examined_at_both_ends():
     assert rules.examined_sector(end, whole) == end
     with pytest.raises(ValueError, match="beyond"):
         rules.examined_sector(2 * end, whole + 7)
+
+
+def made(value: str) -> str:
+    """An equal string that is another object."""
+    return "".join(list(value))
+
+
+@pytest.mark.parametrize(("step", "written"), [
+    (Disk(name="a", sectors=1, fill=made("zero"), block_size=int("512"), linked=False),
+     '{"do":"disk","name":"a","sectors":1}'),
+    (Fault(device="a", op="read", how=made("error"), sectors=None, nth=1),
+     '{"do":"fault","device":"a","op":"read"}'),
+    (Parallel(ios=(Write(device="a", sector=1, sectors=1, fill=made("stamp")),), resume=()),
+     '{"do":"parallel","ios":[{"do":"write","device":"a","sector":1,"sectors":1}]}'),
+    (Write(device="a", sector=1, sectors=1, fill=made("zero"), generation=0),
+     '{"do":"write","device":"a","sector":1,"sectors":1,"generation":0,"fill":"zero"}'),
+])
+def test_a_default_that_is_given_is_left_out(step: AnyStep, written: str) -> None:
+    assert encode(step).decode() == written
+    long = '{"dmsnap-trace":1,"scenario":"s"}\n' + json.dumps(
+        {"do": type(step).__name__.lower()} | msgspec.to_builtins(step) |
+        {name: getattr(step, name) for name in step.__struct_fields__ if name != "ios"})
+    assert codec.dumps(codec.loads(long)).decode().splitlines()[1:] == [written]
