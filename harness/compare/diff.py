@@ -16,9 +16,9 @@ from enum import StrEnum
 from itertools import zip_longest
 from typing import Final
 
-from msgspec import Struct
+from msgspec import Struct, field
 
-from harness.compare.place import Geometry, Place, locate
+from harness.compare.place import SIDES, Geometry, Place, locate
 from harness.trace.files import Layer, NotCompared, Trace
 from harness.trace.observations import DeviceState, Observation, Runs
 from harness.trace.steps import AnyStep, Examine, Parallel, Read, Wait, encode
@@ -27,7 +27,6 @@ from harness.trace.steps import Table as TableStep
 __all__ = ["AGREED", "Comparison", "Divergence", "Layer", "LayerLeftOut", "Verdict", "compare",
            "render", "words"]
 
-_NAMES: Final = ("kernel", "twin")
 _STATE: Final = (
     ("status", Layer.STATUS), ("table", Layer.TABLE), ("inactive", Layer.TABLE),
     ("suspended", Layer.TABLE), ("read_only", Layer.TABLE), ("open", Layer.TABLE),
@@ -59,7 +58,7 @@ class Divergence(Struct, frozen=True, kw_only=True):
         verb: the step in words (``write o``).
         layer: the layer.
         what: field and device (``status of s``), or what is missing.
-        kernel, twin: what each side has there, in words.
+        left, right: what each side has there, in words; in JSON ``kernel`` and ``twin``.
         place: for contents and images, where the first differing byte is.
     """
 
@@ -67,8 +66,8 @@ class Divergence(Struct, frozen=True, kw_only=True):
     verb: str
     layer: Layer
     what: str
-    kernel: str
-    twin: str
+    left: str = field(name="kernel")
+    right: str = field(name="twin")
     place: Place | None = None
 
 
@@ -111,15 +110,17 @@ _Finding = tuple[Layer, Divergence | None]
 _Plain = Callable[[Layer, str, str | None, str | None], _Finding]
 
 
-def compare(trace: Trace, kernel: Sequence[Observation], twin: Sequence[Observation], *,
-            not_compared: Sequence[NotCompared] | None = None) -> Comparison:
+def compare(trace: Trace, left: Sequence[Observation], right: Sequence[Observation], *,
+            not_compared: Sequence[NotCompared] | None = None,
+            sides: tuple[str, str] = SIDES) -> Comparison:
     """Compare what two sides saw of ``trace``.
 
     Args:
         trace: what both executed.
-        kernel: observations of the one side.
-        twin: observations of the other.
+        left: observations of the one side.
+        right: observations of the other.
         not_compared: layers to leave out; those of the trace's header when None.
+        sides: what left and right are called in the text about a place in a store.
 
     Raises:
         BadTrace: a raw run does not hold what it names.
@@ -130,7 +131,7 @@ def compare(trace: Trace, kernel: Sequence[Observation], twin: Sequence[Observat
     differing = dict.fromkeys(Layer, 0)
     first: dict[Layer, Divergence] = {}
     steps: dict[int, list[Divergence]] = {}
-    for layer, divergence in _Comparer(trace).run(kernel, twin):
+    for layer, divergence in _Comparer(trace, sides).run(left, right):
         # What is missing counts whatever layers a scenario leaves out.
         missing = divergence is not None and divergence.what in _MISSING
         values[layer] += 1
@@ -160,70 +161,71 @@ _MISSING: Final = ("an observation of this step", "one observation of this step"
 class _Comparer:
     """Walks both sides in step; holds what each has said of its devices so far."""
 
-    def __init__(self, trace: Trace) -> None:
+    def __init__(self, trace: Trace, sides: tuple[str, str]) -> None:
         self.trace = trace
+        self.sides = sides
         self.states: tuple[dict[str, DeviceState], dict[str, DeviceState]] = ({}, {})
         self.geometry = Geometry()
 
-    def run(self, kernel: Sequence[Observation], twin: Sequence[Observation]
+    def run(self, left: Sequence[Observation], right: Sequence[Observation]
             ) -> Iterator[_Finding]:
-        sides = tuple(_by_step(side) for side in (kernel, twin))
+        both = tuple(_by_step(side) for side in (left, right))
         for index, step in enumerate(self.trace.steps):
-            lists = [side.pop(index, []) for side in sides]
+            lists = [side.pop(index, []) for side in both]
             verb = words(step)
             if any(len(found) != 1 for found in lists):
                 what = _MISSING[0 if any(not found for found in lists) else 1]
                 yield Layer.ERROR, Divergence(
                     step=index, verb=verb, layer=Layer.ERROR, what=what,
-                    kernel=_count(lists[0]), twin=_count(lists[1]))
+                    left=_count(lists[0]), right=_count(lists[1]))
             if all(lists):
                 yield from self.step(index, step, verb, lists[0][0], lists[1][0])
-        for index in sorted(sides[0].keys() | sides[1].keys()):
+        for index in sorted(both[0].keys() | both[1].keys()):
             yield Layer.ERROR, Divergence(
                 step=index, verb="beyond the trace", layer=Layer.ERROR, what=_MISSING[2],
-                kernel=_count(sides[0].get(index, [])), twin=_count(sides[1].get(index, [])))
+                left=_count(both[0].get(index, [])), right=_count(both[1].get(index, [])))
 
-    def step(self, index: int, step: AnyStep, verb: str, kernel: Observation, twin: Observation
+    def step(self, index: int, step: AnyStep, verb: str, left: Observation, right: Observation
              ) -> Iterator[_Finding]:
-        def plain(layer: Layer, what: str, left: str | None, right: str | None) -> _Finding:
-            if left == right:
+        def plain(layer: Layer, what: str, one: str | None, other: str | None) -> _Finding:
+            if one == other:
                 return layer, None
             return layer, Divergence(step=index, verb=verb, layer=layer, what=what,
-                                     kernel=_shown(left), twin=_shown(right))
+                                     left=_shown(one), right=_shown(other))
 
-        yield plain(Layer.ERROR, "error", kernel.error or "success", twin.error or "success")
-        if kernel.text is not None or twin.text is not None:
-            yield plain(_text_layer(step), "what was asked for", kernel.text, twin.text)
-        touched = self.update(kernel, twin)
+        yield plain(Layer.ERROR, "error", left.error or "success", right.error or "success")
+        if left.text is not None or right.text is not None:
+            yield plain(_text_layer(step), "what was asked for", left.text, right.text)
+        touched = self.update(left, right)
         for name in touched:
-            for field, layer in _STATE:
-                yield plain(layer, f"{field} of {name}",
-                            *(_field(side.get(name), field) for side in self.states))
-        for layer, part, left, right in (
-            (Layer.CONTENT, "content", kernel.content, twin.content),
-            (Layer.STORE, "image", kernel.image, twin.image),
+            for part, layer in _STATE:
+                yield plain(layer, f"{part} of {name}",
+                            *(_part(side.get(name), part) for side in self.states))
+        for layer, part, one, other in (
+            (Layer.CONTENT, "content", left.content, right.content),
+            (Layer.STORE, "image", left.image, right.image),
         ):
-            for name in _keys(left, right):
+            for name in _keys(one, other):
                 yield layer, self.contents(index, step, verb, layer, f"{part} of {name}", name,
-                                           left.get(name), right.get(name))
+                                           one.get(name), other.get(name))
         yield self.sequence(plain, Layer.UEVENT, "uevent",
-                            [encode(event).decode() for event in kernel.uevents],
-                            [encode(event).decode() for event in twin.uevents])
-        yield self.sequence(plain, Layer.LOG, "log line", list(kernel.log), list(twin.log))
-        for name in _keys(kernel.requests, twin.requests):
+                            [encode(event).decode() for event in left.uevents],
+                            [encode(event).decode() for event in right.uevents])
+        yield self.sequence(plain, Layer.LOG, "log line", list(left.log), list(right.log))
+        for name in _keys(left.requests, right.requests):
             yield self.sequence(plain, Layer.REQUESTS, f"request to {name}",
-                                list(kernel.requests.get(name, ())),
-                                list(twin.requests.get(name, ())))
+                                list(left.requests.get(name, ())),
+                                list(right.requests.get(name, ())))
 
-    def update(self, kernel: Observation, twin: Observation) -> list[str]:
+    def update(self, left: Observation, right: Observation) -> list[str]:
         """Add the changes of one step up; returns the names that either side mentions."""
-        for side, changes in zip(self.states, (kernel.state, twin.state), strict=True):
+        for side, changes in zip(self.states, (left.state, right.state), strict=True):
             for name, state in changes.items():
                 if state is None:
                     side.pop(name, None)
                 else:
                     side[name] = state
-        touched = _keys(kernel.state, twin.state)
+        touched = _keys(left.state, right.state)
         for name in touched:
             state = self.states[0].get(name) or self.states[1].get(name)
             self.geometry.table(name, state.table if state else None)
@@ -245,16 +247,16 @@ class _Comparer:
             return None
         if left is None or right is None:
             return Divergence(step=index, verb=verb, layer=layer, what=what,
-                              kernel="nothing was read" if left is None else "was read",
-                              twin="nothing was read" if right is None else "was read")
+                              left="nothing was read" if left is None else "was read",
+                              right="nothing was read" if right is None else "was read")
         start = step.sector if isinstance(step, Read) else 0
         place = locate(self.trace.header.seed, self.geometry, name, left, right, start=start,
                        both_ends=isinstance(step, Examine) and layer is Layer.CONTENT,
-                       store=layer is Layer.STORE)
+                       store=layer is Layer.STORE, sides=self.sides)
         if place is None:  # other runs, the same bytes: a file written by somebody else
             return None
         return Divergence(step=index, verb=verb, layer=layer, what=what,
-                          kernel=place.kernel, twin=place.twin, place=place)
+                          left=place.left, right=place.right, place=place)
 
 
 def words(step: AnyStep) -> str:
@@ -264,22 +266,25 @@ def words(step: AnyStep) -> str:
     return f"{verb} {name}" if name else verb
 
 
-def render(divergence: Divergence) -> str:
-    """A divergence as a few lines of text, at most 80 columns where names allow it."""
-    width = max(map(len, _NAMES))
+def render(divergence: Divergence, sides: tuple[str, str] = SIDES) -> str:
+    """A divergence as a few lines of text, at most 80 columns where names allow it.
+
+    ``sides`` says what left and right are called.
+    """
+    width = max(map(len, sides))
     head = f"step {divergence.step} ({divergence.verb}), {divergence.layer}: {divergence.what}"
     place = divergence.place
     lines = [f"{head} differs" if not place else f"{head} differs at byte {place.byte}"]
     if place:
         lines += [f"  {line}" for line in place.describe()]
-    for name, value in zip(_NAMES, (divergence.kernel, divergence.twin), strict=True):
+    for name, value in zip(sides, (divergence.left, divergence.right), strict=True):
         first, *more = value.split("\n")
         lines.append(f"  {name:<{width}}  {first}")
         lines += [" " * (width + 4) + line for line in more]
     if place and place.hex_at >= 0:
         lines.append(f"  bytes from {place.hex_at}:")
         lines += [f"  {name:<{width}}  {dump}" for name, dump in
-                  zip(_NAMES, (place.kernel_hex, place.twin_hex), strict=True)]
+                  zip(sides, (place.left_hex, place.right_hex), strict=True)]
     return "\n".join(lines)
 
 
@@ -303,10 +308,10 @@ def _shown(value: str | None) -> str:
     return "nothing" if value is None else value or "an empty text"
 
 
-def _field(state: DeviceState | None, field: str) -> str | None:
+def _part(state: DeviceState | None, part: str) -> str | None:
     if state is None:
         return "no such device"
-    value = getattr(state, field)
+    value = getattr(state, part)
     return value if value is None or isinstance(value, str) else str(value)
 
 

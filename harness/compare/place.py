@@ -1,32 +1,29 @@
 """Where two contents differ first, and what is at that place.
 
 A byte of a device is put in words: its sector, its chunk, where its sector came from on each side,
-and on a disk that holds an exception store (kernel: dm-snap-persistent.c) the header field, the
-entry of a metadata area, or the data chunk.  Only the sectors that are shown are decoded.
+and on a disk that holds an exception store what it is there, in the words of
+`harness.store.describe`.  Only the sectors that are shown are decoded.
+
+The sides are left and right.  Who they are is for whoever prints; only the text about a store
+needs their names, since it is one text about both.
 """
 
 from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
-from msgspec import Struct
+from msgspec import Struct, field
 
-from harness.store.layout import (
-    ENTRY,
-    HEADER,
-    SNAP_MAGIC,
-    Header,
-    area_chunk,
-    entries_per_area,
-    is_metadata_chunk,
-)
+from harness.store.describe import Kind, field_at
+from harness.store.layout import SNAP_MAGIC, Header, area_chunk, entries_per_area
 from harness.trace import pattern, rules
 from harness.trace.observations import Raw, Run, Runs, Stamped, Unreadable, Zeros
 from harness.trace.steps import REFERENCE
 from harness.units import SECTOR_BYTES, SECTOR_SHIFT
 
+SIDES: Final = ("kernel", "twin")
+"""What left and right are called where nobody says otherwise."""
 HEX_BYTES: Final = 16
-_FIELDS: Final = ("magic", "valid", "version", "chunk_size")
 _AREA_SECTORS_MAX: Final = 4096
 """Areas longer than this are not searched for the entry of a data chunk."""
 
@@ -40,10 +37,12 @@ class Place(Struct, frozen=True, kw_only=True):
         sector: its sector there.
         chunk, chunk_sectors: its chunk, and what a chunk measures; None where no snapshot says.
         differ, of: sectors that differ, of those that were read.
-        kernel, twin: where the sector came from, in words.
+        left, right: where the sector came from, in words.
         hex_at: offset on the device of the bytes shown; -1 if a side has none.
-        kernel_hex, twin_hex: those bytes.
+        left_hex, right_hex: those bytes.
         store: where the byte is in the exception store, and what each side has there.
+
+    In JSON the sides are ``kernel`` and ``twin``, as they are in every file of results.
     """
 
     device: str
@@ -53,11 +52,11 @@ class Place(Struct, frozen=True, kw_only=True):
     chunk_sectors: int | None = None
     differ: int = 0
     of: int = 0
-    kernel: str = ""
-    twin: str = ""
+    left: str = field(default="", name="kernel")
+    right: str = field(default="", name="twin")
     hex_at: int = -1
-    kernel_hex: str = ""
-    twin_hex: str = ""
+    left_hex: str = field(default="", name="kernel_hex")
+    right_hex: str = field(default="", name="twin_hex")
     store: str = ""
 
     def describe(self) -> list[str]:
@@ -112,25 +111,27 @@ class Geometry:
         return min(own or others, default=None)
 
 
-def locate(seed: int, geometry: Geometry, name: str, kernel: Runs, twin: Runs, *, start: int = 0,
-           both_ends: bool = False, store: bool = False) -> Place | None:
+def locate(seed: int, geometry: Geometry, name: str, left: Runs, right: Runs, *, start: int = 0,
+           both_ends: bool = False, store: bool = False,
+           sides: tuple[str, str] = SIDES) -> Place | None:
     """The first place where the contents differ, or None if they are the same bytes.
 
     Args:
         seed: seed of the stamps.
         geometry: what is known of the devices.
         name: the device.
-        kernel: what one side has.
-        twin: what the other side has.
+        left: what one side has.
+        right: what the other side has.
         start: sector of the device at which both begin.
         both_ends: contents of a large device are its first and its last sectors only.
-        store: look for an exception store in the contents.
+        store: the contents are whole disks; look for an exception store in them.
+        sides: what left and right are called in the text about the store.
 
     Raises:
         BadTrace: a raw run does not hold what it names.
     """
     first, differ = -1, 0
-    for at, count, one, other in _walk(kernel, twin):
+    for at, count, one, other in _walk(left, right):
         wrong = _differing(seed, count, one, other)
         if wrong is None:
             continue
@@ -139,13 +140,13 @@ def locate(seed: int, geometry: Geometry, name: str, kernel: Runs, twin: Runs, *
         first = at + offset if first < 0 else first
     if first < 0:
         return None
-    of = max(pattern.sectors_of(kernel), pattern.sectors_of(twin))
+    of = max(pattern.sectors_of(left), pattern.sectors_of(right))
     sector = start + first
     size = geometry.sectors(name)
     if both_ends and size and of == sum(count for _, count in rules.examined(size)):
         sector = start + rules.examined_sector(first, size)
-    data = [_sector(seed, runs, first) for runs in (kernel, twin)]
-    texts = [_origin(runs, first) for runs in (kernel, twin)]
+    data = [_sector(seed, runs, first) for runs in (left, right)]
+    texts = [_origin(runs, first) for runs in (left, right)]
     byte, hex_at, dumps = sector << SECTOR_SHIFT, -1, ["", ""]
     if data[0] is not None and data[1] is not None:
         inside = next(i for i, (a, b) in enumerate(zip(data[0], data[1], strict=True)) if a != b)
@@ -155,18 +156,18 @@ def locate(seed: int, geometry: Geometry, name: str, kernel: Runs, twin: Runs, *
         byte += inside
     chunk_sectors, where = geometry.chunk_sectors(name), ""
     if store:
-        for runs in (kernel, twin):
+        for runs in (left, right):
             head = _sector(seed, runs, 0)
             header = Header.unpack(head) if head else Header(magic=0)
             if header.magic == SNAP_MAGIC and header.chunk_sectors:
                 chunk_sectors = header.chunk_sectors
-                where = _in_store(seed, byte, chunk_sectors, kernel, twin)
+                where = _in_store(seed, byte, chunk_sectors, left, right, sides)
                 break
     return Place(
         device=name, byte=byte, sector=sector,
         chunk=sector // chunk_sectors if chunk_sectors else None, chunk_sectors=chunk_sectors,
-        differ=differ, of=of, kernel=texts[0], twin=texts[1],
-        hex_at=hex_at, kernel_hex=dumps[0], twin_hex=dumps[1], store=where)
+        differ=differ, of=of, left=texts[0], right=texts[1],
+        hex_at=hex_at, left_hex=dumps[0], right_hex=dumps[1], store=where)
 
 
 _Piece = tuple[Run, int] | None
@@ -245,32 +246,24 @@ def _origin(runs: Runs, sector: int) -> str:
     return pattern.origin_of(*piece) if piece else "the end: no such sector"
 
 
-def _in_store(seed: int, byte: int, chunk_sectors: int, kernel: Runs, twin: Runs) -> str:
+def _in_store(seed: int, byte: int, chunk_sectors: int, left: Runs, right: Runs,
+              sides: tuple[str, str]) -> str:
     """Where ``byte`` is in an exception store, and what each side has there."""
-    entries = entries_per_area(chunk_sectors)
-    chunk, inside = divmod(byte, chunk_sectors * SECTOR_BYTES)
-    if chunk == 0:
-        return (f"header field {_FIELDS[inside // 4]}" if inside < HEADER.size
-                else "header chunk, behind the header")
-    area = (chunk - 1) // (entries + 1)
-    if is_metadata_chunk(chunk, entries):
-        entry, offset = divmod(inside, ENTRY.size)
-        pairs = []
-        for name, runs in (("kernel", kernel), ("twin", twin)):
+    size = max(pattern.sectors_of(left), pattern.sectors_of(right)) * SECTOR_BYTES
+    found = field_at(byte, chunk_sectors, size)
+    text = str(found)
+    if found.kind in (Kind.HEADER, Kind.ENTRY):
+        values = []
+        for side, runs in zip(sides, (left, right), strict=True):
             data = _sector(seed, runs, byte // SECTOR_BYTES)
-            old, new = (ENTRY.unpack_from(data, byte % SECTOR_BYTES - offset) if data
-                        else ("?", "?"))
-            pairs.append(f"{name} {old} → {new}")
-        return (f"metadata area {area}, entry {entry}, {'old' if offset < 8 else 'new'} chunk\n"
-                f"entry: {', '.join(pairs)}")
-    number = chunk - area_chunk(area, entries) - 1
-    text = f"data chunk {chunk} of the store, number {number} of area {area}"
-    if chunk_sectors <= _AREA_SECTORS_MAX:
-        first = area_chunk(area, entries) * chunk_sectors
-        parts = [_sector(seed, kernel, first + i) or bytes(SECTOR_BYTES)
+            values.append(f"{side} {found.value(data) if data else '?'}")
+        text += f"\n{'entry' if found.kind is Kind.ENTRY else 'value'}: {', '.join(values)}"
+    elif found.kind is Kind.DATA and chunk_sectors <= _AREA_SECTORS_MAX:
+        first = area_chunk(found.area, entries_per_area(chunk_sectors)) * chunk_sectors
+        parts = [_sector(seed, left, first + i) or bytes(SECTOR_BYTES)
                  for i in range(chunk_sectors)]
         table = np.frombuffer(b"".join(parts), dtype="<u8").reshape(-1, 2)
-        holds = np.flatnonzero(table[:, 1] == chunk)
+        holds = np.flatnonzero(table[:, 1] == found.chunk)
         if len(holds):
-            text += f"\nin the kernel, entry {holds[0]} says: chunk {table[holds[0], 0]}"
+            text += f"\nin the {sides[0]}, entry {holds[0]} says: chunk {table[holds[0], 0]}"
     return text

@@ -209,7 +209,7 @@ def unexplained(seed: int, found: Store, *, cow: Runs, origin: Runs, shown: Runs
                          else (part,))
             at += part.count
     place = locate(seed, Geometry(), "", pattern.join(known), above.cut(0, end))
-    return (place.sector, place.kernel, place.twin) if place else None
+    return (place.sector, place.left, place.right) if place else None
 
 
 class _File(io.RawIOBase):

@@ -1,7 +1,8 @@
-"""The on-disk exception store of dm-snapshot (type P): parse, serialise, check, build."""
+"""The on-disk exception store of dm-snapshot (type P): parse, serialise, check, describe, build."""
 
 from harness.store.build import allocate, build, pieces
-from harness.store.check import Finding, check, describe
+from harness.store.check import Finding, check
+from harness.store.describe import describe, field_at
 from harness.store.layout import Header
 from harness.store.parse import (
     ENTRY_DTYPE,
@@ -24,6 +25,7 @@ __all__ = [
     "build",
     "check",
     "describe",
+    "field_at",
     "iter_exceptions",
     "parse",
     "pieces",

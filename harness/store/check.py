@@ -14,21 +14,17 @@ from typing import Final, Literal
 import numpy as np
 import numpy.typing as npt
 
+from harness.store.describe import describe
 from harness.store.layout import (
     ENTRY,
-    ENTRY_FIELDS,
     FIRST_AREA_CHUNK,
     HEADER,
-    HEADER_CHUNK,
-    HEADER_FIELDS,
     area_chunk,
     data_chunk,
     data_index,
-    entries_per_area,
-    is_metadata_chunk,
 )
 from harness.store.parse import State, Store
-from harness.units import SECTOR_BYTES, bytes_of_sectors
+from harness.units import bytes_of_sectors
 
 PLACES_MAX: Final = 16
 """A finding lists at most this many places; its count tells how many there are."""
@@ -197,23 +193,3 @@ def _finding(store: Store, code: Code, text: str, places: Indexes, *,
                    f"{text} ({total} in all, the first at byte {first}: {where})", total,
                    tuple(int(place) for place in places[:PLACES_MAX]))
 
-
-def describe(offset: int, chunk_sectors: int, size_bytes: int) -> str:
-    """In words, what lies at byte ``offset`` of a COW device of ``size_bytes`` bytes.
-
-    ``"header, field valid"``, ``"area 1, entry 3, old_chunk"``, ``"data chunk 259, byte 17"``.
-    """
-    if not 0 <= offset < size_bytes:
-        return f"beyond the device, which ends at byte {size_bytes}"
-    chunk, byte = divmod(offset, chunk_sectors * SECTOR_BYTES)
-    entries = entries_per_area(chunk_sectors)
-    if chunk == HEADER_CHUNK:
-        if byte < HEADER.size:
-            return f"header, field {HEADER_FIELDS[byte // 4]}"
-        return f"header chunk, byte {byte}, always zero"
-    if (chunk + 1) * chunk_sectors * SECTOR_BYTES > size_bytes:
-        return f"partial chunk {chunk} at the end of the device, byte {byte}, never used"
-    if is_metadata_chunk(chunk, entries):
-        entry, byte = divmod(byte, ENTRY.size)
-        return f"area {chunk // (entries + 1)}, entry {entry}, {ENTRY_FIELDS[byte // 8]}"
-    return f"data chunk {chunk}, byte {byte}"

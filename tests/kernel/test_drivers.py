@@ -28,6 +28,8 @@ from harness.twin.profile import named
 from harness.verdict.judge import judge
 from harness.wire.job import Job, JobScenario
 
+DRIVERS = ("ioctl", "dmsetup")
+
 
 def run_with(driver: str, traces: dict[str, Trace], results: Path) -> dict[str, Outcome]:
     kernel = provision.fetch(catalogue.default())
@@ -76,13 +78,14 @@ def test_drivers_are_equal(tmp_path: Path, pytestconfig: pytest.Config) -> None:
         one, other = by_ioctl[name], by_dmsetup[name]
         assert one.ready is not None
         assert other.ready is not None
-        assert (one.ready.driver, other.ready.driver) == ("ioctl", "dmsetup")
+        assert (one.ready.driver, other.ready.driver) == DRIVERS
         assert one.ready.targets == other.ready.targets
         for outcome in (one, other):
             assert not outcome.lost, (name, outcome.lost)
             assert not outcome.fault, (name, outcome.fault)
             assert not outcome.leftovers, (name, outcome.leftovers)
-        comparison = compare(trace, one.observations, other.observations)
+        comparison = compare(trace, one.observations, other.observations, sides=DRIVERS)
         if not comparison.same and not (permitted(trace, one) and permitted(trace, other)):
-            different.append(f"{name}: " + "; ".join(map(render, comparison.divergences)))
+            different.append(f"{name}: " + "; ".join(
+                render(divergence, DRIVERS) for divergence in comparison.divergences))
     assert not different, "\n".join(different)

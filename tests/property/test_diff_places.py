@@ -29,5 +29,5 @@ def test_the_first_difference_is_that_of_the_bytes(one: list[bytes], other: list
     assert place.byte == wrong[0]
     assert place.differ == len(set((wrong // 512).tolist()))
     at = place.hex_at
-    assert bytes.fromhex(place.kernel_hex) == left[at:at + 16]
-    assert bytes.fromhex(place.twin_hex) == right[at:at + 16]
+    assert bytes.fromhex(place.left_hex) == left[at:at + 16]
+    assert bytes.fromhex(place.right_hex) == right[at:at + 16]

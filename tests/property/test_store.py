@@ -21,7 +21,15 @@ from harness.store import (
     pieces,
     serialise,
 )
-from harness.store.layout import area_chunk, entries_per_area, is_metadata_chunk
+from harness.store.describe import Kind, field_at
+from harness.store.layout import (
+    ENTRY_FIELDS,
+    HEADER_FIELDS,
+    area_chunk,
+    data_chunk,
+    entries_per_area,
+    is_metadata_chunk,
+)
 from harness.units import SECTOR_BYTES
 
 CHUNK_SECTORS = st.sampled_from([1, 2, 4, 8, 16, 32, 64, 128])
@@ -210,3 +218,66 @@ def test_memory_is_sixteen_bytes_an_entry(tmp_path):
         assert store.next_free == int(np.concatenate(
             [block["new"] for block in store.exceptions()]).max()) + (1 if count % entries else 2)
         path.unlink()
+
+
+SIZES = st.integers(0, 11).map(lambda power: 1 << power)
+"""Chunk sizes from one sector to 1 MiB."""
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 2).map(lambda power: 1 << power), st.integers(1, 90), st.integers(0, 511))
+def test_every_byte_of_a_store_is_in_one_field(chunk_sectors, sectors, rest):
+    """Each field begins where the one before it ends, and holds all its bytes."""
+    size = sectors * SECTOR_BYTES + rest
+    at = 0
+    while at < size:
+        field = field_at(at, chunk_sectors, size)
+        assert field.start == at
+        assert field.length > 0
+        assert str(field)
+        for byte in range(at, at + field.length):
+            assert field_at(byte, chunk_sectors, size) == field
+        at += field.length
+    assert at == size
+    assert field_at(size, chunk_sectors, size).kind is Kind.BEYOND
+    assert field_at(-1, chunk_sectors, size).kind is Kind.BEYOND
+
+
+@given(SIZES, st.integers(SECTOR_BYTES, 1 << 40), st.data())
+def test_a_field_begins_and_ends_where_its_neighbours_do(chunk_sectors, size, data):
+    """The same at any place of a device of any size."""
+    byte = data.draw(st.integers(0, size - 1))
+    field = field_at(byte, chunk_sectors, size)
+    end = field.start + field.length
+    assert field.start <= byte < end <= size
+    assert field_at(field.start, chunk_sectors, size) == field
+    assert field_at(end - 1, chunk_sectors, size) == field
+    assert field_at(end, chunk_sectors, size) != field
+    assert field_at(field.start - 1, chunk_sectors, size) != field
+    chunk_bytes = chunk_sectors * SECTOR_BYTES
+    assert field.chunk == byte // chunk_bytes
+    whole = (field.chunk + 1) * chunk_bytes <= size
+    assert (field.kind is Kind.PARTIAL) == (not whole and field.chunk > 0)
+
+
+@given(SIZES, st.integers(0, 1 << 20), st.data())
+def test_what_the_layout_places_is_found_there(chunk_sectors, area, data):
+    entries = entries_per_area(chunk_sectors)
+    chunk_bytes = chunk_sectors * SECTOR_BYTES
+    size = (area + 2) * (entries + 1) * chunk_bytes
+    for index, name in enumerate(HEADER_FIELDS):
+        field = field_at(4 * index, chunk_sectors, size)
+        assert (field.kind, field.name, field.start, field.length) == (
+            Kind.HEADER, name, 4 * index, 4)
+    number = data.draw(st.integers(0, entries - 1))
+    for index, name in enumerate(ENTRY_FIELDS):
+        start = area_chunk(area, entries) * chunk_bytes + 16 * number + 8 * index
+        field = field_at(start + data.draw(st.integers(0, 7)), chunk_sectors, size)
+        assert (field.kind, field.name, field.start, field.length, field.area, field.number) == (
+            Kind.ENTRY, name, start, 8, area, number)
+    chunk = data_chunk(area * entries + number, entries)
+    assert not is_metadata_chunk(chunk, entries)
+    field = field_at(chunk * chunk_bytes + data.draw(st.integers(0, chunk_bytes - 1)),
+                     chunk_sectors, size)
+    assert (field.kind, field.chunk, field.start, field.length, field.area, field.number) == (
+        Kind.DATA, chunk, chunk * chunk_bytes, chunk_bytes, area, number)

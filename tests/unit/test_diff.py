@@ -108,7 +108,7 @@ def test_each_layer_is_seen(step: AnyStep, kernel: Observation, twin: Observatio
         assert not result.same
         found = [d for d in result.divergences if d.layer == layer]
         assert found[0].what.split(" (")[0] == what.split(" (", maxsplit=1)[0]
-        assert found[0].kernel != found[0].twin
+        assert found[0].left != found[0].right
         assert result.first[Layer(layer)] == found[0]
         assert result.compared[Layer(layer)] >= 1
         assert render(found[0]).startswith(f"step 0 ({found[0].verb}), {layer}: ")
@@ -125,7 +125,7 @@ def test_changes_are_added_up_before_they_are_compared() -> None:
     assert [d.what for d in result.divergences] == ["event of s"]
     gone = [obs(0, state=state()), obs(1, state={"s": None}), obs(2)]
     result = compare(steps, said, gone)
-    assert {d.twin for d in result.divergences} == {"no such device"}
+    assert {d.right for d in result.divergences} == {"no such device"}
     assert compare(steps, gone, gone).same
 
 
@@ -188,8 +188,8 @@ def test_a_byte_is_placed_and_its_sectors_say_where_they_came_from() -> None:
     assert (place.device, place.byte, place.sector) == ("s", 19 * 512 + 4, 19)
     assert (place.chunk, place.chunk_sectors, place.differ, place.of) == (2, 8, 1, 8)
     assert place.hex_at == 19 * 512
-    assert place.kernel_hex == "53 4e 41 50 02 00 00 00 13 00 00 00 00 00 00 00"
-    assert place.twin_hex == "53 4e 41 50 00 00 00 00 13 00 00 00 00 00 00 00"
+    assert place.left_hex == "53 4e 41 50 02 00 00 00 13 00 00 00 00 00 00 00"
+    assert place.right_hex == "53 4e 41 50 00 00 00 00 13 00 00 00 00 00 00 00"
     assert render(divergence) == """\
 step 1 (read s), content: content of s differs at byte 9732
   sector 19, byte 4 of it; chunk 2 (8 sectors each), sector 3 of it
@@ -212,8 +212,11 @@ def store(change: Callable[[bytearray], None] = lambda _: None) -> Runs:
 
 
 @pytest.mark.parametrize(("byte", "says"), [
-    (0, "header field magic"), (4, "header field valid"), (8, "header field version"),
-    (13, "header field chunk_size"), (16, "header chunk, behind the header"),
+    (0, "header field magic\nvalue: kernel 0x70416e53 (SnAp), twin 0x70416eac (no store)"),
+    (4, "header field valid\nvalue: kernel 1 (valid), twin 254 (valid)"),
+    (8, "header field version\nvalue: kernel 1, twin 254"),
+    (13, "header field chunk_size\nvalue: kernel 8 sectors, twin 65288 sectors"),
+    (16, "header chunk, behind the header"),
     (4095, "header chunk, behind the header"),
     (4096, "metadata area 0, entry 0, old chunk\nentry: kernel 5 → 2, twin 250 → 2"),
     (4096 + 24, "metadata area 0, entry 1, new chunk\nentry: kernel 0 → 3, twin 0 → 252"),
@@ -326,3 +329,28 @@ def test_words() -> None:
     assert [str(v) for v in Verdict] == ["same", "hangs on both sides", "diverged",
                                          "nondeterministic", "guest lost", "unsupported",
                                          "broken scenario"]
+
+
+def test_the_sides_have_the_names_that_the_caller_gives_them() -> None:
+    other = bytearray(pattern.decode(SEED, store()))
+    other[4096] = 6
+    [d] = compare(trace(Image(device="cow")), [obs(image={"cow": store()})],
+                  [obs(image={"cow": pattern.encode(SEED, other)})],
+                  sides=("ioctl", "dmsetup")).divergences
+    text = render(d, ("ioctl", "dmsetup"))
+    assert "entry: ioctl 5 → 2, dmsetup 6 → 2" in text
+    assert "kernel" not in text
+    assert "twin" not in text
+    assert "\n  ioctl    05 00" in text
+    assert "\n  dmsetup  06 00" in text
+
+
+def test_a_file_of_results_calls_the_sides_kernel_and_twin() -> None:
+    """The form of results.json is older than the names in the code."""
+    [d] = one(Image(device="cow"), obs(image={"cow": store()}),
+              obs(image={"cow": store(lambda image: image.reverse())})).divergences
+    written = msgspec.to_builtins(d)
+    assert list(written) == ["step", "verb", "layer", "what", "kernel", "twin", "place"]
+    assert list(written["place"]) == [
+        "device", "byte", "sector", "chunk", "chunk_sectors", "differ", "of", "kernel", "twin",
+        "hex_at", "kernel_hex", "twin_hex", "store"]

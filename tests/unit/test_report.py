@@ -26,14 +26,14 @@ from harness.verdict.result import Environment, Result, RunReport
 
 COMPARED = dict.fromkeys(Layer, 12) | {Layer.STORE: 2, Layer.EVENT: 0}
 PLACE = Place(device="cow", byte=4120, sector=8, chunk=1, chunk_sectors=8, differ=1, of=256,
-              kernel="bytes without a stamp", twin="bytes without a stamp", hex_at=4112,
-              kernel_hex="00 00 00 00 00 00 00 00 03 00 00 00 00 00 00 00",
-              twin_hex="00 00 00 00 00 00 00 00 04 00 00 00 00 00 00 00",
+              left="bytes without a stamp", right="bytes without a stamp", hex_at=4112,
+              left_hex="00 00 00 00 00 00 00 00 03 00 00 00 00 00 00 00",
+              right_hex="00 00 00 00 00 00 00 00 04 00 00 00 00 00 00 00",
               store="metadata area 0, entry 1, new chunk\nentry: kernel 0 → 3, twin 0 → 4")
 STORE = Divergence(step=9, verb="examine", layer=Layer.STORE, what="image of cow",
-                   kernel=PLACE.kernel, twin=PLACE.twin, place=PLACE)
+                   left=PLACE.left, right=PLACE.right, place=PLACE)
 STATUS = Divergence(step=9, verb="examine", layer=Layer.STATUS, what="status of s",
-                    kernel="0 2048 snapshot 32/512 16", twin="0 2048 snapshot 40/512 16")
+                    left="0 2048 snapshot 32/512 16", right="0 2048 snapshot 40/512 16")
 STRANGE = """\
 Subtest: another
 KTAP version 1

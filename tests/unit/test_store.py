@@ -15,6 +15,7 @@ from harness.store import (
     build,
     check,
     describe,
+    field_at,
     iter_exceptions,
     parse,
     serialise,
@@ -269,20 +270,41 @@ def test_remarks_on_bytes_that_should_be_zero():
 
 
 @pytest.mark.parametrize(("offset", "words"), [
-    (0, "header, field magic"),
-    (7, "header, field valid"),
-    (11, "header, field version"),
-    (12, "header, field chunk_size"),
-    (16, "header chunk, byte 16, always zero"),
-    (4096, "area 0, entry 0, old_chunk"),
-    (258 * 4096 + 3 * 16 + 7, "area 1, entry 3, old_chunk"),
-    (258 * 4096 + 3 * 16 + 8, "area 1, entry 3, new_chunk"),
-    (259 * 4096 + 17, "data chunk 259, byte 17"),
-    (300 * 4096 + 1, "partial chunk 300 at the end of the device, byte 1, never used"),
+    (0, "header field magic"),
+    (7, "header field valid"),
+    (11, "header field version"),
+    (12, "header field chunk_size"),
+    (16, "header chunk, behind the header"),
+    (4095, "header chunk, behind the header"),
+    (4096, "metadata area 0, entry 0, old chunk"),
+    (258 * 4096 + 3 * 16 + 7, "metadata area 1, entry 3, old chunk"),
+    (258 * 4096 + 3 * 16 + 8, "metadata area 1, entry 3, new chunk"),
+    (257 * 4096, "data chunk 257 of the store, number 255 of area 0"),
+    (259 * 4096 + 17, "data chunk 259 of the store, number 0 of area 1"),
+    (300 * 4096 + 1, "partial chunk 300 at the end of the device, never used"),
     (300 * 4096 + 512, "beyond the device, which ends at byte 1229312"),
 ])
 def test_describe(offset, words):
     assert describe(offset, 8, 300 * 4096 + 512) == words
+
+
+@pytest.mark.parametrize(("header", "values"), [
+    (Header(chunk_sectors=8), ["0x70416e53 (SnAp)", "1 (valid)", "1", "8 sectors"]),
+    (Header(0, 0, 0, 0), ["0x00000000 (a new store)", "0 (invalid)", "0", "0 sectors"]),
+    (Header(0x50414E53, 7, 2, 1 << 31),
+     ["0x50414e53 (no store)", "7 (valid)", "2", "2147483648 sectors"]),
+])
+def test_the_values_of_the_header_in_words(header, values):
+    sector = header.pack().ljust(512, b"\xff")
+    assert [field_at(byte, 8, 4096).value(sector) for byte in (0, 5, 10, 15)] == values
+    assert field_at(16, 8, 4096).value(sector) == ""
+
+
+def test_the_value_of_half_an_entry_is_the_whole_entry():
+    image = build(8, [(5, 2), (2**64 - 1, 3)])
+    sector = image[4096:4608]
+    for byte, words in ((0, "5 → 2"), (15, "5 → 2"), (16, f"{2**64 - 1} → 3"), (40, "0 → 0")):
+        assert field_at(4096 + byte, 8, len(image)).value(sector) == words
 
 
 def test_streaming_gives_the_same_and_raises_at_the_end():

@@ -1,0 +1,151 @@
+"""What lies at a byte of a COW device, in words (layout: `harness.store.layout`).
+
+Whoever speaks of a place in a store speaks from here: the findings of `harness.store.check`, and
+the places where two sides differ (`harness.compare.place`).  Nothing is read but the sector that
+is handed in, and nothing is believed: a chunk size that no kernel takes gives words as well.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from harness.store.layout import (
+    ENTRY,
+    ENTRY_FIELDS,
+    HEADER,
+    HEADER_CHUNK,
+    HEADER_FIELDS,
+    SNAP_MAGIC,
+    area_chunk,
+    entries_per_area,
+    is_metadata_chunk,
+)
+from harness.units import SECTOR_BYTES
+
+_HEADER_FIELD_BYTES: Final = HEADER.size // len(HEADER_FIELDS)
+_ENTRY_FIELD_BYTES: Final = ENTRY.size // len(ENTRY_FIELDS)
+
+
+class Kind(Enum):
+    """What a byte of a COW device can belong to."""
+
+    HEADER = "header field"
+    PADDING = "header chunk behind the header"
+    ENTRY = "half of an entry"
+    DATA = "data chunk"
+    PARTIAL = "partial chunk"
+    BEYOND = "beyond the device"
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """What a byte of a COW device belongs to; ``str`` of it is the place in words.
+
+    Attributes:
+        kind: what it is.
+        name: its name in `HEADER_FIELDS` or `ENTRY_FIELDS`, else empty.
+        start: its first byte on the device.
+        length: its bytes; what lies beyond the device has none.
+        chunk: the chunk that it lies in.
+        area: its metadata area, or that of the entries that can point to it; -1 without one.
+        number: the entry in its area, or the data chunk behind its area; -1 without one.
+    """
+
+    kind: Kind
+    name: str
+    start: int
+    length: int
+    chunk: int
+    area: int = -1
+    number: int = -1
+
+    def __str__(self) -> str:
+        match self.kind:
+            case Kind.HEADER:
+                return f"header field {self.name}"
+            case Kind.PADDING:
+                return "header chunk, behind the header"
+            case Kind.ENTRY:
+                half = self.name.replace("_", " ")
+                return f"metadata area {self.area}, entry {self.number}, {half}"
+            case Kind.DATA:
+                return (f"data chunk {self.chunk} of the store, number {self.number} of area "
+                        f"{self.area}")
+            case Kind.PARTIAL:
+                return f"partial chunk {self.chunk} at the end of the device, never used"
+            case Kind.BEYOND:
+                return f"beyond the device, which ends at byte {self.start}"
+
+    def value(self, sector: bytes) -> str:
+        """What stands in the field, in words; of half an entry, the whole entry.
+
+        Args:
+            sector: the sector of the device that the field lies in; no field crosses sectors.
+
+        Returns:
+            ``"1 (valid)"``, ``"8 sectors"``, ``"5 → 2"``; an empty text where there is no field.
+        """
+        inside = self.start % SECTOR_BYTES
+        match self.kind:
+            case Kind.HEADER:
+                return _header_value(
+                    self.name, int.from_bytes(sector[inside:inside + self.length], "little"))
+            case Kind.ENTRY:
+                old, new = ENTRY.unpack_from(sector, inside - inside % ENTRY.size)
+                return f"{old} → {new}"
+            case _:
+                return ""
+
+
+def field_at(byte: int, chunk_sectors: int, size_bytes: int) -> Field:
+    """What byte ``byte`` of a COW device of ``size_bytes`` bytes belongs to.
+
+    The device has a sector or more; ``chunk_sectors`` is what its header says, 1 or more.  A chunk
+    that is on the device in part is never used, whatever would lie there; only the header is read
+    even from such a one.
+    """
+    if not 0 <= byte < size_bytes:
+        return Field(Kind.BEYOND, "", size_bytes, 0, size_bytes // (chunk_sectors * SECTOR_BYTES))
+    chunk_bytes = chunk_sectors * SECTOR_BYTES
+    chunk, inside = divmod(byte, chunk_bytes)
+    start = chunk * chunk_bytes
+    length = min(chunk_bytes, size_bytes - start)
+    if chunk == HEADER_CHUNK:
+        if inside >= HEADER.size:
+            return Field(Kind.PADDING, "", HEADER.size, length - HEADER.size, chunk)
+        index = inside // _HEADER_FIELD_BYTES
+        return Field(Kind.HEADER, HEADER_FIELDS[index], index * _HEADER_FIELD_BYTES,
+                     _HEADER_FIELD_BYTES, chunk)
+    if length < chunk_bytes:
+        return Field(Kind.PARTIAL, "", start, length, chunk)
+    entries = entries_per_area(chunk_sectors)
+    area = (chunk - 1) // (entries + 1)
+    if is_metadata_chunk(chunk, entries):
+        half = inside // _ENTRY_FIELD_BYTES
+        entry, which = divmod(half, len(ENTRY_FIELDS))
+        return Field(Kind.ENTRY, ENTRY_FIELDS[which], start + half * _ENTRY_FIELD_BYTES,
+                     _ENTRY_FIELD_BYTES, chunk, area, entry)
+    return Field(Kind.DATA, "", start, length, chunk, area,
+                 chunk - area_chunk(area, entries) - 1)
+
+
+def describe(byte: int, chunk_sectors: int, size_bytes: int) -> str:
+    """In words, what lies at byte ``byte`` of a COW device of ``size_bytes`` bytes.
+
+    ``"header field valid"``, ``"metadata area 1, entry 3, old chunk"``,
+    ``"data chunk 259 of the store, number 0 of area 1"``.
+    """
+    return str(field_at(byte, chunk_sectors, size_bytes))
+
+
+def _header_value(name: str, value: int) -> str:
+    match name:
+        case "magic":
+            meaning = {SNAP_MAGIC: "SnAp", 0: "a new store"}.get(value, "no store")
+            return f"{value:#010x} ({meaning})"
+        case "valid":
+            return f"{value} ({'valid' if value else 'invalid'})"
+        case "chunk_size":
+            return f"{value} sectors"
+        case _:
+            return str(value)
