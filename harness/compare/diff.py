@@ -105,9 +105,9 @@ class Comparison(Struct, frozen=True, kw_only=True):
         return not self.divergences
 
 
-_Finding = tuple[Layer, Divergence | None]
+_Compared = tuple[Layer, Divergence | None]
 """One comparison that was made, and what it found."""
-_Plain = Callable[[Layer, str, str | None, str | None], _Finding]
+_Plain = Callable[[Layer, str, str | None, str | None], _Compared]
 
 
 def compare(trace: Trace, left: Sequence[Observation], right: Sequence[Observation], *,
@@ -168,7 +168,7 @@ class _Comparer:
         self.geometry = Geometry()
 
     def run(self, left: Sequence[Observation], right: Sequence[Observation]
-            ) -> Iterator[_Finding]:
+            ) -> Iterator[_Compared]:
         both = tuple(_by_step(side) for side in (left, right))
         for index, step in enumerate(self.trace.steps):
             lists = [side.pop(index, []) for side in both]
@@ -186,8 +186,8 @@ class _Comparer:
                 left=_count(both[0].get(index, [])), right=_count(both[1].get(index, [])))
 
     def step(self, index: int, step: AnyStep, verb: str, left: Observation, right: Observation
-             ) -> Iterator[_Finding]:
-        def plain(layer: Layer, what: str, one: str | None, other: str | None) -> _Finding:
+             ) -> Iterator[_Compared]:
+        def plain(layer: Layer, what: str, one: str | None, other: str | None) -> _Compared:
             if one == other:
                 return layer, None
             return layer, Divergence(step=index, verb=verb, layer=layer, what=what,
@@ -233,7 +233,7 @@ class _Comparer:
 
     @staticmethod
     def sequence(plain: _Plain, layer: Layer, what: str, left: list[str], right: list[str]
-                 ) -> _Finding:
+                 ) -> _Compared:
         """The first entry in which two sequences differ."""
         for number, (one, other) in enumerate(zip_longest(left, right), 1):
             if one != other:

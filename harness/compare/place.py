@@ -15,7 +15,7 @@ import numpy as np
 from msgspec import Struct, field
 
 from harness.store.describe import Kind, field_at
-from harness.store.layout import SNAP_MAGIC, Header, area_chunk, entries_per_area
+from harness.store.layout import SNAP_MAGIC, DiskHeader, area_chunk, entries_per_area
 from harness.trace import pattern, rules
 from harness.trace.observations import Raw, Run, Runs, Stamped, Unreadable, Zeros
 from harness.trace.steps import REFERENCE
@@ -158,7 +158,7 @@ def locate(seed: int, geometry: Geometry, name: str, left: Runs, right: Runs, *,
     if store:
         for runs in (left, right):
             head = _sector(seed, runs, 0)
-            header = Header.unpack(head) if head else Header(magic=0)
+            header = DiskHeader.unpack(head) if head else DiskHeader(magic=0)
             if header.magic == SNAP_MAGIC and header.chunk_sectors:
                 chunk_sectors = header.chunk_sectors
                 where = _in_store(seed, byte, chunk_sectors, left, right, sides)

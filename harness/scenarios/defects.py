@@ -7,7 +7,7 @@ from typing import Final
 
 from harness.scenarios.registry import scenario
 from harness.scenarios.script import Script, Segment, error, linear, zero
-from harness.store.layout import ENTRY, Header
+from harness.store.layout import ENTRY, DiskHeader
 from harness.trace.files import Layer
 
 _COUNT_255: Final = 255 << 56
@@ -19,7 +19,7 @@ def store_kills_kernel(s: Script) -> None:
     """Two rotten entries make a run that is too long to be counted, when the table is loaded."""
     s.disk("base", 256, stamped=True)
     s.disk("cow", 256)
-    s.poke("cow", 0, Header(chunk_sectors=8).pack())
+    s.poke("cow", 0, DiskHeader(chunk_sectors=8).pack())
     s.poke("cow", 8, ENTRY.pack(5, _COUNT_255 | 10) + ENTRY.pack(4, 9))
     s.snapshot("snap", "base", "cow", "P", 8)
 
@@ -29,7 +29,7 @@ def long_run_in_a_rotten_store(s: Script) -> None:
     """One rotten entry says that 255 further chunks follow it: they are read from where it says."""
     s.disk("base", 2048, stamped=True)
     s.disk("cow", 1024, stamped=True)
-    s.poke("cow", 0, Header(chunk_sectors=8).pack())
+    s.poke("cow", 0, DiskHeader(chunk_sectors=8).pack())
     s.poke("cow", 8, (ENTRY.pack(5, _COUNT_255 | 10) + ENTRY.pack(300, 40)).ljust(4096, b"\0"))
     s.snapshot("snap", "base", "cow", "P", 8)
     s.read("snap", 32, 64)
@@ -107,7 +107,7 @@ def merge_run_over_2_tib(s: Script) -> None:
     for number in (0, 1):
         s.write("old", number * chunk, 8)
         s.write("new", number * chunk, 8)
-    s.poke("meta", 0, Header(chunk_sectors=chunk).pack())
+    s.poke("meta", 0, DiskHeader(chunk_sectors=chunk).pack())
     s.poke("meta", chunk, b"".join(ENTRY.pack(old, old + data) for old in range(chunks)))
     s.device("base", linear("old", real), zero(sectors - real))
     s.device("cow", linear("meta", real), zero(data * chunk - real), linear("new", real),

@@ -9,7 +9,7 @@ from typing import Final
 
 from harness.scenarios.registry import scenario
 from harness.scenarios.script import Script, delay, error, linear, patched, reading, writing
-from harness.store.layout import ENTRY, Header, area_chunk, entries_per_area
+from harness.store.layout import ENTRY, DiskHeader, area_chunk, entries_per_area
 
 STORES: Final = ("P", "N")
 
@@ -200,7 +200,7 @@ def thousand_areas(s: Script) -> None:
     count = areas * entries - 1
     s.disk("base", count + 64)
     s.disk("cow", areas * (entries + 1) + 64)
-    s.poke("cow", 0, Header(chunk_sectors=1).pack())
+    s.poke("cow", 0, DiskHeader(chunk_sectors=1).pack())
     for area in range(areas):
         at = area_chunk(area, entries)
         used = entries if area + 1 < areas else entries - 1

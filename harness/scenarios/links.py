@@ -16,7 +16,7 @@ HOW = ("stalls", "dies")
 WRITERS = ("snap", "org")
 
 
-def cast(s: Script, store: str, chunk: int = 8, *, cow_sectors: int = 256) -> None:
+def linked_cast(s: Script, store: str, chunk: int = 8, *, cow_sectors: int = 256) -> None:
     """Disks ``base`` (stamped) and ``cow`` behind links; snapshot ``snap``, origin ``org``."""
     s.disk("base", 128, stamped=True, linked=True)
     s.disk("cow", cow_sectors, linked=True)
@@ -24,7 +24,7 @@ def cast(s: Script, store: str, chunk: int = 8, *, cow_sectors: int = 256) -> No
     s.origin("org", "base")
 
 
-def afterwards(s: Script, store: str, chunk: int = 8) -> None:
+def link_is_up(s: Script, store: str, chunk: int = 8) -> None:
     """The link is up: what still works, and what a new activation finds."""
     s.heal("base", "cow")
     s.read("snap", 0, 8 * chunk)
@@ -41,36 +41,36 @@ def afterwards(s: Script, store: str, chunk: int = 8) -> None:
 @scenario(how=HOW, writer=WRITERS)
 def link_of_origin_in_a_copy(s: Script, how: How, writer: str) -> None:
     """The origin's link goes down while a chunk is read for its copy."""
-    cast(s, "P")
+    linked_cast(s, "P")
     s.write("snap", 8, 3)
     s.fault("base", "read", 16, 8, how=how)
     s.write(writer, 18, 2)
     s.write(writer, 34, 2)
     s.read("snap", 8, 8)
-    afterwards(s, "P")
+    link_is_up(s, "P")
 
 
 @scenario(how=HOW, store=("P", "N"))
 def link_of_cow_in_a_copy(s: Script, how: How, store: str) -> None:
     """The COW device's link goes down under the data of the second copy."""
-    cast(s, store)
+    linked_cast(s, store)
     s.write("snap", 8, 3)
     s.fault("cow", "write", 8 if store == "N" else 24, 8, how=how)
     s.write("org", 18, 2)
     s.write("org", 34, 2)
     s.read("snap", 8, 16)
-    afterwards(s, store)
+    link_is_up(s, store)
 
 
 @scenario(how=HOW)
 def links_of_both_in_a_copy(s: Script, how: How) -> None:
     """In one copy first the origin's link goes down and up, then the COW device's goes down."""
-    cast(s, "P")
+    linked_cast(s, "P")
     s.fault("base", "read", 16, 8, how="stalls")
     s.fault("cow", "write", nth=2, how=how)
     s.write("snap", 18, 2)
     s.write("snap", 34, 2)
-    afterwards(s, "P")
+    link_is_up(s, "P")
 
 
 # -- commits --
@@ -79,7 +79,7 @@ def links_of_both_in_a_copy(s: Script, how: How) -> None:
 @scenario(how=HOW, at=("flush", "area"))
 def link_in_a_commit(s: Script, how: How, at: str) -> None:
     """The link goes down under the flush ahead of the metadata, or under the area itself."""
-    cast(s, "P")
+    linked_cast(s, "P")
     s.write("snap", 8, 3)
     if at == "flush":
         s.fault("cow", "flush", how=how)
@@ -87,13 +87,13 @@ def link_in_a_commit(s: Script, how: How, at: str) -> None:
         s.fault("cow", "write", 8, 8, how=how)
     s.write("snap", 18, 2)
     s.write("org", 34, 2)
-    afterwards(s, "P")
+    link_is_up(s, "P")
 
 
 @scenario(how=HOW)
 def link_in_an_overflow(s: Script, how: How) -> None:
     """The store is full, and the link goes down under the header that says so."""
-    cast(s, "P", cow_sectors=32)
+    linked_cast(s, "P", cow_sectors=32)
     s.write("snap", 8, 3)
     s.write("snap", 16, 3)
     s.fault("cow", "write", 0, 8, how=how)
@@ -123,7 +123,7 @@ def link_in_a_creation(s: Script, how: How) -> None:
 @scenario(how=HOW)
 def link_in_an_activation(s: Script, how: How) -> None:
     """The link goes down while the exceptions of a store are read."""
-    cast(s, "P")
+    linked_cast(s, "P")
     s.write("snap", 8, 3)
     s.remove("snap")
     s.fault("cow", "read", 8, 8, how=how)
@@ -141,7 +141,7 @@ def link_in_an_activation(s: Script, how: How) -> None:
 @scenario(how=HOW, at=("read", "write", "flush", "clear"))
 def link_in_a_merge(s: Script, how: How, at: str) -> None:
     """The link goes down in the second run: its read, its write, its flush, its metadata."""
-    cast(s, "P")
+    linked_cast(s, "P")
     for number in (2, 3, 9, 10, 5):
         s.write("snap", number * 8, 8)
     s.load("org", s.merge_line("base", "cow", "P", 8))
@@ -189,7 +189,7 @@ def link_of_another_store_in_a_merge(s: Script, how: How) -> None:
 @scenario(how=HOW)
 def link_under_a_read_of_the_origin(s: Script, how: How) -> None:
     """A read of the snapshot goes to the origin, whose link goes down; no state changes."""
-    cast(s, "P")
+    linked_cast(s, "P")
     s.write("snap", 8, 8)
     s.fault("base", "read", 16, 8, how=how)
     s.read("snap", 0, 64)
@@ -203,7 +203,7 @@ def link_under_a_read_of_the_origin(s: Script, how: How) -> None:
 @scenario(how=HOW)
 def link_under_an_origin_write(s: Script, how: How) -> None:
     """The copy is made, then the link goes down under the origin's own write."""
-    cast(s, "P")
+    linked_cast(s, "P")
     s.fault("base", "write", 16, 8, how=how)
     s.write("org", 18, 2)
     s.write("org", 20, 2)
@@ -218,7 +218,7 @@ def link_under_an_origin_write(s: Script, how: How) -> None:
 def link_under_queued_writes(s: Script, how: How) -> None:
     """Five writes wait for one copy, whose link goes down; one more chunk is in flight."""
     s.leave_out(Layer.REQUESTS, RACE)
-    cast(s, "P")
+    linked_cast(s, "P")
     s.fault("base", "read", 16, 8, how=how)
     s.parallel(*(("snap", 16 + at, 1) for at in range(5)), ("snap", 40, 1))
     s.parallel(("snap", 21, 1), ("org", 56, 2))
@@ -235,7 +235,7 @@ def link_under_queued_reads_and_writes(s: Script, how: How) -> None:
     gets through.
     """
     s.leave_out(Layer.REQUESTS, RACE)
-    cast(s, "P")
+    linked_cast(s, "P")
     for chunk in range(4):
         s.write("snap", 8 * chunk, 8)
     for op in ("read", "write"):

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from harness.scenarios.registry import scenario
 from harness.scenarios.script import Script, error, linear, patched, zero
 from harness.store.build import allocate, build
-from harness.store.layout import ENTRY, Header, entries_per_area
+from harness.store.layout import ENTRY, DiskHeader, entries_per_area
 from harness.units import bytes_of_sectors
 
 _COW_SECTORS = 256
@@ -149,7 +149,7 @@ def other_chunk_size_on_disk(s: Script, disk: int, table: int) -> None:
 @scenario(size=(0, 3, 24, 4194304, 4294967295, 2147483648))
 def bad_chunk_size_on_disk(s: Script, size: int) -> None:
     """The header names a chunk size that cannot be."""
-    _found(s, Header(chunk_sectors=size).pack())
+    _found(s, DiskHeader(chunk_sectors=size).pack())
     s.prepare("snap", s.snapshot_line("base", "cow", "P", 8))
 
 
@@ -165,7 +165,7 @@ def chunk_size_on_disk_too_small_for_blocks(s: Script) -> None:
 @scenario(magic=(0, 1, 0x70416E54), version=(0, 1, 2), valid=(0, 1))
 def foreign_header(s: Script, magic: int, version: int, valid: int) -> None:
     """Headers of something else: magic 0 is a new store whatever follows, all else is refused."""
-    _found(s, Header(magic, valid, version, 16).pack() + b"and what follows" * 31)
+    _found(s, DiskHeader(magic, valid, version, 16).pack() + b"and what follows" * 31)
     s.prepare("snap", s.snapshot_line("base", "cow", "P", 8))
     s.resume("snap")
     s.image("cow")
@@ -175,7 +175,8 @@ def foreign_header(s: Script, magic: int, version: int, valid: int) -> None:
 def header_flags(s: Script, valid: int, version: int) -> None:
     """Valid and version of a store: any value but 0 is valid, any version but 1 is refused."""
     exceptions = allocate([0, 1, 5], 8)
-    _found(s, build(8, exceptions, header=Header(valid=valid, version=version, chunk_sectors=8)))
+    header = DiskHeader(valid=valid, version=version, chunk_sectors=8)
+    _found(s, build(8, exceptions, header=header))
     s.prepare("snap", s.snapshot_line("base", "cow", "P", 8))
     s.resume("snap")
     s.write("snap", 64, 3)

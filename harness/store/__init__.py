@@ -3,7 +3,7 @@
 from harness.store.build import allocate, build, pieces
 from harness.store.check import Finding, check
 from harness.store.describe import describe, field_at
-from harness.store.layout import Header
+from harness.store.layout import DiskHeader
 from harness.store.parse import (
     ENTRY_DTYPE,
     Entries,
@@ -16,9 +16,9 @@ from harness.store.parse import (
 
 __all__ = [
     "ENTRY_DTYPE",
+    "DiskHeader",
     "Entries",
     "Finding",
-    "Header",
     "State",
     "Store",
     "allocate",

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
-from harness.store.layout import Header, area_chunk, chunks_needed, entries_per_area
+from harness.store.layout import DiskHeader, area_chunk, chunks_needed, entries_per_area
 from harness.store.parse import ENTRY_DTYPE, Entries
 from harness.units import bytes_of_sectors
 
@@ -29,7 +29,7 @@ def allocate(old_chunks: Iterable[int], chunk_sectors: int) -> Entries:
 
 
 def build(chunk_sectors: int, exceptions: Pairs = (), *, sectors: int | None = None,
-          header: Header | None = None, header_tail: bytes = b"", stale: Pairs = (),
+          header: DiskHeader | None = None, header_tail: bytes = b"", stale: Pairs = (),
           data: Mapping[int, bytes] | None = None) -> bytes:
     """The image of a COW device with a store on it.
 
@@ -62,7 +62,7 @@ def build(chunk_sectors: int, exceptions: Pairs = (), *, sectors: int | None = N
     return bytes(image)
 
 
-def pieces(chunk_sectors: int, exceptions: Pairs = (), *, header: Header | None = None,
+def pieces(chunk_sectors: int, exceptions: Pairs = (), *, header: DiskHeader | None = None,
            header_tail: bytes = b"", stale: Pairs = ()) -> Iterator[tuple[int, bytes]]:
     """The metadata chunks of a store, each with its byte offset: the header, then every area.
 
@@ -74,7 +74,7 @@ def pieces(chunk_sectors: int, exceptions: Pairs = (), *, header: Header | None 
     chunk_bytes = bytes_of_sectors(chunk_sectors)
     if len(left) and len(used) % entries + 1 + len(left) > entries:
         raise ValueError(f"{len(left)} stale entries do not fit the last area")
-    head = (header or Header(chunk_sectors=chunk_sectors)).pack() + header_tail
+    head = (header or DiskHeader(chunk_sectors=chunk_sectors)).pack() + header_tail
     yield 0, head.ljust(chunk_bytes, b"\0")
     for area in range(len(used) // entries + 1):
         content = used[area * entries:(area + 1) * entries].tobytes()

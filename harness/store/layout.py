@@ -26,8 +26,8 @@ FIRST_AREA_CHUNK: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
-    """The first 16 bytes of chunk 0; the rest of the chunk is zero."""
+class DiskHeader:
+    """The first 16 bytes of chunk 0; the rest of it is zero (kernel: ``struct disk_header``)."""
 
     magic: int = SNAP_MAGIC
     valid: int = 1
@@ -39,7 +39,7 @@ class Header:
         return HEADER.pack(self.magic, self.valid, self.version, self.chunk_sectors)
 
     @classmethod
-    def unpack(cls, data: bytes | bytearray | memoryview) -> "Header":
+    def unpack(cls, data: bytes | bytearray | memoryview) -> "DiskHeader":
         """Read the first 16 bytes of ``data``; nothing is checked."""
         return cls(*HEADER.unpack_from(data, 0))
 

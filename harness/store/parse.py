@@ -31,7 +31,7 @@ from harness.store.layout import (
     HEADER_FIELDS,
     SNAP_MAGIC,
     SNAPSHOT_DISK_VERSION,
-    Header,
+    DiskHeader,
     area_chunk,
     chunk_size_fault,
     entries_per_area,
@@ -71,7 +71,7 @@ class Store:
     """
 
     state: State
-    header: Header
+    header: DiskHeader
     header_chunk: bytes
     size_bytes: Bytes
     blocks: tuple[Entries, ...] = field(default=(), repr=False)
@@ -196,7 +196,8 @@ def serialise(store: Store, device: BinaryIO | bytearray | memoryview) -> None:
         ValueError: ``device`` is too small.
         OSError: the device cannot be written.
     """
-    target = _File(device) if hasattr(device, "write") else _Memory(memoryview(device).cast("B"))
+    target = (_FileSink(device) if hasattr(device, "write")
+              else _MemorySink(memoryview(device).cast("B")))
     if target.size_bytes < store.size_bytes:
         raise ValueError(f"a device of {target.size_bytes} bytes cannot take a store that was "
                          f"made for {store.size_bytes} bytes")
@@ -214,7 +215,7 @@ def serialise(store: Store, device: BinaryIO | bytearray | memoryview) -> None:
             index += 1
 
 
-class _Memory:
+class _MemorySink:
     def __init__(self, view: memoryview) -> None:
         self._view = view
         self.size_bytes = len(view)
@@ -223,7 +224,7 @@ class _Memory:
         self._view[offset:offset + len(data)] = data
 
 
-class _File:
+class _FileSink:
     def __init__(self, file: Any) -> None:
         self._file = file
         self.size_bytes = file.seek(0, 2)
@@ -235,14 +236,14 @@ class _File:
             rest = rest[self._file.write(rest):]
 
 
-def _read_header(source: Source) -> tuple[State, Header]:
+def _read_header(source: Source) -> tuple[State, DiskHeader]:
     """The checks of ``read_header`` and ``persistent_read_metadata``, in their order."""
     if source.size_bytes < SECTOR_BYTES:
         raise MalformedStore(
             f"the device has {source.size_bytes} bytes, not even one sector; the kernel cannot "
             "read the header (EIO). Is this the COW device?",
             offset=source.size_bytes, field="header", errno="EIO")
-    header = Header.unpack(read_range(source, 0, HEADER.size).tobytes())
+    header = DiskHeader.unpack(read_range(source, 0, HEADER.size).tobytes())
     if header.magic == 0:
         return State.NEW, header
     if header.magic != SNAP_MAGIC:

@@ -20,7 +20,7 @@ from harness.store.layout import (
     HEADER_CHUNK,
     SNAP_MAGIC,
     SNAPSHOT_DISK_VERSION,
-    Header,
+    DiskHeader,
     area_chunk,
     entries_per_area,
 )
@@ -93,7 +93,7 @@ class PersistentStore(ExceptionStore):
 
     def _header(self) -> bytes:
         """Chunk 0: 16 bytes, the rest zero."""
-        header = Header(SNAP_MAGIC, int(self.valid), self.version, self.chunk_sectors)
+        header = DiskHeader(SNAP_MAGIC, int(self.valid), self.version, self.chunk_sectors)
         return header.pack().ljust(self._chunk_bytes(), b"\0")
 
     # -- loading --
@@ -125,7 +125,7 @@ class PersistentStore(ExceptionStore):
         data = bytearray(self._chunk_bytes())
         if self._chunk_io_sync(READ, HEADER_CHUNK, data):
             raise OSError(errno.EIO, "header")
-        header = Header.unpack(data)
+        header = DiskHeader.unpack(data)
         if header.magic == 0:
             self.entries = entries_per_area(self.chunk_sectors)
             return True

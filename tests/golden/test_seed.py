@@ -16,7 +16,7 @@ import pytest
 
 from harness.errors import KernelCrash
 from harness.scenarios.script import Script
-from harness.store.layout import ENTRY, Header
+from harness.store.layout import ENTRY, DiskHeader
 from harness.trace.observations import Observation, Runs, Stamped, Zeros
 from harness.trace.steps import TargetLine
 from harness.twin.backend import TwinBackend
@@ -148,7 +148,7 @@ def test_a_snapshot_that_is_marked_invalid_loads() -> None:
     s = Script()
     s.disk("base", 256, stamped=True)
     s.disk("cow", 512)
-    s.poke("cow", 0, Header(valid=0, chunk_sectors=8).pack())
+    s.poke("cow", 0, DiskHeader(valid=0, chunk_sectors=8).pack())
     s.snapshot("s", "base", "cow", "P", 8)
     s.read("s", 0, 8)
     found = seen(s)
@@ -224,7 +224,7 @@ def flushed(kind: str, flag: str = "") -> list[str]:
     s.disk("base", 256)
     s.disk("cow", 512)
     if flag:
-        s.poke("cow", 0, Header(valid=0, chunk_sectors=8).pack())
+        s.poke("cow", 0, DiskHeader(valid=0, chunk_sectors=8).pack())
     args = "{base}" if kind == "snapshot-origin" else "{base} {cow} P 8"
     s.device("s", TargetLine(0, 256, kind, args))
     twin, _ = live(s)
@@ -573,7 +573,7 @@ def test_an_invalid_snapshot_is_not_merged() -> None:
     s = Script()
     s.disk("base", 256, stamped=True)
     s.disk("cow", 512)
-    s.poke("cow", 0, Header(valid=0, chunk_sectors=8).pack())
+    s.poke("cow", 0, DiskHeader(valid=0, chunk_sectors=8).pack())
     s.device("m", s.merge_line("base", "cow", "P", 8))
     found = seen(s)
     assert found[-1].log == ("device-mapper: snapshots: Snapshot is invalid: can't merge",)
@@ -622,7 +622,7 @@ def test_of_two_records_for_one_chunk(entries: list[tuple[int, int]], sector: in
     s = Script()
     s.disk("base", 256, stamped=True)
     s.disk("cow", 512, stamped=True)
-    s.poke("cow", 0, Header(chunk_sectors=8).pack())
+    s.poke("cow", 0, DiskHeader(chunk_sectors=8).pack())
     s.poke("cow", 8, b"".join(ENTRY.pack(*entry) for entry in entries) + bytes(4000))
     s.snapshot("snap", "base", "cow", "P", 8)
     assert read(s, "snap", sector, 8) == (base(8 * chunk, 8, 0, "cow"),)

@@ -18,7 +18,7 @@ from harness.guest.events import Outcome
 from harness.guest.fetch import provision
 from harness.guest.supervise import Supervisor
 from harness.scenarios.registry import choose
-from harness.store.layout import ENTRY, Header
+from harness.store.layout import ENTRY, DiskHeader
 from harness.trace.files import Layer, Trace
 from harness.trace.steps import encode
 from harness.twin import origin, persistent
@@ -61,7 +61,7 @@ def first_free_chunk(patch: pytest.MonkeyPatch) -> None:
 
 def header_field(patch: pytest.MonkeyPatch) -> None:
     def header(self: PersistentStore) -> bytes:
-        return Header(valid=int(self.valid), version=self.version,
+        return DiskHeader(valid=int(self.valid), version=self.version,
                       chunk_sectors=self.chunk_sectors + 1).pack().ljust(
                           self.chunk_sectors * 512, b"\0")
 

@@ -63,7 +63,7 @@ def parsed(image):
 
 
 def sparse(file, chunk_sectors, exceptions):
-    """Header and areas in a file; what lies between them stays a hole."""
+    """DiskHeader and areas in a file; what lies between them stays a hole."""
     for offset, content in pieces(chunk_sectors, exceptions):
         file.seek(offset)
         file.write(content)

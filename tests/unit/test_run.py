@@ -99,7 +99,7 @@ def test_what_differs_is_placed(bring_up: Trace, seen: tuple[Observation, ...]) 
     result = verdict(bring_up, outcome_of(bring_up, tuple(other)))
     assert result.verdict is Verdict.DIVERGED
     [found] = result.divergences
-    assert (found.step, found.layer, found.kernel, found.twin) == (
+    assert (found.step, found.layer, found.left, found.right) == (
         3, Layer.ERROR, "EIO", "success")
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from harness.errors import MalformedStore
 from harness.store import (
-    Header,
+    DiskHeader,
     State,
     allocate,
     build,
@@ -118,27 +118,27 @@ def test_magic_zero_is_new_whatever_else_the_header_says():
 
 
 def test_invalid_store_has_no_exceptions():
-    store = parse(build(8, [(1, 2)], header=Header(valid=0, chunk_sectors=8)))
+    store = parse(build(8, [(1, 2)], header=DiskHeader(valid=0, chunk_sectors=8)))
     assert store.state is State.INVALID
     assert (pairs(store), store.chunk_sectors, store.next_free) == ([], 8, 2)
 
 
 def test_any_valid_but_zero_is_valid():
-    store = parse(build(8, [(1, 2)], header=Header(valid=2, chunk_sectors=8)))
+    store = parse(build(8, [(1, 2)], header=DiskHeader(valid=2, chunk_sectors=8)))
     assert store.state is State.VALID
     assert store.header.valid == 2
 
 
 @pytest.mark.parametrize(("header", "offset", "field", "words"), [
-    (Header(magic=0x12345678, chunk_sectors=8), 0, "magic", "ENXIO"),
-    (Header(chunk_sectors=0), 12, "chunk_size", "0: Chunk size is not a power of 2"),
-    (Header(chunk_sectors=24), 12, "chunk_size", "24: Chunk size is not a power of 2"),
-    (Header(chunk_sectors=1 << 31), 12, "chunk_size", "Chunk size is too high"),
-    (Header(version=2, chunk_sectors=8), 8, "version", "disk version 2"),
-    (Header(version=2, valid=0, chunk_sectors=8), 8, "version", "disk version 2"),
-    (Header(version=2, chunk_sectors=3), 12, "chunk_size", "power of 2"),
-    (Header(chunk_sectors=1 << 21), 1 << 30, "area 0", "lies beyond .*EIO"),
-    (Header(chunk_sectors=16), 16 * 512, "area 0", "torn: only 4096 of its 8192 bytes .*EIO"),
+    (DiskHeader(magic=0x12345678, chunk_sectors=8), 0, "magic", "ENXIO"),
+    (DiskHeader(chunk_sectors=0), 12, "chunk_size", "0: Chunk size is not a power of 2"),
+    (DiskHeader(chunk_sectors=24), 12, "chunk_size", "24: Chunk size is not a power of 2"),
+    (DiskHeader(chunk_sectors=1 << 31), 12, "chunk_size", "Chunk size is too high"),
+    (DiskHeader(version=2, chunk_sectors=8), 8, "version", "disk version 2"),
+    (DiskHeader(version=2, valid=0, chunk_sectors=8), 8, "version", "disk version 2"),
+    (DiskHeader(version=2, chunk_sectors=3), 12, "chunk_size", "power of 2"),
+    (DiskHeader(chunk_sectors=1 << 21), 1 << 30, "area 0", "lies beyond .*EIO"),
+    (DiskHeader(chunk_sectors=16), 16 * 512, "area 0", "torn: only 4096 of its 8192 bytes .*EIO"),
 ])
 def test_refusals_in_the_order_of_the_kernel(header, offset, field, words):
     with pytest.raises(MalformedStore, match=words) as caught:
@@ -289,9 +289,9 @@ def test_describe(offset, words):
 
 
 @pytest.mark.parametrize(("header", "values"), [
-    (Header(chunk_sectors=8), ["0x70416e53 (SnAp)", "1 (valid)", "1", "8 sectors"]),
-    (Header(0, 0, 0, 0), ["0x00000000 (a new store)", "0 (invalid)", "0", "0 sectors"]),
-    (Header(0x50414E53, 7, 2, 1 << 31),
+    (DiskHeader(chunk_sectors=8), ["0x70416e53 (SnAp)", "1 (valid)", "1", "8 sectors"]),
+    (DiskHeader(0, 0, 0, 0), ["0x00000000 (a new store)", "0 (invalid)", "0", "0 sectors"]),
+    (DiskHeader(0x50414E53, 7, 2, 1 << 31),
      ["0x50414e53 (no store)", "7 (valid)", "2", "2147483648 sectors"]),
 ])
 def test_the_values_of_the_header_in_words(header, values):

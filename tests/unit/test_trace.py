@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from harness.errors import BadTrace
-from harness.store.layout import Header as StoreHeader
+from harness.store.layout import DiskHeader
 from harness.trace import files as codec
 from harness.trace import pattern, rules
 from harness.trace.files import Header, Layer, NotCompared, Observations, ObservationsHeader, Trace
@@ -139,7 +139,7 @@ def test_the_example_of_a_store_can_be_had_back_from_its_runs() -> None:
     [text] = examples("observations")
     image = codec.loads_observations(text).observations[-1].image["cow"]
     data = pattern.decode(7, image)
-    assert data[:16] == StoreHeader(chunk_sectors=8).pack()
+    assert data[:16] == DiskHeader(chunk_sectors=8).pack()
     assert pattern.encode(7, data) == image
 
 

@@ -8,11 +8,10 @@ from msgspec import structs
 from harness import store
 from harness.promises import witness
 from harness.scenarios.script import Script
-from harness.store import Header, build
+from harness.store import DiskHeader, build
 from harness.trace import pattern
 from harness.trace import steps as do
-from harness.trace.files import Header as TraceHeader
-from harness.trace.files import Trace
+from harness.trace.files import Header, Trace
 from harness.trace.observations import Observation, Unreadable
 from harness.twin.backend import TwinBackend
 from harness.twin.profile import Profile
@@ -24,7 +23,7 @@ Lived = tuple[Trace, list[Observation]]
 
 def lived(script: Script) -> Lived:
     script.steps.append(do.Examine())
-    trace = Trace(TraceHeader(scenario="life", seed=1), tuple(script.steps))
+    trace = Trace(Header(scenario="life", seed=1), tuple(script.steps))
     twin = TwinBackend(Profile())
     twin.begin(1)
     return trace, [twin.execute(index, step) for index, step in enumerate(trace.steps)]
@@ -109,7 +108,7 @@ def test_the_kernel_says_another_number(life: Lived) -> None:
 
 
 def bad(**fields: int) -> bytes:
-    return build(CHUNK, [(1, 2)], header=Header(**({"chunk_sectors": CHUNK} | fields)))
+    return build(CHUNK, [(1, 2)], header=DiskHeader(**({"chunk_sectors": CHUNK} | fields)))
 
 
 @pytest.mark.parametrize(("content", "errno"), [
