@@ -15,8 +15,9 @@ def read_register() -> dict[str, dict[str, set[str]]]:
     releases = head[2:]
     said = {}
     for row in body:
-        name = re.fullmatch(r"\[([a-z0-9-]+)\]\(#\1\)", row[0]).group(1)
-        said[name] = {release: set(cell.split(" or "))
+        link = re.fullmatch(r"\[([a-z0-9-]+)\]\(#\1\)", row[0])
+        assert link is not None, row[0]
+        said[link[1]] = {release: set(cell.split(" or "))
                       for release, cell in zip(releases, row[2:], strict=True)}
     return said
 

@@ -26,6 +26,7 @@ def test_readme_installs_the_listed_packages():
 
 def test_exactly_two_commands_set_everything_up():
     block = re.search(r"## Set up.*?```sh\n(.*?)```", README, re.DOTALL)
+    assert block is not None
     assert len(block[1].splitlines()) == 2
 
 

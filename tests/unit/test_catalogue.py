@@ -93,6 +93,7 @@ def test_fetch_records_what_came_and_is_done_once(cache, fetches):
     assert kernel.program == cache / "uml-7.2/linux"
     assert kernel.modules == cache / "uml-7.2/modules/6.99.1"
     record = kernel.record
+    assert record is not None
     assert (record.suite, record.package, record.version, record.release) == (
         "sid", "user-mode-linux", "6.99um1", "6.99.1")
     assert (record.expired, record.libc_version) == (True, "2.99")
@@ -106,6 +107,8 @@ def test_fetch_records_what_came_and_is_done_once(cache, fetches):
 def test_refresh_replaces_a_kernel(cache, fetches):
     first = provision.fetch("uml-7.2")
     second = provision.fetch("uml-7.2", refresh=True)
+    assert first.record is not None
+    assert second.record is not None
     assert (first.record.version, second.record.version) == ("6.99um1", "6.99um2")
     assert len(fetches) == 2
     assert sorted(path.name for path in cache.iterdir()) == [".uml-7.2.lock", "uml-7.2"]

@@ -134,7 +134,7 @@ def test_nothing_stands_for_a_function_only_for_a_reason():
 
 
 def test_each_function_is_reached_or_known_not_to_be(recorded):
-    assert unreached(recorded, {each.name for each in SEED if each.note}) == []
+    assert unreached(recorded, {each.name: each.note for each in SEED if each.note}) == []
     absent = set(NAMES) - set(recorded.functions)
     assert {each.name for each in SEED if each.note} >= absent
 

@@ -8,7 +8,18 @@ from harness.errors import BadScenario
 from harness.scenarios.registry import choose
 from harness.trace.faults import OUTAGE_MS
 from harness.trace.observations import Observation, Stamped
-from harness.trace.steps import Create, Disk, Examine, Fault, Load, Read, Resume, TargetLine, Write
+from harness.trace.steps import (
+    AnyStep,
+    Create,
+    Disk,
+    Examine,
+    Fault,
+    Load,
+    Read,
+    Resume,
+    TargetLine,
+    Write,
+)
 from harness.twin import explore
 from harness.twin.arguments import split_args
 from harness.twin.backend import TwinBackend
@@ -183,7 +194,7 @@ def test_a_full_chunk_is_written_without_reading_the_origin() -> None:
 
 
 def test_what_is_told_of_another_size_depends_on_the_kernel() -> None:
-    steps = [Create(name="dev")]
+    steps: list[AnyStep] = [Create(name="dev")]
     for sectors in (64, 128):
         steps += [Load(name="dev", table=(TargetLine(0, sectors, "zero", ""),)),
                   Resume(name="dev")]
