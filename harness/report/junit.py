@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 from xml.etree import ElementTree as ET
 
-from harness.compare.diff import Verdict
+from harness.compare.diff import AGREED, Verdict
 from harness.report.reporter import FileReporter
 from harness.report.words import details, headline
 from harness.verdict.result import Result, RunReport
@@ -89,7 +89,7 @@ def _case(suite: ET.Element, result: Result, classname: str) -> None:
         # GitLab shows the text, Jenkins the message.
         ET.SubElement(case, "skipped", message=message).text = text or message
     said = [clean(f"{name}: {value}") for name, value in facts.items()]
-    if text and result.verdict is Verdict.SAME:
+    if text and result.verdict in AGREED:
         said += ["", text]
     ET.SubElement(case, "system-out").text = "\n".join(said)
     if result.console:

@@ -4,8 +4,7 @@ No user comes back from one, so each loses its guest, and is run only when named
 """
 
 from harness.scenarios.registry import scenario
-from harness.scenarios.script import Script
-from harness.trace.steps import TargetLine
+from harness.scenarios.script import Script, linear
 
 _SECTORS = 128
 
@@ -14,7 +13,7 @@ def _cast(s: Script) -> None:
     """A snapshot of ``real`` on ``cow``, and an origin; both stand on linear devices."""
     for name, disk in (("real", "base"), ("cow", "store")):
         s.disk(disk, _SECTORS, stamped=disk == "base")
-        s.device(name, TargetLine(0, _SECTORS, "linear", f"{{{disk}}} 0"))
+        s.device(name, linear(disk, _SECTORS))
     s.snapshot("snap", "real", "cow", "P", 8)
     s.origin("org", "real")
 
@@ -22,7 +21,7 @@ def _cast(s: Script) -> None:
 def _other(s: Script) -> None:
     """A second snapshot of ``real``, on ``cow2``."""
     s.disk("store2", _SECTORS)
-    s.device("cow2", TargetLine(0, _SECTORS, "linear", "{store2} 0"))
+    s.device("cow2", linear("store2", _SECTORS))
     s.snapshot("other", "real", "cow2", "P", 8)
 
 

@@ -1,8 +1,7 @@
 """Target striped: its constructor, its ranges, a stripe that fails, snapshots over and on it."""
 
 from harness.scenarios.registry import scenario
-from harness.scenarios.script import Script
-from harness.trace.steps import Poke, TargetLine
+from harness.scenarios.script import Script, Segment, error, linear, zero
 
 _SECTORS = 192
 _SHAPES = {"2x8": (2, 8), "2x16": (2, 16), "3x8": (3, 8), "3x5": (3, 5), "4x3": (4, 3),
@@ -11,10 +10,10 @@ _SHAPES = {"2x8": (2, 8), "2x16": (2, 16), "3x8": (3, 8), "3x5": (3, 5), "4x3": 
 _PERSISTENT_OR_NOT = ("P", "N")
 
 
-def _line(disks: str, chunk: int, sectors: int, start: int = 0) -> TargetLine:
+def _line(disks: str, chunk: int, sectors: int) -> Segment:
     """A striped line over ``disks``, each from its sector 3 on."""
     places = " ".join(f"{{{disk}}} 3" for disk in disks)
-    return TargetLine(start, sectors, "striped", f"{len(disks)} {chunk} {places}")
+    return Segment(sectors, "striped", f"{len(disks)} {chunk} {places}")
 
 
 def _disks(s: Script, count: int, *, can_fail: bool = False) -> str:
@@ -38,7 +37,7 @@ def striped_ctr(s: Script) -> None:
             "2 8 {a} x {b} 0", "2 8 {a} 0 {b} -1", "2 8 {a} 0 {b} 8x", "2 8 {d} 0 {a} 0",
             "2 8 {a} 0 {b} 18446744073709551616", "2 8 {a} 60 {b} 0", "2 8 {a} 0 {b} 64",
             "2 08 {a} 00 {b} 0", "1 64 {a} 0", "1 32 {a} 0", "4 8 {a} 0 {a} 8 {b} 0 {b} 8"):
-        s.load("d", TargetLine(0, 64, "striped", args))
+        s.load("d", Segment(64, "striped", args))
     s.resume("d")
     s.table("d")
     s.status("d")
@@ -72,10 +71,10 @@ def striped_on_one_disk(s: Script) -> None:
     """All stripes on one disk, alone and beside other targets: flushes, and flushes with data."""
     s.disk("a", 256, stamped=True, can_fail=True)
     s.disk("base", 64, stamped=True)
-    line = TargetLine(0, 64, "striped", "2 8 {a} 0 {a} 64")
+    line = Segment(64, "striped", "2 8 {a} 0 {a} 64")
     s.device("alone", line)
-    s.device("beside", line, TargetLine(64, 16, "linear", "{base} 8"))
-    s.device("with", line, TargetLine(64, 16, "zero"))
+    s.device("beside", line, linear("base", 16, 8))
+    s.device("with", line, zero(16))
     for device in ("alone", "beside", "with"):
         s.flush(device)
         s.write(device, 5, 20)
@@ -96,17 +95,16 @@ def striped_limits(s: Script, chunk: int, disk: str) -> None:
     for stripes in (2, 3):
         name = f"d{stripes}"
         places = " ".join(f"{{{'ab'[at % 2]}}} {at * 64}" for at in range(stripes))
-        s.device(name, TargetLine(0, stripes * chunk * 2, "striped", f"{stripes} {chunk} {places}"))
+        s.device(name, Segment(stripes * chunk * 2, "striped", f"{stripes} {chunk} {places}"))
         s.create(f"in{stripes}")
-        s.load(f"in{stripes}", TargetLine(0, chunk, "linear", f"{{{name}}} {chunk}"))
+        s.load(f"in{stripes}", linear(name, chunk, chunk))
         s.create(f"at{stripes}")
-        s.load(f"at{stripes}", TargetLine(0, 1, "linear", f"{{{name}}} 1"))
+        s.load(f"at{stripes}", linear(name, 1, 1))
         s.create(f"s{stripes}")
-        s.load(f"s{stripes}", TargetLine(0, stripes * chunk * 2, "snapshot",
-                                         f"{{{name}}} {{cow}} N 8"))
+        s.load(f"s{stripes}", s.snapshot_line(name, "cow", "N", 8))
         s.create(f"m{stripes}")
-        s.load(f"m{stripes}", TargetLine(0, 8, "linear", "{cow} 4"),
-               TargetLine(8, stripes * chunk, "linear", f"{{{name}}} 0"))
+        s.load(f"m{stripes}", linear("cow", 8, 4),
+               linear(name, stripes * chunk, 0))
 
 
 @scenario(store=_PERSISTENT_OR_NOT, shape=tuple(_SHAPES), chunk=(4, 16))
@@ -158,7 +156,7 @@ def merge_into_striped(s: Script, shape: str) -> None:
     length = stripes * width * 8
     s.disk("store", 1024)
     s.device("real", _line(disks, width, length))
-    s.device("cow", TargetLine(0, 1024, "striped", "2 8 {store} 0 {store} 512"))
+    s.device("cow", Segment(1024, "striped", "2 8 {store} 0 {store} 512"))
     s.snapshot("snap", "real", "cow", "P", 8)
     s.origin("org", "real")
     s.write("snap", 3, 40)
@@ -173,12 +171,12 @@ def stripe_fails(s: Script, op: str, through: str) -> None:
     """A device below one stripe fails: the letter, the events, and no more of them than 14."""
     disks = _disks(s, 2, can_fail=True)
     if through == "error":
-        s.device("bad", TargetLine(0, 64, "linear", "{b} 0"))
+        s.device("bad", linear("b", 64))
         disks = ("a", "bad")  # type: ignore[assignment]
-    s.device("d", TargetLine(0, 128, "striped", f"2 8 {{{disks[0]}}} 0 {{{disks[1]}}} 0"))
+    s.device("d", Segment(128, "striped", f"2 8 {{{disks[0]}}} 0 {{{disks[1]}}} 0"))
     s.write("d", 0, 32)
     if through == "error":
-        s.reload("bad", TargetLine(0, 64, "error"))
+        s.reload("bad", error(64))
     else:
         s.fault("b", "read" if op == "read" else "write", 0, 64, count=0)
     act = s.read if op == "read" else s.write
@@ -189,7 +187,7 @@ def stripe_fails(s: Script, op: str, through: str) -> None:
     act("d", 0, 32)
     s.flush("d")
     s.heal("b")
-    s.reload("d", TargetLine(0, 128, "striped", f"2 8 {{{disks[0]}}} 0 {{{disks[1]}}} 0"))
+    s.reload("d", Segment(128, "striped", f"2 8 {{{disks[0]}}} 0 {{{disks[1]}}} 0"))
     s.status("d")
 
 
@@ -198,7 +196,7 @@ def stripe_fails_twice_named(s: Script) -> None:
     """A device of two stripes fails: both are marked."""
     s.disk("a", 128, stamped=True, can_fail=True)
     s.disk("b", 128, stamped=True, can_fail=True)
-    s.device("d", TargetLine(0, 96, "striped", "3 8 {a} 0 {b} 0 {a} 64"))
+    s.device("d", Segment(96, "striped", "3 8 {a} 0 {b} 0 {a} 64"))
     s.fault("a", "write", 64, 8)
     s.write("d", 16, 3)
     s.status("d")
@@ -215,10 +213,10 @@ def stripe_fails_below_a_snapshot(s: Script, who: str, op: str) -> None:
     s.disk("other", 256, stamped=who == "cow")
     for disk in disks if who == "cow" else ():
         s.write(disk, 0, 256, zeros=True)
-    s.device("wide", TargetLine(0, 256, "striped", "2 16 {a} 0 {b} 0"))
+    s.device("wide", Segment(256, "striped", "2 16 {a} 0 {b} 0"))
     real, cow = ("wide", "other") if who == "origin" else ("other", "wide")
     s.snapshot("snap", real, cow, "P", 8, sectors=256)
-    s.device("org", TargetLine(0, 256, "snapshot-origin", f"{{{real}}}"))
+    s.device("org", s.origin_line(real, sectors=256))
     s.write("org", 0, 3)
     s.fault("b", "write" if op == "write" else "read", 0, 64)
     s.write("org", 18, 2)
@@ -235,10 +233,10 @@ def stripes_of_stripes(s: Script) -> None:
     for name in ("a", "b"):
         s.disk(name, 256, stamped=True)
     s.disk("cow", 512)
-    s.device("part", TargetLine(0, 128, "linear", "{a} 16"))
-    s.device("low", TargetLine(0, 96, "striped", "3 8 {part} 0 {b} 0 {b} 64"))
-    s.device("top", TargetLine(0, 64, "striped", "2 16 {low} 32 {b} 128"),
-             TargetLine(64, 8, "error"), TargetLine(72, 24, "striped", "1 8 {low} 0"))
+    s.device("part", linear("a", 128, 16))
+    s.device("low", Segment(96, "striped", "3 8 {part} 0 {b} 0 {b} 64"))
+    s.device("top", Segment(64, "striped", "2 16 {low} 32 {b} 128"),
+             error(8), Segment(24, "striped", "1 8 {low} 0"))
     s.snapshot("snap", "top", "cow", "P", 8)
     s.origin("org", "top")
     s.write("org", 10, 50)
@@ -248,7 +246,7 @@ def stripes_of_stripes(s: Script) -> None:
     s.suspend("low")
     s.write("org", 0, 1)
     s.resume("low")
-    s.reload("low", TargetLine(0, 96, "striped", "3 8 {part} 0 {b} 0 {b} 96"))
+    s.reload("low", Segment(96, "striped", "3 8 {part} 0 {b} 0 {b} 96"))
     s.read("org", 0, 64)
 
 
@@ -258,8 +256,8 @@ def poked_through_stripes(s: Script) -> None:
     s.disk("a", 128, stamped=True)
     s.disk("b", 128)
     s.disk("base", 64, stamped=True)
-    s.device("cow", TargetLine(0, 128, "striped", "2 4 {a} 0 {b} 0"))
-    s.steps.append(Poke(device="cow", sector=0, data=bytes(4096)))
+    s.device("cow", Segment(128, "striped", "2 4 {a} 0 {b} 0"))
+    s.poke("cow", 0, bytes(4096))
     s.snapshot("snap", "base", "cow", "P", 4)
     s.write("snap", 3, 10)
     s.image("a", "b")

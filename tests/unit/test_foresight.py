@@ -216,7 +216,8 @@ def test_every_report_takes_it_for_agreement(hanging: tuple[Trace, int]) -> None
     assert loads(dumps(report)) == report
     assert verdicts(report) == "0 same, 1 hangs on both sides, 0 diverged"
     text = junit.render(report).decode()
-    assert 'failures="0" errors="0" skipped="0"' in text
+    assert 'failures="0" errors="0"' in text
+    assert 'skipped="0"' in text
     assert SAYS in text
     lines = ktap.render(report).decode().splitlines()
     assert f"  ok 1 write_while_a_store_is_suspended # hangs on both sides: {SAYS}" in lines

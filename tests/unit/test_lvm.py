@@ -141,7 +141,7 @@ def volumes() -> lvm_store.Volumes:
     """An origin, and a store in which three of its chunks are kept."""
     origin = np.random.default_rng(1).bytes(16 * CHUNK)
     cow = bytearray(20 * CHUNK)
-    cow[:16] = store.Header(chunk_sectors=8).pack()
+    cow[:16] = store.DiskHeader(chunk_sectors=8).pack()
     shown = bytearray(origin)
     for index, old in enumerate(OLD):
         entry = np.array([(old, 2 + index)], store.ENTRY_DTYPE)
