@@ -14,7 +14,7 @@ unexport PYTHONHOME PYTHONPATH
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test test-fast test-drivers lint record coverage-twin mutants hunt changelog pages wheels box bench clean distclean venv kernel
+.PHONY: help setup run test test-fast test-drivers lint record coverage-twin mutants hunt flakes changelog pages wheels box bench clean distclean venv kernel
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -53,6 +53,9 @@ mutants: record ## change the twin in 320 places, one at a time: recorded kernel
 
 hunt: setup ## random lives of snapshots on both sides: make hunt ARGS='--seed 1000 --count 200'
 	@$(BIN)/python -m tests.hunt.lives $(ARGS)
+
+flakes: setup ## verdicts that change: the catalogue 60 times on guests that are disturbed (hours)
+	@$(BIN)/python -m tests.hunt.flakes $(ARGS)
 
 changelog: venv ## show what the next release will say of its changes
 	@$(BIN)/towncrier build --draft --version next
