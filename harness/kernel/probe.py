@@ -35,6 +35,7 @@ The facts
                         on one device, rather than as a flush and a write
     preflush_error      ``ignored`` or ``reported``: where it goes in two parts, what the failed
                         flush does to the write
+    plug_reverses       of the requests that a process has begun together the last one is sent first
     flush_bypasses_map  a flush goes once to each device of a table, not once to each target
     unaligned_refused   a request that begins or ends within a block of the disk fails
     striped_io_min_kept, striped_chunk_sectors   what target striped makes of its chunk size: the
@@ -70,6 +71,7 @@ from harness.units import SECTOR_BYTES
 Facts = dict[str, bool | int | str]
 _SECTORS: Final = 2048
 _TOO_LONG_SECTORS: Final = 1 << 54
+_PLUG_TRIES: Final = 8
 _SNAP_MAGIC: Final = 0x70416E53
 
 
@@ -226,6 +228,24 @@ class _Prober:
         return {"striped_io_min_kept": kept, "striped_chunk_sectors": chunk,
                 "unaligned_refused": refused}
 
+    def plug_reverses(self, number: str) -> bool:
+        """Writes of one place, begun together: which of them is done last?
+
+        A process that sleeps in between sends them in order on any kernel, so one try that goes
+        well proves nothing, and one that does not is enough.  A loop device does what it is sent
+        one after the other.
+        """
+        [below] = Path("/sys/dev/block", number, "slaves").iterdir()
+        (below / "queue" / "scheduler").write_text("none")
+        for _ in range(_PLUG_TRIES):
+            self.do(steps.Parallel(ios=tuple(
+                steps.Write(device="b4k", sector=0, sectors=8, generation=generation)
+                for generation in range(1, 5))))
+            match self.do(steps.Read(device="b4k", sector=0, sectors=8)).content.get("b4k"):
+                case (Stamped(generation=1),):
+                    return True
+        return False
+
     def flakey_text(self, args: str) -> str:
         """What the constructor of flakey says to ``args``."""
         log = self.load("s", "flakey", f"{{org}} 0 {args}").log
@@ -289,6 +309,7 @@ class _Prober:
             "discard_granularity_4k": _queue(number_of("b4k"), "discard_granularity"),
             "preflush_passed": self.preflush_passed(number_of("b4k")),
             "preflush_error": self.preflush_error(),
+            "plug_reverses": self.plug_reverses(number_of("b4k")),
             "flush_bypasses_map": self.flush_bypasses_map(number_of("b4k")),
             "cow_threshold": int(threshold),
         }

@@ -9,17 +9,21 @@ told.
 
 import errno
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
 from harness.twin.bio import READ, WRITE, Bio, BlockDevice, Op
 from harness.twin.clock import Clock
 from harness.twin.disk import PAGE_SECTORS
 from harness.twin.extent import move_extent
+from harness.twin.plug import Plug
 from harness.twin.profile import Profile, errno_of
 from harness.units import SECTOR_SHIFT
 
 ZEROOUT_SECTORS_MAX: Final = 2048
 """Longest bio of zero pages (``BIO_MAX_VECS`` pages)."""
+IOCBS_UNPLUGGED_MAX: Final = 2
+"""io_submit(2) begins more requests than that with a plug (fs/aio.c, ``AIO_PLUG_THRESHOLD``)."""
 
 
 class BlockIO:
@@ -30,14 +34,25 @@ class BlockIO:
         self._profile = profile
         self._unseen: dict[BlockDevice, int] = {}
 
-    def _submit(self, device: BlockDevice, bios: list[Bio]) -> int:
-        """Submit all, wait for all; the errno of the last one that failed."""
+    def _plugged(self) -> AbstractContextManager[None]:
+        """What is begun inside is sent at its end."""
+        return self._clock.plugged(Plug(self._clock, reverses=self._profile.plug_reverses))
+
+    def _submit(self, device: BlockDevice, bios: list[Bio], *, sleeps: bool = False) -> int:
+        """Submit all, wait for all; the errno of the last one that failed.
+
+        Several bios are begun with a plug; ``sleeps`` says that the process waits for them before
+        it is through with that (``blkdev_issue_zeroout``).
+        """
         if len(bios) == 1 and move_extent(device, bios[0]):
             return 0
-        for bio in bios:
-            device.submit(bio)
-            if bio is not bios[-1]:
-                self._clock.may_preempt()
+        with self._plugged() if len(bios) > 1 else nullcontext():
+            for bio in bios:
+                device.submit(bio)
+                if bio is not bios[-1]:
+                    self._clock.may_preempt()
+            if sleeps and self._clock.plug is not None:
+                self._clock.plug.sleep()
         self._wait(bios)
         self._clock.run_until_idle()
         return next((bio.error for bio in reversed(bios) if bio.error), 0)
@@ -63,7 +78,18 @@ class BlockIO:
         write gets ENOSPC, a read EINVAL, since it came back short.
         """
         bios: list[Bio | None] = []
-        errors = []
+        errors: list[int] = []
+        with self._plugged() if len(ios) > IOCBS_UNPLUGGED_MAX else nullcontext():
+            self._submit_parallel(ios, bios, errors)
+        then()
+        self._wait([bio for bio in bios if bio is not None])
+        self._clock.run_until_idle()
+        return [bio.error if bio is not None and bio.error else error
+                for bio, error in zip(bios, errors, strict=True)]
+
+    def _submit_parallel(self, ios: Sequence[tuple[BlockDevice, bool, int, memoryview]],
+                         bios: list[Bio | None], errors: list[int]) -> None:
+        """Add a bio, or None, and an errno for each request."""
         for device, writes, sector, data in ios:
             sectors = len(data) >> SECTOR_SHIFT
             inside = max(0, min(sectors, device.sectors - sector))
@@ -81,11 +107,6 @@ class BlockIO:
                 self._clock.may_preempt()
             bios.append(bio)
             errors.append(error)
-        then()
-        self._wait([bio for bio in bios if bio is not None])
-        self._clock.run_until_idle()
-        return [bio.error if bio is not None and bio.error else error
-                for bio, error in zip(bios, errors, strict=True)]
 
     def write_direct(self, device: BlockDevice, sector: int, data: memoryview) -> int:
         """``pwrite`` with O_DIRECT until it is all written or refused; the errno."""
@@ -228,7 +249,7 @@ class BlockIO:
             count = min(ZEROOUT_SECTORS_MAX, end - start)
             zeros = memoryview(bytes(count << SECTOR_SHIFT))
             bios.append(Bio(WRITE, start, count, zeros, _end))
-        return self._submit(device, bios)
+        return self._submit(device, bios, sleeps=True)
 
 
 _ENDED: Final = object()

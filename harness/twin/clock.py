@@ -10,12 +10,16 @@ seen, there is a *choice point* (`Clock.may_preempt`).  `Choices` answers it: wi
 goes on, unless it was given other answers: with 1 workers run until they rest, with more only as
 far as the answer, less one, has events and places where a worker may be stopped (`Clock.stops`);
 then the process goes on in their midst.  `harness.twin.explore` gives it many.
+
+A task that has several requests to begin may gather them in a *plug* (`harness.twin.plug`): the
+clock holds that of the task which runs.
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from heapq import heappop, heappush
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from harness.units import Ticks
 
@@ -47,6 +51,12 @@ class Choices:
         self.points += 1
         return self._answers.get(self.points - 1, 0)
 
+    def either(self) -> bool:
+        """The answer to the next choice point, one with two outcomes: whether it is the second."""
+        answer = self.choose()
+        self.rested |= answer > 1  # there is nothing more to be had of it
+        return answer > 0
+
     def pass_points(self, count: int) -> bool:
         """Meet ``count`` points at once; False, and none is met, if the answer to one is 1."""
         met = range(self.points, self.points + count)
@@ -56,13 +66,32 @@ class Choices:
         return True
 
 
-class Clock:
-    """Runs events; see the module docstring for their order."""
+class Gathers(Protocol):
+    """What a task gathers requests in (`harness.twin.plug.Plug`)."""
 
-    __slots__ = ("_ahead", "_choices", "_left", "_running", "_sequence", "_soon", "now")
+    def add(self, disk: str, send: Callable[[], None]) -> None:
+        """Gather a request for a disk."""
+
+    def sleep(self) -> None:
+        """The task goes to sleep."""
+
+    def finish(self) -> None:
+        """Send what is there."""
+
+
+class Clock:
+    """Runs events; see the module docstring for their order.
+
+    Attributes:
+        now: the time.
+        plug: what the task that runs gathers its requests in, if it does (``current->plug``).
+    """
+
+    __slots__ = ("_ahead", "_choices", "_left", "_running", "_sequence", "_soon", "now", "plug")
 
     def __init__(self, choices: Choices | None = None) -> None:
         self.now = Ticks(0)
+        self.plug: Gathers | None = None
         self._choices = choices or Choices({})
         self._running = 0
         self._left: int | None = None
@@ -115,10 +144,42 @@ class Clock:
         if not self._soon or self._running:
             return
         answer = self._choices.choose()
+        if not answer:
+            return
+        # Who is preempted keeps its plug; only one that sleeps sends what is in it.
+        plug, self.plug = self.plug, None
         if answer == 1:
             self.run_until_idle()
-        elif answer:
+        else:
             self._run_for(answer - 1)
+        self.plug = plug
+
+    def either(self) -> bool:
+        """A race with two outcomes: whether it takes the second (`Choices.either`)."""
+        return self._choices.either()
+
+    @contextmanager
+    def plugged(self, plug: Gathers) -> Iterator[None]:
+        """The task that runs gathers requests inside, and sends them at the end.
+
+        One that does so already goes on with the plug that it has (kernel: ``blk_start_plug``).
+        """
+        if self.plug is not None:
+            yield
+            return
+        self.plug = plug
+        yield
+        self.plug = None
+        plug.finish()
+
+    @contextmanager
+    def another_task(self) -> Iterator[None]:
+        """What is begun inside is done by another task, for which the one that runs sleeps."""
+        plug, self.plug = self.plug, None
+        if plug is not None:
+            plug.sleep()
+        yield
+        self.plug = plug
 
     def _run_for(self, count: int) -> None:
         """Run events of this tick until so many, and places to stop, were met, or none is left."""

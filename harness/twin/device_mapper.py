@@ -19,6 +19,7 @@ from harness.twin.limits import Limits
 from harness.twin.mapped_device import MappedDevice
 from harness.twin.merge import SnapshotMerge
 from harness.twin.origin import Origin, write_to_snapshots
+from harness.twin.plug import Plug
 from harness.twin.profile import Profile, errno_of
 from harness.twin.registry import Registry
 from harness.twin.snapshot import Snapshot
@@ -55,6 +56,10 @@ class DeviceMapper:
         self._uevents: list[UEvent] = []
         self.exceptions_done = 0
         self._exception_waiters: list[Callable[[], None]] = []
+
+    def plug(self) -> Plug:
+        """A plug for a task."""
+        return Plug(self.clock, reverses=self.profile.plug_reverses)
 
     # -- what the world tells --
 

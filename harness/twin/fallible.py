@@ -2,7 +2,8 @@
 
 It stands for what the kernel side serves as a network block device (drivers/block/nbd.c), and for
 what the block layer does in front of one: requests arrive uncut, one for each bio, and are answered
-in the order of their arrival, each before the next.  Every request is written down as it arrives.
+in the order of their arrival, each before the next.  A task that gathers them (`harness.twin.plug`)
+sends them later, perhaps in another order.  Every request is written down as it arrives.
 
 What the plan strikes (`harness.trace.faults`) moves no data and gives EIO; or the disk stops with
 it. One that stalls goes on after a while: the answer is late, and what has arrived since is served
@@ -17,6 +18,7 @@ flush, or by the block layer below it (block/blk-flush.c), which does not.
 import errno
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from harness.trace.faults import OUTAGE_MS, FaultPlan, request_line
@@ -69,8 +71,10 @@ class FallibleDisk(Disk):
             bio.end(errno.EIO)
         elif bio.flags & PREFLUSH and bio.sectors:
             self._arrive(self._flush_first, bio)
-        else:
+        elif self._clock.plug is None or bio.flags or bio.op is Op.FLUSH:
             self._arrive(self._request, bio, 0, 0)
+        else:
+            self._clock.plug.add(self.name, partial(self._arrive, self._request, bio, 0, 0))
 
     def _arrive(self, serve: Callable[..., None], *args: Any) -> None:
         """Serve something now, or behind what a disk that stalls has yet to serve."""

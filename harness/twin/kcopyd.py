@@ -7,7 +7,8 @@ them.  A job longer than the sub-job size is cut, and eight of its pieces are in
 as well, stays.
 
 A callback may need I/O of its own before the worker may go on (a commit of metadata sleeps in the
-kernel): it calls `block`, and `unblock` once it is through.
+kernel): it calls `block`, and `unblock` once it is through.  What it does when it goes on is the
+worker's (`Kcopyd.in_worker`): its requests are in one plug with those of the same run.
 
 Left out on purpose: the page pool and the throttle by percentage of time, which change no result.
 """
@@ -18,6 +19,7 @@ from typing import Any, Final
 
 from harness.twin.bio import READ, WRITE, Bio, BlockDevice
 from harness.twin.clock import Clock
+from harness.twin.plug import Plug
 from harness.units import SECTOR_SHIFT
 
 CopyDone = Callable[[Any, bool, bool], None]
@@ -55,12 +57,13 @@ class _Job:
 class Kcopyd:
     """One client: a queue of copies and the worker that serves it."""
 
-    __slots__ = ("_awake", "_blocked", "_clock", "_complete", "_io", "_subjob_sectors", "jobs",
-                 "jobs_peak")
+    __slots__ = ("_awake", "_blocked", "_clock", "_complete", "_io", "_plug", "_subjob_sectors",
+                 "jobs", "jobs_peak")
 
-    def __init__(self, clock: Clock, subjob_sectors: int) -> None:
+    def __init__(self, clock: Clock, subjob_sectors: int, plug: Plug) -> None:
         self._clock = clock
         self._subjob_sectors = subjob_sectors
+        self._plug = plug
         self._complete: deque[tuple[CopyDone, Any, bool, bool]] = deque()
         self._io: deque[_Job] = deque()
         self._awake = False
@@ -103,6 +106,15 @@ class Kcopyd:
         """The worker goes on."""
         self._blocked = False
         if self._complete or self._io:
+            self._wake()
+
+    def in_worker(self, work: Callable[..., None], *args: object) -> None:
+        """Do what the worker does after it has slept inside a callback."""
+        clock = self._clock
+        plug, clock.plug = clock.plug, self._plug
+        work(*args)
+        clock.plug = plug
+        if self._plug and plug is not self._plug:
             self._wake()
 
     def _start(self, job: _Job) -> None:
@@ -154,6 +166,15 @@ class Kcopyd:
     def _work(self) -> None:
         """One run of the worker (kernel: ``do_work``)."""
         self._awake = False
+        self._clock.plug = self._plug
+        through = self._run_jobs()
+        self._clock.plug = None
+        # A worker that is stopped in its midst keeps its plug.
+        if through and self._plug:
+            self._plug.finish()
+
+    def _run_jobs(self) -> bool:
+        """What can be done now; False if the worker was stopped in its midst."""
         complete = self._complete
         while complete and not self._blocked:
             callback, context, read_error, write_error = complete.popleft()
@@ -162,10 +183,11 @@ class Kcopyd:
             callback(context, read_error, write_error)
             if self._clock.stops():
                 self._wake()
-                return
+                return False
         io = self._io
         while io and not self._blocked:
             self._issue(io.popleft())
+        return True
 
     def _issue(self, job: _Job) -> None:
         """Read into the pages of a job, or write from them (kernel: ``run_io_job``)."""

@@ -179,13 +179,16 @@ class SnapshotMerge(Snapshot):
         elif self.world.profile.merge_flush and self.origin.write_cache:
             self.origin.submit(Bio(Op.FLUSH, 0, 0, None, self._flushed))
         else:
-            self.store.commit_merge(self._count, self._committed)
+            self._commit()
 
     def _flushed(self, bio: Bio) -> None:
         if bio.error:
             self._fail("Flush after merge failed: shutting down merge")
         else:
-            self.store.commit_merge(self._count, self._committed)
+            self._commit()
+
+    def _commit(self) -> None:
+        self.store.commit_merge(self._count, partial(self.kcopyd.in_worker, self._committed))
 
     def _committed(self, error: int) -> None:
         if error:

@@ -74,12 +74,19 @@ class PersistentStore(ExceptionStore):
 
     def _chunk_io(self, op: Op, chunk: int, data: bytearray | bytes,
                   then: Callable[[int], None], flags: int = 0) -> None:
-        """Read or write one whole chunk; ``then(errno)``."""
+        """Read or write one whole chunk; ``then(errno)``.
+
+        Who asks waits for a worker of the store that does it (kernel: ``do_metadata``).
+        """
         sectors = self.chunk_sectors
         bio = Bio(op, chunk * sectors, sectors, memoryview(data),
                   lambda bio: then(bio.error))
         bio.flags = flags
-        self.cow.submit(bio)
+        if self.world.clock.plug is None:
+            self.cow.submit(bio)
+        else:
+            with self.world.clock.another_task():
+                self.cow.submit(bio)
 
     def _chunk_io_sync(self, op: Op, chunk: int, data: bytearray | bytes) -> int:
         """The same, waiting; for a constructor. Returns the errno."""

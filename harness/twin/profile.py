@@ -97,6 +97,8 @@ class Profile:
     """Longest discard of a disk; 0 if it takes none."""
     discard_4k: int = 1
     """The same of a disk with blocks of 4096 bytes."""
+    plug_reverses: bool = False
+    """Requests that a task has gathered are sent last one first; see `harness.twin.plug`."""
     flush_bypasses_map: bool = True
     """A flush goes once to each device of a table of linear targets, not once to each of them
     (dm: optimize flushes, 6.11)."""
@@ -233,6 +235,7 @@ _6_12: Final = Profile()
 _6_1: Final = Profile(
     enoent="ENODEV", self_reference=ACCEPTED, message_no_table=ACCEPTED,
     error_args=ACCEPTED, zero_discard="EOPNOTSUPP", flush_bypasses_map=False,
+    plug_reverses=True,
     flakey_error_reads=False, flakey_table_blank=True,
     unaligned_refused=False, striped_io_min_kept=False, striped_chunk_sectors=False,
     read_only_discard="EINVAL", duplicate_wins="first", discard=0, same_device_log=(
@@ -251,7 +254,7 @@ PROFILES: Final = {
                          "corrupt_bio_byte with the WRITE flag set")),
     "seed": replace(
         _6_1, features=False, log_errno_suffix=False, resize_uevent=False, too_long=ACCEPTED,
-        refused_decides=True,
+        refused_decides=True, plug_reverses=False,
         duplicate_wins="last by tail", kcopyd_subjob_sectors=128, threshold_semaphore=True,
         merge_flush=False, max_sectors_cut=False, origin_default_boundary_sectors=0,
         zero_chunk_refused=False),

@@ -160,7 +160,8 @@ class Snapshot(Target):
         slots = table_slots(cow.sectors, self.store.chunk_sectors)
         self.complete = ExceptionTable(slots, profile.exception_order)
         self.throttle = Throttle(self.world)
-        self.kcopyd = Kcopyd(self.world.clock, profile.kcopyd_subjob_sectors)
+        self.kcopyd = Kcopyd(self.world.clock, profile.kcopyd_subjob_sectors,
+                             self.world.plug())
         registry = self.world.registry
         if registry.register(self):
             # The metadata may be loaded into one table at a time only; it comes with the handover.
@@ -379,7 +380,8 @@ class Snapshot(Target):
             self._committing = True
             self.store.commit_exception(
                 pending.old, pending.new, not pending.copy_error,
-                partial(self._pending_complete, pending), self._commit_returned)
+                partial(self.kcopyd.in_worker, self._pending_complete, pending),
+                self._commit_returned)
         # The commit waits for the COW device, and kcopyd's worker with it.
         self._parked = True
         self.kcopyd.block()
@@ -393,14 +395,15 @@ class Snapshot(Target):
 
     def _pending_complete(self, pending: PendingException, success: bool) -> None:
         """The store has, or will never have, this exception (kernel: ``pending_complete``)."""
+        finish = partial(self.kcopyd.in_worker, self._finish, pending)
         if not success or self._drop_waiters is not None:
-            self.invalidate(errno.EIO, partial(self._finish, pending, True))
+            self.invalidate(errno.EIO, partial(finish, True))
         elif not self.valid:
             self._finish(pending, True)
         else:
             self.complete.insert(pending.old, pending.new)
             # A read that still goes to the origin must not see what an origin write puts there.
-            self.when_untracked(pending.old, partial(self._finish, pending, False))
+            self.when_untracked(pending.old, partial(finish, False))
 
     def _finish(self, pending: PendingException, failed: bool) -> None:
         """Let go of the bios that waited."""

@@ -39,6 +39,9 @@ _NOTICE_LIMIT_S: Final = 5.0
 _QUEUE: Final = {"scheduler": "none", "nomerges": "2",
                  "max_sectors_kb": str(bytes_of_sectors(REQUEST_SECTORS_MAX) >> 10)}
 """So that requests arrive one for each bio, uncut and in the order in which they were sent."""
+_THROTTLE: Final = "wbt_lat_usec"
+"""Where a queue limits the writes that are in flight (blk-wbt.c): who has to wait for others sends
+what it has gathered, so the order would be a matter of how quick the disk is.  0 for no limit."""
 
 
 class NbdMessage(genlmsg):  # type: ignore[misc] # pyroute2 has no types
@@ -121,8 +124,11 @@ class NbdControl:
             ("NBD_ATTR_SERVER_FLAGS", flags), _socket_of(fd))
         number = int(answer.get_attr("NBD_ATTR_INDEX"))
         try:
+            queue = Path(f"/sys/block/nbd{number}/queue")
             for name, value in _QUEUE.items():
-                Path(f"/sys/block/nbd{number}/queue/{name}").write_text(value)
+                (queue / name).write_text(value)
+            if (queue / _THROTTLE).exists():
+                (queue / _THROTTLE).write_text("0")
         except OSError as fault:
             self.disconnect(number)
             raise ProvisioningError(f"the queue of nbd{number} cannot be set up: {fault}"

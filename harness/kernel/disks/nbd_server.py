@@ -371,9 +371,13 @@ class _Service:
             self._fault = self._fault or str(fault)
 
     def _die(self) -> bool:
-        """Take the link down for good, and end the connection; False."""
+        """Take the link down for good, and end the connection; False.
+
+        What was answered before has been answered: it arrives first.
+        """
         assert self._wire is not None
         try:
+            self._wire.deliver(self._kernel, b"")
             self._wire.down()
         except (DmsnapError, OSError) as fault:
             self._fault = str(fault)
