@@ -228,13 +228,16 @@ class _Progress:
     def result(self, result: Result) -> None:
         self.results.append(result)
         done = len(self.results)
-        if sys.stderr.isatty() or done % 100 == 0:
+        if sys.stderr.isatty():
             print(f"\r{self._name}: {done}/{self._total}", end="", file=sys.stderr, flush=True)
+        elif done % 200 == 0:
+            print(f"{self._name}: {done}/{self._total}", file=sys.stderr, flush=True)
 
     def end(self, report: RunReport) -> None: ...
 
     def close(self) -> None:
-        print("\r", end="", file=sys.stderr)
+        if sys.stderr.isatty():
+            print("\r\x1b[K", end="", file=sys.stderr)
 
 
 class Hunt:
@@ -379,5 +382,7 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("flakes: interrupted; --resume goes on")
     except DmsnapError as fault:
         sys.exit(f"flakes: {fault}")
