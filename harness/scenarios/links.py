@@ -245,3 +245,25 @@ def link_under_queued_reads_and_writes(s: Script, how: How) -> None:
     s.read("snap", 0, 32)
     s.heal("cow")
     s.read("snap", 0, 32)
+
+
+@scenario(how=HOW)
+def link_under_requests_begun_together(s: Script, how: How) -> None:
+    """The link goes down with the second of four requests: what was sent before is answered."""
+    s.disk("base", 128, stamped=True, linked=True)
+    s.fault("base", "write", 0, 128, nth=2, how=how)
+    s.parallel(*(("base", 16 * at, 8) for at in range(4)))
+    s.heal("base")
+    s.read("base", 0, 128)
+
+
+@scenario(how=HOW)
+def link_under_copies_begun_together(s: Script, how: How) -> None:
+    """The link of the origin goes down with the second of three reads for copies."""
+    s.leave_out(Layer.REQUESTS, RACE)
+    cast(s, "P")
+    s.fault("base", "read", 16, 112, nth=2, how=how)
+    s.parallel(*(("snap", 16 * at + 1, 1) for at in range(1, 4)))
+    s.heal("base")
+    s.read("snap", 0, 64)
+    s.read("org", 0, 64)

@@ -4,8 +4,10 @@ Disks answer at once, or late (dm-delay), which keeps copies in flight while mor
 the outcome depends on a race, it must be one of those that the twin's orders give.
 """
 
+from harness.scenarios.io_errors import RACE
 from harness.scenarios.registry import scenario
 from harness.scenarios.script import Script, delay, reading, writing
+from harness.trace.files import Layer
 
 STORES = ("P", "N")
 
@@ -117,3 +119,34 @@ def refused_in_flight(s: Script) -> None:
     s.snapshot_and_origin("P", 8)
     s.parallel(("snap", 0, 4), ("snap", 250, 20), ("snap", 300, 4), ("org", 8, 4))
     s.read("snap", 0, 256)
+
+
+@scenario(store=STORES, where=("base read", "cow write"))
+def copies_begun_together(s: Script, store: str, where: str) -> None:
+    """Several copies may be in one run of kcopyd's worker; the request that is sent first fails."""
+    s.leave_out(Layer.REQUESTS, RACE)
+    s.disk("base", 128, stamped=True, can_fail=True)
+    s.disk("cow", 512, can_fail=True)
+    s.snapshot("snap", "base", "cow", store, 8)
+    s.origin("org", "base")
+    disk, op = where.split()
+    s.fault(disk, op, 8, 120)
+    s.parallel(*(("snap", 8 * chunk + 1, 2) for chunk in range(1, 4)))
+    s.read("snap", 0, 64)
+    s.heal(disk)
+    s.read("org", 0, 64)
+
+
+@scenario(store=STORES)
+def queued_writes_go_out_together(s: Script, store: str) -> None:
+    """Writes to parts of one chunk have waited for its copy: kcopyd's worker sends all of them."""
+    s.disk("base", 128, stamped=True, can_fail=True)
+    s.disk("cow", 512, can_fail=True)
+    s.snapshot("snap", "base", "cow", store, 8)
+    s.origin("org", "base")
+    for disk in ("base", "cow"):
+        s.fault(disk, "write", 8, 100, nth=4)
+    s.parallel(*(("snap", 16 + at, 1) for at in range(4)))
+    s.parallel(*(("org", 32 + 2 * at, 1) for at in range(4)))
+    s.read("snap", 0, 64)
+    s.read("org", 0, 64)

@@ -117,3 +117,36 @@ def long_requests_of_a_disk_that_counts(s: Script, verb: str) -> None:
     ask("above", 2000, 2000)
     s.heal("disk")
     s.read("disk", 2000, 2000)
+
+
+@scenario(count=(2, 3, 40))
+def requests_begun_together(s: Script, count: int) -> None:
+    """Which of several requests that a process has begun together is sent first: that one fails.
+
+    More than two are gathered in a plug; one with 32 in it is emptied first.
+    """
+    s.disk("disk", 512, stamped=True, can_fail=True)
+    s.device("above", TargetLine(0, 512, "linear", "{disk} 0"))
+    s.fault("disk", "write", 0, 512)
+    s.parallel(*(("above", 8 * at, 8) for at in range(count)))
+    s.read("above", 0, 512)
+
+
+@scenario()
+def requests_begun_together_for_two_disks(s: Script) -> None:
+    """The same where some are for another disk: those are sent in the order of their beginning."""
+    for name in ("one", "two"):
+        s.disk(name, 128, stamped=True, can_fail=True)
+    s.fault("one", "write", 0, 128, nth=2)
+    s.parallel(*((("one", "two")[at % 2], 8 * at, 8) for at in range(8)))
+    for name in ("one", "two"):
+        s.read(name, 0, 128)
+
+
+@scenario(sectors=(8, 64, 400))
+def pages_written_back(s: Script, sectors: int) -> None:
+    """Write-back of the page cache gathers requests, too, page by page; the third one fails."""
+    s.disk("disk", 512, stamped=True, can_fail=True)
+    s.fault("disk", "write", 0, 512, nth=3)
+    s.write("disk", 0, sectors, buffered=True)
+    s.read("disk", 0, 512)
