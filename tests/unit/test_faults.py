@@ -156,12 +156,15 @@ class Cable:
     def __init__(self, broken=""):
         self.broken = broken
         self.client = None
+        self.arrived = False
 
     def connect(self):
         self.client, server = socket.socketpair()
         return self.client, server
 
     def down(self):
+        if self.broken == "early" and not self.arrived:
+            raise ProvisioningError("it is not known whether what was answered has arrived")
         if self.broken == "down":
             raise ProvisioningError("the link is up nevertheless")
 
@@ -175,6 +178,7 @@ class Cable:
         if self.broken == "deliver":
             raise ProvisioningError("an answer has not arrived")
         server.sendall(rest)
+        self.arrived = True
 
     def give_up(self, number):
         assert number == 7
@@ -206,7 +210,7 @@ def test_a_stall_is_an_answer_that_comes_late():
 
 
 def test_a_disk_that_died_is_silent_until_it_is_healed():
-    server = linked()
+    server = linked("early")
     kernel = Kernel(server)
     server.fail("write", 0, 8, nth=2, count=1, how="dies")
     assert kernel.ask(WRITE, 0, 1, b"1" * 512) == (0, b"")

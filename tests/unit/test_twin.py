@@ -29,6 +29,7 @@ from harness.twin.disk import Disk as TwinDisk
 from harness.twin.fallible import FallibleDisk
 from harness.twin.kcopyd import Kcopyd
 from harness.twin.limits import STACKING
+from harness.twin.plug import Plug
 from harness.twin.profile import PROFILES, Profile, named
 
 
@@ -113,7 +114,7 @@ def test_kcopyd_copies_in_pieces(subjob: int) -> None:
     clock = Clock()
     source, target = TwinDisk("s", 32, STACKING, 254), TwinDisk("t", 32, STACKING, 254)
     source.view(0, 32)[:] = bytes(range(256)) * 64
-    client = Kcopyd(clock, subjob)
+    client = Kcopyd(clock, subjob, Plug(clock, reverses=False))
     done: list[tuple[object, bool, bool]] = []
     client.copy(source, 3, target, 20, 8, lambda *what: done.append(what), "job")
     assert not done
@@ -128,7 +129,7 @@ def test_kcopyd_stops_at_the_first_error_and_keeps_what_it_copied() -> None:
     clock = Clock()
     source, target = TwinDisk("s", 6, STACKING, 254), TwinDisk("t", 32, STACKING, 254)
     source.view(0, 6)[:] = b"z" * 3072
-    client = Kcopyd(clock, 4)
+    client = Kcopyd(clock, 4, Plug(clock, reverses=False))
     done: list[tuple[object, bool, bool]] = []
     client.copy(source, 0, target, 0, 8, lambda *what: done.append(what), None)
     clock.run_until_idle()

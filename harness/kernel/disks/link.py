@@ -181,15 +181,14 @@ class Link:
         return int(_COUNT.unpack(fcntl.ioctl(server, termios.TIOCOUTQ, bytes(_COUNT.size)))[0])
 
     def deliver(self, server: socket.socket, rest: bytes) -> None:
-        """Send what is left of an answer after an outage, and wait until all has arrived.
+        """Send some more over a link that is up, and wait until all that was sent has arrived.
 
         Raises:
             ProvisioningError: it does not arrive.
         """
         _push(server)
         server.sendall(rest)
-        self._wait(lambda: not self.stuck(server), "the link is up again, and an answer sent while "
-                   "it was down has not arrived")
+        self._wait(lambda: not self.stuck(server), "the link is up, and an answer has not arrived")
 
     @staticmethod
     def _wait(happened: Callable[[], bool], otherwise: str) -> None:
