@@ -261,7 +261,7 @@ def link_under_requests_begun_together(s: Script, how: How) -> None:
 def link_under_copies_begun_together(s: Script, how: How) -> None:
     """The link of the origin goes down with the second of three reads for copies."""
     s.leave_out(Layer.REQUESTS, RACE)
-    cast(s, "P")
+    linked_cast(s, "P")
     s.fault("base", "read", 16, 112, nth=2, how=how)
     s.parallel(*(("snap", 16 * at + 1, 1) for at in range(1, 4)))
     s.heal("base")

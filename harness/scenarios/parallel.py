@@ -7,6 +7,7 @@ the outcome depends on a race, it must be one of those that the twin's orders gi
 from harness.scenarios.io_errors import RACE
 from harness.scenarios.registry import scenario
 from harness.scenarios.script import Script, delay, reading, writing
+from harness.trace.faults import Op
 from harness.trace.files import Layer
 
 STORES = ("P", "N")
@@ -121,15 +122,15 @@ def refused_in_flight(s: Script) -> None:
     s.read("snap", 0, 256)
 
 
-@scenario(store=STORES, where=("base read", "cow write"))
-def copies_begun_together(s: Script, store: str, where: str) -> None:
+@scenario(store=STORES, op=("read", "write"))
+def copies_begun_together(s: Script, store: str, op: Op) -> None:
     """Several copies may be in one run of kcopyd's worker; the request that is sent first fails."""
     s.leave_out(Layer.REQUESTS, RACE)
     s.disk("base", 128, stamped=True, can_fail=True)
     s.disk("cow", 512, can_fail=True)
     s.snapshot("snap", "base", "cow", store, 8)
     s.origin("org", "base")
-    disk, op = where.split()
+    disk = "base" if op == "read" else "cow"
     s.fault(disk, op, 8, 120)
     s.parallel(*(("snap", 8 * chunk + 1, 2) for chunk in range(1, 4)))
     s.read("snap", 0, 64)

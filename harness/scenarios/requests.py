@@ -126,7 +126,7 @@ def requests_begun_together(s: Script, count: int) -> None:
     More than two are gathered in a plug; one with 32 in it is emptied first.
     """
     s.disk("disk", 512, stamped=True, can_fail=True)
-    s.device("above", TargetLine(0, 512, "linear", "{disk} 0"))
+    s.device("above", linear("disk", 512))
     s.fault("disk", "write", 0, 512)
     s.parallel(*(("above", 8 * at, 8) for at in range(count)))
     s.read("above", 0, 512)
