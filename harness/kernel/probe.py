@@ -31,6 +31,7 @@ The facts
     physical_block, io_min        block sizes of a disk, in bytes
     discard, discard_4k           bytes of the longest discard of such a disk, 0 for none
     discard_granularity, …_4k     its granularity in bytes
+    discard_of_blocks   the granularity of a mapped device is at least its physical block
     preflush_passed     a write that is flushed ahead goes whole through a table of linear targets
                         on one device, rather than as a flush and a write
     preflush_error      ``ignored`` or ``reported``: where it goes in two parts, what the failed
@@ -155,6 +156,38 @@ class _Prober:
             self.load("grown", "zero", "", sectors)
             resumed = self.do(steps.Resume(name="grown"))
         return any("RESIZE" in uevent.properties for uevent in resumed.uevents)
+
+    def max_sectors(self, number_of: Callable[[str], str]) -> int:
+        """The longest request of a disk.
+
+        The kernel tells whole KiB, so there may be a sector more.  Then a read of twice that, from
+        a chunk that is longer, is two requests, not three.
+        """
+        told = _queue(number_of("org"), "max_sectors_kb") * 2
+        read_sectors = 2 * (told + 1)
+        chunk_sectors = 1 << read_sectors.bit_length()
+        self.do(steps.Disk(name="long", sectors=chunk_sectors))
+        self.do(steps.Create(name="cut"))
+        if self.load("cut", "snapshot", f"{{long}} {{cow}} N {chunk_sectors}", chunk_sectors).error:
+            return told
+        self.do(steps.Resume(name="cut"))
+        stat = Path("/sys/dev/block", number_of("long"), "stat")
+        before = int(stat.read_text().split()[0])
+        self.do(steps.Read(device="cut", sector=0, sectors=read_sectors))
+        return told + (int(stat.read_text().split()[0]) - before == 2)
+
+    def discard_of_blocks(self, number_of: Callable[[str], str]) -> bool:
+        """A snapshot that takes discards says 512, the sectors of its chunks, or a block.
+
+        A chunk of fewer sectors would kill some kernels.
+        """
+        self.do(steps.Disk(name="o4k", sectors=_SECTORS, block_size=4096))
+        self.do(steps.Create(name="hints"))
+        seen = self.load("hints", "snapshot", "{o4k} {b4k} N 512 1 discard_zeroes_cow")
+        if seen.error:
+            return True
+        self.do(steps.Resume(name="hints"))
+        return _queue(number_of("hints"), "discard_granularity") != SECTOR_BYTES
 
     def preflush_passed(self, number: str) -> bool:
         """A store over a linear target: how many writes does the device below see?
@@ -299,7 +332,7 @@ class _Prober:
             "features": features == "accepted",
             "n_merge_refused": self.answer("s", "snapshot-merge", "{org} {cow} N 8") != "accepted",
             "duplicate_wins": self.duplicate_wins(),
-            "max_sectors": _queue(number_of("org"), "max_sectors_kb") * 2,
+            "max_sectors": self.max_sectors(number_of),
             "max_sectors_4k": _queue(number_of("b4k"), "max_sectors_kb") * 2,
             "physical_block": _queue(number_of("org"), "physical_block_size"),
             "io_min": _queue(number_of("org"), "minimum_io_size"),
@@ -307,6 +340,7 @@ class _Prober:
             "discard_4k": _queue(number_of("b4k"), "discard_max_bytes"),
             "discard_granularity": _queue(number_of("org"), "discard_granularity"),
             "discard_granularity_4k": _queue(number_of("b4k"), "discard_granularity"),
+            "discard_of_blocks": self.discard_of_blocks(number_of),
             "preflush_passed": self.preflush_passed(number_of("b4k")),
             "preflush_error": self.preflush_error(),
             "plug_reverses": self.plug_reverses(number_of("b4k")),

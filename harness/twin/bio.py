@@ -73,20 +73,17 @@ class BlockDevice(Protocol):
     """What a bio can be submitted to: a disk or a mapped device.
 
     ``name`` follows renames; ``openers`` counts tables that hold the device (kernel: the open
-    count that DM_DEV_STATUS reports for a mapped device); ``announced`` says that it can be opened;
-    ``discard``, that its queue takes discards.
+    count that DM_DEV_STATUS reports for a mapped device); ``announced`` says that it can be opened.
     """
 
     name: str
     sectors: int
     block_sectors: int
     limits: Limits
-    max_sectors: int
     read_only: bool
     openers: int
     suspended: bool
     announced: bool
-    discard: bool
 
     @property
     def write_cache(self) -> bool:

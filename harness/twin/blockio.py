@@ -227,14 +227,22 @@ class BlockIO:
 
     def discard(self, device: BlockDevice, sector: int, sectors: int) -> int:
         """``BLKDISCARD``; the errno."""
-        if not device.discard:
+        limits = device.limits
+        if not limits.discard_sectors_max:
             return errno.EOPNOTSUPP
         beyond = sector + sectors > device.sectors
         if device.read_only:
             return errno_of(self._profile.read_only_discard) if beyond else errno.EPERM
         if beyond or sector % device.block_sectors or sectors % device.block_sectors:
             return errno.EINVAL
-        return self._submit(device, [Bio(Op.DISCARD, sector, sectors, None, _end)])
+        end = sector + sectors
+        bios = []
+        while sector < end:
+            count = limits.first_discard(sector, end - sector)
+            bios.append(Bio(Op.DISCARD, sector, count, None, _end))
+            sector += count
+        error = self._submit(device, bios)
+        return 0 if error == errno.EOPNOTSUPP else error
 
     def zeroout(self, device: BlockDevice, sector: int, sectors: int) -> int:
         """``BLKZEROOUT``, by writing zero pages; the errno."""

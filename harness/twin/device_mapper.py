@@ -33,7 +33,7 @@ from harness.twin.targets.linear import Linear
 from harness.twin.targets.striped import Striped
 from harness.twin.targets.zero import Zero
 from harness.twin.throttle import DEFAULT_COW_THRESHOLD
-from harness.units import SECTOR_BYTES
+from harness.units import SECTOR_BYTES, SECTOR_SHIFT
 
 TARGET_TYPES: Final[dict[str, type[Target]]] = {
     kind.type_name: kind for kind in (Linear, Error, Zero, Striped, Delay, Dust, Flakey,
@@ -100,12 +100,18 @@ class DeviceMapper:
 
     def add_disk(self, name: str, sectors: int, block_sectors: int) -> Disk:
         """A new disk of zeros."""
+        profile = self.profile
         block = block_sectors * SECTOR_BYTES
-        limits = Limits(block, max(block, self.profile.physical_block),
-                        max(block, self.profile.io_min))
-        disk = Disk(name, sectors, limits, self.profile.max_sectors if block_sectors == 1
-                    else self.profile.max_sectors_4k)
-        disk.discard = bool(self.profile.discard if block_sectors == 1 else self.profile.discard_4k)
+        if block_sectors == 1:
+            max_sectors, discard_bytes, granularity = (
+                profile.max_sectors, profile.discard, profile.discard_granularity)
+        else:
+            max_sectors, discard_bytes, granularity = (
+                profile.max_sectors_4k, profile.discard_4k, profile.discard_granularity_4k)
+        disk = Disk(name, sectors, Limits(
+            block, max(block, profile.physical_block), max(block, profile.io_min),
+            max_sectors=max_sectors, discard_granularity=granularity if discard_bytes else 0,
+            discard_sectors_max=discard_bytes >> SECTOR_SHIFT))
         self.disks[name] = disk
         return disk
 

@@ -31,17 +31,15 @@ _LARGE_PAGE: Final = 2 << 20
 class Disk:
     """``sectors`` sectors of zeros, with the queue limits of a real disk."""
 
-    def __init__(self, name: str, sectors: int, limits: Limits, max_sectors: int) -> None:
+    def __init__(self, name: str, sectors: int, limits: Limits) -> None:
         self.name = name
         self.sectors = sectors
         self.limits = limits
         self.block_sectors = limits.logical_block // SECTOR_BYTES
-        self.max_sectors = max_sectors
         self.read_only = False
         self.openers = 0
         self.suspended = False
         self.announced = True
-        self.discard = False
         self.write_cache = False
         self._written = bytearray((sectors >> _REGION_SHIFT) + 1)
         self._map = mmap.mmap(-1, (sectors << SECTOR_SHIFT) + _LARGE_PAGE, flags=_FLAGS)
@@ -66,7 +64,7 @@ class Disk:
             bio.end()
         elif op == Op.FLUSH:
             bio.end()
-        elif op == Op.DISCARD and not self.discard:
+        elif op == Op.DISCARD and not self.limits.discard_sectors_max:
             bio.end(errno.EOPNOTSUPP)
         else:
             # A ram disk frees the pages that lie wholly inside, and leaves the rest as it is.

@@ -29,12 +29,13 @@ from harness.twin.clock import TICKS_PER_MS, Clock
 from harness.twin.disk import Disk
 from harness.twin.limits import Limits
 from harness.twin.profile import Profile
-from harness.units import SECTOR_SHIFT
+from harness.units import SECTOR_BYTES, SECTOR_SHIFT
 
 _WORDS: Final[dict[Op, RequestOp]] = {
     Op.READ: "read", Op.WRITE: "write", Op.FLUSH: "flush", Op.DISCARD: "discard"}
-_DISCARD_SECTORS_MAX: Final = 0xFFFFFFFF >> SECTOR_SHIFT
-"""nbd takes discards of any length (``blk_queue_max_discard_sectors(UINT_MAX)``)."""
+_LIMITS: Final = Limits(max_sectors=REQUEST_SECTORS_MAX, discard_granularity=SECTOR_BYTES,
+                        discard_sectors_max=0xFFFFFFFF >> SECTOR_SHIFT)
+"""What the kernel side sets up, and what nbd says of discards: any place, any length."""
 
 
 class FallibleDisk(Disk):
@@ -42,8 +43,7 @@ class FallibleDisk(Disk):
 
     def __init__(self, name: str, sectors: int, clock: Clock, profile: Profile, *,
                  linked: bool = False) -> None:
-        super().__init__(name, sectors, Limits(), REQUEST_SECTORS_MAX)
-        self.discard = True
+        super().__init__(name, sectors, _LIMITS)
         self.write_cache = True
         self.linked = linked
         self.plan = FaultPlan()
@@ -114,9 +114,10 @@ class FallibleDisk(Disk):
     def _request(self, bio: Bio, done: int, error: int) -> None:
         """Serve a bio from its sector ``done`` on; ``error`` is that of the sectors before."""
         # A bio longer than the queue takes is cut (``__bio_split_to_limits``).
-        longest = _DISCARD_SECTORS_MAX if bio.op is Op.DISCARD else self.max_sectors
         while True:
-            count = min(bio.sectors - done, longest)
+            count = (self.limits.cut_discard(bio.sector + done, bio.sectors - done)
+                     if bio.op is Op.DISCARD else
+                     min(bio.sectors - done, self.limits.max_sectors))
             failed = self._take(bio.op, bio.sector + done, count, fua=bool(bio.flags & FUA))
             if not failed:
                 self._move(bio, done, count)

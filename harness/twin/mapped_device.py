@@ -8,15 +8,13 @@ import errno
 from typing import TYPE_CHECKING
 
 from harness.twin.bio import PREFLUSH, Bio, BlockDevice, EndIo, Op
-from harness.twin.limits import STACKING
+from harness.twin.limits import STACKING, UNLIMITED_SECTORS
 from harness.twin.table import Table
 from harness.twin.target import Target
 from harness.units import SECTOR_BYTES, SECTOR_SHIFT
 
 if TYPE_CHECKING:
     from harness.twin.device_mapper import DeviceMapper
-
-UNLIMITED_SECTORS = (1 << 32) - 1
 
 
 class _Io:
@@ -57,8 +55,6 @@ class MappedDevice:
         self.openers = 0
         self.announced = world.profile.uevent_add_at == "create"
         self.limits_known = False
-        self.discard = False
-        self._discard_sectors_max = 0
         self._held: dict[tuple[BlockDevice, int], int] = {}
         self._deferred: list[Bio] = []
         self._in_flight = 0
@@ -106,7 +102,7 @@ class MappedDevice:
         if self.live is None or bio.sector + bio.sectors > self.sectors:
             self._end(bio, errno.EIO)
             return
-        if bio.op is Op.DISCARD and not self.discard:
+        if bio.op is Op.DISCARD and not self.limits.discard_sectors_max:
             self._end(bio, errno.EOPNOTSUPP)
             return
         io = _Io(bio)
@@ -115,6 +111,8 @@ class MappedDevice:
         io.preflush = bool(bio.flags & PREFLUSH) and not self._passes_preflush(self.live)
         if bio.op == Op.FLUSH or io.preflush:
             self._flush(io, self.live)
+        elif bio.op is Op.DISCARD:
+            self._split_discard(io, self.live)
         else:
             self._split(io, self.live)
         self._end_piece(io, 0)
@@ -124,44 +122,53 @@ class MappedDevice:
         sector = bio.sector
         left = bio.sectors
         data = bio.data
-        discard = bio.op is Op.DISCARD
-        limit = self._discard_sectors_max if discard else left
         while True:
             target = table.find(sector)
             sectors = min(left, target.start + target.sectors - sector)
-            if not discard:
-                sectors = target.io_sectors(bio, sector, sectors)
-            elif limit:
-                # With the granularity of a chunk, the block layer would cut at chunks.
-                boundary = limit - sector % limit if self.world.profile.fixed else limit
-                sectors = min(sectors, boundary)
-            io.pieces += 1
+            sectors = target.io_sectors(bio, sector, sectors)
             piece = data
             if data is not None and sectors != left:
                 piece = data[: sectors << SECTOR_SHIFT]
                 data = data[sectors << SECTOR_SHIFT :]
-            clone = _Clone(bio.op, sector, sectors, piece, self._end_clone, io, target)
-            clone.flags = bio.flags
-            device = target.map(clone)
-            if device is not None:
-                device.submit(clone)
-            if discard:
-                self._repeat_discard(clone.io, target, sector, sectors)
+            self._map(io, target, sector, sectors, piece)
             left -= sectors
             if not left:
                 return
             sector += sectors
             self.world.clock.may_preempt()
 
-    def _repeat_discard(self, io: _Io, target: Target, sector: int, sectors: int) -> None:
-        """The other clones of a discard, for a target that wants several."""
-        for number in range(1, target.discards):
-            io.pieces += 1
-            clone = _Clone(Op.DISCARD, sector, sectors, None, self._end_clone, io, target)
-            clone.number = number
-            device = target.map(clone)
-            if device is not None:
-                device.submit(clone)
+    def _map(self, io: _Io, target: Target, sector: int, sectors: int, data: memoryview | None,
+             number: int = 0) -> None:
+        """One clone on its way (kernel: ``__map_bio``)."""
+        io.pieces += 1
+        clone = _Clone(io.bio.op, sector, sectors, data, self._end_clone, io, target)
+        clone.flags = io.bio.flags
+        clone.number = number
+        device = target.map(clone)
+        if device is not None:
+            device.submit(clone)
+
+    def _split_discard(self, io: _Io, table: Table) -> None:
+        """Cut a discard at the limits of the queue, each piece at targets, and what is left again.
+
+        Kernel: ``dm_split_and_process_bio``, ``__process_abnormal_io``.
+        """
+        waiting = [(io.bio.sector, io.bio.sector + io.bio.sectors)]
+        while waiting:
+            sector, end = waiting.pop()
+            target = table.find(sector)
+            cut = sector + self.limits.cut_discard(sector, end - sector)
+            if cut < end:
+                waiting.append((cut, end))
+            boundary = min(cut, target.start + target.sectors)
+            boundary = sector + target.discard_sectors(sector, boundary - sector)
+            if boundary < cut:
+                waiting.append((boundary, cut))
+                cut = boundary
+            for number in range(target.discards):
+                self._map(io, target, sector, cut - sector, None, number)
+            if waiting:
+                self.world.clock.may_preempt()
 
     def _flush(self, io: _Io, table: Table) -> None:
         """Empty flushes to all that is below (kernel: ``__send_empty_flush``)."""
@@ -272,10 +279,8 @@ class MappedDevice:
         self.limits = table.calculate_limits()
         self.limits_known = True
         self.block_sectors = self.limits.logical_block // SECTOR_BYTES
-        self.discard = table.supports_discards()
-        self._discard_sectors_max = table.discard_sectors_max()
-        self.max_sectors = (table.max_sectors(UNLIMITED_SECTORS)
-                            if self.world.profile.max_sectors_cut else UNLIMITED_SECTORS)
+        self.max_sectors = (self.limits.max_sectors if self.world.profile.max_sectors_cut
+                            else UNLIMITED_SECTORS)
 
     def bind(self, table: Table) -> Table | None:
         """Make ``table`` live; returns the one it replaces (kernel: ``__bind``)."""

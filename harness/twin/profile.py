@@ -85,20 +85,27 @@ class Profile:
     duplicate_wins: str = "last"
     """Which of two records for one chunk is found: the first (5.2), the last (8581b19eb2c5, 6.19)
     or, in the seed, the last by another rule; see `harness.twin.exceptions.table`."""
-    max_sectors: int = 254
+    max_sectors: int = 255
     """Longest request of a disk."""
-    max_sectors_4k: int = 254
+    max_sectors_4k: int = 2560
     """The same of a disk with blocks of 4096 bytes."""
     physical_block: int = 4096
     """Physical block size of a disk, in bytes."""
     io_min: int = 4096
     """Its minimum I/O size, in bytes."""
-    discard: int = 1
-    """Longest discard of a disk; 0 if it takes none."""
-    discard_4k: int = 1
+    discard: int = 2199023255040
+    """Longest discard of a disk, in bytes; 0 if it takes none."""
+    discard_4k: int = 4294966784
     """The same of a disk with blocks of 4096 bytes."""
     plug_reverses: bool = False
     """Requests that a task has gathered are sent last one first; see `harness.twin.plug`."""
+    discard_granularity: int = 4096
+    """Discards of less than this, or off it, may do nothing to a disk; in bytes."""
+    discard_granularity_4k: int = 4096
+    """The same of a disk with blocks of 4096 bytes."""
+    discard_of_blocks: bool = True
+    """The granularity of a device is at least its physical block (block: harden and set defaults of
+    queue limits when they are committed, 6.9)."""
     flush_bypasses_map: bool = True
     """A flush goes once to each device of a table of linear targets, not once to each of them
     (dm: optimize flushes, 6.11)."""
@@ -238,7 +245,8 @@ _6_1: Final = Profile(
     plug_reverses=True,
     flakey_error_reads=False, flakey_table_blank=True,
     unaligned_refused=False, striped_io_min_kept=False, striped_chunk_sectors=False,
-    read_only_discard="EINVAL", duplicate_wins="first", discard=0, same_device_log=(
+    read_only_discard="EINVAL", duplicate_wins="first", discard=0,
+    discard_of_blocks=False, same_device_log=(
         "device-mapper: table: {s}: snapshot: COW device cannot be the same as origin device "
         "(-EINVAL)\n"
         "device-mapper: ioctl: error adding target to table"))

@@ -11,6 +11,7 @@ when its own write found no space: it can be read from then on, and not written.
 """
 
 import errno
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -20,9 +21,11 @@ from harness.twin.arguments import CtrError, scan_unsigned
 from harness.twin.bio import READ, Bio, BlockDevice, EndIo, Op
 from harness.twin.exceptions.table import ExceptionTable, table_slots
 from harness.twin.kcopyd import Kcopyd
+from harness.twin.limits import Limits
 from harness.twin.table import MODE_READ, Table
 from harness.twin.target import Target
 from harness.twin.throttle import Throttle
+from harness.units import SECTOR_BYTES
 
 if TYPE_CHECKING:
     from harness.twin.exception_store import Extent, Then
@@ -284,10 +287,24 @@ class Snapshot(Target):
 
     def discard_sectors_max(self) -> int:
         """One chunk; a handover destination takes its source's (``snapshot_io_hints``)."""
+        found = self.world.registry.sharing_cow(self)
+        both = found.source is not None and found.destination is not None
+        return (found.source if both and found.source else self).store.chunk_sectors
+
+    def discard_sectors(self, sector: int, sectors: int) -> int:
+        """With the granularity of a chunk, the block layer would cut at chunks."""
+        if not self.world.profile.fixed:
+            return sectors
+        chunk_sectors = self.store.chunk_sectors
+        return min(sectors, chunk_sectors - sector % chunk_sectors)
+
+    def io_hints(self, limits: Limits) -> Limits:
+        """Kernel: ``snapshot_io_hints``, which takes the sectors of a chunk for bytes."""
         if not self.discard_zeroes_cow:
-            return 0
-        source = self.world.registry.sharing_cow(self).source
-        return (source or self).store.chunk_sectors
+            return limits
+        chunk_sectors = self.discard_sectors_max()
+        granularity = chunk_sectors * SECTOR_BYTES if self.world.profile.fixed else chunk_sectors
+        return replace(limits, discard_granularity=granularity, discard_sectors_max=chunk_sectors)
 
     def flush_device(self, number: int) -> BlockDevice:
         """A flush goes to the COW device, whatever the state of the snapshot."""

@@ -14,7 +14,14 @@ from harness.errors import FreedMemory, KernelCrash, Unsupported, errno_name
 from harness.trace.steps import NO_TARGET, REFERENCE, TargetLine
 from harness.twin.arguments import CtrError
 from harness.twin.bio import BlockDevice
-from harness.twin.limits import STACKING, Limits, stack
+from harness.twin.limits import (
+    STACKING,
+    Limits,
+    at_least_a_block,
+    divides_by_zero,
+    stack,
+    without_discards,
+)
 from harness.twin.profile import ACCEPTED, errno_of
 from harness.twin.target import Target
 from harness.units import SECTOR_BYTES
@@ -27,8 +34,6 @@ MODE_READ = 1
 MODE_WRITE = 2
 _SECTORS_MAX = (1 << 63) - 1 >> 9
 """Longest table: what lies behind it no file offset reaches."""
-_GRANULARITY_MIN = 512
-"""The discard granularity is the chunk size in sectors, taken for bytes."""
 _NUMBERS = re.compile(r"(\d+):(\d+)")
 _THREE_NUMBERS = re.compile(r"\d+:\d+:\d+(:|[^\d:].*)?", re.DOTALL)
 _HEX_NUMBER = re.compile(r"(?:0[xX])?([0-9a-fA-F]+)")
@@ -254,13 +259,13 @@ class Table:
             raise FreedMemory("a target uses a device whose reference was freed when another one "
                               "opened it for writing")
         for target in self.targets:
-            own = target.io_hints(self._device_limits(target))
+            below = self._device_limits(target)
+            own = target.io_hints(below)
             fault = _area_fault(target, own)
             if fault is not None:
                 self.world.log(f"{name} {fault}")
                 raise LoadError(errno.EINVAL)
-            if (0 < target.discard_sectors_max() < _GRANULARITY_MIN
-                    and not self.world.profile.fixed and self.world.profile.unprobed_crashes):
+            if divides_by_zero(own, below) and self.world.profile.unprobed_crashes:
                 raise KernelCrash("a discard granularity of less than one sector: the kernel "
                                   "divides by zero in blk_stack_limits")
             limits, fits = stack(limits, own, 0)
@@ -268,7 +273,13 @@ class Table:
                 self.world.log(f"{name} adding target device (start sect {target.start} len "
                                f"{target.sectors}) caused an alignment inconsistency")
         self._check_alignment(limits)
-        return limits
+        return self._restrict(limits)
+
+    def _restrict(self, limits: Limits) -> Limits:
+        """Kernel: ``dm_table_set_restrictions``."""
+        if not self.supports_discards():
+            return without_discards(limits)
+        return at_least_a_block(limits) if self.world.profile.discard_of_blocks else limits
 
     def _device_limits(self, target: Target) -> Limits:
         """Limits of one target's devices (kernel: ``dm_set_device_limits``)."""
@@ -307,19 +318,10 @@ class Table:
 
     def supports_discards(self) -> bool:
         """Every target takes discards, and so do its devices (``dm_table_supports_discards``)."""
-        return all(target.takes_discards() and all(device.discard for device, _, _
-                                                   in target.devices())
-                   for target in self.targets)
-
-    def discard_sectors_max(self) -> int:
-        """Stacked longest discard, 0 for any."""
-        return min((limit for target in self.targets if (limit := target.discard_sectors_max())),
-                   default=0)
-
-    def max_sectors(self, unlimited: int) -> int:
-        """Stacked longest bio, in sectors."""
-        return min((device.max_sectors for target in self.targets
-                    for device, _, _ in target.devices()), default=unlimited)
+        return all(
+            target.takes_discards() and (not target.discards_need_devices() or all(
+                device.limits.discard_sectors_max for device, _, _ in target.devices()))
+            for target in self.targets)
 
 
 def _area_fault(target: Target, limits: Limits) -> str | None:

@@ -5,10 +5,12 @@ whose sector is absolute on the mapped device; it returns the device that the bi
 changing ``bio.sector``, or None when it has taken care of the bio itself (queued it, ended it).
 """
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 from harness.twin.bio import Bio, BlockDevice
-from harness.twin.limits import Limits
+from harness.twin.limits import UNLIMITED_SECTORS, Limits
+from harness.units import SECTOR_BYTES
 
 if TYPE_CHECKING:
     from harness.twin.table import Table
@@ -86,23 +88,25 @@ class Target:
         """A bio that ``map`` marked (``bio.chunk``) has ended."""
 
     def takes_discards(self) -> bool:
-        """Whether a discard may be sent to this target, if its devices take discards.
+        """Whether a discard may be sent to this target (kernel: ``num_discard_bios``)."""
+        return True
 
-        Kernel: ``num_discard_bios``, and ``discards_supported`` where there are no devices.
-        """
+    def discards_need_devices(self) -> bool:
+        """Whether its devices must take discards, too (kernel: not ``discards_supported``)."""
         return True
 
     def tells_devices(self) -> bool:
         """Whether `devices` can be asked for (kernel: there is an ``iterate_devices``)."""
         return True
 
-    def io_hints(self, limits: Limits) -> Limits:
-        """What the target makes of the limits of its devices (``io_hints``)."""
-        return limits
+    def discard_sectors(self, sector: int, sectors: int) -> int:
+        """How much of a discard this target takes at once, whatever the limits say."""
+        del sector
+        return sectors
 
-    def discard_sectors_max(self) -> int:
-        """Longest discard that this target wants to see; 0 for any (``io_hints``)."""
-        return 0
+    def io_hints(self, limits: Limits) -> Limits:
+        """What becomes of the stacked limits of its devices (kernel: ``io_hints``)."""
+        return limits
 
     def presuspend(self) -> None:
         """Before the device stops taking bios."""
@@ -128,3 +132,7 @@ class Target:
     def devices(self) -> list[tuple[BlockDevice, int, int]]:
         """Areas that the table checks: device, first sector, sectors (``iterate_devices``)."""
         return []
+
+
+def _any_discard(limits: Limits) -> Limits:
+    return replace(limits, discard_granularity=SECTOR_BYTES, discard_sectors_max=UNLIMITED_SECTORS)

@@ -94,7 +94,7 @@ def submit(disk: TwinDisk, bio: Bio) -> int:
 
 
 def test_disk_beyond_its_end() -> None:
-    disk = TwinDisk("d", 16, STACKING, 254)
+    disk = TwinDisk("d", 16, STACKING)
     data = memoryview(bytearray(b"x" * 1024))
     assert submit(disk, Bio(WRITE, 14, 2, data, lambda _bio: None)) == 0
     assert submit(disk, Bio(WRITE, 15, 2, data, lambda _bio: None)) == errno.EIO
@@ -102,7 +102,7 @@ def test_disk_beyond_its_end() -> None:
 
 
 def test_disk_knows_which_regions_were_written() -> None:
-    disk = TwinDisk("d", 3 * 2048 + 5, STACKING, 254)
+    disk = TwinDisk("d", 3 * 2048 + 5, STACKING)
     data = memoryview(bytes(512 * 4))
     submit(disk, Bio(WRITE, 2 * 2048 - 2, 4, data, lambda _bio: None))
     assert [(size, view is not None) for size, view in disk.regions()] == [
@@ -112,7 +112,7 @@ def test_disk_knows_which_regions_were_written() -> None:
 @pytest.mark.parametrize("subjob", [1, 3, 8, 100])
 def test_kcopyd_copies_in_pieces(subjob: int) -> None:
     clock = Clock()
-    source, target = TwinDisk("s", 32, STACKING, 254), TwinDisk("t", 32, STACKING, 254)
+    source, target = TwinDisk("s", 32, STACKING), TwinDisk("t", 32, STACKING)
     source.view(0, 32)[:] = bytes(range(256)) * 64
     client = Kcopyd(clock, subjob, Plug(clock, reverses=False))
     done: list[tuple[object, bool, bool]] = []
@@ -127,7 +127,7 @@ def test_kcopyd_copies_in_pieces(subjob: int) -> None:
 
 def test_kcopyd_stops_at_the_first_error_and_keeps_what_it_copied() -> None:
     clock = Clock()
-    source, target = TwinDisk("s", 6, STACKING, 254), TwinDisk("t", 32, STACKING, 254)
+    source, target = TwinDisk("s", 6, STACKING), TwinDisk("t", 32, STACKING)
     source.view(0, 6)[:] = b"z" * 3072
     client = Kcopyd(clock, 4, Plug(clock, reverses=False))
     done: list[tuple[object, bool, bool]] = []

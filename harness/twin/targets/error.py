@@ -4,12 +4,13 @@ import errno
 from typing import TYPE_CHECKING
 
 from harness.twin.bio import Bio, BlockDevice
+from harness.twin.limits import Limits
 from harness.twin.profile import ACCEPTED
 
 if TYPE_CHECKING:
     from harness.twin.table import OpenDevice
 from harness.twin.arguments import CtrError, scan_unsigned
-from harness.twin.target import Target
+from harness.twin.target import Target, _any_discard
 
 
 class Error(Target):
@@ -51,6 +52,14 @@ class Error(Target):
     def takes_discards(self) -> bool:
         """They fail like any other bio, where their devices can be asked for."""
         return self.tells_devices()
+
+    def discards_need_devices(self) -> bool:
+        """It fails them without asking anybody."""
+        return False
+
+    def io_hints(self, limits: Limits) -> Limits:
+        """Kernel: ``io_err_io_hints``."""
+        return _any_discard(limits) if self.takes_discards() else limits
 
     def tells_devices(self) -> bool:
         """Since it looks at its arguments, it has something to tell."""

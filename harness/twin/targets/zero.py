@@ -4,12 +4,13 @@ import errno
 from typing import TYPE_CHECKING
 
 from harness.twin.bio import Bio, BlockDevice, Op
+from harness.twin.limits import Limits
 from harness.twin.profile import ACCEPTED
 
 if TYPE_CHECKING:
     pass
 from harness.twin.arguments import CtrError
-from harness.twin.target import Target
+from harness.twin.target import Target, _any_discard
 
 
 class Zero(Target):
@@ -34,6 +35,14 @@ class Zero(Target):
     def takes_discards(self) -> bool:
         """Some kernels let it forget discards as well."""
         return self.table.world.profile.zero_discard == ACCEPTED
+
+    def discards_need_devices(self) -> bool:
+        """It has none."""
+        return False
+
+    def io_hints(self, limits: Limits) -> Limits:
+        """Kernel: ``zero_io_hints``."""
+        return _any_discard(limits)
 
     def tells_devices(self) -> bool:
         """Kernel: ``zero_target`` has no ``iterate_devices``."""
