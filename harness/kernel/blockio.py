@@ -11,7 +11,8 @@ that is an observation like any other.
 **Buffered** goes through the page cache of the device, and the step keeps the cache from having
 a say beyond it: it is written back and dropped (BLKFLSBUF) before, since the device below may
 have changed under it; read-ahead is off, so that no sectors are read but those of the pages
-asked for; and a write ends with fsync, so that its effect and its errors belong to the step.
+asked for; and a write ends with fsync, so that its effect and its errors belong to the step.  One
+that is refused on the way is written back all the same, as the last close of the device would.
 What remains is what a user of the cache gets: whole blocks are read and written for a part of
 one (the block size of the cache is 4096 bytes, or less where the size of the device is no
 multiple of it).
@@ -87,10 +88,16 @@ class BlockIO:
             OSError: one was refused; those before it are written.
         """
         with self._open(path, os.O_RDWR, buffered=buffered) as fd:
-            for start, count in requests(sector, sectors):
-                self._put(fd, start, source(start, count))
-            if buffered:
-                os.fsync(fd)
+            try:
+                for start, count in requests(sector, sectors):
+                    self._put(fd, start, source(start, count))
+                if buffered:
+                    os.fsync(fd)
+            finally:
+                if buffered:
+                    # What was taken before a refusal stays dirty while others have it open.
+                    with contextlib.suppress(OSError):
+                        fcntl.ioctl(fd, BLKFLSBUF)
 
     def _put(self, fd: int, sector: int, data: pattern.Buffer) -> None:
         """One request; a short one is continued, which makes the kernel say why."""

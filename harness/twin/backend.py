@@ -313,8 +313,7 @@ class TwinBackend:
                     return _result(error)
             pieces.append(data)
         if step.buffered:
-            return _result(self._io.write_buffered(device, step.sector,
-                                                   memoryview(b"".join(pieces))))
+            return _result(self._io.write_buffered(device, step.sector, pieces))
         return _Result()
 
     def _read(self, device: BlockDevice, step: Read) -> "_Result":

@@ -74,6 +74,8 @@ class BlockDevice(Protocol):
 
     ``name`` follows renames; ``openers`` counts tables that hold the device (kernel: the open
     count that DM_DEV_STATUS reports for a mapped device); ``announced`` says that it can be opened.
+    ``opened_block_sectors`` is the block size of its page cache since the first of them opened it,
+    0 where none has.
     """
 
     name: str
@@ -84,6 +86,7 @@ class BlockDevice(Protocol):
     openers: int
     suspended: bool
     announced: bool
+    opened_block_sectors: int
 
     @property
     def write_cache(self) -> bool:

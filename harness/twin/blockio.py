@@ -1,10 +1,9 @@
 """What a process does to a block device: O_DIRECT and page-cache I/O, flush, discard, zero-out.
 
-Kernel: block/fops.c, fs/buffer.c, block/blk-lib.c.  Each call is one system call of a process that
-waits for it.  A direct request becomes one bio.  The page cache is modelled for one step only: the
-step starts with an empty cache and ends with its dirty blocks written back, one bio for each block
-of the cache, in ascending order.  What outlives a step is an error of write-back that no fsync has
-told.
+Kernel: block/fops.c, block/ioctl.c, block/blk-lib.c.  Each call is one system call of a process
+that waits for it.  A direct request becomes one bio.  The page cache (`harness.twin.page_cache`)
+is there for one step only: the step starts with an empty one and ends with its dirty blocks
+written back.  What outlives a step is an error of write-back that no fsync has told.
 """
 
 import errno
@@ -14,8 +13,8 @@ from typing import Final
 
 from harness.twin.bio import READ, WRITE, Bio, BlockDevice, Op
 from harness.twin.clock import Clock
-from harness.twin.disk import PAGE_SECTORS
 from harness.twin.extent import move_extent
+from harness.twin.page_cache import PageCache
 from harness.twin.plug import Plug
 from harness.twin.profile import Profile, errno_of
 from harness.units import SECTOR_SHIFT
@@ -38,15 +37,17 @@ class BlockIO:
         """What is begun inside is sent at its end."""
         return self._clock.plugged(Plug(self._clock, reverses=self._profile.plug_reverses))
 
-    def _submit(self, device: BlockDevice, bios: list[Bio], *, sleeps: bool = False) -> int:
+    def _submit(self, device: BlockDevice, bios: list[Bio], *, plugged: bool = True,
+                sleeps: bool = False) -> int:
         """Submit all, wait for all; the errno of the last one that failed.
 
-        Several bios are begun with a plug; ``sleeps`` says that the process waits for them before
-        it is through with that (``blkdev_issue_zeroout``).
+        Several bios are begun with a plug, unless they are not ``plugged``; ``sleeps`` says that
+        the process waits for them before it is through with that (``blkdev_issue_zeroout``,
+        ``blkdev_issue_discard``).
         """
         if len(bios) == 1 and move_extent(device, bios[0]):
             return 0
-        with self._plugged() if len(bios) > 1 else nullcontext():
+        with self._plugged() if plugged and len(bios) > 1 else nullcontext():
             for bio in bios:
                 device.submit(bio)
                 if bio is not bios[-1]:
@@ -135,86 +136,33 @@ class BlockIO:
         error = self._submit(device, [Bio(READ, sector, inside, memoryview(data), _end)])
         return (bytearray(), error) if error else (data, 0)
 
-    @staticmethod
-    def cache_block_sectors(device: BlockDevice) -> int:
-        """Block size of the page cache (kernel: ``set_init_blocksize``)."""
-        block = device.block_sectors
-        while block < PAGE_SECTORS and not device.sectors & block:
-            block <<= 1
-        return block
-
-    def write_buffered(self, device: BlockDevice, sector: int, data: memoryview) -> int:
-        """``pwrite`` through an empty page cache, then ``fsync``; the errno."""
+    def write_buffered(self, device: BlockDevice, sector: int, pieces: Sequence[memoryview]) -> int:
+        """``pwrite`` of pieces that follow each other, until all is written; then ``fsync``."""
         if device.read_only:
             return errno.EPERM
-        if sector >= device.sectors:
-            return errno.ENOSPC
-        sectors = len(data) >> SECTOR_SHIFT
-        end = min(sector + sectors, device.sectors)
-        error = errno.ENOSPC if end < sector + sectors else 0
-        block = self.cache_block_sectors(device)
-        bios: list[Bio] = []
-        page = sector - sector % PAGE_SECTORS
-        while page < end:
-            blocks = self._dirty_page(device, page, block, sector, end, data)
-            if blocks is None:
-                # The copy into the cache stops here; what is dirty is still written back.
-                self._write_back(device, bios)
-                return errno.EIO
-            bios += blocks
-            page += PAGE_SECTORS
-        self._write_back(device, bios)
-        # A write that is refused for its length comes to no fsync, which would tell of the others.
+        cache = PageCache(device, self._submit, _end)
+        error = 0
+        for piece in pieces:
+            left = piece
+            while left and not error:
+                taken, error = cache.write(sector, left)
+                sector += taken
+                left = left[taken << SECTOR_SHIFT :]
+        # The device keeps an error of write-back for the next fsync (``errseq_set``).
+        lost = cache.write_back()
+        if lost:
+            self._unseen[device] = lost
+        # What is refused comes to no fsync, which would tell of the others.
         return error or self.flush(device)
-
-    def _write_back(self, device: BlockDevice, bios: list[Bio]) -> None:
-        """Write dirty blocks; the device keeps an error for the next fsync (``errseq_set``)."""
-        error = self._submit(device, bios)
-        if error:
-            self._unseen[device] = error
 
     def _seen(self, device: BlockDevice) -> int:
         """What an fsync tells of write-back (``file_check_and_advance_wb_err``)."""
         return self._unseen.pop(device, 0)
 
-    def _dirty_page(self, device: BlockDevice, page: int, block: int, first: int, end: int,
-                    data: memoryview) -> list[Bio] | None:
-        """The dirty blocks of one page; None if a block that is written in part cannot be read."""
-        bios = []
-        for start in range(page, page + PAGE_SECTORS, block):
-            low, high = max(start, first), min(start + block, end)
-            if low >= high:
-                continue
-            content = bytearray(block << SECTOR_SHIFT)
-            if high - low < block:
-                bio = Bio(READ, start, block, memoryview(content), _end)
-                if self._submit(device, [bio]):
-                    return None
-            content[low - start << SECTOR_SHIFT : high - start << SECTOR_SHIFT] = (
-                data[low - first << SECTOR_SHIFT : high - first << SECTOR_SHIFT])
-            bios.append(Bio(WRITE, start, block, memoryview(content), _end))
-        return bios
-
     def read_buffered(self, device: BlockDevice, sector: int, sectors: int
                       ) -> tuple[bytearray, int]:
-        """``pread`` through an empty page cache: bytes up to the first bad block, errno if none."""
-        end = min(sector + sectors, device.sectors)
-        block = self.cache_block_sectors(device)
-        data = bytearray()
-        start = sector - sector % PAGE_SECTORS
-        while start < end:
-            size = min(PAGE_SECTORS, device.sectors - start)
-            page = bytearray(size << SECTOR_SHIFT)
-            bios = [Bio(READ, start + offset, min(block, size - offset),
-                        memoryview(page)[offset << SECTOR_SHIFT :
-                                         min(offset + block, size) << SECTOR_SHIFT], _end)
-                    for offset in range(0, size, block)]
-            error = self._submit(device, bios)
-            if error:
-                return data, 0 if data else errno.EIO
-            data += page[max(sector - start, 0) << SECTOR_SHIFT : end - start << SECTOR_SHIFT]
-            start += PAGE_SECTORS
-        return data, 0
+        """``pread`` through an empty page cache: bytes and the errno."""
+        return PageCache(device, self._submit, _end).read(sector, sectors)
 
     def flush(self, device: BlockDevice) -> int:
         """``fsync``: without a volatile cache anywhere below, the queue drops the flush."""
@@ -241,7 +189,7 @@ class BlockIO:
             count = limits.first_discard(sector, end - sector)
             bios.append(Bio(Op.DISCARD, sector, count, None, _end))
             sector += count
-        error = self._submit(device, bios)
+        error = self._submit(device, bios, sleeps=True)
         return 0 if error == errno.EOPNOTSUPP else error
 
     def zeroout(self, device: BlockDevice, sector: int, sectors: int) -> int:

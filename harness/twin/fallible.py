@@ -52,6 +52,8 @@ class FallibleDisk(Disk):
         self._requests: list[str] = []
         self._stalled = False
         self._dead = False
+        self._flushing = False
+        self._to_flush: list[Callable[[int], None]] = []
         self._late: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self._arrived: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
 
@@ -69,9 +71,11 @@ class FallibleDisk(Disk):
         """Take a bio; what lies beyond the end never becomes a request (``bio_check_eod``)."""
         if bio.sector + bio.sectors > self.sectors:
             bio.end(errno.EIO)
+        elif bio.op is Op.FLUSH:
+            self._arrive(self._flush, bio.end)
         elif bio.flags & PREFLUSH and bio.sectors:
-            self._arrive(self._flush_first, bio)
-        elif self._clock.plug is None or bio.flags or bio.op is Op.FLUSH:
+            self._arrive(self._flush, partial(self._flushed, bio))
+        elif self._clock.plug is None or bio.flags:
             self._arrive(self._request, bio, 0, 0)
         else:
             self._clock.plug.add(self.name, partial(self._arrive, self._request, bio, 0, 0))
@@ -100,10 +104,29 @@ class FallibleDisk(Disk):
             serve, args = self._arrived.popleft()
             serve(*args)
 
-    def _flush_first(self, bio: Bio) -> None:
-        self._answer(self._flushed, bio, bool(self._take(Op.FLUSH, 0, 0, fua=False)))
+    def _flush(self, then: Callable[[int], None]) -> None:
+        """Flush, or wait for a flush that begins later (kernel: ``blk_kick_flush``).
 
-    def _flushed(self, bio: Bio, failed: bool) -> None:
+        There is one at a time; those who ask meanwhile share the next.
+        """
+        self._to_flush.append(then)
+        if not self._flushing:
+            self._start_flush()
+
+    def _start_flush(self) -> None:
+        waiting, self._to_flush = self._to_flush, []
+        self._flushing = True
+        self._answer(self._end_flush, waiting, self._take(Op.FLUSH, 0, 0, fua=False))
+
+    def _end_flush(self, waiting: list[Callable[[int], None]], error: int) -> None:
+        """Kernel: ``flush_end_io``."""
+        self._flushing = False
+        for then in waiting:
+            then(error)
+        if self._to_flush and not self._flushing:
+            self._arrive(self._start_flush)
+
+    def _flushed(self, bio: Bio, failed: int) -> None:
         """The write follows, perhaps whatever became of the flush."""
         if failed and self._flush_counts:
             bio.end(errno.EIO)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from harness.twin.bio import PREFLUSH, Bio, BlockDevice, EndIo, Op
 from harness.twin.limits import STACKING, UNLIMITED_SECTORS
+from harness.twin.page_cache import cache_block_sectors
 from harness.twin.table import Table
 from harness.twin.target import Target
 from harness.units import SECTOR_BYTES, SECTOR_SHIFT
@@ -53,6 +54,7 @@ class MappedDevice:
         self.max_sectors = UNLIMITED_SECTORS
         self.event = 0
         self.openers = 0
+        self.opened_block_sectors = 0
         self.announced = world.profile.uevent_add_at == "create"
         self.limits_known = False
         self._held: dict[tuple[BlockDevice, int], int] = {}
@@ -66,6 +68,8 @@ class MappedDevice:
         key = (device, mode)
         if key not in self._held:
             self._held[key] = 0
+            if not device.openers:
+                device.opened_block_sectors = cache_block_sectors(device)
             device.openers += 1
         self._held[key] += 1
 
@@ -76,6 +80,8 @@ class MappedDevice:
         if not self._held[key]:
             del self._held[key]
             device.openers -= 1
+            if not device.openers:
+                device.opened_block_sectors = 0
 
     def below(self) -> list[BlockDevice]:
         """Devices of the live table."""

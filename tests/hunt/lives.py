@@ -6,16 +6,22 @@ by what the twin's world looks like just then, so that most of them do something
 says which steps must not be: those that would never return, and those that crash the kernel.  Both
 sides then carry the life out, and what differs is a fault of the twin, or of a kernel.
 
-A life is a function of its seed.  One that differs is made shorter, by leaving out what is not
-needed for the difference, and written as a trace: ``dmsnap replay`` takes it from there.
+What a life is made of is data (`Weights`): ``--profile`` names some.  ``discards`` turns them to
+discards as file systems send them, to parts of pages and long requests, on disks that can fail.
+
+A life is a function of its seed and its profile.  One that differs is made shorter, by leaving out
+what is not needed for the difference, and written as a trace: ``dmsnap replay`` takes it from
+there.
 """
 
 import argparse
 import random
 import struct
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final, Literal
 
 from harness.campaign.plan import Plan
 from harness.campaign.run import execute
@@ -31,7 +37,9 @@ from harness.trace.steps import (
     Discard,
     Disk,
     Examine,
+    Fault,
     Flush,
+    Heal,
     Image,
     Load,
     Message,
@@ -68,10 +76,57 @@ DISCARD_CHUNK = 512
 COW_SECTORS = (16, 24, 33, 40, 48, 64, 80, 100, 128, 200, 256, 300, 512, 777, 2048, 5000)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """How often something is chosen; shares are of 1, and tuples are chosen from evenly."""
+
+    actions: Mapping[str, int]
+    requests: Mapping[str, float]
+    """Kinds of I/O."""
+    lengths: tuple[int, ...] = (1, 1, 2, 3, 7, 8, 8, 8, 9, 16, 16, 31, 32, 64, 100, 300)
+    bases: tuple[int, ...] = (64, 100, 128, 131, 256, 250, 333, 512, 1024, 4096)
+    chunks: tuple[int, ...] = CHUNKS
+    linear_starts: tuple[int, ...] = (0, 0, 1, 8, 16)
+    buffered: float = 0.12
+    can_fail: float = 0.0
+    large_blocks: float = 0.08
+    layers: tuple[str, ...] = ("linear", "mixed", "delay", "striped")
+    between: float = 0.3
+    """Something stands between the disks and the snapshots."""
+    features: float = 0.1
+    """Snapshots that take discards."""
+    feature_chunks: tuple[int, ...] = (DISCARD_CHUNK,)
+    """Their chunks: smaller ones than `DISCARD_CHUNK` kill some kernels."""
+
+
+_ACTIONS: Final = {
+    "io": 30, "io_on_origin": 8, "reload": 6, "suspend_resume": 4, "merge": 4, "handover": 4,
+    "new": 3, "remove": 2, "rename": 2, "bad_table": 1, "ask": 1, "parameter": 1,
+    "load_or_clear": 2, "poke": 1, "fill": 1, "resume_all": 1, "raw_io": 1, "image": 1}
+# A delay over a disk that counts requests leaves their order to a race.
+_DISCARDS: Final = Weights(
+    actions=_ACTIONS | {"io": 45, "raw_io": 6, "faults": 4, "io_on_origin": 4},
+    requests={"write": 0.3, "read": 0.2, "flush": 0.05, "discard": 0.33, "zeroout": 0.12},
+    lengths=(1, 2, 3, 5, 7, 8, 8, 9, 13, 16, 17, 24, 40, 64, 100, 254, 255, 256, 300, 512, 513,
+             700, 1024, 1500),
+    bases=(64, 100, 131, 256, 333, 1024, 2048, 2500, 4096, 8192),
+    linear_starts=(0, 0, 1, 3, 5, 7, 8, 9, 16), buffered=0.4, can_fail=0.25, large_blocks=0.12,
+    between=0.7, layers=("linear", "mixed", "striped"), features=0.6,
+    feature_chunks=(512, 512, 1024, 2048, 8192))
+WEIGHTS: Final = {
+    "snapshots": Weights(actions=_ACTIONS, requests={
+        "write": 0.5, "read": 0.35, "flush": 0.05, "discard": 0.05, "zeroout": 0.05}),
+    "discards": _DISCARDS,
+    "small-discards": replace(_DISCARDS, feature_chunks=(1, 2, 4, 8, 8, 16, 32, 64, 512)),
+}
+"""By name; the last one is not for kernels that small discards kill."""
+
+
 class Life:
     """Writes the steps of one life."""
 
-    def __init__(self, seed: int, profile: Profile, *, parallel: bool) -> None:
+    def __init__(self, seed: int, profile: Profile, *, weights: Weights, parallel: bool) -> None:
+        self._weights = weights
         self._random = random.Random(seed)
         self._seed = seed
         self._profile = profile
@@ -118,7 +173,7 @@ class Life:
             self.refused.append(f"{step}: {fault}")
             self._again()
             return False
-        if self._divides_by_zero():
+        if min(self._weights.feature_chunks) >= DISCARD_CHUNK and self._divides_by_zero():
             self._again()
             return False
         self.steps.append(step)
@@ -145,39 +200,39 @@ class Life:
     def begin(self) -> None:
         """Disks, something between, and a snapshot or three."""
         r = self._random
-        base = r.choice((64, 100, 128, 131, 256, 250, 333, 512, 1024, 4096))
-        block = r.choice((512,) * 9 + (4096,))
-        base += -base % (block // 512)
-        self.try_step(Disk(name="base", sectors=base, fill="stamp", **_block(block)))
+        self._disk("base", r.choice(self._weights.bases), "stamp")
         for number in range(r.randint(1, 3)):
-            size = r.choice(COW_SECTORS)
-            block = r.choice((512,) * 14 + (4096,))
-            size += -size % (block // 512)
-            self.try_step(Disk(name=f"cow{number}", sectors=size,
-                               fill=r.choice(("zero", "zero", "zero", "stamp")), **_block(block)))
-        if r.random() < 0.3:
-            self._new_device(r.choice(("linear", "mixed", "delay", "striped")))
+            self._disk(f"cow{number}", r.choice(COW_SECTORS),
+                       r.choice(("zero", "zero", "zero", "stamp")))
+        while r.random() < self._weights.between and len(self._mapped) < 3:
+            self._new_device(r.choice(self._weights.layers))
         for _ in range(r.randint(1, 3)):
             self._new_device("snapshot")
         if r.random() < 0.85:
             self._new_device("origin")
 
+    def _disk(self, name: str, sectors: int, fill: Literal["zero", "stamp"]) -> None:
+        """A disk of some kind."""
+        draw = self._random.random()
+        weights = self._weights
+        if draw < weights.can_fail:
+            self.try_step(Disk(name=name, sectors=sectors, fill=fill, can_fail=True))
+            return
+        block = 4096 if draw > 1 - weights.large_blocks else 512
+        sectors += -sectors % (block // 512)
+        self.try_step(Disk(name=name, sectors=sectors, fill=fill, **_block(block)))
+
     def live(self, steps: int) -> None:
         """The life itself."""
         self.begin()
-        actions: list[tuple[int, Callable[[], None]]] = [
-            (30, self._io), (8, self._io_on_origin), (6, self._reload), (4, self._suspend_resume),
-            (4, self._merge), (4, self._handover), (3, self._new), (2, self._remove),
-            (2, self._rename), (1, self._bad_table), (1, self._ask), (1, self._parameter),
-            (2, self._load_or_clear), (1, self._poke), (1, self._fill), (1, self._resume_all),
-            (1, self._raw_io), (1, self._image)]
+        weights = dict(self._weights.actions)
         if self._parallel:
-            actions.append((6, self._several))
-        weights = [weight for weight, _ in actions]
+            weights["several"] = 6
+        actions: list[Callable[[], None]] = [getattr(self, f"_{name}") for name in weights]
         tries = 0
         while len(self.steps) < steps and tries < 5 * steps:
             tries += 1
-            self._random.choices(actions, weights)[0][1]()
+            self._random.choices(actions, list(weights.values()))[0]()
         self._resume_all()
         self.try_step(Examine())
 
@@ -193,13 +248,13 @@ class Life:
                 other.startswith("cow") or r.random() < 0.15))
             if origin is None or cow is None:
                 return None
-            store, chunk = r.choice(STORES), str(r.choice(CHUNKS))
+            store, chunk = r.choice(STORES), str(r.choice(self._weights.chunks))
             if r.random() < 0.1:
                 chunk = "0"
             if kind == "snapshot-merge" and store[0] == "N":
                 store = "P"
-            if r.random() < 0.15:
-                chunk = str(DISCARD_CHUNK)
+            if r.random() < self._weights.features * 3 / 2:
+                chunk = str(r.choice(self._weights.feature_chunks))
                 chunk += r.choice((" 0", " 1 discard_zeroes_cow",
                                    " 2 discard_zeroes_cow discard_passdown_origin"))
             length = self._length(origin)
@@ -222,7 +277,7 @@ class Life:
             args = f"{{{below}}} 0 {r.choice((0, 5, 20))}"
             return (TargetLine(0, max(1, size), "delay", args),)
         if kind == "linear":
-            start = r.choice((0, 0, 1, 8, 16))
+            start = r.choice(self._weights.linear_starts)
             length = max(1, size - start - r.choice((0, 0, 3, 8)))
             return (TargetLine(0, length, "linear", f"{{{below}}} {start}"),)
         if kind == "striped":
@@ -238,8 +293,8 @@ class Life:
         parts: list[TargetLine] = []
         at = 0
         for _ in range(r.randint(2, 4)):
-            length = r.choice((8, 16, 24, 50))
-            what = r.choice(("linear", "linear", "zero", "error"))
+            length = r.choice((8, 16, 24, 50, 300))
+            what = r.choice(("linear", "linear", "linear", "zero", "error"))
             args = f"{{{below}}} {at % max(1, size - length)}" if what == "linear" else ""
             parts.append(TargetLine(at, length, what, args))
             at += length
@@ -267,8 +322,8 @@ class Life:
 
     def _new(self) -> None:
         self._new_device(self._random.choice(
-            ("snapshot", "snapshot", "snapshot", "origin", "linear", "mixed", "delay", "zero",
-             "error", "striped", "snapshot-merge")))
+            ("snapshot", "snapshot", "snapshot", "origin", "zero", "error", "snapshot-merge",
+             *self._weights.layers)))
 
     def _mapped_name(self) -> str | None:
         names = list(self._mapped)
@@ -440,7 +495,7 @@ class Life:
         r = self._random
         size = max(1, self._device(name).sectors)
         block = self._device(name).block_sectors
-        count = r.choice((1, 1, 2, 3, 7, 8, 8, 8, 9, 16, 16, 31, 32, 64, 100, 300))
+        count = r.choice(self._weights.lengths)
         sector = r.randrange(size) if r.random() < 0.5 else 8 * r.randrange(size // 8 + 1)
         if block > 1 and r.random() < 0.9:
             sector -= sector % block
@@ -456,21 +511,39 @@ class Life:
     def _io_on(self, name: str) -> None:
         r = self._random
         sector, count = self._range(name)
-        choice = r.random()
-        if choice < 0.5:
-            zero = {"fill": "zero"} if r.random() < 0.08 else {}
-            buffered = {"buffered": True} if r.random() < 0.12 else {}
-            self.try_step(Write(device=name, sector=sector, sectors=count,
-                                generation=self._next_generation(), **zero, **buffered))
-        elif choice < 0.85:
-            buffered = {"buffered": True} if r.random() < 0.12 else {}
-            self.try_step(Read(device=name, sector=sector, sectors=count, **buffered))
-        elif choice < 0.9:
-            self.try_step(Flush(device=name))
-        elif choice < 0.95:
-            self.try_step(Discard(device=name, sector=sector, sectors=count))
-        else:
-            self.try_step(Zeroout(device=name, sector=sector, sectors=count))
+        kinds = self._weights.requests
+        buffered = {"buffered": True} if r.random() < self._weights.buffered else {}
+        match r.choices(list(kinds), list(kinds.values()))[0]:
+            case "write":
+                zero = {"fill": "zero"} if r.random() < 0.08 else {}
+                self.try_step(Write(device=name, sector=sector, sectors=count,
+                                    generation=self._next_generation(), **zero, **buffered))
+            case "read":
+                self.try_step(Read(device=name, sector=sector, sectors=count, **buffered))
+            case "flush":
+                self.try_step(Flush(device=name))
+            case "discard":
+                self.try_step(Discard(device=name, sector=sector, sectors=count))
+            case "zeroout":
+                self.try_step(Zeroout(device=name, sector=sector, sectors=count))
+
+    def _faults(self) -> None:
+        """A disk that can fail is told to, or no longer."""
+        disks = self._backend.world.fallible_disks()
+        if not disks:
+            return
+        r = self._random
+        name = r.choice(list(disks))
+        if r.random() < 0.4:
+            self.try_step(Heal(device=name))
+            return
+        sector = 8 * r.randrange(disks[name].sectors // 8 + 1)
+        if sector >= disks[name].sectors:
+            return
+        self.try_step(Fault(
+            device=name, op=r.choice(("read", "write", "discard")), sector=sector,
+            sectors=min(r.choice((1, 8, 64)), disks[name].sectors - sector),
+            nth=r.choice((1, 1, 2, 3)), count=r.choice((0, 1, 1, 2))))
 
     def _io(self) -> None:
         name = self._mapped_name()
@@ -540,9 +613,10 @@ def _block(size: int) -> dict[str, int]:
     return {} if size == 512 else {"block_size": size}
 
 
-def life(seed: int, steps: int, *, parallel: bool = False) -> Trace:
+def life(seed: int, steps: int, *, weights: Weights = WEIGHTS["snapshots"],
+         parallel: bool = False) -> Trace:
     """One life as a trace; what the twin of 6.12 refuses is not in it."""
-    written = Life(seed, named("6.12"), parallel=parallel)
+    written = Life(seed, named("6.12"), weights=weights, parallel=parallel)
     written.live(steps)
     header = Header(scenario=f"life-{seed}", seed=seed, about="random")
     return loads(dumps(Trace(header, tuple(written.steps))))
@@ -606,12 +680,15 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="of the first life")
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--steps", type=int, default=50, help="of each life")
+    parser.add_argument("--profile", choices=WEIGHTS, default="snapshots",
+                        help="what the lives are made of")
     parser.add_argument("--parallel", action="store_true", help="several I/Os in flight, too")
     parser.add_argument("--output", type=Path, default=Path("report/hunt"))
     parser.add_argument("--shorten", action="store_true")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
-    traces = [life(seed, options.steps, parallel=options.parallel)
+    traces = [life(seed, options.steps, weights=WEIGHTS[options.profile],
+                   parallel=options.parallel)
               for seed in range(options.seed, options.seed + options.count)]
     print(f"{len(traces)} lives, {sum(len(trace.steps) for trace in traces)} steps", flush=True)
     by_name = {trace.header.scenario: trace for trace in traces}
