@@ -25,7 +25,8 @@ _BIO_PAGES_MAX: Final = 256
 class Submit(Protocol):
     """Submits all, with a plug or without, and waits for all; an errno if one has failed."""
 
-    def __call__(self, device: BlockDevice, bios: list[Bio], /, *, plugged: bool = True) -> int: ...
+    def __call__(self, device: BlockDevice, bios: list[Bio], /, *, plugged: bool = True) -> int:
+        """The errno of the last one that failed, or 0."""
 
 
 

@@ -85,9 +85,13 @@ class Weights:
     """Kinds of I/O."""
     lengths: tuple[int, ...] = (1, 1, 2, 3, 7, 8, 8, 8, 9, 16, 16, 31, 32, 64, 100, 300)
     bases: tuple[int, ...] = (64, 100, 128, 131, 256, 250, 333, 512, 1024, 4096)
+    """Sizes of the origin."""
     chunks: tuple[int, ...] = CHUNKS
     linear_starts: tuple[int, ...] = (0, 0, 1, 8, 16)
     buffered: float = 0.12
+    buffered_sectors_max: int = 100
+    """More requests than that at once, as write-back makes them of small blocks, fill the socket of
+    a disk that counts them, and their order is a race."""
     can_fail: float = 0.0
     large_blocks: float = 0.08
     layers: tuple[str, ...] = ("linear", "mixed", "delay", "striped")
@@ -513,6 +517,8 @@ class Life:
         sector, count = self._range(name)
         kinds = self._weights.requests
         buffered = {"buffered": True} if r.random() < self._weights.buffered else {}
+        if buffered:
+            count = min(count, self._weights.buffered_sectors_max)
         match r.choices(list(kinds), list(kinds.values()))[0]:
             case "write":
                 zero = {"fill": "zero"} if r.random() < 0.08 else {}
