@@ -31,6 +31,7 @@ The facts
     physical_block, io_min        block sizes of a disk, in bytes
     discard, discard_4k           bytes of the longest discard of such a disk, 0 for none
     discard_granularity, …_4k     its granularity in bytes
+    write_cache_4k      a disk with blocks of 4096 bytes has a write cache
     discard_of_blocks   the granularity of a mapped device is at least its physical block
     preflush_passed     a write that is flushed ahead goes whole through a table of linear targets
                         on one device, rather than as a flush and a write
@@ -84,11 +85,17 @@ def store_with_duplicates(chunk_sectors: int) -> bytes:
     return header + area
 
 
-def _queue(number: str, name: str) -> int:
-    path = Path("/sys/dev/block", number, "queue", name)
+def _text(number: str, name: str) -> str:
     try:
-        return int(path.read_text())
-    except (OSError, ValueError):
+        return Path("/sys/dev/block", number, "queue", name).read_text().strip()
+    except OSError:
+        return ""
+
+
+def _queue(number: str, name: str) -> int:
+    try:
+        return int(_text(number, name))
+    except ValueError:
         return 0
 
 
@@ -340,6 +347,7 @@ class _Prober:
             "discard_4k": _queue(number_of("b4k"), "discard_max_bytes"),
             "discard_granularity": _queue(number_of("org"), "discard_granularity"),
             "discard_granularity_4k": _queue(number_of("b4k"), "discard_granularity"),
+            "write_cache_4k": _text(number_of("b4k"), "write_cache") == "write back",
             "discard_of_blocks": self.discard_of_blocks(number_of),
             "preflush_passed": self.preflush_passed(number_of("b4k")),
             "preflush_error": self.preflush_error(),

@@ -1,4 +1,9 @@
-"""Discards of a snapshot that takes them: what is zeroed, what is passed down, what is hit."""
+"""Discards: where they are cut; of a snapshot that takes them, what is zeroed and passed down.
+
+Who asks for one cuts it at the granularity of the device, the device at the longest one that it
+takes, and a table at its targets.  A disk does nothing to a part of its own granularity, so each
+cut shows in what is left.
+"""
 
 from harness.scenarios.registry import scenario
 from harness.scenarios.script import Script
@@ -68,3 +73,94 @@ def discard_feature_in_lines(s: Script, features: str) -> None:
     s.reload("snap", s.snapshot_line("base", "cow", "P", CHUNK, features=features))
     s.discard("snap", 0, CHUNK)
     s.read("snap", 0, CHUNK)
+
+
+_PLACES = ((0, 8), (1, 8), (5, 16), (7, 9), (8, 17), (20, 3), (97, 16), (100, 28), (41, 79))
+
+
+def _discard_places(s: Script, device: str) -> None:
+    for sector, sectors in _PLACES:
+        s.discard(device, sector, sectors)
+
+
+@scenario(shift=(0, 1, 4, 7, 8, 13), block_size=(512, 4096))
+def discard_through_linear(s: Script, shift: int, block_size: int) -> None:
+    """A linear target shifts what a disk takes for whole against what the device above does."""
+    s.disk("base", 160, stamped=True, block_size=block_size)
+    s.device("shifted", TargetLine(0, 128, "linear", f"{{base}} {shift}"))
+    _discard_places(s, "shifted")
+    s.device("twice", TargetLine(0, 120, "linear", "{shifted} 3"))
+    s.discard("twice", 2, 90)
+
+
+@scenario(lengths=((8, 16, 104), (5, 30, 93), (1, 64, 63)), last=("linear", "zero", "error"))
+def discard_through_concatenation(s: Script, lengths: tuple[int, int, int], last: str) -> None:
+    """Targets side by side on parts of two disks, each with another shift."""
+    s.disk("one", 256, stamped=True)
+    s.disk("two", 256, stamped=True)
+    first, second, third = lengths
+    s.device("joined", TargetLine(0, first, "linear", "{one} 8"),
+             TargetLine(first, second, "linear", "{two} 3"),
+             TargetLine(first + second, third, last, "{one} 100" if last == "linear" else ""))
+    _discard_places(s, "joined")
+    s.discard("joined", 0, 128)
+
+
+@scenario(can_fail=(("base",), ("cow",), ("base", "cow")))
+def discard_requests(s: Script, can_fail: tuple[str, ...]) -> None:
+    """Disks that count requests take discards of any place and length: every cut is seen."""
+    s.disk("base", 4096, stamped=True, can_fail="base" in can_fail)
+    s.disk("cow", 8192, can_fail="cow" in can_fail)
+    s.device("shifted", TargetLine(0, 4090, "linear", "{base} 5"))
+    s.device("snap", TargetLine(0, 4090, "snapshot", "{shifted} {cow} N 512 2 discard_zeroes_cow "
+                                "discard_passdown_origin"))
+    s.write("snap", 512, 1024)
+    for sector, sectors in ((5, 20), (511, 514), (100, 2000), (512, 512), (0, 4090)):
+        s.discard("snap", sector, sectors)
+    s.discard("shifted", 3, 1000)
+
+
+@scenario(chunk=(512, 1024, 4096, 8192), sector=(0, 5, 512))
+def discard_larger_chunks(s: Script, chunk: int, sector: int) -> None:
+    """With chunks of 8192 sectors and more, the granularity is more than a page."""
+    s.disk("base", 4 * chunk + 100, stamped=True)
+    s.disk("cow", 6 * chunk)
+    s.device("snap", TargetLine(0, 4 * chunk + 100, "snapshot", f"{{base}} {{cow}} N {chunk} 2 "
+                                "discard_zeroes_cow discard_passdown_origin"))
+    s.write("snap", chunk, chunk)
+    s.write("snap", 3 * chunk, 10)
+    for start, sectors in ((sector, chunk), (chunk + sector, 2 * chunk), (3 * chunk + sector, 50)):
+        s.discard("snap", start, sectors)
+    s.device("above", TargetLine(0, 4 * chunk, "linear", "{snap} 8"))
+    s.discard("above", sector, 3 * chunk)
+    s.read("snap", chunk, 64)
+
+
+@scenario(loses_guest=True, chunk=(1, 4, 8, 16, 64), sector=(0, 5, 16))
+def discard_smaller_chunks(s: Script, chunk: int, sector: int) -> None:
+    """Chunks that are smaller than the granularity of the disks: a discard is not cut at them."""
+    s.disk("base", 256, stamped=True, block_size=512)
+    s.disk("cow", 1024, can_fail=True)
+    s.device("snap", TargetLine(0, 256, "snapshot", f"{{base}} {{cow}} N {chunk} 2 "
+                                "discard_zeroes_cow discard_passdown_origin"))
+    s.write("snap", 0, 64)
+    for sectors in (3, chunk, 2 * chunk, 5 * chunk + 3):
+        s.discard("snap", sector, sectors)
+    s.read("snap", 0, 128)
+
+
+@scenario()
+def discard_after_the_devices_changed(s: Script) -> None:
+    """A device keeps the limits that it took with its table, whatever is below by now."""
+    s.disk("base", 128, stamped=True)
+    s.disk("other", 128, stamped=True, can_fail=True)
+    s.device("below", TargetLine(0, 128, "linear", "{base} 0"))
+    s.device("above", TargetLine(0, 128, "linear", "{below} 0"))
+    s.reload("below", TargetLine(0, 128, "linear", "{other} 0"))
+    s.discard("above", 3, 20)
+    s.discard("below", 3, 20)
+    s.reload("below", TargetLine(0, 128, "snapshot-origin", "{other}"))
+    s.discard("above", 40, 20)
+    s.discard("below", 40, 20)
+    s.reload("above", TargetLine(0, 128, "error", ""))
+    s.discard("above", 3, 20)

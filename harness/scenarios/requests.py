@@ -4,7 +4,7 @@ Direct and through the page cache, which keeps an error of write-back for whoeve
 """
 
 from harness.scenarios.registry import scenario
-from harness.scenarios.script import Script, error, linear, reading, writing
+from harness.scenarios.script import Script, error, linear, reading, writing, zero
 from harness.trace.faults import Op
 
 _SECTORS = 72
@@ -150,3 +150,108 @@ def pages_written_back(s: Script, sectors: int) -> None:
     s.fault("disk", "write", 0, 512, nth=3)
     s.write("disk", 0, sectors, buffered=True)
     s.read("disk", 0, 512)
+
+
+@scenario(chunk=(256, 512, 2048), can_fail=(("base",), ("cow",), ("base", "cow")))
+def requests_as_long_as_the_queue(s: Script, chunk: int, can_fail: tuple[str, ...]) -> None:
+    """A chunk is longer than what the disks below take at once, which may be an odd number."""
+    s.disk("base", 2 * chunk + 700, stamped=True, can_fail="base" in can_fail)
+    s.disk("cow", 4 * chunk, can_fail="cow" in can_fail)
+    s.snapshot("snap", "base", "cow", "N", chunk)
+    s.read("snap", 0, chunk)
+    s.write("snap", chunk, chunk)
+    s.read("snap", chunk - 10, chunk)
+    s.zeroout("snap", 3, chunk)
+
+
+_PARTS = ((3, 2), (5, 20), (16, 9), (30, 34), (8, 8))
+
+
+@scenario(sectors=(72, 68, 66, 65), block_size=(512, 4096))
+def parts_of_pages(s: Script, sectors: int, block_size: int) -> None:
+    """Parts of pages through the page cache, whose blocks are as large as the size allows."""
+    sectors += -sectors % (block_size // 512)
+    s.disk("base", sectors, stamped=True, block_size=block_size)
+    s.disk("cow", 512)
+    s.snapshot("snap", "base", "cow", "P", 8)
+    for sector, count in (*_PARTS, (60, sectors - 60)):
+        s.write("snap", sector, count, buffered=True)
+        s.read("snap", sector, count + 1, buffered=True)
+    s.write("snap", 60, 20, buffered=True)
+
+
+@scenario(dead=("origin", "cow", "middle"), sectors=(72, 70, 65))
+def parts_of_pages_that_cannot_be_read(s: Script, dead: str, sectors: int) -> None:
+    """A page that is written in part is read first; where that fails, whole pages still go."""
+    s.disk("base", sectors, stamped=True, can_fail=True)
+    s.disk("cow", 512, can_fail=dead == "cow")
+    s.snapshot("snap", "base", "cow", "N", 8)
+    s.write("snap", 24, 8)
+    if dead == "middle":
+        s.fault("base", "read", 40, 1, count=0)
+    else:
+        s.fault("base" if dead == "origin" else "cow", "read", count=0)
+    for sector, count in (*_PARTS, (36, 8), (40, 3)):
+        s.write("snap", sector, count, buffered=True)
+        s.read("snap", sector, count, buffered=True)
+    s.heal("cow" if dead == "cow" else "base")
+
+
+@scenario(nth=(1, 2, 3, 4))
+def parts_of_pages_and_one_fault(s: Script, nth: int) -> None:
+    """One request of several fails: what was read before it stays, and the rest is asked again."""
+    s.disk("base", 90, stamped=True, can_fail=True)
+    s.device("above", linear("base", 90))
+    for sector, count in ((1, 1), (3, 4), (3, 30), (60, 30), (63, 13)):
+        for write in (True, False):
+            s.fault("base", "read", nth=nth)
+            if write:
+                s.write("above", sector, count, buffered=True)
+            else:
+                s.read("above", sector, count, buffered=True)
+            s.heal("base")
+
+
+@scenario()
+def pages_read_at_once(s: Script) -> None:
+    """A long read asks for all its pages at once, and one by one where that fails."""
+    s.disk("base", 3003, stamped=True, can_fail=True)
+    s.device("above", linear("base", 3001, 2))
+    s.read("above", 5, 700, buffered=True)
+    s.read("above", 900, 2103, buffered=True)
+    s.fault("base", "read", 70, 1, count=0)
+    s.read("above", 3, 400, buffered=True)
+    s.heal("base")
+
+
+@scenario(block_size=(512, 4096), can_fail=(False, True))
+def flush_before_the_table_is_live(s: Script, block_size: int, can_fail: bool) -> None:
+    """A device takes the write cache of its disk with its first table, before that is live."""
+    s.disk("base", 64, block_size=512 if can_fail else block_size, can_fail=can_fail)
+    s.create("above")
+    s.load("above", linear("base", 64))
+    s.flush("above")
+    s.resume("above")
+    s.flush("above")
+    s.reload("above", zero(64))
+    s.flush("above")
+
+
+@scenario(sectors=(8, 9, 16))
+def pages_of_a_device_that_is_open(s: Script, sectors: int) -> None:
+    """Who has a device open keeps it at the block size it had, and what is written is written."""
+    s.disk("base", 336, stamped=True, block_size=4096)
+    s.disk("cow", 300)
+    s.create("top")
+    s.load("top", s.origin_line("base", sectors=168))
+    s.device("dead", error(335))
+    s.create("holder")
+    s.load("holder", linear("top", 160))
+    s.load("top", s.snapshot_line("dead", "cow", "P", 1, sectors=334))
+    s.resume("top")
+    s.write("top", 16, sectors, buffered=True)
+    s.read("top", 16, 8, buffered=True)
+    s.write("top", 40, 2, buffered=True)
+    s.resume("holder")
+    s.remove("holder")
+    s.write("top", 42, 2, buffered=True)

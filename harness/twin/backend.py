@@ -319,9 +319,10 @@ class TwinBackend:
     def _read(self, device: BlockDevice, step: Read) -> "_Result":
         parts: list[Runs] = []
         error = 0
-        read = self._io.read_buffered if step.buffered else self._io.read_direct
+        cache = self._io.page_cache(device) if step.buffered else None
         for sector, sectors in requests(step.sector, step.sectors):
-            data, error = read(device, sector, sectors)
+            data, error = (cache.read(sector, sectors) if cache else
+                           self._io.read_direct(device, sector, sectors))
             parts.append(pattern.encode(self._seed, data))
             if len(data) < sectors * SECTOR_BYTES:
                 break

@@ -88,10 +88,6 @@ class BlockDevice(Protocol):
     announced: bool
     opened_block_sectors: int
 
-    @property
-    def write_cache(self) -> bool:
-        """Whether something below may lose what was not flushed."""
-
     def submit(self, bio: Bio) -> None:
         """Take a bio; it ends now or later."""
 

@@ -140,7 +140,7 @@ class BlockIO:
         """``pwrite`` of pieces that follow each other, until all is written; then ``fsync``."""
         if device.read_only:
             return errno.EPERM
-        cache = PageCache(device, self._submit, _end)
+        cache = self.page_cache(device)
         error = 0
         for piece in pieces:
             left = piece
@@ -159,17 +159,16 @@ class BlockIO:
         """What an fsync tells of write-back (``file_check_and_advance_wb_err``)."""
         return self._unseen.pop(device, 0)
 
-    def read_buffered(self, device: BlockDevice, sector: int, sectors: int
-                      ) -> tuple[bytearray, int]:
-        """``pread`` through an empty page cache: bytes and the errno."""
-        return PageCache(device, self._submit, _end).read(sector, sectors)
+    def page_cache(self, device: BlockDevice) -> PageCache:
+        """An empty one, for what follows each other in one step."""
+        return PageCache(device, self._submit, _end)
 
     def flush(self, device: BlockDevice) -> int:
         """``fsync``: without a volatile cache anywhere below, the queue drops the flush."""
         error = self._seen(device)
         if error:
             return error
-        if device.write_cache:
+        if device.limits.write_cache:
             return self._submit(device, [Bio(Op.FLUSH, 0, 0, None, _end)])
         return 0
 

@@ -111,7 +111,8 @@ class DeviceMapper:
         disk = Disk(name, sectors, Limits(
             block, max(block, profile.physical_block), max(block, profile.io_min),
             max_sectors=max_sectors, discard_granularity=granularity if discard_bytes else 0,
-            discard_sectors_max=discard_bytes >> SECTOR_SHIFT))
+            discard_sectors_max=discard_bytes >> SECTOR_SHIFT,
+            write_cache=profile.write_cache_4k and block_sectors > 1))
         self.disks[name] = disk
         return disk
 

@@ -41,7 +41,6 @@ class Disk:
         self.suspended = False
         self.announced = True
         self.opened_block_sectors = 0
-        self.write_cache = False
         self._written = bytearray((sectors >> _REGION_SHIFT) + 1)
         self._map = mmap.mmap(-1, (sectors << SECTOR_SHIFT) + _LARGE_PAGE, flags=_FLAGS)
         # Large pages begin where their size divides the address.

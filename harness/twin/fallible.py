@@ -34,7 +34,7 @@ from harness.units import SECTOR_BYTES, SECTOR_SHIFT
 _WORDS: Final[dict[Op, RequestOp]] = {
     Op.READ: "read", Op.WRITE: "write", Op.FLUSH: "flush", Op.DISCARD: "discard"}
 _LIMITS: Final = Limits(max_sectors=REQUEST_SECTORS_MAX, discard_granularity=SECTOR_BYTES,
-                        discard_sectors_max=0xFFFFFFFF >> SECTOR_SHIFT)
+                        discard_sectors_max=0xFFFFFFFF >> SECTOR_SHIFT, write_cache=True)
 """What the kernel side sets up, and what nbd says of discards: any place, any length."""
 
 
@@ -44,7 +44,6 @@ class FallibleDisk(Disk):
     def __init__(self, name: str, sectors: int, clock: Clock, profile: Profile, *,
                  linked: bool = False) -> None:
         super().__init__(name, sectors, _LIMITS)
-        self.write_cache = True
         self.linked = linked
         self.plan = FaultPlan()
         self._clock = clock

@@ -22,7 +22,8 @@ class Limits:
     """Limits of one queue, in bytes, or in sectors where the name says so.
 
     ``discard_sectors_max`` is 0 for a device that takes no discards (kernel:
-    ``max_hw_discard_sectors``, which nobody lowers here).
+    ``max_hw_discard_sectors``, which nobody lowers here); ``write_cache`` means that it may lose
+    what was not flushed.
     """
 
     logical_block: int = SECTOR_BYTES
@@ -35,6 +36,7 @@ class Limits:
     discard_granularity: int = 0
     discard_alignment: int = 0
     discard_sectors_max: int = 0
+    write_cache: bool = False
 
     def first_discard(self, sector: int, sectors: int) -> int:
         """How many of ``sectors`` the first bio of a discard covers (``bio_discard_limit``).
@@ -153,6 +155,7 @@ def stack(top: Limits, bottom: Limits, start_sectors: int) -> tuple[Limits, bool
     stacked = replace(
         top, logical_block=logical, physical_block=physical, io_min=io_min, io_opt=io_opt,
         chunk_sectors=chunk_sectors, alignment_offset=offset,
+        write_cache=top.write_cache or bottom.write_cache,
         max_sectors=_whole_blocks(min(top.max_sectors, bottom.max_sectors), logical))
     return _stack_discards(stacked, bottom, start_sectors), fits
 

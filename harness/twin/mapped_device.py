@@ -87,11 +87,6 @@ class MappedDevice:
         """Devices of the live table."""
         return self.live.devices() if self.live else []
 
-    @property
-    def write_cache(self) -> bool:
-        """Some device below has one (kernel: ``dm_table_supports_flush``)."""
-        return any(device.write_cache for device in self.below())
-
     # -- bios --
 
     @property
@@ -112,7 +107,7 @@ class MappedDevice:
             self._end(bio, errno.EOPNOTSUPP)
             return
         io = _Io(bio)
-        if bio.flags and not self.write_cache:
+        if bio.flags and not self.limits.write_cache:
             bio.flags = 0
         io.preflush = bool(bio.flags & PREFLUSH) and not self._passes_preflush(self.live)
         if bio.op == Op.FLUSH or io.preflush:
@@ -184,6 +179,9 @@ class MappedDevice:
             return
         for target in table.targets:
             for number in range(target.flushes):
+                if io.pieces > 1:
+                    # A flush that has ended by now is not shared with the next one.
+                    self.world.clock.may_preempt()
                 clone = self._flush_clone(io, target)
                 to = target.map_flush(clone, number)
                 if to is not None:

@@ -70,15 +70,20 @@ class SnapshotMerge(Snapshot):
     def io_sectors(self, bio: Bio, sector: int, sectors: int) -> int:
         """The boundary is that of the last resume, unless defects are fixed."""
         if self.world.profile.fixed:
-            self.max_io_sectors = self.world.registry.minimum_chunk_sectors(self.origin)
+            self.max_io_sectors = self._minimum_chunk_sectors()
         return super().io_sectors(bio, sector, sectors)
+
+    def _minimum_chunk_sectors(self) -> int:
+        """Kernel: ``get_origin_minimum_chunksize``."""
+        return (self.world.registry.minimum_chunk_sectors(self.origin)
+                or self.world.profile.origin_default_boundary_sectors)
 
     # -- start and stop --
 
     def resume(self) -> None:
         """Kernel: ``snapshot_merge_resume``."""
         super().resume()
-        self.max_io_sectors = self.world.registry.minimum_chunk_sectors(self.origin)
+        self.max_io_sectors = self._minimum_chunk_sectors()
         self.start_merge()
 
     def presuspend(self) -> None:
@@ -176,7 +181,7 @@ class SnapshotMerge(Snapshot):
         if read_error or write_error:
             what = "Read" if read_error else "Write"
             self._fail(f"{what} error: shutting down merge.")
-        elif self.world.profile.merge_flush and self.origin.write_cache:
+        elif self.world.profile.merge_flush and self.origin.limits.write_cache:
             self.origin.submit(Bio(Op.FLUSH, 0, 0, None, self._flushed))
         else:
             self._commit()

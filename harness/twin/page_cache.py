@@ -49,6 +49,7 @@ class PageCache:
         self._block = device.opened_block_sectors or cache_block_sectors(device)
         self._blocks: dict[int, bytearray] = {}
         self._dirty: set[int] = set()
+        self._asked_end = 0
 
     def _bio(self, op: Op, sector: int, sectors: int, data: memoryview) -> Bio:
         """A bio that ends where the device does (kernel: ``guard_bio_eod``)."""
@@ -116,7 +117,7 @@ class PageCache:
             page = at - at % PAGE_SECTORS
             stop = min(page + PAGE_SECTORS, self._device.sectors)
             blocks = range(page, stop, self._block)
-            if blocks[0] not in self._blocks:
+            if page >= self._asked_end:
                 self._read_ahead(page, end)
             # Where that failed, block by block (``block_read_full_folio``).
             if not self._read_blocks(list(blocks)):
@@ -133,6 +134,7 @@ class PageCache:
         pages_max = max(device.limits.max_sectors // PAGE_SECTORS, _READAHEAD_PAGES_MIN)
         end = min(end, page + pages_max * PAGE_SECTORS)
         end += -end % PAGE_SECTORS
+        self._asked_end = end
         bios = []
         while page < min(end, device.sectors):
             sectors = min(end - page, _BIO_PAGES_MAX * PAGE_SECTORS)

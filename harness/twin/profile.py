@@ -103,9 +103,11 @@ class Profile:
     """Discards of less than this, or off it, may do nothing to a disk; in bytes."""
     discard_granularity_4k: int = 4096
     """The same of a disk with blocks of 4096 bytes."""
+    write_cache_4k: bool = True
+    """A disk with blocks of 4096 bytes has a write cache, so flushes go there."""
     discard_of_blocks: bool = True
-    """The granularity of a device is at least its physical block (block: harden and set defaults of
-    queue limits when they are committed, 6.9)."""
+    """The granularity of a device is at least its physical block (``blk_validate_limits``, between
+    6.1 and 6.12)."""
     flush_bypasses_map: bool = True
     """A flush goes once to each device of a table of linear targets, not once to each of them
     (dm: optimize flushes, 6.11)."""

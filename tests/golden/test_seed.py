@@ -592,7 +592,7 @@ def test_merged_data_is_not_flushed_before_it_is_forgotten() -> None:
     s.suspend("snap", "org")
     twin, _ = live(s)
     for name, disk in twin.world.disks.items():
-        disk.write_cache = True
+        disk.limits = replace(disk.limits, write_cache=True)
         disk.submit = lambda bio, name=name, submit=disk.submit: (  # type: ignore[method-assign]
             ops.append((name, bio.op.name)), submit(bio))
     s.resume("org")

@@ -68,7 +68,7 @@ from harness.verdict.result import Result
 NAMES = ("a", "b", "c", "d", "e", "f", "g")
 CHUNKS = (1, 2, 4, 8, 8, 8, 16, 32, 64)
 STORES = ("P", "P", "P", "PO", "N", "p", "POx", "NO")
-BAD_WORDS = ("", "X", "Pz", "3", "-8", "+8", "0", "008", "{nosuch}", "7:7777", "8 0", "8 3 x",
+BAD_WORDS = ("", "X", "Pz", "3", "-8", "+8", "0", "008", "{nosuch}", "60:7777", "8 0", "8 3 x",
              "512 1 discard_zeroes_cow", "512 2 discard_zeroes_cow discard_passdown_origin",
              "8 1 discard_passdown_origin", "8 1 bogus", "4194304", "2097152")
 PARALLEL_MAX = 4
@@ -116,7 +116,7 @@ _DISCARDS: Final = Weights(
     bases=(64, 100, 131, 256, 333, 1024, 2048, 2500, 4096, 8192),
     linear_starts=(0, 0, 1, 3, 5, 7, 8, 9, 16), buffered=0.4, can_fail=0.25, large_blocks=0.12,
     between=0.7, layers=("linear", "mixed", "striped"), features=0.6,
-    feature_chunks=(512, 512, 1024, 2048, 8192))
+    feature_chunks=(512, 512, 1024, 2048))
 WEIGHTS: Final = {
     "snapshots": Weights(actions=_ACTIONS, requests={
         "write": 0.5, "read": 0.35, "flush": 0.05, "discard": 0.05, "zeroout": 0.05}),
