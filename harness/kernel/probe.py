@@ -32,6 +32,8 @@ The facts
     discard, discard_4k           bytes of the longest discard of such a disk, 0 for none
     discard_granularity, …_4k     its granularity in bytes
     write_cache_4k      a disk with blocks of 4096 bytes has a write cache
+    write_asks_again    a buffered write tries once more to read a part of a page, if it has
+                        come there from another page
     discard_of_blocks   the granularity of a mapped device is at least its physical block
     preflush_passed     a write that is flushed ahead goes whole through a table of linear targets
                         on one device, rather than as a flush and a write
@@ -182,6 +184,23 @@ class _Prober:
         before = int(stat.read_text().split()[0])
         self.do(steps.Read(device="cut", sector=0, sectors=read_sectors))
         return told + (int(stat.read_text().split()[0]) - before == 2)
+
+    def write_asks_again(self, number_of: Callable[[str], str]) -> bool:
+        """A page, and a sector of one that cannot be read: it is asked for by this call and the
+        next, or once more between.
+        """
+        self.do(steps.Create(name="dead"))
+        self.load("dead", "error", "", 8)
+        self.do(steps.Resume(name="dead"))
+        # What goes on to a device is counted, what a target itself fails is not.
+        self.do(steps.Create(name="pages"))
+        self.do(steps.Load(name="pages", table=(
+            TargetLine(0, 8, "linear", "{org} 0"), TargetLine(8, 8, "linear", "{dead} 0"))))
+        self.do(steps.Resume(name="pages"))
+        stat = Path("/sys/dev/block", number_of("pages"), "stat")
+        before = int(stat.read_text().split()[0])
+        self.do(steps.Write(device="pages", sector=0, sectors=9, buffered=True))
+        return int(stat.read_text().split()[0]) - before > 2
 
     def discard_of_blocks(self, number_of: Callable[[str], str]) -> bool:
         """A snapshot that takes discards says 512, the sectors of its chunks, or a block.
@@ -348,6 +367,7 @@ class _Prober:
             "discard_granularity": _queue(number_of("org"), "discard_granularity"),
             "discard_granularity_4k": _queue(number_of("b4k"), "discard_granularity"),
             "write_cache_4k": _text(number_of("b4k"), "write_cache") == "write back",
+            "write_asks_again": self.write_asks_again(number_of),
             "discard_of_blocks": self.discard_of_blocks(number_of),
             "preflush_passed": self.preflush_passed(number_of("b4k")),
             "preflush_error": self.preflush_error(),

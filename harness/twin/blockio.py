@@ -161,7 +161,8 @@ class BlockIO:
 
     def page_cache(self, device: BlockDevice) -> PageCache:
         """An empty one, for what follows each other in one step."""
-        return PageCache(device, self._submit, _end)
+        return PageCache(device, self._submit, _end,
+                         asks_again=self._profile.write_asks_again)
 
     def flush(self, device: BlockDevice) -> int:
         """``fsync``: without a volatile cache anywhere below, the queue drops the flush."""

@@ -2,9 +2,10 @@
 
 Kernel: fs/buffer.c, fs/mpage.c, mm/readahead.c, mm/filemap.c, as block/fops.c uses them.  The cache
 is made of blocks.  A write reads what it does not write of its first and its last block, page by
-page, and stops before the page where that fails.  A read asks for all its pages at once; where that
-request fails, it goes on page by page, block by block.  Write-back writes the dirty blocks, one bio
-for each, in ascending order.
+page, and stops before the page where that fails; kernels that write by iomap (fs/iomap) try it
+once more if they have come there from another page.  A read asks for all its pages at once; where
+that request fails, it goes on page by page, block by block.  Write-back writes the dirty blocks,
+one bio for each, in ascending order.
 
 Left out: pages larger than 4096 bytes, and large folios, which kernels with transparent huge pages
 use for block devices since 6.15.
@@ -41,8 +42,10 @@ def cache_block_sectors(device: BlockDevice) -> int:
 class PageCache:
     """What is cached of ``device``, empty at first."""
 
-    def __init__(self, device: BlockDevice, submit: Submit, end_io: EndIo) -> None:
+    def __init__(self, device: BlockDevice, submit: Submit, end_io: EndIo, *,
+                 asks_again: bool) -> None:
         self._device = device
+        self._asks_again = asks_again
         self._submit = submit
         self._end_io = end_io
         # Who has it open keeps the block size of the day on which it was opened.
@@ -73,14 +76,17 @@ class PageCache:
         """One ``pwrite``: sectors that were taken, and the errno if there were none."""
         wanted = len(data) >> SECTOR_SHIFT
         end = min(sector + wanted, self._device.sectors)
-        at = sector
+        at = began = sector
         if at >= end:
             return 0, errno.ENOSPC
         while at < end:
             stop = min(end, at - at % PAGE_SECTORS + PAGE_SECTORS)
             if not self._write_page(at, stop, data[at - sector << SECTOR_SHIFT :
                                                    stop - sector << SECTOR_SHIFT]):
-                break
+                if not self._asks_again or at == began:
+                    break
+                began = at
+                continue
             at = stop
         return at - sector, 0 if at > sector else errno.EIO
 

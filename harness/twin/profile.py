@@ -105,6 +105,9 @@ class Profile:
     """The same of a disk with blocks of 4096 bytes."""
     write_cache_4k: bool = True
     """A disk with blocks of 4096 bytes has a write cache, so flushes go there."""
+    write_asks_again: bool = True
+    """A buffered write that comes from one page to another that it cannot read tries that once more
+    (block: use iomap for writes to block devices, 6.6)."""
     discard_of_blocks: bool = True
     """The granularity of a device is at least its physical block (``blk_validate_limits``, between
     6.1 and 6.12)."""
@@ -248,7 +251,7 @@ _6_1: Final = Profile(
     flakey_error_reads=False, flakey_table_blank=True,
     unaligned_refused=False, striped_io_min_kept=False, striped_chunk_sectors=False,
     read_only_discard="EINVAL", duplicate_wins="first", discard=0,
-    discard_of_blocks=False, same_device_log=(
+    discard_of_blocks=False, write_asks_again=False, same_device_log=(
         "device-mapper: table: {s}: snapshot: COW device cannot be the same as origin device "
         "(-EINVAL)\n"
         "device-mapper: ioctl: error adding target to table"))
