@@ -6,7 +6,7 @@ cut shows in what is left.
 """
 
 from harness.scenarios.registry import scenario
-from harness.scenarios.script import Script
+from harness.scenarios.script import Script, Segment, error, linear
 
 CHUNK = 512
 """Smaller chunks make 7.2 divide by zero when the table is loaded."""
@@ -87,9 +87,9 @@ def _discard_places(s: Script, device: str) -> None:
 def discard_through_linear(s: Script, shift: int, block_size: int) -> None:
     """A linear target shifts what a disk takes for whole against what the device above does."""
     s.disk("base", 160, stamped=True, block_size=block_size)
-    s.device("shifted", TargetLine(0, 128, "linear", f"{{base}} {shift}"))
+    s.device("shifted", linear("base", 128, shift))
     _discard_places(s, "shifted")
-    s.device("twice", TargetLine(0, 120, "linear", "{shifted} 3"))
+    s.device("twice", linear("shifted", 120, 3))
     s.discard("twice", 2, 90)
 
 
@@ -99,9 +99,9 @@ def discard_through_concatenation(s: Script, lengths: tuple[int, int, int], last
     s.disk("one", 256, stamped=True)
     s.disk("two", 256, stamped=True)
     first, second, third = lengths
-    s.device("joined", TargetLine(0, first, "linear", "{one} 8"),
-             TargetLine(first, second, "linear", "{two} 3"),
-             TargetLine(first + second, third, last, "{one} 100" if last == "linear" else ""))
+    s.device("joined", linear("one", first, 8),
+             linear("two", second, 3),
+             Segment(third, last, "{one} 100" if last == "linear" else ""))
     _discard_places(s, "joined")
     s.discard("joined", 0, 128)
 
@@ -111,9 +111,9 @@ def discard_requests(s: Script, can_fail: tuple[str, ...]) -> None:
     """Disks that count requests take discards of any place and length: every cut is seen."""
     s.disk("base", 4096, stamped=True, can_fail="base" in can_fail)
     s.disk("cow", 8192, can_fail="cow" in can_fail)
-    s.device("shifted", TargetLine(0, 4090, "linear", "{base} 5"))
-    s.device("snap", TargetLine(0, 4090, "snapshot", "{shifted} {cow} N 512 2 discard_zeroes_cow "
-                                "discard_passdown_origin"))
+    s.device("shifted", linear("base", 4090, 5))
+    s.device("snap", Segment(4090, "snapshot", "{shifted} {cow} N 512 2 discard_zeroes_cow "
+                             "discard_passdown_origin"))
     s.write("snap", 512, 1024)
     for sector, sectors in ((5, 20), (511, 514), (100, 2000), (512, 512), (0, 4090)):
         s.discard("snap", sector, sectors)
@@ -125,13 +125,13 @@ def discard_larger_chunks(s: Script, chunk: int, sector: int) -> None:
     """With chunks of 8192 sectors and more, the granularity is more than a page."""
     s.disk("base", 4 * chunk + 100, stamped=True)
     s.disk("cow", 6 * chunk)
-    s.device("snap", TargetLine(0, 4 * chunk + 100, "snapshot", f"{{base}} {{cow}} N {chunk} 2 "
-                                "discard_zeroes_cow discard_passdown_origin"))
+    s.device("snap", Segment(4 * chunk + 100, "snapshot", f"{{base}} {{cow}} N {chunk} 2 "
+                             "discard_zeroes_cow discard_passdown_origin"))
     s.write("snap", chunk, chunk)
     s.write("snap", 3 * chunk, 10)
     for start, sectors in ((sector, chunk), (chunk + sector, 2 * chunk), (3 * chunk + sector, 50)):
         s.discard("snap", start, sectors)
-    s.device("above", TargetLine(0, 4 * chunk, "linear", "{snap} 8"))
+    s.device("above", linear("snap", 4 * chunk, 8))
     s.discard("above", sector, 3 * chunk)
     s.read("snap", chunk, 64)
 
@@ -141,8 +141,8 @@ def discard_smaller_chunks(s: Script, chunk: int, sector: int) -> None:
     """Chunks that are smaller than the granularity of the disks: a discard is not cut at them."""
     s.disk("base", 256, stamped=True, block_size=512)
     s.disk("cow", 1024, can_fail=True)
-    s.device("snap", TargetLine(0, 256, "snapshot", f"{{base}} {{cow}} N {chunk} 2 "
-                                "discard_zeroes_cow discard_passdown_origin"))
+    s.device("snap", Segment(256, "snapshot", f"{{base}} {{cow}} N {chunk} 2 "
+                             "discard_zeroes_cow discard_passdown_origin"))
     s.write("snap", 0, 64)
     for sectors in (3, chunk, 2 * chunk, 5 * chunk + 3):
         s.discard("snap", sector, sectors)
@@ -154,13 +154,13 @@ def discard_after_the_devices_changed(s: Script) -> None:
     """A device keeps the limits that it took with its table, whatever is below by now."""
     s.disk("base", 128, stamped=True)
     s.disk("other", 128, stamped=True, can_fail=True)
-    s.device("below", TargetLine(0, 128, "linear", "{base} 0"))
-    s.device("above", TargetLine(0, 128, "linear", "{below} 0"))
-    s.reload("below", TargetLine(0, 128, "linear", "{other} 0"))
+    s.device("below", linear("base", 128))
+    s.device("above", linear("below", 128))
+    s.reload("below", linear("other", 128))
     s.discard("above", 3, 20)
     s.discard("below", 3, 20)
-    s.reload("below", TargetLine(0, 128, "snapshot-origin", "{other}"))
+    s.reload("below", s.origin_line("other", sectors=128))
     s.discard("above", 40, 20)
     s.discard("below", 40, 20)
-    s.reload("above", TargetLine(0, 128, "error", ""))
+    s.reload("above", error(128))
     s.discard("above", 3, 20)
