@@ -37,17 +37,16 @@ class BlockIO:
         """What is begun inside is sent at its end."""
         return self._clock.plugged(Plug(self._clock, reverses=self._profile.plug_reverses))
 
-    def _submit(self, device: BlockDevice, bios: list[Bio], *, plugged: bool = True,
+    def _submit(self, device: BlockDevice, bios: list[Bio], *, plugged: bool = False,
                 sleeps: bool = False) -> int:
         """Submit all, wait for all; the errno of the last one that failed.
 
-        Several bios are begun with a plug, unless they are not ``plugged``; ``sleeps`` says that
-        the process waits for them before it is through with that (``blkdev_issue_zeroout``,
-        ``blkdev_issue_discard``).
+        ``plugged`` says that they are begun with a plug; ``sleeps``, that the process waits for
+        them before it is through with that (``blkdev_issue_zeroout``, ``blkdev_issue_discard``).
         """
         if len(bios) == 1 and move_extent(device, bios[0]):
             return 0
-        with self._plugged() if plugged and len(bios) > 1 else nullcontext():
+        with self._plugged() if plugged else nullcontext():
             for bio in bios:
                 device.submit(bio)
                 if bio is not bios[-1]:
@@ -189,7 +188,7 @@ class BlockIO:
             count = limits.first_discard(sector, end - sector)
             bios.append(Bio(Op.DISCARD, sector, count, None, _end))
             sector += count
-        error = self._submit(device, bios, sleeps=True)
+        error = self._submit(device, bios, plugged=True, sleeps=True)
         return 0 if error == errno.EOPNOTSUPP else error
 
     def zeroout(self, device: BlockDevice, sector: int, sectors: int) -> int:
@@ -205,7 +204,7 @@ class BlockIO:
             count = min(ZEROOUT_SECTORS_MAX, end - start)
             zeros = memoryview(bytes(count << SECTOR_SHIFT))
             bios.append(Bio(WRITE, start, count, zeros, _end))
-        return self._submit(device, bios, sleeps=True)
+        return self._submit(device, bios, plugged=True, sleeps=True)
 
 
 _ENDED: Final = object()

@@ -17,7 +17,7 @@ flush, or by the block layer below it (block/blk-flush.c), which does not.
 
 import errno
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Final
 
@@ -36,6 +36,17 @@ _WORDS: Final[dict[Op, RequestOp]] = {
 _LIMITS: Final = Limits(max_sectors=REQUEST_SECTORS_MAX, discard_granularity=SECTOR_BYTES,
                         discard_sectors_max=0xFFFFFFFF >> SECTOR_SHIFT, write_cache=True)
 """What the kernel side sets up, and what nbd says of discards: any place, any length."""
+
+
+class _Whole:
+    """A bio whose requests are on their way: it ends with the last of them."""
+
+    __slots__ = ("bio", "error", "left")
+
+    def __init__(self, bio: Bio) -> None:
+        self.bio = bio
+        self.left = bio.sectors
+        self.error = 0
 
 
 class FallibleDisk(Disk):
@@ -75,9 +86,11 @@ class FallibleDisk(Disk):
         elif bio.flags & PREFLUSH and bio.sectors:
             self._arrive(self._flush, partial(self._flushed, bio))
         elif self._clock.plug is None or bio.flags:
-            self._arrive(self._request, bio, 0, 0)
+            for send in self._cut(bio):
+                send()
         else:
-            self._clock.plug.add(self.name, partial(self._arrive, self._request, bio, 0, 0))
+            for send in self._cut(bio):
+                self._clock.plug.add(self.name, send)
 
     def _arrive(self, serve: Callable[..., None], *args: Any) -> None:
         """Serve something now, or behind what a disk that stalls has yet to serve."""
@@ -131,26 +144,33 @@ class FallibleDisk(Disk):
             bio.end(errno.EIO)
             return
         bio.flags &= ~PREFLUSH
-        self._arrive(self._request, bio, 0, 0)
+        for send in self._cut(bio):
+            send()
 
-    def _request(self, bio: Bio, done: int, error: int) -> None:
-        """Serve a bio from its sector ``done`` on; ``error`` is that of the sectors before."""
-        # A bio longer than the queue takes is cut (``__bio_split_to_limits``).
-        while True:
-            count = (self.limits.cut_discard(bio.sector + done, bio.sectors - done)
-                     if bio.op is Op.DISCARD else
-                     min(bio.sectors - done, self.limits.max_sectors))
-            failed = self._take(bio.op, bio.sector + done, count, fua=bool(bio.flags & FUA))
-            if not failed:
-                self._move(bio, done, count)
-            error |= failed
+    def _cut(self, bio: Bio) -> Iterator[Callable[[], None]]:
+        """The requests of a bio, which is cut where the queue takes no more.
+
+        Kernel: ``__bio_split_to_limits``.
+        """
+        whole = _Whole(bio)
+        done = 0
+        while done < bio.sectors:
+            left = bio.sectors - done
+            count = (self.limits.cut_discard(bio.sector + done, left) if bio.op is Op.DISCARD else
+                     min(left, self.limits.max_sectors))
+            yield partial(self._arrive, self._request, whole, done, count)
             done += count
-            if done == bio.sectors:
-                break
-            if self._stalled:
-                self._arrived.appendleft((self._request, (bio, done, error)))
-                return
-        self._answer(bio.end, error)
+
+    def _request(self, whole: "_Whole", done: int, count: int) -> None:
+        """Serve ``count`` sectors of a bio from its sector ``done`` on."""
+        bio = whole.bio
+        failed = self._take(bio.op, bio.sector + done, count, fua=bool(bio.flags & FUA))
+        if not failed:
+            self._move(bio, done, count)
+        whole.error |= failed
+        whole.left -= count
+        if not whole.left:
+            self._answer(bio.end, whole.error)
 
     def _take(self, op: Op, sector: int, sectors: int, *, fua: bool) -> int:
         """A request reaches the disk, unless that is dead: its error."""

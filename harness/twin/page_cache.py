@@ -26,7 +26,7 @@ _BIO_PAGES_MAX: Final = 256
 class Submit(Protocol):
     """Submits all, with a plug or without, and waits for all; an errno if one has failed."""
 
-    def __call__(self, device: BlockDevice, bios: list[Bio], /, *, plugged: bool = True) -> int:
+    def __call__(self, device: BlockDevice, bios: list[Bio], /, *, plugged: bool = False) -> int:
         """The errno of the last one that failed, or 0."""
 
 
@@ -66,7 +66,7 @@ class PageCache:
         bios = [self._bio(READ, start, self._block, memoryview(content))
                 for start, content in fresh.items()]
         if bios:
-            self._submit(self._device, bios, plugged=False)
+            self._submit(self._device, bios)
         self._blocks |= {bio.sector: fresh[bio.sector] for bio in bios if not bio.error}
         return not any(bio.error for bio in bios)
 
@@ -110,7 +110,7 @@ class PageCache:
         bios = [self._bio(WRITE, start, self._block, memoryview(self._blocks[start]))
                 for start in sorted(self._dirty)]
         self._dirty.clear()
-        return self._submit(self._device, bios) if bios else 0
+        return self._submit(self._device, bios, plugged=True) if bios else 0
 
     # -- reads --
 
@@ -147,7 +147,7 @@ class PageCache:
             bios.append(self._bio(READ, page, sectors,
                                   memoryview(bytearray(sectors << SECTOR_SHIFT))))
             page += sectors
-        self._submit(device, bios)
+        self._submit(device, bios, plugged=True)
         size = self._block << SECTOR_SHIFT
         for bio in bios:
             if not bio.error:
