@@ -129,8 +129,8 @@ def result(scenario: str, verdict: Verdict = Verdict.SAME, kernel: str = "uml-6.
 
 
 GREEN = tuple(result(f"fill[{number}]") for number in range(179))
-DIFFERS = Divergence(step=3, verb="read", layer=Layer.CONTENT, what="content of s", kernel="a",
-                     twin="b")
+DIFFERS = Divergence(step=3, verb="read", layer=Layer.CONTENT, what="content of s", left="a",
+                     right="b")
 EVERY = (
     result("same"), result("diverged", Verdict.DIVERGED, divergences=(DIFFERS,)),
     result("nondeterministic", Verdict.NONDETERMINISTIC, reason=STRANGE),
