@@ -1,8 +1,8 @@
 """Situations for the real LVM2: its command lines and our own I/O (`dmsnap lvm` runs them).
 
 They are those of LVM2's own test suite (test/shell/ there) that concern the snapshot targets; the
-same ground is covered without LVM by the theme ``lvm``.  Here LVM decides which tables it loads,
-in which order, and what it writes.
+same ground is covered without LVM by the theme ``lvm_tables``.  Here LVM decides which tables it
+loads, in which order, and what it writes.
 
 Every situation has one physical volume of 8 MiB in extents of 64 KiB, and one origin of 2 MiB.
 What is in flight when a store overflows is timing; so the last chunks are written one by one.
