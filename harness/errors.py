@@ -61,6 +61,10 @@ class CannotBoot(ProvisioningError):
     """A kernel does not boot on this machine; the text says what its console said of it."""
 
 
+class NotAFile(DmsnapError):
+    """What a stranger left is no regular file, or longer than it may be."""
+
+
 class Unsupported(ProvisioningError):
     """This kernel lacks what a scenario asks for, or the twin does not know it: nobody's fault."""
 

@@ -7,7 +7,6 @@ tries the other orders that are permitted (`harness.twin.explore`).
 """
 
 import platform
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -23,8 +22,9 @@ from harness.campaign.plan import Plan
 from harness.errors import (
     ProvisioningError,
 )
-from harness.files import alone
+from harness.files import alone, remove_ours
 from harness.guest.catalogue import VAGRANT, Kernel
+from harness.guest.confinement import told
 from harness.guest.events import (
     Event,
     GuestReady,
@@ -49,9 +49,10 @@ IN_REPORT: Final = "what had finished is in the report"
 def execute(plan: Plan, reporter: Reporter, finished: Sequence[Result] = ()) -> RunReport:
     """Run everything that is not ``finished``; the reporter hears of all as it happens.
 
-    Ctrl-C ends the guests and reports what had finished.  A kernel whose guests cannot be had
-    does not keep the others from their turn.  A run that comes to no result of its own leaves the
-    last report as it was, and the files of its guests in `NOT_STARTED`.
+    Ctrl-C, or a signal that is taken as such, ends the guests and reports what had finished.  A
+    kernel whose guests cannot be had does not keep the others from their turn.  A run that comes to
+    no result of its own leaves the last report as it was, and the files of its guests in
+    `NOT_STARTED`.
 
     Raises:
         ProvisioningError: guests of a kernel cannot be had; what had finished is reported.  Or
@@ -59,12 +60,13 @@ def execute(plan: Plan, reporter: Reporter, finished: Sequence[Result] = ()) -> 
         KeyboardInterrupt: after Ctrl-C; it says what has become of the report.
     """
     started = time.monotonic()
+    cage = told(kernel for kernel in plan.kernels if kernel.name not in plan.launchers)
     about = platform.uname()
     environment = Environment(
         dmsnap=__version__, command=tuple(sys.argv),
         machine=f"{about.system} {about.release} {about.machine}",
         python=platform.python_version(), jobs=max(map(plan.guests, plan.kernels), default=1),
-        started=datetime.now(UTC).isoformat(timespec="seconds"))
+        started=datetime.now(UTC).isoformat(timespec="seconds"), cage=cage)
     interrupted = False
     faults: list[ProvisioningError] = []
     with ExitStack() as stack:
@@ -139,13 +141,13 @@ class _Run:
         if not self.begun:
             self.begun = True
             self._earlier.forget()
-            shutil.rmtree(self._aside, ignore_errors=True)
+            remove_ours(self._aside)
             for result in self._finished:
                 self._reporter.result(result)
 
     def leave_no_start(self) -> None:
         """Clear away what this run has written, if it came to nothing."""
-        with suppress(OSError):  # then it stays where it is
+        with suppress(OSError, ProvisioningError):  # then it stays where it is
             self._earlier.bring_back(self._aside)
 
     def as_left(self, text: str) -> str:
@@ -174,7 +176,6 @@ class _Run:
         if not missing:
             return
         keep = files_of(plan.directory, kernel.name)
-        keep.parent.mkdir(parents=True, exist_ok=True)
 
         def hear(event: Event) -> None:
             self._tell(kernel, event)

@@ -1,10 +1,10 @@
 """The command ``dmsnap``.
 
 Exit status: 0 all was well, 1 something differs or is broken, 2 the request cannot be carried out
-(one line says why and what to do), 130 interrupted.
+(one line says why and what to do), 130 interrupted, by Ctrl-C, SIGTERM or SIGHUP.  Who reads no
+further (``| head``) changes none of it.
 """
 
-import sys
 from typing import Any
 
 import click
@@ -15,6 +15,7 @@ from harness.cli.lvm import lvm_situations
 from harness.cli.measure import coverage, measure_headline, preflight
 from harness.cli.options import EXIT_CANNOT, EXIT_INTERRUPTED
 from harness.cli.run import compare, run
+from harness.cli.streams import interrupts, patient
 from harness.cli.traces import list_scenarios, replay, trace
 from harness.errors import DmsnapError
 
@@ -22,9 +23,15 @@ from harness.errors import DmsnapError
 class _Group(click.Group):
     """Errors of ours become one line; none of Python's inner life reaches a user."""
 
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run the command line, with streams that no reader can break."""
+        with patient():
+            return super().main(*args, **extra)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with interrupts():
+                return super().invoke(ctx)
         except DmsnapError as fault:
             click.echo(f"dmsnap: {fault}", err=True)
             ctx.exit(EXIT_CANNOT)
@@ -32,9 +39,6 @@ class _Group(click.Group):
             # A run says what has become of its report.
             click.echo("; ".join(["dmsnap: interrupted", *map(str, fault.args)]), err=True)
             ctx.exit(EXIT_INTERRUPTED)
-        except BrokenPipeError:
-            sys.stderr.close()  # a reader that had enough, such as head
-            ctx.exit(0)
         except OSError as fault:
             where = f"{fault.filename}: " if fault.filename else ""
             click.echo(f"dmsnap: {where}{fault.strerror or fault}", err=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from harness.cli.options import EXIT_DIFFERS, kernel_options, note
+from harness.cli.options import EXIT_DIFFERS, kernel_options, no_cage_option, note
 from harness.cli.vagrant import vagrant_machine
 from harness.errors import ProvisioningError
 from harness.guest import catalogue
@@ -40,6 +40,7 @@ def preflight(kernels: tuple[str, ...], modules: Path | None, guest: str | None)
 @click.argument("patterns", nargs=-1, metavar="[PATTERN]...")
 @click.option("--kernel", "name", default="deb-6.1", show_default=True, metavar="NAME",
               help="A kernel of the catalogue whose guest is qemu.")
+@no_cage_option
 @click.option("-j", "--jobs", type=click.IntRange(1, 64), metavar="N",
               help="Guests at the same time.  [default: two for each core, one in QEMU]")
 @click.option("--report", "directory", type=click.Path(path_type=Path, file_okay=False),

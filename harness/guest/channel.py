@@ -4,6 +4,7 @@ For guests that have no ssh: User-mode Linux and QEMU.  `harness.kernel.listener
 end; what a command and its answer look like stands there.
 """
 
+import os
 import select
 import time
 from pathlib import Path
@@ -12,13 +13,14 @@ from typing import Any, Final
 import msgspec
 from testinfra.backend.base import BaseBackend, CommandResult
 
-from harness.errors import GuestLost
-from harness.files import write_whole
+from harness.errors import GuestLost, NotAFile
+from harness.files import read_stranger, write_whole
 from harness.guest.process import Guest
 
 LISTENER: Final = ("-m", "harness.kernel.listener")
 """What Python runs in the guest."""
 _POLL_S: Final = 0.02
+_ANSWER_BYTES_MAX: Final = 16 << 20
 
 
 class _Answer(msgspec.Struct):
@@ -57,7 +59,7 @@ class Channel(BaseBackend):  # type: ignore[misc] # testinfra's own annotations 
         """Run a command in the guest.
 
         Raises:
-            GuestLost: there is no answer.
+            GuestLost: there is no answer, or one that is none.
         """
         text = self.get_command(command, *args)
         self._number += 1
@@ -69,12 +71,15 @@ class Channel(BaseBackend):  # type: ignore[misc] # testinfra's own annotations 
     def _answer(self, number: int, what: str, limit_s: float) -> _Answer:
         file = self._results / f"answer-{number}.json"
         end = time.monotonic() + limit_s
-        while not file.exists():
+        while not os.path.lexists(file):
             ended = bool(select.select([self._guest], [], [], _POLL_S)[0]) and self._guest.ended()
-            if file.exists():
+            if os.path.lexists(file):
                 break
             if ended or time.monotonic() > end:
                 why = "ended before it was" if ended else f"took more than {limit_s:.0f} s"
                 raise GuestLost(f"a guest {why} {what}; its console ends with:\n"
                                 f"{self._guest.console_tail()[-2000:]}")
-        return msgspec.json.decode(file.read_bytes(), type=_Answer)
+        try:
+            return msgspec.json.decode(read_stranger(file, _ANSWER_BYTES_MAX), type=_Answer)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError, NotAFile) as fault:
+            raise GuestLost(f"a guest was {what}, and wrote rubbish: {fault}") from None

@@ -8,29 +8,36 @@ them does not end the rest.  So each guest gets a keeper, which
   the keeper ends only when it has none left;
 - holds one end of a pipe (its standard input) whose other end only dmsnap holds.  When dmsnap
   ends the guest, or dies itself in any way, the pipe closes, and the family is killed;
+- puts the guest into its cage before it runs (`harness.guest.cage`);
 - removes the guest's private directory when it is over;
 - keeps the console, bounded: the head in a file as it comes, the last part in memory until the
   end.  The very last bytes also go to standard output, for a disk may be full.
 
 Should the keeper itself be killed, the kernel dies with it (parent-death signal), and dmsnap
-looks for what else is left (`harness.guest.process`).
+looks for what else is left (`harness.guest.process`).  Should it be stopped (SIGSTOP), the end of
+dmsnap wakes it, and it sees that the pipe is closed.
 
-It is started as ``python -I -S keeper.py CONSOLE PRIVATE COMMAND…`` (PRIVATE may be empty) and
-imports nothing of dmsnap: it must be up in a few milliseconds.  Its exit status is that of the
-guest, 128 + n for signal n.
+It is started as ``python -I -S keeper.py CONSOLE PRIVATE CAGE COMMAND…`` (PRIVATE may be empty;
+CAGE is a `harness.guest.cage.Cage` in JSON, or empty) and imports nothing of dmsnap but the cage:
+it must be up in a few milliseconds.  Its exit status is that of the guest, 128 + n for signal n.
 """
 
 import contextlib
 import ctypes
+import json
 import os
 import resource
 import select
 import signal
-import subprocess
 import sys
 from collections import deque
 from pathlib import Path
 from typing import Final
+
+if __name__ == "__main__":
+    # Isolated as it is, it does not look for modules where dmsnap is.
+    sys.path.append(str(Path(__file__).parents[2]))
+from harness.guest import cage as cages
 
 CONSOLE_HEAD_BYTES: Final = 256 << 10
 """Console output that goes to the file as it comes: a whole boot, and then some."""
@@ -43,6 +50,7 @@ NOT_STARTED: Final = 127
 
 _READ_BYTES: Final = 64 << 10
 _DRAIN_MS: Final = 500
+_DESCRIPTORS: Final = 1024
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
 
@@ -51,7 +59,8 @@ class Console:
     """A bounded log: head, then a note of how much is left out, then tail."""
 
     def __init__(self, path: Path) -> None:
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+                           | os.O_NOFOLLOW, 0o644)
         self._head_left = CONSOLE_HEAD_BYTES
         self._tail: deque[bytes] = deque()
         self._tail_bytes = 0
@@ -152,7 +161,47 @@ def _drain(output: int, console: Console) -> None:
         console.add(data)
 
 
-def main(console_path: str, private: str, command: list[str]) -> int:
+def _start(command: list[str], output: int, cage: cages.Cage | None) -> int:
+    """Start ``command`` in its cage, with ``output`` for what it says; its process id.
+
+    What keeps it from starting goes to ``output`` too, and its status is `NOT_STARTED` then.
+    """
+    keeper = os.getpid()
+    if cage is not None:
+        try:
+            cages.prepare(cage)
+        except OSError as fault:
+            _say_not_started(output, command, fault)
+            cage, command = None, []
+    guest = os.fork()
+    if guest:
+        return guest
+    try:
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE,
+                       signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_DFL)
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        # A parent that died before the line above took effect; in a namespace of its own
+        # a process does not see its parent, nor outlive it.
+        if command and os.getppid() in (keeper, 0):
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            os.dup2(output, 1)
+            os.dup2(output, 2)
+            os.closerange(3, _DESCRIPTORS)
+            if cage is not None:
+                cages.enter(cage)
+            os.execvp(command[0], command)  # noqa: S606
+    except OSError as fault:
+        _say_not_started(2, command, fault)
+    finally:
+        os._exit(NOT_STARTED)
+
+
+def _say_not_started(output: int, command: list[str], fault: OSError) -> None:
+    os.write(output, f"keeper: cannot start {command[0]}: {fault.strerror}\n".encode())
+
+
+def main(console_path: str, private: str, cage_text: str, command: list[str]) -> int:
     """Start ``command``, keep it, and leave nothing of it behind, nor of directory ``private``."""
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         # Only the pipe ends a guest: Ctrl-C is for dmsnap to understand.
@@ -161,32 +210,20 @@ def main(console_path: str, private: str, command: list[str]) -> int:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     console = Console(Path(console_path))
     output, guest_side = os.pipe()
-    keeper = os.getpid()
-
-    def in_child() -> None:
-        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
-            signal.signal(number, signal.SIG_DFL)
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != keeper:  # it died before the line above took effect
-            os._exit(NOT_STARTED)
-
-    try:
-        # The keeper has one thread, so running Python between fork and exec is safe.
-        guest = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=guest_side,
-                                 stderr=subprocess.STDOUT, preexec_fn=in_child)  # noqa: PLW1509
-    except OSError as fault:
-        console.add(f"keeper: cannot start {command[0]}: {fault.strerror}\n".encode())
-        status = NOT_STARTED
-    else:
-        os.close(guest_side)
-        status = _follow(guest.pid, sys.stdin.fileno(), output, console)
-        guest.returncode = status  # reaped above; Popen must not try again
-        _end_family()
-        _drain(output, console)
-    if private:
+    cage = cages.Cage(*json.loads(cage_text)) if cage_text else None
+    guest = _start(command, guest_side, cage)
+    # After the user namespace, which would have taken it back.
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGCONT)
+    os.close(guest_side)
+    status = _follow(guest, sys.stdin.fileno(), output, console)
+    _end_family()
+    _drain(output, console)
+    passing = [path for path in (private, cage.memory if cage else "") if path]
+    if passing:
         import shutil  # costs more than all the rest of this program; a guest need not wait for it
 
-        shutil.rmtree(private, ignore_errors=True)
+        for path in passing:
+            shutil.rmtree(path, ignore_errors=True)
     last = console.close()
     with contextlib.suppress(OSError):
         os.write(sys.stdout.fileno(), last)
@@ -194,4 +231,4 @@ def main(console_path: str, private: str, command: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2], sys.argv[3:]))
+    sys.exit(main(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4:]))

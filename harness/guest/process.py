@@ -6,6 +6,7 @@ behave as badly as a guest can.  How the family of processes is held together is
 """
 
 import contextlib
+import json
 import os
 import select
 import shutil
@@ -18,8 +19,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, Protocol
 
-from harness.errors import ProvisioningError
-from harness.guest.keeper import TAIL_REPORT_BYTES
+from harness.errors import NotAFile, ProvisioningError
+from harness.files import open_stranger
+from harness.guest.cage import Cage
+from harness.guest.keeper import CONSOLE_HEAD_BYTES, CONSOLE_TAIL_BYTES, TAIL_REPORT_BYTES
 
 CONSOLE_NAME: Final = "console.log"
 JOURNAL_NAME: Final = "journal.jsonl"
@@ -31,6 +34,7 @@ MARK_VARIABLE: Final = "DMSNAP_KEPT"
 """In the environment of every process of a guest, with a value of its own for each guest."""
 
 _END_LIMIT_S: Final = 20.0
+_CONSOLE_BYTES_MAX: Final = 2 * (CONSOLE_HEAD_BYTES + CONSOLE_TAIL_BYTES)
 _KEEPER: Final = Path(__file__).with_name("keeper.py")
 
 
@@ -80,16 +84,18 @@ class KeptProcess:
         results: existing directory; the console is kept there.
         env: the whole environment of the command.
         private: directory of this guest alone; removed when it has ended.
+        cage: what the command may see and touch; None for all that the user may.
 
     Attributes:
         private: that directory.
     """
 
     def __init__(self, command: Sequence[str | Path], *, results: Path, env: Mapping[str, str],
-                 private: Path | None = None) -> None:
+                 private: Path | None = None, cage: Cage | None = None) -> None:
         self._console = results / CONSOLE_NAME
         self._tail: str | None = None
         self.private = private
+        self._memory = cage.memory if cage else ""
         self._mark = uuid.uuid4().hex
         lifeline, ours = os.pipe()
         # Popen closes every other descriptor in the child, so that only we hold the other end
@@ -98,7 +104,7 @@ class KeptProcess:
         try:
             self._keeper = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(_KEEPER), str(self._console), str(private or ""),
-                 *(str(word) for word in command)],
+                 json.dumps(cage) if cage else "", *(str(word) for word in command)],
                 stdin=lifeline, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                 env={**env, MARK_VARIABLE: self._mark}, cwd="/", start_new_session=True)
             self._pidfd = os.pidfd_open(self._keeper.pid)
@@ -139,6 +145,7 @@ class KeptProcess:
             ProvisioningError: processes of the guest cannot be killed.
         """
         self._drop_lifeline()
+        self._keeper.send_signal(signal.SIGCONT)  # it may have been stopped
         try:
             self._keeper.wait(timeout=_END_LIMIT_S)
             self._collect()
@@ -160,10 +167,10 @@ class KeptProcess:
         if self._tail is not None:
             return self._tail
         try:
-            with self._console.open("rb") as file:
+            with os.fdopen(open_stranger(self._console, _CONSOLE_BYTES_MAX), "rb") as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_REPORT_BYTES))
-                return file.read().decode(errors="replace")
-        except OSError:
+                return file.read(TAIL_REPORT_BYTES).decode(errors="replace")
+        except (OSError, NotAFile):
             return ""
 
     def _drop_lifeline(self) -> None:
@@ -177,7 +184,7 @@ class KeptProcess:
         self._drop_lifeline()
         assert self._keeper.stdout is not None
         with self._keeper.stdout as pipe:
-            report = pipe.read().decode(errors="replace")
+            report = pipe.read(TAIL_REPORT_BYTES).decode(errors="replace")
         # A keeper that was killed has no report to give, and could not do its duty.
         self._tail = report or self.console_tail()
         if self._keeper.returncode < 0:
@@ -185,8 +192,9 @@ class KeptProcess:
             self._remove_private()
 
     def _remove_private(self) -> None:
-        if self.private is not None:
-            shutil.rmtree(self.private, ignore_errors=True)
+        for path in (self.private, self._memory):
+            if path:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def end_marked(mark: str) -> None:

@@ -6,7 +6,8 @@ over itself.  A distribution's kernel needs an initramfs to get there
 (`harness.guest.fetch.initramfs`); `vm/init` is then its first process, as in User-mode Linux.
 
 The command line is all our own, from ``-no-user-config -nodefaults`` on: a machine with one CPU,
-one serial line as console and two 9p devices, nothing else.  Whatever goes wrong in the guest ends
+one serial line as console and two 9p devices, nothing else.  It runs in a cage
+(`harness.guest.cage`) and with QEMU's own sandbox.  Whatever goes wrong in the guest ends
 QEMU (``-no-reboot``, ``panic=-1``, ``oops=panic``), whatever happens to dmsnap does too: QEMU is
 kept like every guest (`harness.guest.keeper`).
 
@@ -22,6 +23,7 @@ from typing import Final
 from harness.errors import CannotBoot, ProvisioningError
 from harness.guest import acceleration, boots
 from harness.guest.catalogue import Kernel, Progress, cache_dir
+from harness.guest.confinement import confine
 from harness.guest.fetch import initramfs
 from harness.guest.fetch.apt import run
 from harness.guest.host_root import AGENT, check_seen, passing_dir, private_dir, write_init
@@ -39,6 +41,7 @@ _HOST_MIB: Final = 192
 """What QEMU itself takes, most of it translated code."""
 _PROOF_MIB: Final = 256
 _VERSION_LIMIT_S: Final = 20.0
+_KVM: Final = "/dev/kvm"
 _MEMINFO: Final = Path("/proc/meminfo")
 
 
@@ -76,6 +79,7 @@ def machine(accelerator: str, memory_mib: int) -> list[str]:
     cpu = "host" if accelerator == acceleration.KVM else "max,la57=off"
     return [
         program(), "-no-user-config", "-nodefaults", "-display", "none", "-no-reboot",
+        "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
         "-machine", "q35,usb=off,vmport=off", "-accel", accelerator, "-cpu", cpu,
         "-smp", "1", "-m", f"{memory_mib}M", "-serial", "stdio",
     ]
@@ -163,15 +167,18 @@ class QemuGuest:
                     "OPTIONS": "trans=virtio,version=9p2000.L,msize=512000,cache=none"})
             first = private / "initramfs"
             first.write_bytes(initramfs.build(self.kernel.modules, private / "init"))
+            command = self.command(accelerator, first, results)
+            cage = confine(command[0], self.kernel, self._python, self._argv, results=results,
+                           private=private, devices=(_KVM,), procfs=True)
         except OSError as fault:
             shutil.rmtree(private, ignore_errors=True)
             raise ProvisioningError(f"cannot prepare a guest in {private}: {fault.strerror}; "
                                     "free space there") from fault
-        except ProvisioningError:
+        except BaseException:  # Ctrl-C too
             shutil.rmtree(private, ignore_errors=True)
             raise
-        return KeptProcess(self.command(accelerator, first, results), results=results,
-                           private=private, env={"PATH": os.defpath, "LC_ALL": "C"})
+        return KeptProcess(command, results=results, private=private, cage=cage,
+                           env={"PATH": os.defpath, "LC_ALL": "C"})
 
     def command(self, accelerator: str, first: Path, results: Path) -> list[str]:
         """QEMU and its arguments."""

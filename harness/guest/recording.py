@@ -3,6 +3,8 @@
 They stay until the next run has a result of its own (`Earlier`).
 """
 
+import hashlib
+import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
@@ -11,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from harness.files import OURS, is_ours, mark_ours, ours_or_empty, remove_ours
 from harness.guest.process import GUEST_PREFIX, JOURNAL_NAME
 from harness.trace.observations import Observation
 from harness.wire.journal import Begin, End, JournalReader, Observed, Ready
@@ -21,6 +24,7 @@ NOT_STARTED: Final = "not-started"
 """Beside the guests' files of a report: those of the last run that came to nothing."""
 _NOT_IN_A_NAME: Final = re.compile(r"[^A-Za-z0-9.+-]+|^\.+")
 _NAME_CHARACTERS_MAX: Final = 100
+_DIGEST_CHARACTERS: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +46,14 @@ class Recorded:
 def files_of(directory: Path, kernel: str) -> Path:
     """Where a run keeps the files of a kernel's guests.
 
-    The name of a kernel of one's own is its path: it must not lead out of ``directory``.
+    The name of a kernel of one's own is its path: it must not lead out of ``directory``.  Two names
+    have two directories: one that had to be changed gets a digest of the whole.
     """
-    return directory / _NOT_IN_A_NAME.sub("_", kernel)[-_NAME_CHARACTERS_MAX:]
+    name = _NOT_IN_A_NAME.sub("_", kernel)[-_NAME_CHARACTERS_MAX:]
+    if name != kernel:
+        digest = hashlib.sha256(os.fsencode(kernel)).hexdigest()[:_DIGEST_CHARACTERS]
+        name = f"{name}-{digest}"
+    return directory / name
 
 
 def recorded(guests: Path) -> Iterator[Recorded]:
@@ -75,6 +84,9 @@ class Earlier:
     Args:
         places: one directory for each kernel; they need not be there.
         keep: those of them of which nothing goes.
+
+    Raises:
+        ProvisioningError: what stands in one of these places is not of an earlier run.
     """
 
     def __init__(self, places: Iterable[Path], keep: Iterable[Path] = ()) -> None:
@@ -101,19 +113,21 @@ class Earlier:
 
         Raises:
             OSError: it cannot be moved.
+            ProvisioningError: something that dmsnap did not make stands in its place.
         """
         if self._forgotten:
             return
-        shutil.rmtree(aside, ignore_errors=True)
+        remove_ours(aside)
         for place, entries in self._was.items():
             for entry in sorted(_entries(place) - entries):
+                mark_ours(aside)
                 target = aside / place.name / entry.name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 entry.rename(target)
-            if not entries:
-                with suppress(OSError):  # it was not there, or somebody else uses it
+            if not entries and is_ours(place):
+                with suppress(OSError):  # somebody else uses it
+                    (place / OURS).unlink()
                     place.rmdir()
-
 
     def as_left(self, text: str, aside: Path) -> str:
         """A message with the places where `bring_back` puts what it names."""
@@ -130,7 +144,9 @@ def next_number(guests: Iterable[Path]) -> int:
 
 
 def _entries(place: Path) -> set[Path]:
-    return set(place.iterdir()) if place.is_dir() else set()
+    """What an earlier run left in its directory, but for its mark."""
+    return ({entry for entry in place.iterdir() if entry.name != OURS} if ours_or_empty(place)
+            else set())
 
 
 def _remove(entry: Path) -> None:

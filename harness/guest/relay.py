@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from harness.guest.process import JOB_NAME, JOURNAL_NAME
+from harness.wire.journal import JOURNAL_BYTES_MAX
 
 AGENT: Final = "/dmsnap/vm/agent-over-ssh"
 """Where `Vagrantfile` puts this repository."""
@@ -31,8 +32,9 @@ def main(results: Path, ssh: list[str]) -> int:
         assert there.stdout is not None
         there.stdin.write(job)
         there.stdin.flush()
-        while data := os.read(there.stdout.fileno(), _READ_BYTES):
-            journal.write(data)
+        left = JOURNAL_BYTES_MAX + 1  # which is too much for its reader
+        while left > 0 and (data := os.read(there.stdout.fileno(), _READ_BYTES)):
+            left -= journal.write(data)
         there.stdin.close()
         return there.wait()
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from harness.errors import BadScenario, ProvisioningError
+from harness.files import mark_ours
 from harness.guest.catalogue import QEMU, Kernel
 from harness.guest.events import (
     Event,
@@ -155,7 +156,7 @@ class Supervisor:
         count = min(self._guests, len(scenarios))
         slots = [_Slot(list(scenarios[index::count])) for index in range(count)]
         try:
-            self._results.mkdir(parents=True, exist_ok=True)
+            mark_ours(self._results)
         except OSError as fault:
             raise ProvisioningError(f"cannot make the results directory {self._results}: "
                                     f"{fault.strerror}; choose another") from fault

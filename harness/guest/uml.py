@@ -4,7 +4,8 @@ The guest's root is the host's own file system, read-only (hostfs), so Python an
 it unchanged; its results directory is mounted over itself, read-write.  `vm/init` is its first
 process.  Its memory is a file that the kernel unlinks at once, in a directory that must allow
 executable mappings and have room; where /dev/shm is full, tiny (containers) or mounted noexec,
-another directory is taken.
+another directory is taken.  That process is in a cage (`harness.guest.cage`): what it can see and
+touch of the host does not depend on what the kernel in it does.
 
 Before its first guest a kernel proves that it boots here (`harness.guest.boots`); one that must be
 cured for that is run cured.
@@ -23,7 +24,9 @@ from typing import Final
 
 from harness.errors import ProvisioningError
 from harness.guest import boots
+from harness.guest.cage import MEMORY
 from harness.guest.catalogue import Kernel, Progress
+from harness.guest.confinement import confine
 from harness.guest.host_root import AGENT, check_seen, passing_dir, private_dir, write_init
 from harness.guest.process import KeptProcess
 
@@ -156,12 +159,20 @@ class UmlGuest:
             write_init(private, kernel=self.kernel, python=self._python, argv=self._argv,
                        results=results, mount={"TYPE": "hostfs", "SOURCE": "none",
                                                "OPTIONS": str(results)})
+            command = self.command(private)
+            cage = confine(command[0], self.kernel, self._python, self._argv, results=results,
+                           private=private, memory=memory, memory_mib=self._memory_mib)
         except OSError as fault:
             shutil.rmtree(private, ignore_errors=True)
             raise ProvisioningError(f"cannot prepare a guest in {private}: {fault.strerror}; "
                                     "free space there") from fault
+        except BaseException:  # Ctrl-C too
+            shutil.rmtree(private, ignore_errors=True)
+            raise
+        if cage is not None:
+            memory = Path(cage.memory or MEMORY)
         return KeptProcess(
-            self.command(private), results=results, private=private,
+            command, results=results, private=private, cage=cage,
             env={"PATH": os.defpath, "LC_ALL": "C", "TMPDIR": str(memory)})
 
     def command(self, private: Path) -> list[str]:

@@ -17,7 +17,8 @@ from typing import Final
 
 import msgspec
 
-from harness.errors import ProvisioningError
+from harness.errors import GuestLost, NotAFile, ProvisioningError
+from harness.files import read_stranger
 
 FILE: Final = "coverage.jsonl"
 LOADING: Final = "(module is loaded and probed)"
@@ -26,6 +27,7 @@ UNLOADING: Final = "(module is unloaded)"
 _TRACING: Final = Path("/sys/kernel/tracing")
 _MODULE: Final = "dm_snapshot"
 _GROUP: Final = "dmsnap"
+_BYTES_MAX: Final = 16 << 20
 
 
 class Reached(msgspec.Struct, frozen=True):
@@ -95,7 +97,14 @@ class Coverage:
 
 
 def read(directory: Path) -> list[Reached]:
-    """What the guests below ``directory`` noted, a scenario of two attempts twice."""
-    return [msgspec.json.decode(line, type=Reached)
-            for file in sorted(directory.glob(f"*/{FILE}"))
-            for line in file.read_bytes().splitlines()]
+    """What the guests below ``directory`` noted, a scenario of two attempts twice.
+
+    Raises:
+        GuestLost: one of them wrote rubbish.
+    """
+    try:
+        return [msgspec.json.decode(line, type=Reached)
+                for file in sorted(directory.glob(f"*/{FILE}"))
+                for line in read_stranger(file, _BYTES_MAX).splitlines()]
+    except (NotAFile, msgspec.MsgspecError, UnicodeError, RecursionError) as fault:
+        raise GuestLost(f"what a guest counted is rubbish: {fault}") from None

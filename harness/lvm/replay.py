@@ -27,7 +27,7 @@ import numpy as np
 
 from harness.compare import diff
 from harness.errors import BadScenario, GuestLost, ProvisioningError
-from harness.files import write_whole
+from harness.files import read_stranger, write_whole
 from harness.guest.catalogue import Kernel
 from harness.guest.events import Outcome
 from harness.guest.recording import NOT_STARTED, Earlier, next_number
@@ -49,6 +49,8 @@ CURE: Final = "lvm2 is missing. Type: sudo apt-get install -y lvm2"
 SEED: Final = 1
 GUESTS: Final = "guests"
 """Directory of the guests' files, beside the traces."""
+_LOG_BYTES_MAX: Final = 16 << 20
+_DISK_BYTES_MAX: Final = 1 << 30
 _SBIN: Final = ("/usr/sbin", "/sbin")
 _STEP_LIMIT_S: Final = 120.0
 _BOOT_LIMIT_S: Final = 120.0
@@ -239,7 +241,8 @@ class _Replay:
         if isinstance(action, Lvm):
             self._row.commands += 1
             before = reader.names
-            calls = reader.read((self._results / log_name(self._boot.name, index)).read_text())
+            log = read_stranger(self._results / log_name(self._boot.name, index), _LOG_BYTES_MAX)
+            calls = reader.read(log.decode(errors="replace"))
             self._row.calls += len(calls)
             self._steps += [call.step for call in calls]
             shown = Image(device=DISK)
@@ -253,7 +256,7 @@ class _Replay:
             self._steps.append(action)
             shown, words = action, diff.words(action)
             if isinstance(action, Disk) and self._boot.image:
-                self._steps += self._image(Path(self._boot.image).read_bytes())
+                self._steps += self._image(_disk(Path(self._boot.image)))
         self._parts.append(Part(words, first, len(self._steps), shown))
 
     def _metadata(self, image: Runs) -> Iterator[Poke]:
@@ -326,7 +329,7 @@ class _Replay:
 
     def _check_cut(self) -> None:
         assert self._before is not None, "a situation looks at its snapshot before it loses power"
-        disk = self.left.read_bytes()
+        disk = _disk(self.left)
         cow, origin = (lvm_store.cut_out(table, disk, PV) for table in self._places.values())
         self._say("the disk after the power cut", lvm_store.check_cut(self._before, cow, origin))
 
@@ -335,6 +338,11 @@ class _Replay:
         assert self._before is not None, "this boot has looked at its snapshot"
         if after._origin != self._before.shown:
             self._row.faults.append("after the merge the origin is not what the snapshot showed")
+
+
+def _disk(path: Path) -> bytes:
+    """A disk as a guest left it, in a directory of its own within its results."""
+    return read_stranger(path, _DISK_BYTES_MAX, below=path.parents[1])
 
 
 def _sum(index: int, seen: Sequence[Observation]) -> Observation:

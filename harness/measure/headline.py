@@ -20,7 +20,8 @@ from typing import Final
 import msgspec
 
 from harness.compare import diff
-from harness.errors import GuestLost, ProvisioningError
+from harness.errors import GuestLost, NotAFile, ProvisioningError
+from harness.files import read_stranger
 from harness.guest.catalogue import Kernel
 from harness.guest.supervise import Supervisor, launcher_of
 from harness.kernel import gauge
@@ -49,6 +50,7 @@ SLAB_JOBS: Final = 10
 wrong by so many."""
 MEMORY_MIB: Final = 2048
 _STEP_LIMIT_S: Final = 110.0
+_FIGURES_BYTES_MAX: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +173,9 @@ def measure(kernel: Kernel, directory: Path, thresholds: tuple[int, ...] = (LIMI
         tell(f"{name}: the twin")
         seen, twin = simulate(trace, profile)
         comparison = diff.compare(trace, outcome.observations, seen)
-        found = _gauged(directory)[name]
+        found = _gauged(directory).get(name)
+        if found is None:
+            raise GuestLost(f"{name}: the guest did not say what it measured")
         rows.append(Row(
             threshold=threshold, bound=bound(threshold, profile), delay_ms=delay_ms, twin=twin,
             kernel=Side(found.peak.jobs - found.before.jobs, found.elapsed_us / 1e6),
@@ -181,9 +185,17 @@ def measure(kernel: Kernel, directory: Path, thresholds: tuple[int, ...] = (LIMI
 
 
 def _gauged(directory: Path) -> dict[str, gauge.Gauged]:
-    """What the last guest measured: a guest that is lost takes its figures with it."""
-    *_, newest = sorted(directory.glob(f"guest-*/{gauge.NAME}"))
-    return msgspec.json.decode(newest.read_bytes(), type=dict[str, gauge.Gauged])
+    """What the last guest measured: a guest that is lost takes its figures with it.
+
+    Raises:
+        GuestLost: there is nothing, or rubbish.
+    """
+    found = sorted(directory.glob(f"guest-*/{gauge.NAME}"))
+    try:
+        return msgspec.json.decode(read_stranger(found[-1], _FIGURES_BYTES_MAX),
+                                   type=dict[str, gauge.Gauged])
+    except (IndexError, NotAFile, msgspec.MsgspecError, UnicodeError, RecursionError) as fault:
+        raise GuestLost(f"what the guest measured is missing, or rubbish: {fault}") from None
 
 
 @dataclass(frozen=True, slots=True)

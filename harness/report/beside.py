@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Final
 
 from harness.errors import ProvisioningError
+from harness.files import read_stranger
 from harness.guest.recording import GUESTS_DIRECTORY, files_of, recorded
 from harness.trace.observations import Observation
 from harness.verdict.result import Result, RunReport, loads
 
 RESULTS_NAME: Final = "results.json"
 _LISTED_MAX: Final = 20
+_RESULTS_BYTES_MAX: Final = 256 << 20
 _TIMES_MAX: Final = 5
 _SLOWER: Final = 2.0
 _TELLING_US: Final = 50_000
@@ -72,7 +74,7 @@ def open_side(name: str) -> Side:
         path = Path(before)
     file = path / RESULTS_NAME if path.is_dir() else path
     try:
-        report = loads(file.read_bytes())
+        report = loads(read_stranger(file, _RESULTS_BYTES_MAX))
     except FileNotFoundError:
         raise ProvisioningError(f"{name}: there is no {file}; name the directory that "
                                 "`dmsnap run --report` wrote") from None

@@ -147,6 +147,8 @@ class Terminal:
                       f"{report.release(kernel) or 'unknown (never came up)'}")
             if instead := report.environment.instead.get(kernel):
                 self._say(instead, indent="  ")
+        if report.environment.cage not in ("", "namespaces"):
+            self._say(f"cage: {report.environment.cage}")
         self._say(f"values compared: {compared(report)}")
         for line in left_out(report):
             self._say(f"not compared: {line}")

@@ -18,6 +18,7 @@ from msgspec import Meta, Struct
 from harness.errors import BadTrace
 from harness.files import write_whole
 from harness.trace.observations import Observation, Raw, Runs, Stamped
+from harness.trace.pattern import RAW_SECTORS_MAX
 from harness.trace.steps import SECTOR_MAX, AnyStep, encode
 
 TRACE_VERSION: Final = 1
@@ -193,9 +194,7 @@ def loads_observations(data: bytes | str) -> Observations:
     found = []
     for line, text in rest:
         observation = _decode(_observation, text, line)
-        for part, devices in (("content", observation.content), ("image", observation.image)):
-            for device, runs in devices.items():
-                _check_runs(runs, line, f"$.{part}[{device}]")
+        check_observation(observation, line)
         found.append(observation)
     return Observations(header, tuple(found))
 
@@ -254,6 +253,21 @@ def _decode(decoder: "msgspec.json.Decoder[T]", text: bytes, line: int, step: in
         raise BadTrace(message, line=line, field=path, step=step) from None
     except RecursionError:
         raise BadTrace("nested too deeply", line=line, step=step) from None
+
+
+def check_observation(observation: Observation, line: int = 0) -> None:
+    """See that an observation's runs can be turned into bytes within bounds.
+
+    Raises:
+        BadTrace: no device can have shown that.
+    """
+    raw = 0
+    for part, devices in (("content", observation.content), ("image", observation.image)):
+        for device, runs in devices.items():
+            _check_runs(runs, line, f"$.{part}[{device}]")
+            raw += sum(run.count for run in runs if isinstance(run, Raw))
+    if raw > RAW_SECTORS_MAX:
+        raise BadTrace(f"{raw} sectors without a stamp, of at most {RAW_SECTORS_MAX}", line=line)
 
 
 def _check_runs(runs: Runs, line: int, field: str) -> None:

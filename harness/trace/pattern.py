@@ -37,6 +37,10 @@ _MIX_2: Final = np.uint64(0x94D049BB133111EB)
 _BODY: Final[Words] = np.arange(1, _WORDS - _STAMP_WORDS + 1, dtype=np.uint64) * _GOLDEN
 _LOW_HALF: Final = np.uint64(0xFFFFFFFF)
 _RAW_LEVEL: Final = 6
+RAW_SECTORS_MAX: Final = 1 << 16
+"""Sectors without a stamp in one observation: 32 MiB.  Nothing that scenarios write is such."""
+DECODED_SECTORS_MAX: Final = 1 << 21
+"""Sectors that are turned into bytes at once: 1 GiB."""
 
 
 def _mix(word: Words) -> Words:
@@ -107,8 +111,12 @@ def decode(seed: int, runs: Iterable[Run]) -> bytes:
     """The bytes of ``runs``; sectors that could not be read come back as zeros.
 
     Raises:
-        BadTrace: a raw run does not hold the number of sectors that it names.
+        BadTrace: a raw run does not hold the number of sectors that it names; or there are more
+            than `DECODED_SECTORS_MAX`.
     """
+    runs = tuple(runs)
+    if sectors_of(runs) > DECODED_SECTORS_MAX:
+        raise BadTrace(f"{sectors_of(runs)} sectors are more than can be looked at")
     parts: list[bytes] = []
     for run in runs:
         match run:
@@ -116,15 +124,31 @@ def decode(seed: int, runs: Iterable[Run]) -> bytes:
                 parts.append(fill(seed, device, sector, count, generation).tobytes())
             case Zeros(count=count) | Unreadable(count=count):
                 parts.append(bytes(count * SECTOR_BYTES))
-            case Raw(count=count, packed=packed):
-                try:
-                    data = zlib.decompress(packed)
-                except zlib.error as fault:
-                    raise BadTrace(f"raw run cannot be inflated: {fault}") from None
-                if len(data) != count * SECTOR_BYTES:
-                    raise BadTrace(f"raw run names {count} sectors and holds {len(data)} bytes")
-                parts.append(data)
+            case Raw():
+                parts.append(inflate(run))
     return b"".join(parts)
+
+
+def inflate(run: Raw) -> bytes:
+    """The bytes of a raw run; never more than it names are made, whatever it holds.
+
+    Raises:
+        BadTrace: it does not hold the number of sectors that it names, or names too many.
+    """
+    size = run.count * SECTOR_BYTES
+    if not 0 < run.count <= RAW_SECTORS_MAX:
+        raise BadTrace(f"a raw run of {run.count} sectors, of at most {RAW_SECTORS_MAX}")
+    inflater = zlib.decompressobj()
+    try:
+        data = inflater.decompress(run.packed, size)
+        # The end of the stream may be all that is left.
+        more = inflater.decompress(inflater.unconsumed_tail, 1) if not inflater.eof else b""
+    except zlib.error as fault:
+        raise BadTrace(f"raw run cannot be inflated: {fault}") from None
+    if len(data) != size or more or not inflater.eof or inflater.unused_data:
+        holds = "more" if more or len(data) == size else f"{len(data)} bytes"
+        raise BadTrace(f"raw run names {run.count} sectors and holds {holds}")
+    return data
 
 
 def sectors_of(runs: Iterable[Run]) -> int:
@@ -152,7 +176,7 @@ def join(parts: Sequence[Runs]) -> Runs:
                 joined[-1] = Stamped(last.device, last.generation, last.sector,
                                      last.count + run.count)
             case Raw(), Raw():
-                data = zlib.decompress(last.packed) + zlib.decompress(run.packed)
+                data = inflate(last) + inflate(run)
                 joined[-1] = Raw(last.count + run.count, zlib.compress(data, _RAW_LEVEL))
             case _:
                 joined.append(run)

@@ -94,6 +94,8 @@ class Environment(Struct, frozen=True, kw_only=True, omit_defaults=True):
         kernels: name → what the kernel's own uname gave, for kernels that came up.
         guests: name → where it lived: uml, qemu, vagrant, here.
         instead: name → in place of which kernel it ran, and why.
+        cage: what kept the guests of this host from it: namespaces, landlock, or none with the
+            reason; empty if there were no such guests.
     """
 
     dmsnap: str = ""
@@ -107,6 +109,7 @@ class Environment(Struct, frozen=True, kw_only=True, omit_defaults=True):
     kernels: dict[str, str] = {}
     guests: dict[str, str] = {}
     instead: dict[str, str] = {}
+    cage: str = ""
 
 
 class RunReport(Struct, frozen=True, kw_only=True):

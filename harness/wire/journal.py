@@ -14,6 +14,9 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
+from harness.errors import BadTrace, NotAFile
+from harness.files import open_stranger
+from harness.trace.files import check_observation
 from harness.trace.observations import Observation
 from harness.trace.steps import encode
 
@@ -74,8 +77,12 @@ Record = Ready | Begin | Started | Observed | End | Done
 
 decode_record = msgspec.json.Decoder(Record).decode
 
-LINE_BYTES_MAX: Final = 64 << 20
+LINE_BYTES_MAX: Final = 16 << 20
 """No record is that long; a guest that writes for ever must not take the host's memory."""
+SCENARIO_BYTES_MAX: Final = 32 << 20
+"""Nor all records of one scenario: their observations are held until it ends."""
+JOURNAL_BYTES_MAX: Final = 256 << 20
+"""Nor a whole journal: that of the catalogue in one guest has 10 MiB."""
 _SHOWN_BYTES: Final = 200
 
 
@@ -123,12 +130,14 @@ class JournalReader:
     A last line without its newline is kept back until it is whole.  A line that no record can be
     read from goes to ``faults``, and is the last that is read: what a guest says after it has
     answered rubbish counts no more, what it said before still does.  Rubbish is also a line that
-    does not end.
+    does not end, a scenario or a journal that is too long, contents that no device has, and
+    whatever is no regular file.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._offset = 0
+        self._since_begin = 0
         self.faults: list[str] = []
 
     def new(self) -> list[Record]:
@@ -139,7 +148,7 @@ class JournalReader:
         """
         records: list[Record] = []
         try:
-            with self._path.open("rb") as file:
+            with os.fdopen(open_stranger(self._path, JOURNAL_BYTES_MAX), "rb") as file:
                 more = not self.faults
                 while more:
                     file.seek(self._offset)
@@ -152,6 +161,8 @@ class JournalReader:
                         self.faults.append(f"a line of more than {LINE_BYTES_MAX} bytes: "
                                            f"{data[:_SHOWN_BYTES]!r}")
                         more = False
+        except NotAFile as fault:
+            self.faults.append(str(fault))
         except FileNotFoundError:
             # The guest has yet to make it, unless there was one or its place is gone.
             if self._offset or not self._path.parent.exists():
@@ -162,8 +173,16 @@ class JournalReader:
         """Append to ``records`` what is in whole lines, up to the first fault."""
         for line in lines.splitlines():
             try:
-                records.append(decode_record(line))
-            # The latter two: a string that is not UTF-8, and brackets within brackets.
-            except (msgspec.MsgspecError, UnicodeError, RecursionError) as fault:
+                record = decode_record(line)
+                self._since_begin = 0 if isinstance(record, Begin) else (
+                    self._since_begin + len(line))
+                if self._since_begin > SCENARIO_BYTES_MAX:
+                    raise BadTrace(f"more than {SCENARIO_BYTES_MAX} bytes of one scenario")
+                if isinstance(record, Observed):
+                    check_observation(record.observation)
+                records.append(record)
+            # The latter three: a string that is not UTF-8, brackets within brackets, and what
+            # no device can have shown.
+            except (msgspec.MsgspecError, UnicodeError, RecursionError, BadTrace) as fault:
                 self.faults.append(f"{fault}: {line[:_SHOWN_BYTES]!r}")
                 break

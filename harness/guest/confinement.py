@@ -1,0 +1,210 @@
+"""What a guest gets to see of the host, and which cage this host allows (`harness.guest.cage`).
+
+A guest needs system programs and libraries, Python with dmsnap and its packages, its kernel and
+modules, what its job names, and two directories to write: its results and its private one.  It
+sees nothing else: no home directory, no /run with its sockets, no /etc but for a few files.
+
+Which cage a host allows is found by trying, once for each process: a small program is put into
+it.  A user without one is told; for root, who could lose the machine by it, a run is refused
+unless it was told otherwise (``--no-cage``).
+"""
+
+import functools
+import os
+import select
+import site
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import harness
+from harness.errors import ProvisioningError
+from harness.files import is_ours
+from harness.guest.cage import LANDLOCK, NAMESPACES, Cage
+from harness.guest.catalogue import QEMU, UML, Kernel, cache_dir
+from harness.guest.host_root import private_dir
+from harness.guest.process import KeptProcess
+
+NO_CAGE: Final = "--no-cage"
+ROOT_NAME: Final = "root"
+"""In the private directory: where the root of the cage is built."""
+SYSTEM: Final = (
+    "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store", "/gnu/store",
+    "/etc/alternatives", "/etc/ld.so.cache", "/etc/localtime", "/etc/passwd", "/etc/group",
+    "/etc/nsswitch.conf")
+"""What programs need of a system, and everybody may read."""
+
+_MEMORY_BESIDE_MIB: Final = 16
+"""The tmpfs of a guest's memory, beyond that memory."""
+_TRIAL: Final = ("/bin/sh", "-c", "echo entered")
+_TRIAL_LIMIT_S: Final = 20.0
+_MOUNTS: Final = Path("/proc/self/mountinfo")
+_wanted = True
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """What this host allows.
+
+    Attributes:
+        kind: `NAMESPACES`, `LANDLOCK`, or empty.
+        words: that, for people.
+        reason: why it is not more; empty where it is all.
+    """
+
+    kind: str
+    words: str
+    reason: str = ""
+
+
+def forgo() -> None:
+    """Guests of this process get no cage: their user said so."""
+    global _wanted  # noqa: PLW0603 - one process serves one command
+    _wanted = False
+
+
+def allowed(*, procfs: bool = False) -> Allowed:
+    """The best cage that guests get here.
+
+    Args:
+        procfs: they need to see their own processes, which some containers forbid.
+
+    Raises:
+        ProvisioningError: there is none, and this is root.
+    """
+    if not _wanted:
+        return Allowed("", "none", f"it was not wanted ({NO_CAGE})")
+    found = _tried(procfs)
+    if not found.kind and os.geteuid() == 0:
+        raise ProvisioningError(
+            f"guests cannot be kept from this host, which allows neither namespaces nor Landlock "
+            f"({found.reason}), and root may do everything on it: run dmsnap as another user, or "
+            f"trust the kernels and say {NO_CAGE}")
+    return found
+
+
+@functools.cache
+def _tried(procfs: bool) -> Allowed:
+    reasons: list[str] = []
+    for kind in (NAMESPACES, LANDLOCK):
+        said = _try(kind, procfs)
+        if said.strip() == "entered":
+            return Allowed(kind, kind, "; ".join(reasons))
+        reasons.append(f"{kind}: {said.strip().splitlines()[-1] if said.strip() else 'no answer'}")
+    return Allowed("", "none", "; ".join(reasons))
+
+
+def _try(kind: str, procfs: bool) -> str:
+    """What a small program says in a cage of that kind, or what keeps it from saying it."""
+    private = private_dir()
+    (private / ROOT_NAME).mkdir()
+    cage = Cage(kind, str(private / ROOT_NAME), SYSTEM, (str(private),), memory_mib=1,
+                program=_TRIAL[0], procfs=procfs)
+    with tempfile.TemporaryDirectory(prefix="dmsnap-") as results:
+        guest = KeptProcess(_TRIAL, results=Path(results), private=private, cage=cage,
+                            env={"PATH": os.defpath, "LC_ALL": "C"})
+        try:
+            select.select([guest], [], [], _TRIAL_LIMIT_S)
+        finally:
+            guest.end()
+        return guest.console_tail()
+
+
+def told(kernels: Iterable[Kernel]) -> str:
+    """In one line, what keeps guests of these kernels from this host; empty if none live on it.
+
+    Raises:
+        ProvisioningError: nothing does, and this is root.
+    """
+    kinds = {kernel.guest for kernel in kernels} & {UML, QEMU}
+    if not kinds:
+        return ""
+    found = allowed(procfs=QEMU in kinds)
+    what = {NAMESPACES: "", LANDLOCK: ", so guests see which files there are on this host",
+            "": ": the guests' kernels may do on this host what you may"}[found.kind]
+    return f"{found.words}{what}{f' ({found.reason})' if found.reason else ''}"
+
+
+def confine(program: str, kernel: Kernel, python: Path, argv: Iterable[str], *, results: Path,
+            private: Path, memory: Path | None = None, memory_mib: int = 0,
+            devices: Sequence[str] = (), procfs: bool = False) -> Cage | None:
+    """The cage of one guest; None where there is none.
+
+    Args:
+        program: what runs as its first process.
+        kernel: what it boots.
+        python: interpreter in the guest, that of dmsnap.
+        argv: its arguments; files among them are seen.
+        results: its results directory.  If dmsnap made the directory above, with those of other
+            guests of this kernel, that is seen too.
+        private: its private directory; the cage is built there.
+        memory: directory for a file of the guest's memory; None if there is no such file.
+        memory_mib: its size in MiB.
+        devices: of the host, that it may use.
+        procfs: whether it needs to see its own processes.
+
+    Raises:
+        ProvisioningError: there is no cage, and this is root.
+        OSError: the disk is full or not writable.
+    """
+    kind = allowed(procfs=procfs).kind
+    if not kind:
+        return None
+    root = private / ROOT_NAME
+    root.mkdir()
+    seen = [*SYSTEM, *_python(python), program, str(kernel.program),
+            str(kernel.modules),
+            *(word for word in argv if Path(word).is_absolute())]
+    # Of a fetched kernel there is more than these: its C library, what was built for it; of one that
+    # was cured, what cures it.
+    cache = cache_dir().parent
+    if kernel.program.is_relative_to(cache) or Path(program).is_relative_to(cache):
+        seen.append(str(cache))
+    if is_ours(results.parent):
+        seen.append(str(results.parent))
+    own_memory, tmpfs_mib = "", 0
+    if memory is not None and kind == NAMESPACES and _in_ram(memory):
+        tmpfs_mib = memory_mib + _MEMORY_BESIDE_MIB
+    elif memory is not None:
+        own_memory = tempfile.mkdtemp(prefix="dmsnap-memory-", dir=memory)
+    writable = [str(Path(path).absolute())
+                for path in (results, private, own_memory) if str(path)]
+    return Cage(kind, str(root), _outermost(seen), tuple(writable), tmpfs_mib, own_memory,
+                os.path.realpath(program), procfs,
+                tuple(device for device in devices if os.access(device, os.R_OK | os.W_OK)))
+
+
+def _python(python: Path) -> list[str]:
+    """Directories of Python, dmsnap, and the packages of both."""
+    packages = [path for path in (*sys.path, *site.getsitepackages())
+                if Path(path).name in ("site-packages", "dist-packages")]
+    return [str(python), sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix,
+            sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"),
+            str(Path(harness.__file__).parent.parent), *packages]
+
+
+def _outermost(paths: Iterable[str]) -> tuple[str, ...]:
+    """Absolute paths, without those that others hold as they are, no link between."""
+    found: list[str] = []
+    # Without following links, which have to be seen as they are.
+    for path in sorted({os.path.normpath(path) for path in paths if Path(path).is_absolute()}):
+        real = os.path.realpath(path)
+        if path != real or not any(Path(path).is_relative_to(each) for each in found):
+            found.append(path)
+    return tuple(found)
+
+
+def _in_ram(directory: Path) -> bool:
+    """Whether the file system of ``directory`` is a tmpfs."""
+    here = directory.stat().st_dev
+    with _MOUNTS.open(errors="replace") as mounts:
+        for line in mounts:
+            words = line.split()
+            if words[2] == f"{os.major(here)}:{os.minor(here)}":
+                return words[words.index("-") + 1] == "tmpfs"
+    return False
+
