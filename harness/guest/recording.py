@@ -50,7 +50,7 @@ def files_of(directory: Path, kernel: str) -> Path:
     have two directories: one that had to be changed gets a digest of the whole.
     """
     name = _NOT_IN_A_NAME.sub("_", kernel)[-_NAME_CHARACTERS_MAX:]
-    if name != kernel:
+    if name != kernel or not name:
         digest = hashlib.sha256(os.fsencode(kernel)).hexdigest()[:_DIGEST_CHARACTERS]
         name = f"{name}-{digest}"
     return directory / name

@@ -310,6 +310,7 @@ class Supervisor:
             (slot.results / JOURNAL_NAME).unlink(missing_ok=True)
             detail += f"; the disk of {self._results} is full"
         if follower.ready is None:
+            detail = f"rubbish: {detail}" if reason == "rubbish" else detail
             reason = "never ready"
         attempt = follower.attempt
         loss = Loss(reason, detail, attempt.step if attempt else None, slot.number,

@@ -18,7 +18,7 @@ from msgspec import Meta, Struct
 from harness.errors import BadTrace
 from harness.files import write_whole
 from harness.trace.observations import Observation, Raw, Runs, Stamped
-from harness.trace.pattern import RAW_SECTORS_MAX
+from harness.trace.pattern import RAW_SECTORS_MAX, inflate
 from harness.trace.steps import SECTOR_MAX, AnyStep, encode
 
 TRACE_VERSION: Final = 1
@@ -265,9 +265,13 @@ def check_observation(observation: Observation, line: int = 0) -> None:
     for part, devices in (("content", observation.content), ("image", observation.image)):
         for device, runs in devices.items():
             _check_runs(runs, line, f"$.{part}[{device}]")
-            raw += sum(run.count for run in runs if isinstance(run, Raw))
-    if raw > RAW_SECTORS_MAX:
-        raise BadTrace(f"{raw} sectors without a stamp, of at most {RAW_SECTORS_MAX}", line=line)
+            for run in runs:
+                if isinstance(run, Raw):
+                    raw += run.count
+                    if raw > RAW_SECTORS_MAX:
+                        raise BadTrace(f"more than {RAW_SECTORS_MAX} sectors without a stamp",
+                                       line=line)
+                    inflate(run)
 
 
 def _check_runs(runs: Runs, line: int, field: str) -> None:

@@ -4,6 +4,7 @@ The name of a scenario says how it goes; ``NAME-once`` goes so only in the first
 """
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -37,6 +38,8 @@ with JournalWriter(results / "journal.jsonl") as journal:
         if scenario.name.endswith("once") and not first_time(scenario.name):
             kind = "ok"
         journal.write(Begin(scenario.name, scenario.seed))
+        if kind == "waits":
+            signal.pause()
         fault = ""
         seen = explore.run(scenario.steps, scenario.seed, profile)
         for observation in seen:

@@ -418,7 +418,7 @@ def test_a_kernel_that_is_named_by_its_path_keeps_its_files(tmp_path: Path, name
     report = execute(plan(tmp_path, "ok-1", kernels=(name.format(tmp=tmp_path),)), Recorder())
     assert report.nothing_differs
     assert [path.name for path in (tmp_path / "build/linux").iterdir()] == ["precious"]
-    assert [path.name for path in tmp_path.glob("guests/*/*")] == ["guest-0001"]
+    assert [path.name for path in tmp_path.glob("guests/*/guest-*")] == ["guest-0001"]
 
 
 @pytest.mark.usefixtures("programs")
@@ -631,7 +631,7 @@ def test_a_run_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     # told: what it did before it was stopped may be there twice.)
     assert {each.scenario for each in recorded(tmp_path / "guests/one")} == {
         "ok-1", "ok-2", "wrong-1"}
-    assert len(list(tmp_path.glob("guests/one/*"))) == 2
+    assert len(list(tmp_path.glob("guests/one/guest-*"))) == 2
     last = resumed(tmp_path, whole)
     assert (last.report.results, last.doing) == (third.report.results, [])
 
