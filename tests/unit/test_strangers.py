@@ -245,8 +245,8 @@ def test_a_mark_is_a_file_that_dmsnap_wrote(tmp_path, mark):
     assert not is_ours(tmp_path)
 
 
-NAMES = ["a/b", "a_b", "a b", "a\nb", "a//b", "/a/b", "ab", ".ab", "..ab", "_ab", "ä", "ö", "x" * 300,
-         "y" + "x" * 299,
+NAMES = ["a/b", "a_b", "a b", "a\nb", "a//b", "/a/b", "ab", ".ab", "..ab", "_ab", "ä", "ö",
+         "x" * 300, "y" + "x" * 299,
          "y" * 50 + "x" * 101, "", ".", ".."]
 
 
