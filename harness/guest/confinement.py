@@ -159,8 +159,8 @@ def confine(program: str, kernel: Kernel, python: Path, argv: Iterable[str], *, 
     seen = [*SYSTEM, *_python(python), program, str(kernel.program),
             str(kernel.modules),
             *(word for word in argv if Path(word).is_absolute())]
-    # Of a fetched kernel there is more than these: its C library, what was built for it; of one that
-    # was cured, what cures it.
+    # Of a fetched kernel there is more than these: its C library, what was built for it; of one
+    # that was cured, what cures it.
     cache = cache_dir().parent
     if kernel.program.is_relative_to(cache) or Path(program).is_relative_to(cache):
         seen.append(str(cache))

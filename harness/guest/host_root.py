@@ -8,6 +8,8 @@ the guest (hostfs, 9p) is the guest's own affair.
 
 import contextlib
 import os
+import re
+import resource
 import shlex
 import shutil
 import tempfile
@@ -24,8 +26,33 @@ AGENT: Final = ("-m", "harness.kernel.agent")
 
 _HIDDEN: Final = ("/dev", "/proc", "/sys")
 """Where the guest mounts something of its own, so that the host's files cannot be seen."""
+_DESCRIPTORS_MIN: Final = 128
+_FILE_BYTES_MIN: Final = 64 << 20
+"""Journals, consoles and what else a guest leaves."""
+_ENDS_A_WORD: Final = re.compile(r'[\s"]')
+"""On the command line of a kernel, where the path of ``init`` stands."""
 _SOCKET_PATH_MAX: Final = 80
 """A socket path holds 107 bytes; User-mode Linux adds ``/uml/mconsole`` and temporary names."""
+
+
+def check_limits(memory_mib: int = 0) -> None:
+    """See that the resource limits of this process (``ulimit``) let a guest work.
+
+    Args:
+        memory_mib: size of the file that is a guest's memory.
+
+    Raises:
+        ProvisioningError: they do not; cause and cure.
+    """
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if files != resource.RLIM_INFINITY and files < _DESCRIPTORS_MIN:
+        raise ProvisioningError(f"a guest needs {_DESCRIPTORS_MIN} open files, and {files} are "
+                                f"allowed: type ulimit -n {_DESCRIPTORS_MIN}, or more")
+    longest, need_bytes = resource.getrlimit(resource.RLIMIT_FSIZE)[0], memory_mib << 20
+    if longest != resource.RLIM_INFINITY and longest < max(need_bytes, _FILE_BYTES_MIN):
+        raise ProvisioningError(
+            f"a guest needs files of {max(need_bytes, _FILE_BYTES_MIN) >> 20} MiB, and "
+            f"{longest >> 20} MiB are allowed: type ulimit -f unlimited")
 
 
 def check_seen(kernel: Kernel, python: Path, results: Path) -> None:
@@ -52,12 +79,14 @@ def private_dir() -> Path:
     for parent in ("/tmp", tempfile.gettempdir(), "/var/tmp"):  # noqa: S108
         with contextlib.suppress(OSError):
             path = Path(tempfile.mkdtemp(prefix="dmsnap-", dir=parent))
-            if len(os.fsencode(path)) <= _SOCKET_PATH_MAX and not _hidden(path):
+            if (len(os.fsencode(path)) <= _SOCKET_PATH_MAX and not _hidden(path)
+                    and not _ENDS_A_WORD.search(str(path))):
                 return path
             path.rmdir()
     raise ProvisioningError(
         "no place for the private directory of a guest: neither /tmp nor TMPDIR is writable "
-        f"with a path of at most {_SOCKET_PATH_MAX} bytes; set TMPDIR to such a directory")
+        f"with a path of at most {_SOCKET_PATH_MAX} bytes, without spaces and quotes; set TMPDIR "
+        "to such a directory")
 
 
 @contextlib.contextmanager

@@ -26,7 +26,14 @@ from harness.guest.catalogue import Kernel, Progress, cache_dir
 from harness.guest.confinement import confine
 from harness.guest.fetch import initramfs
 from harness.guest.fetch.apt import run
-from harness.guest.host_root import AGENT, check_seen, passing_dir, private_dir, write_init
+from harness.guest.host_root import (
+    AGENT,
+    check_limits,
+    check_seen,
+    passing_dir,
+    private_dir,
+    write_init,
+)
 from harness.guest.process import KeptProcess
 
 PROGRAM: Final = "qemu-system-x86_64"
@@ -147,6 +154,7 @@ class QemuGuest:
             raise ProvisioningError(
                 f"{guests} QEMU guests take {need_mib} MiB of memory, {free_mib} MiB are free: "
                 "run fewer guests (-j)")
+        check_limits()
         check_seen(self.kernel, self._python, results)
         self._proven()
 

@@ -27,7 +27,14 @@ from harness.guest import boots
 from harness.guest.cage import MEMORY
 from harness.guest.catalogue import Kernel, Progress
 from harness.guest.confinement import confine
-from harness.guest.host_root import AGENT, check_seen, passing_dir, private_dir, write_init
+from harness.guest.host_root import (
+    AGENT,
+    check_limits,
+    check_seen,
+    passing_dir,
+    private_dir,
+    write_init,
+)
 from harness.guest.process import KeptProcess
 
 MEMORY_MIB_MIN: Final = 64
@@ -111,6 +118,7 @@ class UmlGuest:
             ProvisioningError: cause and cure.
         """
         memory_dir(self._memory_mib * guests)
+        check_limits(self._memory_mib)
         check_seen(self.kernel, self._python, results)
         self.prove()
 

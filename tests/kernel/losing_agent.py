@@ -130,4 +130,4 @@ def main(results):
         journal.write(Done())
 
 
-main(Path(sys.argv[1]))
+main(Path(sys.argv[-1]))

@@ -115,7 +115,9 @@ class Recording:
         root: where a User-mode Linux finds its root; a link to /.
     """
 
-    def __init__(self, kernel, directory, argv=(str(LOSING_AGENT),)):
+    def __init__(self, kernel, directory, argv=None):
+        # What stands there is seen in the cage: the link, and what the tests put beside it.
+        argv = argv or (str(LOSING_AGENT), str(directory))
         options = {"python": Path(sys.executable), "argv": argv}
         if kernel.guest == catalogue.QEMU:
             self._launcher = QemuGuest(kernel, memory_mib=384, **options)

@@ -45,12 +45,15 @@ class Named:
             trace.header, scenario=self._name))
 
 
+def with_programs(supervisor):
+    return lambda *args, **options: supervisor(*args, **{**options, "launcher": Programs()})
+
+
 choose = registry.choose
 if "FAKE_NAMES" in os.environ:
     registry.choose = lambda _patterns: [Named(name) for name in os.environ["FAKE_NAMES"].split()]
 for module in (run, replay):
-    module.Supervisor = (lambda original: lambda *args, **options: original(
-        *args, **{**options, "launcher": Programs()}))(module.Supervisor)
+    module.Supervisor = with_programs(module.Supervisor)
 for module in (run_command, replay_command):
     module.chosen_kernels = lambda *_args, **_options: (
         Kernel("fake", SEEING_GUEST, SEEING_GUEST.parent),)

@@ -70,7 +70,7 @@ def test_a_list_whose_reader_goes_is_no_difference(start):
 
 @pytest.mark.parametrize(("names", "status"), [("ok-1", 2), ("wrong-1", 1)])
 def test_a_full_disk_behind_the_output(start, tmp_path, names, status):
-    with open("/dev/full", "w") as full:
+    with Path("/dev/full").open("w") as full:
         process = start(names=names, stdout=full)
         said = process.communicate(timeout=LIMIT_S)[1]
     assert process.returncode == status
@@ -80,7 +80,7 @@ def test_a_full_disk_behind_the_output(start, tmp_path, names, status):
 
 
 def test_a_full_disk_behind_a_list(start):
-    with open("/dev/full", "w") as full:
+    with Path("/dev/full").open("w") as full:
         process = start("list", stdout=full)
         said = process.communicate(timeout=LIMIT_S)[1]
     assert (process.returncode, said.count("\n")) == (2, 1)

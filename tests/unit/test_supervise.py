@@ -421,6 +421,36 @@ def test_a_family_ends_when_dmsnap_is_killed(tmp_path):
     assert left(mark) == []
 
 
+def test_a_family_ends_with_dmsnap_when_its_keeper_is_stopped(tmp_path):
+    """The end of dmsnap wakes the keeper, which then sees that it is alone."""
+    mark = f"DMSNAP_TEST={uuid.uuid4().hex}"
+    name, value = mark.split("=")
+    with subprocess.Popen([sys.executable, "-c", PARENT, tmp_path, FAMILY + "signal.pause()"],
+                          stdout=subprocess.PIPE, text=True,
+                          env={**os.environ, name: value}) as parent:
+        number = int(parent.stdout.readline())
+        keeper = os.pidfd_open(number)
+        wait_until_up(tmp_path)
+        os.kill(number, signal.SIGSTOP)
+        parent.kill()
+    try:
+        assert select.select([keeper], [], [], 20)[0]
+    finally:
+        signal.pidfd_send_signal(keeper, signal.SIGCONT)  # where this fails, it is not left behind
+        os.close(keeper)
+    assert left(mark) == []
+
+
+def test_a_guest_can_be_ended_when_its_keeper_is_stopped(tmp_path):
+    mark = f"DMSNAP_TEST={uuid.uuid4().hex}"
+    guest = kept(tmp_path, FAMILY + "signal.pause()", mark)
+    wait_until_up(tmp_path)
+    os.kill(guest.keeper_pid, signal.SIGSTOP)
+    guest.end()
+    assert guest.console_tail() == "up\n"
+    assert left(mark) == []
+
+
 def test_a_talkative_console_is_bounded_and_keeps_both_ends(tmp_path):
     mark = f"DMSNAP_TEST={uuid.uuid4().hex}"
     guest = kept(tmp_path, "print('first')\nfor i in range(200000): print('line', i)\n"
