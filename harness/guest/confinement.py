@@ -158,12 +158,9 @@ def confine(program: str, kernel: Kernel, python: Path, argv: Iterable[str], *, 
     root.mkdir()
     seen = [*SYSTEM, *_python(python), program, str(kernel.program),
             str(kernel.modules),
-            *(word for word in argv if Path(word).is_absolute())]
-    # Of a fetched kernel there is more than these: its C library, what was built for it; of one
-    # that was cured, what cures it.
-    cache = cache_dir().parent
-    if kernel.program.is_relative_to(cache) or Path(program).is_relative_to(cache):
-        seen.append(str(cache))
+            *(word for word in argv if Path(word).is_absolute()),
+            # Of fetched kernels there is more: their C library, what was built for them.
+            str(cache_dir().parent)]
     if is_ours(results.parent):
         seen.append(str(results.parent))
     own_memory, tmpfs_mib = "", 0

@@ -100,9 +100,11 @@ def nothing_is_left(private, results=None):
 class LinkedGuest(UmlGuest):
     """A User-mode Linux that reaches its root through a link, which can go away."""
 
-    root = Path()
+    root = None
 
     def command(self, private):
+        if self.root is None:
+            return super().command(private)
         return [f"rootflags={self.root}/" if word == "rootflags=/" else word
                 for word in super().command(private)]
 
@@ -117,13 +119,16 @@ class Recording:
 
     def __init__(self, kernel, directory, argv=None):
         # What stands there is seen in the cage: the link, and what the tests put beside it.
+        own = argv is None
         argv = argv or (str(LOSING_AGENT), str(directory))
         options = {"python": Path(sys.executable), "argv": argv}
         if kernel.guest == catalogue.QEMU:
             self._launcher = QemuGuest(kernel, memory_mib=384, **options)
         else:
             self._launcher = LinkedGuest(kernel, memory_mib=256, **options)
-        self.root = self._launcher.root = directory / "root"
+        self.root = directory / "root"
+        if own:
+            self._launcher.root = self.root
         self.guests = []
         self.privates = []
         self._seen = set()
