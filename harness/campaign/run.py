@@ -22,7 +22,7 @@ from harness.campaign.plan import Plan
 from harness.errors import (
     ProvisioningError,
 )
-from harness.files import alone, remove_ours
+from harness.files import alone, ours_or_empty, remove_ours
 from harness.guest.catalogue import VAGRANT, Kernel
 from harness.guest.confinement import told
 from harness.guest.events import (
@@ -123,6 +123,7 @@ class _Run:
         self._reporter = reporter
         self._finished = finished
         self._aside = plan.directory.with_name(NOT_STARTED)
+        ours_or_empty(self._aside)
         self._earlier = Earlier(
             (files_of(plan.directory, kernel.name) for kernel in plan.kernels),
             (files_of(plan.directory, result.kernel) for result in finished))

@@ -27,7 +27,7 @@ import numpy as np
 
 from harness.compare import diff
 from harness.errors import BadScenario, GuestLost, ProvisioningError
-from harness.files import read_stranger, write_whole
+from harness.files import ours_or_empty, read_stranger, write_whole
 from harness.guest.catalogue import Kernel
 from harness.guest.events import Outcome
 from harness.guest.recording import NOT_STARTED, Earlier, next_number
@@ -142,6 +142,7 @@ def run(kernel: Kernel, situations: Sequence[Situation], directory: Path, *, job
     check_installed()
     directory = directory.absolute()
     earlier, aside = Earlier([directory / GUESTS]), directory / NOT_STARTED
+    ours_or_empty(aside)
     try:
         return _run(kernel, situations, directory, jobs, tell, simulate, earlier)
     except ProvisioningError as fault:

@@ -23,7 +23,7 @@ from harness.campaign.run import execute
 from harness.compare import diff
 from harness.compare.diff import Verdict
 from harness.errors import BadScenario, ProvisioningError, TwinInvariant
-from harness.files import alone
+from harness.files import OURS, alone, mark_ours
 from harness.guest.catalogue import Kernel
 from harness.guest.events import Loss, Outcome
 from harness.guest.process import KeptProcess
@@ -406,7 +406,8 @@ def test_kernels_run_one_after_another_and_old_files_go(tmp_path: Path) -> None:
             ("two", "ok-1", 1), ("two", "exit-once", 2)]
         assert recorder.calls == ["begin one two 4", *["result"] * 4, "end", "close"]
         # Three guests, and a mark of what one of them has seen: nothing of the run before.
-        assert [len(list(tmp_path.glob(f"guests/{name}/*"))) for name in ("one", "two")] == [4, 4]
+        left = [len(list(tmp_path.glob(f"guests/{name}/[!.]*"))) for name in ("one", "two")]
+        assert left == [4, 4]
 
 
 @pytest.mark.usefixtures("programs")
@@ -566,14 +567,15 @@ def test_the_first_result_is_the_end_of_the_last_report(
         def result(self, result: Result) -> None:  # noqa: ARG002
             there.append(set(files_in(tmp_path)))
 
-    (tmp_path / NOT_STARTED / "one").mkdir(parents=True)
+    mark_ours(tmp_path / NOT_STARTED)
+    (tmp_path / NOT_STARTED / "one").mkdir()
     whole = plan(tmp_path, "ok-1", "ok-2", jobs=1)
     _, reporter = reporters(tmp_path, whole)
     execute(whole, Reporters([reporter, Looking()]))
     at_begin, first, _ = there
     assert at_begin == set(before)
     assert {"junit.xml", "run.ktap", "results.json"}.isdisjoint(first)
-    old = {name for name in before if name.startswith("guests/one/")}
+    old = {name for name in before if name.startswith("guests/one/guest-")}
     assert old
     assert old.isdisjoint(first)
     assert len((tmp_path / "progress.jsonl").read_bytes().splitlines()) == 2
@@ -589,7 +591,18 @@ def test_guests_of_a_run_that_goes_on_come_after_those_of_before(tmp_path: Path)
     ledger, reporter = reporters(tmp_path, whole)
     execute(whole, reporter, ledger.finished())
     assert sorted(path.name for path in (tmp_path / "guests/one").iterdir()) == [
-        "guest-0007", "guest-0008"]
+        OURS, "guest-0007", "guest-0008"]
+
+
+@pytest.mark.parametrize("place", ["guests/one", NOT_STARTED])
+def test_what_dmsnap_did_not_make_is_not_replaced(tmp_path: Path, place: str) -> None:
+    (tmp_path / place).mkdir(parents=True)
+    (tmp_path / place / "precious").touch()
+    recorder = Recorder()
+    with pytest.raises(ProvisioningError, match="not a directory that dmsnap made"):
+        execute(plan(tmp_path, "ok-1"), recorder)
+    assert (tmp_path / place / "precious").exists()
+    assert recorder.calls[-1] == "close"
 
 
 # -- resume -------------------------------------------------------------------------------------

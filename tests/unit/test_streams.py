@@ -157,7 +157,8 @@ def kept(tmp_path):
 def test_a_signal_leaves_a_report_and_nothing_else(start, tmp_path, number):
     process = start(names="ok-1 waits-1")
     wait_for(lambda: begun(tmp_path / "report/guests", "waits-1"))
-    wait_for(lambda: "ok-1" in (tmp_path / "report/progress.jsonl").read_text())
+    progress = tmp_path / "report/progress.jsonl"
+    wait_for(lambda: progress.exists() and "ok-1" in progress.read_text())
     process.send_signal(number)
     said = process.communicate(timeout=LIMIT_S)[1]
     assert process.returncode == 130
