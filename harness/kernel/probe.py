@@ -13,7 +13,8 @@ The facts
     unloaded_device     errno of a table that names a device which never had a table, or
                         ``accepted``
     uevent_add_at       ``create`` or ``load``: when the ``add`` of a mapped device comes
-    same_device_log     the log lines of a snapshot whose COW device is its origin, one per line
+    same_device_checked_after_open   a snapshot whose COW device is its origin has opened both when
+                        that is found: a reference to it is stale then
     message_no_table    errno of a message to a device without a table, or ``accepted``
     error_args          errno of target error with two words that are no device, or ``accepted``
     resize_uevent       a mapped device that gets another size says so in its uevent
@@ -30,7 +31,7 @@ The facts
     max_sectors, max_sectors_4k   longest request of a disk, of one with blocks of 4096 bytes
     physical_block, io_min        block sizes of a disk, in bytes
     discard, discard_4k           bytes of the longest discard of such a disk, 0 for none
-    discard_granularity, …_4k     its granularity in bytes
+    discard_granularity, discard_granularity_4k   its granularity in bytes
     write_cache_4k      a disk with blocks of 4096 bytes has a write cache
     write_asks_again    a buffered write tries once more to read a part of a page, if it has
                         come there from another page
@@ -46,9 +47,13 @@ The facts
                         least I/O even if it is smaller than a block, the queue's chunk
     flakey_error_reads  target flakey knows its feature error_reads
     flakey_table_blank  its table line ends in a blank
-    flakey_bad_down, flakey_short_corrupt, flakey_conflict   what it says to a down interval that is
-                        none, to corrupt_bio_byte alone, and to drop_writes beside corrupt writes
-    cow_threshold       default of the module's parameter of that name, −1 where there is none
+    flakey_corrupt_counted   it counts the words behind corrupt_bio_byte before it reads any
+    flakey_bad_down, flakey_short_corrupt   what it says to a down interval that is none, and to
+                        corrupt_bio_byte alone
+    flakey_drop_conflict, flakey_error_conflict   what it says to drop_writes, and to error_writes,
+                        beside writes that are corrupted
+    cow_threshold       the module's parameter snapshot_cow_threshold; 2^32 − 1, which limits
+                        nothing, where there is none
 
 **Duplicates** (`dm_insert_exception`).  Completed exceptions lie in hash slots, here all in slot
 0 as both chunks are below 256; the lookup takes the first one in its list.  Records (5 → a), (5 →
@@ -77,6 +82,9 @@ _SECTORS: Final = 2048
 _TOO_LONG_SECTORS: Final = 1 << 54
 _PLUG_TRIES: Final = 8
 _SNAP_MAGIC: Final = 0x70416E53
+_NO_LIMIT: Final = (1 << 32) - 1
+_STALE: Final = "not in table devices list"
+"""What ``dm_put_device`` logs of a reference that the table has replaced."""
 
 
 def store_with_duplicates(chunk_sectors: int) -> bytes:
@@ -316,14 +324,18 @@ class _Prober:
         self.load("s", "flakey", "{org} 0 1 0 1 drop_writes")
         line = self.do(steps.Table(name="s", inactive=True)).text or ""
         self.do(steps.Clear(name="s"))
+        short = self.flakey_text("1 0 1 corrupt_bio_byte")
         return {
             "flakey_error_reads": self.answer(
                 "s", "flakey", "{org} 0 1 0 1 error_reads") == "accepted",
             "flakey_table_blank": line.endswith(" "),
             "flakey_bad_down": self.flakey_text("1 x"),
-            "flakey_short_corrupt": self.flakey_text("1 0 1 corrupt_bio_byte"),
-            "flakey_conflict": self.flakey_text(
-                "1 0 6 drop_writes corrupt_bio_byte 1 w 0 0"),
+            # A byte and no direction: refused for the count, or for what is missing.
+            "flakey_corrupt_counted": self.flakey_text("1 0 2 corrupt_bio_byte 1") == short,
+            "flakey_short_corrupt": short,
+            "flakey_drop_conflict": self.flakey_text("1 0 6 drop_writes corrupt_bio_byte 1 w 0 0"),
+            "flakey_error_conflict": self.flakey_text(
+                "1 0 6 error_writes corrupt_bio_byte 1 w 0 0"),
         }
 
     def facts(self, number_of: Callable[[str], str]) -> Facts:
@@ -339,14 +351,14 @@ class _Prober:
         self_reference = self.answer("s", "linear", "{s} 0", 8)
         same = self.load("s", "snapshot", "{org} {org} P 8")
         features = self.answer("s", "snapshot", "{org} {cow} N 8 0")
-        threshold = Parameters().names().get("snapshot_cow_threshold", "-1")
+        threshold = Parameters().names().get("snapshot_cow_threshold", str(_NO_LIMIT))
         found: Facts = {
             "enoent": missing.error or "accepted",
             "log_errno_suffix": any(line.endswith(f"(-{missing.error})") for line in missing.log),
             "self_reference": self_reference,
             "unloaded_device": unloaded,
             "uevent_add_at": "create" if created.uevents else "load",
-            "same_device_log": "\n".join(same.log),
+            "same_device_checked_after_open": any(_STALE in line for line in same.log),
             "message_no_table": message.error or "accepted",
             "error_args": self.answer("s", "error", "no device"),
             "resize_uevent": self.resize_uevent(),

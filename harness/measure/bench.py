@@ -282,7 +282,7 @@ class _Loaded:
         chunks = range(self._free - _OPERATIONS, self._free)
         self._time("write", _OPERATIONS, lambda: [
             self._io.write_direct(device, chunk * _CHUNK_SECTORS, buffer) for chunk in chunks])
-        table = self._twin.world.registry.snapshots(self._twin.world.disks["base"])[0].complete
+        table = self._twin.world.origins.snapshots(self._twin.world.disks["base"])[0].complete
         self._time("lookup, random", _OPERATIONS, lambda: [
             table.lookup(old) for old in self._some])
         self._time("lookup, in a row", _OPERATIONS, lambda: [

@@ -134,7 +134,7 @@ def simulate(trace: Trace, profile: Profile) -> tuple[list[Observation], Side]:
         if isinstance(step, Write):
             ticks = twin.world.clock.now - before
     jobs = sum(snapshot.kcopyd.jobs_peak
-               for snapshot in twin.world.registry.snapshots(twin.world.disks["base"]))
+               for snapshot in twin.world.origins.snapshots(twin.world.disks["base"]))
     return seen, Side(jobs, ticks / (1000 * TICKS_PER_MS))
 
 

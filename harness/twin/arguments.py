@@ -1,17 +1,6 @@
 """The arguments of a table line: words, numbers, and how a constructor refuses them."""
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
-from typing import TYPE_CHECKING
-
 from harness.twin.profile import SATURATES, Profile
-
-if TYPE_CHECKING:
-    pass
-
 
 
 class CtrError(Exception):

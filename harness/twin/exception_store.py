@@ -5,15 +5,12 @@ Kernel: dm-exception-store.c.  Two types exist: ``P`` (persistent) and ``N`` (tr
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from harness.store.layout import chunk_size_fault
 from harness.twin.bio import BlockDevice
 from harness.twin.exceptions.table import Pairs
-
-if TYPE_CHECKING:
-    from harness.twin.device_mapper import DeviceMapper
-
+from harness.twin.world import World
 
 Committed = Callable[[bool], None]
 """``acknowledge(success)``: the exception is in the store, or never will be."""
@@ -31,7 +28,7 @@ class ExceptionStore(ABC):
     type_letter: ClassVar[str]
     can_merge: ClassVar[bool] = False
 
-    def __init__(self, world: "DeviceMapper", cow: BlockDevice, origin: BlockDevice) -> None:
+    def __init__(self, world: World, cow: BlockDevice, origin: BlockDevice) -> None:
         self.world = world
         self.cow = cow
         self.block_sectors = max(cow.block_sectors, origin.block_sectors)

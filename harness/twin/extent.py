@@ -126,7 +126,7 @@ def _write_origin(target: Origin, bio: Bio) -> bool:
     copies: list[tuple[Snapshot, Chunks]] = []
     cows: list[BlockDevice] = [origin]
     waits_from = end
-    for snapshot in target.world.registry.snapshots(origin):
+    for snapshot in target.origins.snapshots(origin):
         if snapshot.is_merge or not snapshot.at_rest():
             return False
         if not snapshot.valid or not snapshot.active or sector >= snapshot.table.sectors:

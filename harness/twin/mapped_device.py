@@ -5,17 +5,14 @@ piece is a clone that ends into its parent.  While the device is suspended, bios
 """
 
 import errno
-from typing import TYPE_CHECKING
 
 from harness.twin.bio import PREFLUSH, Bio, BlockDevice, EndIo, Op
 from harness.twin.limits import STACKING, UNLIMITED_SECTORS
 from harness.twin.page_cache import cache_block_sectors
 from harness.twin.table import Table
 from harness.twin.target import Target
+from harness.twin.world import World
 from harness.units import SECTOR_BYTES, SECTOR_SHIFT
-
-if TYPE_CHECKING:
-    from harness.twin.device_mapper import DeviceMapper
 
 
 class _Io:
@@ -40,7 +37,7 @@ class MappedDevice:
     handover does to its neighbour (kernel: ``dm_internal_suspend_fast``).
     """
 
-    def __init__(self, world: "DeviceMapper", name: str) -> None:
+    def __init__(self, world: World, name: str) -> None:
         self.world = world
         self.name = name
         self.live: Table | None = None

@@ -15,7 +15,7 @@ from functools import partial
 
 from harness.errors import KernelCrash
 from harness.twin.bio import READ, Bio, BlockDevice, Op
-from harness.twin.origin import write_to_snapshots
+from harness.twin.origins import write_to_snapshots
 from harness.twin.snapshot import Snapshot
 from harness.twin.table import MODE_WRITE, Table
 
@@ -59,7 +59,7 @@ class SnapshotMerge(Snapshot):
                     self._track(bio, chunk)
                 bio.sector = new * chunk_sectors + sector % chunk_sectors
                 return self.cow
-        if bio.op is not READ and self.world.origin_write(self.origin, sector, bio):
+        if bio.op is not READ and self.origins.write(self.origin, sector, bio):
             return None
         return self.origin
 
@@ -75,7 +75,7 @@ class SnapshotMerge(Snapshot):
 
     def _minimum_chunk_sectors(self) -> int:
         """Kernel: ``get_origin_minimum_chunksize``."""
-        return (self.world.registry.minimum_chunk_sectors(self.origin)
+        return (self.origins.minimum_chunk_sectors(self.origin)
                 or self.world.profile.origin_default_boundary_sectors)
 
     # -- start and stop --
@@ -148,7 +148,7 @@ class SnapshotMerge(Snapshot):
         must_wait, done_before = False, self.world.exceptions_done
         for offset in range(0, self._run_sectors(count), self.max_io_sectors):
             # The list may change while copies are made, so it is looked up each time.
-            snapshots = self.world.registry.snapshots(self.origin)
+            snapshots = self.origins.snapshots(self.origin)
             if write_to_snapshots(snapshots, first + offset, None):
                 must_wait = True
                 # The first run is prepared by the process that resumes: copies may overtake it.

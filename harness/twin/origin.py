@@ -1,23 +1,20 @@
-"""The snapshot-origin target, and what a write to an origin does (kernel: dm-snap.c).
+"""The snapshot-origin target (kernel: dm-snap.c).
 
-Every write to a chunk that some snapshot has not copied yet waits until all of them have.  Only
-the chunk of a bio's *first* sector is looked at, so writes must arrive cut at the smallest chunk
-size of all snapshots; that boundary is taken when the origin is resumed and kept until its next
-resume.
+What a write does is the affair of the snapshots (`harness.twin.origins`).  Only the chunk of a
+bio's *first* sector is looked at, so writes must arrive cut at the smallest chunk size of all
+snapshots; that boundary is taken when the origin is resumed and kept until its next resume.
 """
 
 import errno
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from harness.errors import KernelCrash
 from harness.twin.arguments import CtrError
 from harness.twin.bio import Bio, BlockDevice, Op
+from harness.twin.origins import Origins
+from harness.twin.snapshot import Snapshot
 from harness.twin.target import Target
-
-if TYPE_CHECKING:
-    from harness.twin.snapshot import PendingException, Snapshot
-
 
 _NO_BOUNDARY: Final = 1 << 31
 
@@ -37,6 +34,7 @@ class Origin(Target):
             raise CtrError("Cannot get target device", fault.errno or errno.EIO) from None
         self.device = self._opened.device
         self.world = self.table.world
+        self.origins: Origins[Snapshot, Origin] = self.world.origins
         self.split_boundary = self.world.profile.origin_default_boundary_sectors
 
     def destroy(self) -> None:
@@ -49,7 +47,7 @@ class Origin(Target):
             return sectors
         boundary = self.split_boundary
         if self.world.profile.fixed:
-            boundary = (self.world.registry.minimum_chunk_sectors(self.device) or boundary
+            boundary = (self.origins.minimum_chunk_sectors(self.device) or boundary
                         or _NO_BOUNDARY)
         if not boundary:
             # 32 bits, as in the kernel: there is nothing left before sector 0.
@@ -65,19 +63,19 @@ class Origin(Target):
         """Kernel: ``origin_map``."""
         if bio.op is not Op.WRITE:
             return self.device
-        for snapshot in self.world.registry.snapshots(self.device):
+        for snapshot in self.origins.snapshots(self.device):
             if snapshot.throttle.holds_back():
                 snapshot.throttle.wait(partial(self._admitted, bio))
                 return None
-        return None if self.world.origin_write(self.device, bio.sector, bio) else self.device
+        return None if self.origins.write(self.device, bio.sector, bio) else self.device
 
     def _admitted(self, bio: Bio) -> None:
         """One snapshot has room for ``bio``; the others must have, too."""
-        for snapshot in self.world.registry.snapshots(self.device):
+        for snapshot in self.origins.snapshots(self.device):
             if snapshot.throttle.full():
                 snapshot.throttle.wait(partial(self._admitted, bio))
                 return
-        if not self.world.origin_write(self.device, bio.sector, bio):
+        if not self.origins.write(self.device, bio.sector, bio):
             self.device.submit(bio)
 
     def flush_device(self, number: int) -> BlockDevice:
@@ -91,13 +89,13 @@ class Origin(Target):
 
     def resume(self) -> None:
         """Take the split boundary from the snapshots of now (kernel: ``origin_resume``)."""
-        minimum = self.world.registry.minimum_chunk_sectors(self.device)
+        minimum = self.origins.minimum_chunk_sectors(self.device)
         self.split_boundary = minimum or self.world.profile.origin_default_boundary_sectors
-        self.world.registry.add_origin(self)
+        self.origins.add_origin(self)
 
     def postsuspend(self) -> None:
         """Kernel: ``origin_postsuspend``."""
-        self.world.registry.remove_origin(self)
+        self.origins.remove_origin(self)
 
     def table_line(self) -> str:
         """The device."""
@@ -106,40 +104,3 @@ class Origin(Target):
     def devices(self) -> list[tuple[BlockDevice, int, int]]:
         """As far as the target reaches."""
         return [(self.device, 0, self.sectors)]
-
-
-def write_to_snapshots(snapshots: "list[Snapshot]", sector: int, bio: Bio | None) -> bool:
-    """Make the exceptions that a write at ``sector`` needs (kernel: ``__origin_write``).
-
-    Returns True if something must be waited for; ``bio`` is then queued on the first such
-    exception and comes back here when that is complete.  A snapshot that cannot make its exception
-    becomes invalid and is not waited for: the origin's write never fails for its sake.
-    """
-    must_wait = False
-    start_last: PendingException | None = None
-    for snapshot in snapshots:
-        if snapshot.is_merge or not snapshot.valid or not snapshot.active:
-            continue
-        if sector >= snapshot.table.sectors:
-            continue
-        chunk = sector // snapshot.store.chunk_sectors
-        if snapshot.complete.lookup(chunk) >= 0:
-            continue
-        pending = snapshot.pending.get(chunk) or snapshot.new_pending(chunk)
-        if pending is None:
-            snapshot.invalidate(errno.ENOMEM, lambda: None)
-            continue
-        must_wait = True
-        if bio is not None:
-            pending.origin_bios.append(bio)
-            bio = None
-            if not pending.started:
-                pending.started = True
-                start_last = pending
-        if not pending.started:
-            pending.started = True
-            snapshot.start_copy(pending)
-    # The exception that holds the bio goes last, to give the others a head start.
-    if start_last is not None:
-        start_last.snapshot.start_copy(start_last)
-    return must_wait

@@ -10,7 +10,6 @@ Where things are on the COW device: `harness.store.layout`.
 
 import errno
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,10 +27,8 @@ from harness.twin.arguments import CtrError
 from harness.twin.bio import FUA, PREFLUSH, READ, WRITE, Bio, BlockDevice, Op
 from harness.twin.exception_store import Committed, ExceptionStore, Extent, Then
 from harness.twin.exceptions.table import Pairs
+from harness.twin.world import World
 from harness.units import SECTOR_SHIFT
-
-if TYPE_CHECKING:
-    from harness.twin.device_mapper import DeviceMapper
 
 DEFAULT_CHUNK_SECTORS = 32
 """Chunk size when the table says 0 (kernel: ``DM_CHUNK_SIZE_DEFAULT_SECTORS``)."""
@@ -46,7 +43,7 @@ class PersistentStore(ExceptionStore):
     type_letter = "P"
     can_merge = True
 
-    def __init__(self, world: "DeviceMapper", cow: BlockDevice, origin: BlockDevice) -> None:
+    def __init__(self, world: World, cow: BlockDevice, origin: BlockDevice) -> None:
         super().__init__(world, cow, origin)
         self.valid = True
         self.version = SNAPSHOT_DISK_VERSION

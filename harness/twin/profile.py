@@ -45,15 +45,10 @@ class Profile:
     uevent_add_at: str = "load"
     """When a mapped device is announced, and can be opened: at ``create`` or at its first
     ``load``."""
-    same_device_log: str = (
-        "device-mapper: table: {s}: device {freed} not in table devices list\n"
-        "device-mapper: table: {s}: snapshot: COW device cannot be the same as origin device "
-        "(-EINVAL)\n"
-        "device-mapper: ioctl: error adding target to table\n"
-        "device-mapper: table: {s}: dm_table_destroy: dm_put_device call missing for {org}")
-    """What is logged when COW == origin.  Since 26110d5afe81 (dm-snap: simplify the origin_dev ==
-    cow_dev check, 6.5) both are open when that is found: the origin's open device was upgraded,
-    its name is stale, and it is missed when the table goes."""
+    same_device_checked_after_open: bool = True
+    """COW == origin is found after both are open (26110d5afe81, dm-snap: simplify the origin_dev ==
+    cow_dev check, 6.5): the origin's open device was upgraded, its name is stale, and it is missed
+    when the table goes."""
     message_no_table: str = "EINVAL"
     """What a message to a device without a table gets (dm-ioctl: report an error if a device has
     no table)."""
@@ -134,11 +129,19 @@ class Profile:
     """Its table line ends in a blank."""
     flakey_bad_down: str = "Invalid up interval"
     """What it says to a down interval that is none."""
+    flakey_corrupt_counted: bool = False
+    """It counts the words behind corrupt_bio_byte before it reads them; before, it refuses none at
+    all, and then the first that it cannot read."""
     flakey_short_corrupt: str = "Feature corrupt_bio_byte requires parameters"
-    """What it says to corrupt_bio_byte without a word more."""
-    flakey_conflict: str = ("drop_writes is incompatible with corrupt_bio_byte with the WRITE flag "
-                            "set")
+    """What it says where it finds too few."""
+    flakey_drop_conflict: str = ("drop_writes is incompatible with corrupt_bio_byte with the WRITE "
+                                 "flag set")
     """What it says to drop_writes with writes that are corrupted."""
+    flakey_error_conflict: str = ("error_writes is incompatible with corrupt_bio_byte with the "
+                                  "WRITE flag set")
+    """What it says to error_writes with them."""
+    cow_threshold: int = 2048
+    """Copies in flight of one snapshot where nobody has set a limit (``DEFAULT_COW_THRESHOLD``)."""
 
     kcopyd_subjob_sectors: int = 1024
     """Longest piece kcopyd copies at once: 512 KiB since 5.3, 64 KiB before."""
@@ -173,11 +176,16 @@ class Profile:
 
     @classmethod
     def from_probe(cls, facts: Mapping[str, Fact]) -> "Profile":
-        """A profile from what a guest found out; facts that it has no field for are left alone.
+        """A profile from what a guest found out.
 
         Raises:
-            ProvisioningError: a value has the wrong type, or names no known rule.
+            ProvisioningError: a fact is unknown, has the wrong type, or names no known rule.
         """
+        unknown = sorted(facts.keys() - {field.name for field in fields(cls)})
+        if unknown:
+            raise ProvisioningError(
+                f"the guest's probe tells of {', '.join(unknown)}, which the twin does not know: "
+                "does it run another version of dmsnap?")
         values: dict[str, Fact] = {}
         for field in fields(cls):
             fact = facts.get(field.name)
@@ -227,13 +235,7 @@ class Profile:
         snapshot, merge = ("1.16.0", "1.5.0") if self.features else ("1.15.0", "1.4.0")
         return {"snapshot": snapshot, "snapshot-merge": merge, "snapshot-origin": "1.9.0"}
 
-    @property
-    def same_device_checked_after_open(self) -> bool:
-        """COW == origin is found after both are open."""
-        return _STALE in self.same_device_log
 
-
-_STALE: Final = "not in table devices list"
 _ORDERS: Final = {"first": Order.head_scan, "last": Order.head_scan_to_head,
                   "last by tail": Order.tail_scan}
 
@@ -251,10 +253,7 @@ _6_1: Final = Profile(
     flakey_error_reads=False, flakey_table_blank=True,
     unaligned_refused=False, striped_io_min_kept=False, striped_chunk_sectors=False,
     read_only_discard="EINVAL", duplicate_wins="first", discard=0,
-    discard_of_blocks=False, write_asks_again=False, same_device_log=(
-        "device-mapper: table: {s}: snapshot: COW device cannot be the same as origin device "
-        "(-EINVAL)\n"
-        "device-mapper: ioctl: error adding target to table"))
+    discard_of_blocks=False, write_asks_again=False, same_device_checked_after_open=False)
 
 PROFILES: Final = {
     "6.12": _6_12,
@@ -262,9 +261,12 @@ PROFILES: Final = {
     "7.2": replace(
         _6_12, number_overflow=SATURATES, preflush_passed=True,
         flakey_bad_down="Invalid down interval",
+        flakey_corrupt_counted=True,
         flakey_short_corrupt="Feature corrupt_bio_byte requires 4 parameters",
-        flakey_conflict=("drop_writes is incompatible with random_write_corrupt or "
-                         "corrupt_bio_byte with the WRITE flag set")),
+        flakey_drop_conflict=("drop_writes is incompatible with random_write_corrupt or "
+                              "corrupt_bio_byte with the WRITE flag set"),
+        flakey_error_conflict=("error_writes is incompatible with random_write_corrupt or "
+                               "corrupt_bio_byte with the WRITE flag set")),
     "seed": replace(
         _6_1, features=False, log_errno_suffix=False, resize_uevent=False, too_long=ACCEPTED,
         refused_decides=True, plug_reverses=False,

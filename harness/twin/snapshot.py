@@ -13,45 +13,32 @@ when its own write found no space: it can be read from then on, and not written.
 import errno
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from harness.errors import FreedMemory
 from harness.twin import store_types
 from harness.twin.arguments import CtrError, scan_unsigned
-from harness.twin.bio import READ, Bio, BlockDevice, EndIo, Op
+from harness.twin.bio import READ, Bio, BlockDevice, Op
+from harness.twin.exception_store import Extent, Then
 from harness.twin.exceptions.table import ExceptionTable, table_slots
 from harness.twin.kcopyd import Kcopyd
 from harness.twin.limits import Limits
+from harness.twin.origins import Origins, OriginTarget
+from harness.twin.pending import PendingException
 from harness.twin.table import MODE_READ, Table
 from harness.twin.target import Target
 from harness.twin.throttle import Throttle
 from harness.units import SECTOR_BYTES
-
-if TYPE_CHECKING:
-    from harness.twin.exception_store import Extent, Then
 
 _FEATURES_MAX = 2
 _DISCARD_ZEROES = "discard_zeroes_cow"
 _DISCARD_PASSDOWN = "discard_passdown_origin"
 
 
-class PendingException:
-    """An exception whose copy or commit is under way (``dm_snap_pending_exception``)."""
+class _OriginTarget(OriginTarget, Protocol):
+    """A snapshot-origin target, and the table that it is in."""
 
-    __slots__ = ("copy_error", "full_bio", "full_bio_end_io", "new", "old", "origin_bios",
-                 "sequence", "snapshot", "snapshot_bios", "started")
-
-    def __init__(self, snapshot: "Snapshot", old: int, new: int, sequence: int) -> None:
-        self.snapshot = snapshot
-        self.old = old
-        self.new = new
-        self.sequence = sequence
-        self.started = False
-        self.copy_error = False
-        self.snapshot_bios: list[Bio] = []
-        self.origin_bios: list[Bio] = []
-        self.full_bio: Bio | None = None
-        self.full_bio_end_io: EndIo | None = None
+    table: Table
 
 
 class Snapshot(Target):
@@ -63,6 +50,7 @@ class Snapshot(Target):
     def __init__(self, table: Table, start: int, sectors: int) -> None:
         super().__init__(table, start, sectors)
         self.world = table.world
+        self.origins: Origins[Snapshot, _OriginTarget] = self.world.origins
         self.valid = True
         self.overflowed = False
         self.active = False
@@ -153,7 +141,7 @@ class Snapshot(Target):
         self.origin = origin
         self.cow = cow
         try:
-            self.store = store_types.create(self.world, argv[2:4], self)
+            self.store = store_types.create(self.world, argv[2:4], cow, origin)
         except CtrError:
             raise CtrError("Couldn't create exception store", errno.EINVAL) from None
         profile = self.world.profile
@@ -165,8 +153,7 @@ class Snapshot(Target):
         self.throttle = Throttle(self.world)
         self.kcopyd = Kcopyd(self.world.clock, profile.kcopyd_subjob_sectors,
                              self.world.plug())
-        registry = self.world.registry
-        if registry.register(self):
+        if self.origins.register(self):
             # The metadata may be loaded into one table at a time only; it comes with the handover.
             self.store.chunk_sectors = 0
             return
@@ -180,23 +167,22 @@ class Snapshot(Target):
                                       "kernel goes on with freed memory")
                 raise CtrError("Chunk size not set", errno.EINVAL)
         except OSError as fault:
-            registry.unregister(self)
+            self.origins.unregister(self)
             raise CtrError("Failed to read snapshot metadata",
                            fault.errno or errno.EIO) from None
         except CtrError:
-            registry.unregister(self)
+            self.origins.unregister(self)
             raise
         self.max_io_sectors = self.store.chunk_sectors
 
     def destroy(self) -> None:
         """Kernel: ``snapshot_dtr``."""
-        registry = self.world.registry
-        found = registry.sharing_cow(self)
+        found = self.origins.sharing_cow(self)
         if found.source is self and found.destination is not None:
             found.destination.valid = False
             self.world.log("snapshots: Cancelling snapshot handover.")
         self._stop()
-        registry.unregister(self)
+        self.origins.unregister(self)
         self.world.clock.wait_until(lambda: not self.pending)
         self.table.put_device(self._opened_cow)
         self.table.put_device(self._opened_origin)
@@ -287,7 +273,7 @@ class Snapshot(Target):
 
     def discard_sectors_max(self) -> int:
         """One chunk; a handover destination takes its source's (``snapshot_io_hints``)."""
-        found = self.world.registry.sharing_cow(self)
+        found = self.origins.sharing_cow(self)
         both = found.source is not None and found.destination is not None
         return (found.source if both and found.source else self).store.chunk_sectors
 
@@ -333,7 +319,7 @@ class Snapshot(Target):
         for then in self._untracked_waiters.pop(chunk, ()):
             then()
 
-    def when_untracked(self, chunk: int, then: "Then") -> None:
+    def when_untracked(self, chunk: int, then: Then) -> None:
         """Go on once no tracked bio is in ``chunk`` (``__check_for_conflicting_io``)."""
         if chunk in self._tracked:
             self._untracked_waiters.setdefault(chunk, []).append(then)
@@ -347,9 +333,26 @@ class Snapshot(Target):
         new = self.store.prepare_exception()
         if new < 0:
             return None
-        pending = PendingException(self, chunk, new, self._start_sequence)
+        pending = PendingException(chunk, new, self._start_sequence)
         self._start_sequence += 1
         self.pending[chunk] = pending
+        return pending
+
+    def exception_for_origin(self, sector: int) -> PendingException | None:
+        """The exception that a write to the origin at ``sector`` has to wait for.
+
+        None if this snapshot lacks nothing there.  One that cannot make its exception becomes
+        invalid and is not waited for: the origin's write never fails for its sake.  Kernel:
+        ``__origin_write``, for one snapshot.
+        """
+        if self.is_merge or not self.valid or not self.active or sector >= self.table.sectors:
+            return None
+        chunk = sector // self.store.chunk_sectors
+        if self.complete.lookup(chunk) >= 0:
+            return None
+        pending = self.pending.get(chunk) or self.new_pending(chunk)
+        if pending is None:
+            self.invalidate(errno.ENOMEM, lambda: None)
         return pending
 
     def start_copy(self, pending: PendingException) -> None:
@@ -436,10 +439,10 @@ class Snapshot(Target):
             else:
                 self.cow.submit(bio)
         for bio in pending.origin_bios:
-            if not self.world.origin_write(self.origin, bio.sector, bio):
+            if not self.origins.write(self.origin, bio.sector, bio):
                 self.origin.submit(bio)
 
-    def invalidate(self, reason: int, then: "Then") -> None:
+    def invalidate(self, reason: int, then: Then) -> None:
         """Give up on this snapshot, once (kernel: ``__invalidate_snapshot``)."""
         if not self.valid:
             then()
@@ -471,7 +474,7 @@ class Snapshot(Target):
         return (self.valid and not self.overflowed and self.at_rest()
                 and count <= self.throttle.room() and self.store.has_room(count))
 
-    def make_exceptions(self, ranges: "list[tuple[int, int]]") -> "list[Extent]":
+    def make_exceptions(self, ranges: list[tuple[int, int]]) -> list[Extent]:
         """Completed exceptions for ranges (first chunk, count), ascending; the caller moves data.
 
         As if a pending exception had been made, copied and committed for each chunk.
@@ -496,7 +499,7 @@ class Snapshot(Target):
 
     def preresume(self) -> int:
         """Kernel: ``snapshot_preresume``."""
-        found = self.world.registry.sharing_cow(self)
+        found = self.origins.sharing_cow(self)
         if found.source is None or found.destination is None:
             return 0
         if found.source is self:
@@ -510,12 +513,11 @@ class Snapshot(Target):
 
     def resume(self) -> None:
         """Take the exceptions over, if that is what this table is for (``snapshot_resume``)."""
-        registry = self.world.registry
-        neighbour = registry.origin_target(self.origin)
+        neighbour = self.origins.origin_target(self.origin)
         merging = None
         md = neighbour.table.md if neighbour else None
         if md is None:
-            merging = registry.sharing_cow(self).merging
+            merging = self.origins.sharing_cow(self).merging
             md = merging.table.md if merging else None
         if md is self.table.md:
             md = None
@@ -523,14 +525,14 @@ class Snapshot(Target):
         if md is not None:
             md.internal_suspend()
             restart = merging is not None and merging.stop_running_merge()
-        found = registry.sharing_cow(self)
+        found = self.origins.sharing_cow(self)
         if found.source is not None and found.destination is not None:
             _hand_over(found.source, found.destination)
         if md is not None:
             if restart and merging is not None:
                 merging.start_merge()
             md.internal_resume()
-        registry.reregister(self)
+        self.origins.reregister(self)
         self.active = True
 
     def stop_running_merge(self) -> bool:

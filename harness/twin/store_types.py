@@ -1,32 +1,30 @@
 """Which exception store a snapshot gets (kernel: dm-exception-store.c)."""
 
 import errno
-from typing import TYPE_CHECKING
+from typing import Final
 
 from harness.twin.arguments import CtrError, parse_unsigned
-
-if TYPE_CHECKING:
-    from harness.twin.device_mapper import DeviceMapper
-    from harness.twin.snapshot import Snapshot
+from harness.twin.bio import BlockDevice
 from harness.twin.exception_store import ExceptionStore
+from harness.twin.persistent import PersistentStore
+from harness.twin.transient import TransientStore
+from harness.twin.world import World
+
+_KINDS: Final[dict[str, type[ExceptionStore]]] = {
+    kind.type_letter: kind for kind in (PersistentStore, TransientStore)}
 
 
-def create(world: "DeviceMapper", argv: list[str], snapshot: "Snapshot") -> ExceptionStore:
+def create(world: World, argv: list[str], cow: BlockDevice, origin: BlockDevice) -> ExceptionStore:
     """A store from ``<type><options> <chunk size>`` (kernel: ``dm_exception_store_create``).
 
     Raises:
         CtrError: the caller replaces the text by its own, as the kernel's snapshot target does.
     """
-    # Imported here, because both stores derive from the class above.
-    from harness.twin.persistent import PersistentStore
-    from harness.twin.transient import TransientStore
-
     word, size = argv[0], argv[1]
-    kinds: dict[str, type[ExceptionStore]] = {"P": PersistentStore, "N": TransientStore}
-    kind = kinds.get(word[:1].upper())
+    kind = _KINDS.get(word[:1].upper())
     if kind is None:
         raise CtrError("Exception store type is not P or N", errno.EINVAL)
-    store = kind(world, snapshot.cow, snapshot.origin)
+    store = kind(world, cow, origin)
     chunk_sectors = parse_unsigned(size, 32)
     if chunk_sectors is None:
         raise CtrError("Invalid chunk size", errno.EINVAL)

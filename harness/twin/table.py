@@ -8,11 +8,12 @@ modes are equal.  That is what the open count of a device shows.
 import errno
 import re
 from bisect import bisect_right
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from harness.errors import FreedMemory, KernelCrash, Unsupported, errno_name
 from harness.trace.steps import NO_TARGET, REFERENCE, TargetLine
-from harness.twin.arguments import CtrError
+from harness.twin.arguments import CtrError, split_args
 from harness.twin.bio import BlockDevice
 from harness.twin.limits import (
     STACKING,
@@ -24,11 +25,11 @@ from harness.twin.limits import (
 )
 from harness.twin.profile import ACCEPTED, errno_of
 from harness.twin.target import Target
+from harness.twin.world import World
 from harness.units import SECTOR_BYTES
 
 if TYPE_CHECKING:
     from harness.twin.mapped_device import MappedDevice
-from harness.twin.arguments import split_args
 
 MODE_READ = 1
 MODE_WRITE = 2
@@ -73,13 +74,17 @@ class LoadError(Exception):
 class Table:
     """The targets of one mapped device, constructed one by one.
 
+    ``types`` are those that a line may name (kernel: ``dm_get_target_type``).
+
     Raises:
         LoadError: a target was refused; those before it are destroyed again.
     """
 
-    def __init__(self, md: "MappedDevice", lines: tuple[TargetLine, ...], read_only: bool) -> None:
+    def __init__(self, md: "MappedDevice", lines: tuple[TargetLine, ...], read_only: bool,
+                 types: Mapping[str, type[Target]]) -> None:
         self.md = md
-        self.world = md.world
+        self.world: World = md.world
+        self._types = types
         self.mode = MODE_READ if read_only else MODE_READ | MODE_WRITE
         self.targets: list[Target] = []
         self._starts: list[int] = []
@@ -116,7 +121,7 @@ class Table:
         elif (line.start + line.length > _SECTORS_MAX
               and self.world.profile.too_long != ACCEPTED):
             log(f"{prefix} too large device")
-        elif (kind := self.world.target_types.get(line.type)) is None:
+        elif (kind := self._types.get(line.type)) is None:
             check_known(line.type)
             log(f"{prefix} {line.type}: unknown target type")
         elif line.start != (self.sectors if self.targets else 0):
@@ -145,7 +150,7 @@ class Table:
             return targets[0]
         return targets[bisect_right(self._starts, sector) - 1]
 
-    def get_device(self, path: str, mode: int | None = None) -> "OpenDevice":
+    def get_device(self, path: str, mode: int | None = None) -> OpenDevice:
         """Open a device for this table (kernel: ``dm_get_device``).
 
         The second opener of a device in one table shares what the first one opened.  If it needs a
@@ -208,7 +213,7 @@ class Table:
             raise OSError(errno.ENXIO, "no such device number")
         raise OSError(self.world.profile.missing_path_errno, "no such path")
 
-    def put_device(self, opened: "OpenDevice") -> None:
+    def put_device(self, opened: OpenDevice) -> None:
         """Close what `get_device` returned (kernel: ``dm_put_device``)."""
         used = next((used for used in self._devices if used.opened is opened), None)
         if used is None:

@@ -1,4 +1,4 @@
-"""What a target type offers to device-mapper, and the simple targets (dm-linear, -zero, -error).
+"""What a target type offers to device-mapper.
 
 Kernel: ``struct target_type`` in include/linux/device-mapper.h.  A target's ``map`` gets a bio
 whose sector is absolute on the mapped device; it returns the device that the bio goes to, after
@@ -14,7 +14,6 @@ from harness.units import SECTOR_BYTES
 
 if TYPE_CHECKING:
     from harness.twin.table import Table
-
 
 
 class Target:
@@ -134,5 +133,6 @@ class Target:
         return []
 
 
-def _any_discard(limits: Limits) -> Limits:
+def any_discard(limits: Limits) -> Limits:
+    """The limits of what takes discards of any place and length."""
     return replace(limits, discard_granularity=SECTOR_BYTES, discard_sectors_max=UNLIMITED_SECTORS)

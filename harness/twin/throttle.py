@@ -11,12 +11,9 @@ What waits goes on in the order in which it came.
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from harness.twin.device_mapper import DeviceMapper
+from harness.twin.world import World
 
-DEFAULT_COW_THRESHOLD = 2048
 _NO_LIMIT = 1 << 63
 
 Then = Callable[[], None]
@@ -31,7 +28,7 @@ class Throttle:
 
     __slots__ = ("_semaphore", "_waiting", "_world", "in_progress", "peak")
 
-    def __init__(self, world: "DeviceMapper") -> None:
+    def __init__(self, world: World) -> None:
         self._world = world
         self.in_progress = 0
         self.peak = 0

@@ -418,7 +418,7 @@ def peak(*, before: str | None, after: str | None = None) -> tuple[int, str | No
     s.parallel(*(("snap", 8 * chunk, 3) for chunk in range(16)))
     twin, found = live(s)
     assert found[-1].error is None
-    [snapshot] = twin.world.registry.snapshots(twin.world.disks["base"])
+    [snapshot] = twin.world.origins.snapshots(twin.world.disks["base"])
     error = next((each.error for each in found if each.error), None)
     return snapshot.throttle.peak, error
 

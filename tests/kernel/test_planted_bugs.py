@@ -21,13 +21,14 @@ from harness.scenarios.registry import choose
 from harness.store.layout import ENTRY, DiskHeader
 from harness.trace.files import Layer, Trace
 from harness.trace.steps import encode
-from harness.twin import origin, persistent
-from harness.twin.device_mapper import DeviceMapper
+from harness.twin import origins, persistent
 from harness.twin.exceptions.table import ExceptionTable
 from harness.twin.merge import SnapshotMerge
+from harness.twin.pending import PendingException
 from harness.twin.persistent import PersistentStore
-from harness.twin.snapshot import PendingException, Snapshot
+from harness.twin.snapshot import Snapshot
 from harness.twin.table import Table
+from harness.twin.world import World
 from harness.verdict.judge import judge
 from harness.wire.job import Job, JobScenario
 
@@ -69,8 +70,8 @@ def header_field(patch: pytest.MonkeyPatch) -> None:
 
 
 def missed_snapshot(patch: pytest.MonkeyPatch) -> None:
-    original = origin.write_to_snapshots
-    patch.setattr("harness.twin.device_mapper.write_to_snapshots",
+    original = origins.write_to_snapshots
+    patch.setattr(origins, "write_to_snapshots",
                   lambda snapshots, sector, bio: original(snapshots[:-1], sector, bio))
 
 
@@ -169,18 +170,18 @@ def tail_copied_whole(patch: pytest.MonkeyPatch) -> None:
 
 
 def uevent_forgotten(patch: pytest.MonkeyPatch) -> None:
-    original = DeviceMapper._uevent
+    original = World.uevent
 
-    def uevent(self: DeviceMapper, md: object, action: str, **properties: str) -> None:
+    def uevent(self: World, md: object, action: str, **properties: str) -> None:
         if action != "remove":
             original(self, md, action, **properties)  # type: ignore[arg-type]
 
-    patch.setattr(DeviceMapper, "_uevent", uevent)
+    patch.setattr(World, "uevent", uevent)
 
 
 def log_misspelt(patch: pytest.MonkeyPatch) -> None:
-    original = DeviceMapper.log
-    patch.setattr(DeviceMapper, "log", lambda self, text: original(
+    original = World.log
+    patch.setattr(World, "log", lambda self, text: original(
         self, text.replace("Unable to allocate", "Cannot allocate")))
 
 

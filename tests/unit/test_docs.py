@@ -1,5 +1,6 @@
 """What the documents show is what the program does."""
 
+import ast
 import re
 import tomllib
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness import __version__
+from harness.kernel import probe
 from harness.promises import check as promise
 from harness.scenarios import registry
 from harness.scenarios.registry import Scenario
@@ -56,6 +58,19 @@ def test_fidelity_names_every_fact_and_real_scenarios() -> None:
     assert named
     assert named <= bases, named - bases
     assert all(f"`{name}`" in text for name in PROFILES)
+
+
+def test_what_the_probe_sends_is_what_it_says_and_what_the_profile_knows() -> None:
+    tree = ast.parse(Path(probe.__file__).read_text())
+    sent = {key.value for node in ast.walk(tree) if isinstance(node, ast.Dict)
+            for key in node.keys if isinstance(key, ast.Constant)}
+    assert "enoent" in sent
+    assert sent <= set(Profile().facts())
+    assert probe.__doc__
+    listed = probe.__doc__.partition("The facts\n")[2].partition("\n\n")[0]
+    said = {name for line in listed.splitlines() if line.startswith("    ") and line[4] != " "
+            for name in re.split(r",\s*", line[4:].partition("  ")[0])}
+    assert said == sent
 
 
 def test_architecture_names_every_module() -> None:

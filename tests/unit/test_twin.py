@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from harness.errors import BadScenario
+from harness.errors import BadScenario, ProvisioningError
 from harness.scenarios.registry import choose
 from harness.trace.faults import OUTAGE_MS
 from harness.trace.observations import Observation, Stamped
@@ -149,6 +149,33 @@ def test_split_args(text: str, words: list[str]) -> None:
 def test_profiles_and_facts_are_inverse(name: str) -> None:
     profile = named(name)
     assert Profile.from_probe(profile.facts()) == profile
+
+
+def test_a_fact_that_the_twin_does_not_know_is_an_error() -> None:
+    with pytest.raises(ProvisioningError, match="tells of phase_of_moon, tide, which the twin"):
+        Profile.from_probe({**Profile().facts(), "tide": "high", "phase_of_moon": 3})
+
+
+@pytest.mark.parametrize(("profile", "words", "said"), [
+    # Not counted: a byte is read, and the direction is missing.
+    (Profile(flakey_short_corrupt="say 4"), "2 corrupt_bio_byte 1",
+     "Invalid corrupt bio direction (r or w)"),
+    (Profile(flakey_short_corrupt="too few", flakey_corrupt_counted=True), "2 corrupt_bio_byte 1",
+     "too few"),
+    (Profile(flakey_short_corrupt="none"), "1 corrupt_bio_byte", "none"),
+    (Profile(flakey_drop_conflict="drop?"), "6 drop_writes corrupt_bio_byte 1 w 0 0", "drop?"),
+    (Profile(flakey_error_conflict="fail?"), "6 error_writes corrupt_bio_byte 1 w 0 0", "fail?"),
+])
+def test_what_flakey_says_is_said_and_decides_nothing(profile: Profile, words: str, said: str
+                                                      ) -> None:
+    steps = (Disk(name="base", sectors=64), Create(name="d"), Load(name="d", table=(
+        TargetLine(0, 64, "flakey", f"{{base}} 0 1 0 {words}"),)))
+    [*_, refused] = explore.run(steps, 0, profile)
+    assert refused.log[0] == f"device-mapper: table: {{d}}: flakey: {said} (-EINVAL)"
+
+
+def test_copies_in_flight_are_limited_as_the_module_was_loaded() -> None:
+    assert TwinBackend(Profile(cow_threshold=7)).world.cow_threshold == 7
 
 
 def test_the_seed_takes_exactly_four_arguments() -> None:

@@ -1,16 +1,13 @@
 """The error target: fails everything (kernel: dm-target.c)."""
 
 import errno
-from typing import TYPE_CHECKING
 
+from harness.twin.arguments import CtrError, scan_unsigned
 from harness.twin.bio import Bio, BlockDevice
 from harness.twin.limits import Limits
 from harness.twin.profile import ACCEPTED
-
-if TYPE_CHECKING:
-    from harness.twin.table import OpenDevice
-from harness.twin.arguments import CtrError, scan_unsigned
-from harness.twin.target import Target, _any_discard
+from harness.twin.table import OpenDevice
+from harness.twin.target import Target, any_discard
 
 
 class Error(Target):
@@ -59,7 +56,7 @@ class Error(Target):
 
     def io_hints(self, limits: Limits) -> Limits:
         """Kernel: ``io_err_io_hints``."""
-        return _any_discard(limits) if self.takes_discards() else limits
+        return any_discard(limits) if self.takes_discards() else limits
 
     def tells_devices(self) -> bool:
         """Since it looks at its arguments, it has something to tell."""

@@ -74,10 +74,10 @@ class Flakey(Target):
             else:
                 raise CtrError("Unrecognised flakey feature requested", errno.EINVAL)
         if self._corrupt and self._corrupt[1] == "w":
-            for word in ("drop_writes", "error_writes"):
+            for word, refusal in (("drop_writes", profile.flakey_drop_conflict),
+                                  ("error_writes", profile.flakey_error_conflict)):
                 if word in self._features:
-                    raise CtrError(profile.flakey_conflict.replace("drop_writes", word, 1),
-                                   errno.EINVAL)
+                    raise CtrError(refusal, errno.EINVAL)
         if self._knows_error_reads and not self._features and not self._corrupt:
             self._features = {"error_reads", "error_writes"}
 
@@ -91,9 +91,8 @@ class Flakey(Target):
 
     def _parse_corrupt(self, words: list[str], count: int) -> None:
         profile = self.table.world.profile
-        requires = profile.flakey_short_corrupt
-        if not count or (count < _WORDS_OF_CORRUPT and "4" in requires):
-            raise CtrError(requires, errno.EINVAL)
+        if not count or (count < _WORDS_OF_CORRUPT and profile.flakey_corrupt_counted):
+            raise CtrError(profile.flakey_short_corrupt, errno.EINVAL)
         # A word that is missing is one that cannot be read.
         which, way, value, flags, *_ = (*words[:_WORDS_OF_CORRUPT], "", "", "", "")
         byte = _number(which, _U32, "Invalid corrupt bio byte", profile)

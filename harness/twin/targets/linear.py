@@ -1,13 +1,9 @@
 """The linear target (kernel: dm-linear.c)."""
 
 import errno
-from typing import TYPE_CHECKING
 
-from harness.twin.bio import Bio, BlockDevice
-
-if TYPE_CHECKING:
-    pass
 from harness.twin.arguments import CtrError, scan_unsigned
+from harness.twin.bio import Bio, BlockDevice
 from harness.twin.target import Target
 
 

@@ -1,16 +1,12 @@
 """The zero target: reads zeros, forgets writes (kernel: dm-zero.c)."""
 
 import errno
-from typing import TYPE_CHECKING
 
+from harness.twin.arguments import CtrError
 from harness.twin.bio import Bio, BlockDevice, Op
 from harness.twin.limits import Limits
 from harness.twin.profile import ACCEPTED
-
-if TYPE_CHECKING:
-    pass
-from harness.twin.arguments import CtrError
-from harness.twin.target import Target, _any_discard
+from harness.twin.target import Target, any_discard
 
 
 class Zero(Target):
@@ -42,7 +38,7 @@ class Zero(Target):
 
     def io_hints(self, limits: Limits) -> Limits:
         """Kernel: ``zero_io_hints``."""
-        return _any_discard(limits)
+        return any_discard(limits)
 
     def tells_devices(self) -> bool:
         """Kernel: ``zero_target`` has no ``iterate_devices``."""
