@@ -34,8 +34,8 @@ EVENTS_MAX: Final = 24
 """A worker that is stopped in its midst has run for so many events at most."""
 
 Answers = frozenset[tuple[int, int]]
-Run = tuple[Mapping[int, int], tuple[Observation, ...]]
-"""The answers that make an order, and what was observed in it."""
+Tried = tuple[Mapping[int, int], tuple[Observation, ...]]
+"""An order that was tried: the answers that make it, and what was observed."""
 
 
 def run(steps: Sequence[AnyStep], seed: int, profile: Profile,
@@ -125,7 +125,7 @@ class Orders:
         """The order that was run last is not what is looked for: ``step`` differs first."""
         self._differs[self._last] = step
 
-    def __iter__(self) -> Iterator[Run]:
+    def __iter__(self) -> Iterator[Tried]:
         """Run them; at most `ORDERS_MAX`."""
         yield from self._run([{}])
         self.stuck = self._met[frozenset()].stuck
@@ -150,18 +150,18 @@ class Orders:
             last = grown
         self.complete = True
 
-    def _led(self, answers: dict[int, int]) -> Iterator[Run]:
+    def _led(self, answers: dict[int, int]) -> Iterator[Tried]:
         """From one order on, change the step that differs first, then the next one."""
         while (step := self._differs.get(frozenset(answers.items()))) is not None:
-            for run in self._changed_before(answers, step):
-                yield run
-                if self._differs.get(frozenset(run[0].items()), -1) > step:
-                    answers = dict(run[0])
+            for tried in self._changed_before(answers, step):
+                yield tried
+                if self._differs.get(frozenset(tried[0].items()), -1) > step:
+                    answers = dict(tried[0])
                     break
             else:
                 return
 
-    def _changed_before(self, answers: dict[int, int], step: int) -> Iterator[Run]:
+    def _changed_before(self, answers: dict[int, int], step: int) -> Iterator[Tried]:
         """Orders that are another one in ``step``, or else in a step before it."""
         met = self._met[frozenset(answers.items())]
         for changed in range(min(step, len(met.ends) - 1), -1, -1):
@@ -174,7 +174,7 @@ class Orders:
             if self.tried >= self._limit:
                 return
 
-    def _stops(self, answers: dict[int, int], points: range) -> Iterator[Run]:
+    def _stops(self, answers: dict[int, int], points: range) -> Iterator[Tried]:
         """Workers run for some events at one point, and not until they rest."""
         for point in reversed(points):
             for events in range(1, EVENTS_MAX + 1):
@@ -184,7 +184,7 @@ class Orders:
                 if met is None or met.rested:
                     break
 
-    def _run(self, wanted: Iterable[dict[int, int]]) -> Iterator[Run]:
+    def _run(self, wanted: Iterable[dict[int, int]]) -> Iterator[Tried]:
         """Run those that are new, until as many were tried as may be by now."""
         for each in wanted:
             if self.tried >= self._limit:

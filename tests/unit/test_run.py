@@ -193,7 +193,7 @@ def test_none_of_the_permitted_orders(race: Trace, orders: list[tuple[Observatio
     assert result.divergences == diff.compare(race, wrong, orders[0]).divergences
 
     class Complete(explore.Orders):
-        def __iter__(self) -> Iterator[explore.Run]:
+        def __iter__(self) -> Iterator[explore.Tried]:
             for number, observations in enumerate(orders):
                 self._last = frozenset({(number, 1)})
                 self._met[self._last] = explore._Met((), rested=False)

@@ -16,13 +16,14 @@ from enum import Enum
 from typing import Final
 
 from harness.errors import KernelCrash
+from harness.twin.exceptions.packing import (
+    CHUNK_MASK,
+    CHUNK_NUMBER_BITS,
+    CONSECUTIVE_BITS,
+    LOW_MASK,
+)
 
-CONSECUTIVE_BITS: Final = 8
-"""Low bits left out of the hash (kernel: ``DM_CHUNK_CONSECUTIVE_BITS``)."""
-CHUNK_NUMBER_BITS: Final = 56
-"""A record keeps its count in the top byte of the new chunk (``DM_CHUNK_NUMBER_BITS``)."""
-_EXTRA_MAX: Final = (1 << CONSECUTIVE_BITS) - 1
-_CHUNK_MASK: Final = (1 << CHUNK_NUMBER_BITS) - 1
+_EXTRA_MAX: Final = LOW_MASK
 
 
 class Order(Enum):
@@ -38,8 +39,8 @@ class Order(Enum):
     head_scan_to_head = "head_scan_to_head"
 
 
-class _Run:
-    """Chunks old … old + extra went to new … new + extra."""
+class ChunkRun:
+    """Chunks old … old + extra went to new … new + extra (kernel: ``struct dm_exception``)."""
 
     __slots__ = ("extra", "new", "old")
 
@@ -66,13 +67,13 @@ class ExceptionLists:
         assert slots & (slots - 1) == 0, slots
         self._mask = slots - 1
         self._order = order
-        self._slots: dict[int, list[_Run]] = {}
+        self._slots: dict[int, list[ChunkRun]] = {}
 
     def append_runs(self, runs: Iterable[tuple[int, int, int]]) -> None:
         """Put (old, new, extra) behind what is in their slots, without looking for neighbours."""
         for old, new, extra in runs:
             key = old >> CONSECUTIVE_BITS & self._mask
-            self._slots.setdefault(key, []).append(_Run(old, new, extra))
+            self._slots.setdefault(key, []).append(ChunkRun(old, new, extra))
 
     def lookup(self, old: int) -> int:
         """The new chunk of ``old``, or -1 (kernel: ``dm_lookup_exception``)."""
@@ -94,7 +95,7 @@ class ExceptionLists:
             KernelCrash: such a count would overflow.
         """
         extra = new >> CHUNK_NUMBER_BITS
-        new &= _CHUNK_MASK
+        new &= CHUNK_MASK
         slot = self._slots.setdefault(old >> CONSECUTIVE_BITS & self._mask, [])
         backwards = self._order is Order.tail_scan
         position = -1
@@ -116,7 +117,7 @@ class ExceptionLists:
                 break
         if position < 0:
             position = len(slot) if self._order is Order.head_scan else 0
-        slot.insert(position, _Run(old, new, extra))
+        slot.insert(position, ChunkRun(old, new, extra))
 
     def remove(self, old: int) -> str | None:
         """Forget one chunk from an end of its run; None, or what the kernel calls corruption.

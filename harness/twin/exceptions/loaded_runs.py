@@ -6,8 +6,8 @@ of the same numbers once.  So the runs lie in arrays of numbers, which numpy put
 
 - a *bucket* is what the low bits of a group choose (old chunk without its low 8 bits); ``_begins``
   says at which run each begins;
-- ``_words`` has one word for each run, sorted by bucket and old chunk: low 8 bits of the old chunk,
-  new chunk, number of further chunks.
+- ``_words`` has one word for each run (`harness.twin.exceptions.packing`), sorted by bucket and old
+  chunk.
 
 There are more buckets than groups wherever groups are not far between, so a bucket is a group; the
 next run in it is found in ``_keys``, one byte for each run.  Else the rest of the group's number
@@ -16,29 +16,21 @@ stands in ``_keys``, too, and a bucket may hold several groups.
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from harness.twin.exceptions.lists import CONSECUTIVE_BITS
-
-NEW_BITS: Final = 48
-"""New chunks up to here fit a word."""
-_LOW_MASK: Final = (1 << CONSECUTIVE_BITS) - 1
-_LOW_SHIFT: Final = NEW_BITS + CONSECUTIVE_BITS
-_NEW_MASK: Final = (1 << NEW_BITS) - 1
+from harness.twin.exceptions.packing import (
+    CONSECUTIVE_BITS,
+    LOW_MASK,
+    WORD_LOW_SHIFT,
+    WORD_NEW_MASK,
+    GroupRun,
+    run_of_word,
+    words,
+)
 
 Numbers = npt.NDArray[np.int64]
-
-
-class Run(NamedTuple):
-    """Chunks low … low + extra of one group went to new … new + extra."""
-
-    low: int
-    new: int
-    extra: int
-    epoch: int
 
 
 class LoadedRuns:
@@ -46,7 +38,8 @@ class LoadedRuns:
 
     Args:
         old, new, extra, epoch: of each run, sorted by old chunk; none overlaps another or leaves
-            its group, and no new chunk is beyond `NEW_BITS`.
+            its group, and no new chunk is beyond
+            `harness.twin.exceptions.packing.WORD_NEW_BITS`.
     """
 
     __slots__ = ("_begins", "_bits", "_epochs", "_keys", "_mask", "_single", "_words")
@@ -58,9 +51,8 @@ class LoadedRuns:
         self._mask = (1 << self._bits) - 1
         self._single = int(group[-1]) <= self._mask
         bucket = group & self._mask
-        key = group >> self._bits << CONSECUTIVE_BITS | old & _LOW_MASK
-        word = (old & _LOW_MASK).astype(np.uint64) << np.uint64(_LOW_SHIFT) | (
-            new << CONSECUTIVE_BITS | extra).astype(np.uint64)
+        key = group >> self._bits << CONSECUTIVE_BITS | old & LOW_MASK
+        word = words(old, new, extra)
         if self._single:
             key = key.astype(np.uint8)
         else:
@@ -79,7 +71,7 @@ class LoadedRuns:
         bucket = group & self._mask
         at = self._begins[bucket]
         end = self._begins[bucket + 1]
-        low = old & _LOW_MASK
+        low = old & LOW_MASK
         if self._single:
             if bucket != group:
                 return -1
@@ -95,9 +87,9 @@ class LoadedRuns:
                 return -1
             at = found
         word = self._words[at]
-        offset = low - (word >> _LOW_SHIFT)
-        if 0 <= offset <= word & _LOW_MASK:
-            return (word >> CONSECUTIVE_BITS & _NEW_MASK) + offset
+        offset = low - (word >> WORD_LOW_SHIFT)
+        if 0 <= offset <= word & LOW_MASK:
+            return (word >> CONSECUTIVE_BITS & WORD_NEW_MASK) + offset
         return -1
 
     def _range(self, group: int) -> tuple[int, int]:
@@ -108,20 +100,18 @@ class LoadedRuns:
             return (at, end) if group <= self._mask else (0, 0)
         key = group >> self._bits << CONSECUTIVE_BITS
         return (bisect_right(self._keys, key - 1, at, end),
-                bisect_right(self._keys, key | _LOW_MASK, at, end))
+                bisect_right(self._keys, key | LOW_MASK, at, end))
 
-    def of(self, group: int) -> list[Run]:
+    def of(self, group: int) -> list[GroupRun]:
         """The runs of one group, ascending."""
         return [self._run(at) for at in range(*self._range(group))]
 
-    def __iter__(self) -> Iterator[tuple[int, Run]]:
+    def __iter__(self) -> Iterator[tuple[int, GroupRun]]:
         """Every run with its group."""
         for bucket in range(self._mask + 1):
             for at in range(self._begins[bucket], self._begins[bucket + 1]):
                 rest = self._keys[at] >> CONSECUTIVE_BITS
                 yield rest << self._bits | bucket, self._run(at)
 
-    def _run(self, at: int) -> Run:
-        word = self._words[at]
-        return Run(word >> _LOW_SHIFT, word >> CONSECUTIVE_BITS & _NEW_MASK, word & _LOW_MASK,
-                   self._epochs[at])
+    def _run(self, at: int) -> GroupRun:
+        return run_of_word(self._words[at], self._epochs[at])

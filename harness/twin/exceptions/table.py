@@ -15,8 +15,8 @@ and stand before those of older epochs.  The other rules keep a slot sorted: it 
 A crafted store may break these conditions, and so does an exception that is made after some were
 merged away.  Then the runs are laid out as the kernel's lists, and that is how it goes on.
 
-A run is one integer: low 8 bits of the old chunk, new chunk, number of further chunks, epoch.  The
-value of a group is its run, or a sorted list of its runs.  What a store was loaded with lies in
+A run is one integer (`harness.twin.exceptions.packing`).  The value of a group is its run, or a
+sorted list of its runs.  What a store was loaded with lies in
 arrays (`harness.twin.exceptions.loaded_runs`), which are not changed: a group that is to be changed
 is taken over first, and then it is no more looked for there.
 """
@@ -28,8 +28,21 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from harness.twin.exceptions.lists import CHUNK_NUMBER_BITS, CONSECUTIVE_BITS, ExceptionLists, Order
-from harness.twin.exceptions.loaded_runs import NEW_BITS, LoadedRuns
+from harness.twin.exceptions.lists import ExceptionLists, Order
+from harness.twin.exceptions.loaded_runs import LoadedRuns
+from harness.twin.exceptions.packing import (
+    CHUNK_MASK,
+    CONSECUTIVE_BITS,
+    EXTRA_SHIFT,
+    LOW_MASK,
+    LOW_SHIFT,
+    NEW_SHIFT,
+    ONE_MORE,
+    WITHOUT_FIRST,
+    WORD_NEW_BITS,
+    pack,
+    unpack,
+)
 
 __all__ = ["ExceptionTable", "Order", "table_slots"]
 
@@ -37,15 +50,6 @@ SLOTS_MIN: Final = 64
 SLOTS_MAX: Final = 2 * 1024 * 1024 // 16
 """2 MiB of list heads (kernel: ``calc_max_buckets``)."""
 
-_LOW_MASK: Final = (1 << CONSECUTIVE_BITS) - 1
-_EPOCH_BITS: Final = 32
-_EPOCH_MASK: Final = (1 << _EPOCH_BITS) - 1
-_EXTRA_SHIFT: Final = _EPOCH_BITS
-_NEW_SHIFT: Final = _EXTRA_SHIFT + CONSECUTIVE_BITS
-_NEW_MASK: Final = (1 << CHUNK_NUMBER_BITS) - 1
-_LOW_SHIFT: Final = _NEW_SHIFT + CHUNK_NUMBER_BITS
-_ONE_MORE: Final = 1 << _EXTRA_SHIFT
-_WITHOUT_FIRST: Final = (1 << _LOW_SHIFT) + (1 << _NEW_SHIFT) - _ONE_MORE
 _OLD_BITS: Final = 63
 """Old chunks up to here fit a signed word; beyond, the lists take over."""
 _ANY: Final = 1 << 64
@@ -98,15 +102,15 @@ class ExceptionTable:
             if self._loaded is not None:
                 return self._loaded.lookup(old)
             return -1 if self._lists is None else self._lists.lookup(old)
-        low = old & _LOW_MASK
+        low = old & LOW_MASK
         if isinstance(run, list):
-            index = bisect_left(run, low + 1 << _LOW_SHIFT)
+            index = bisect_left(run, low + 1 << LOW_SHIFT)
             if not index:
                 return -1
             run = run[index - 1]
-        offset = low - (run >> _LOW_SHIFT)
-        if 0 <= offset <= run >> _EXTRA_SHIFT & _LOW_MASK:
-            return (run >> _NEW_SHIFT & _NEW_MASK) + offset
+        offset = low - (run >> LOW_SHIFT)
+        if 0 <= offset <= run >> EXTRA_SHIFT & LOW_MASK:
+            return (run >> NEW_SHIFT & CHUNK_MASK) + offset
         return -1
 
     def is_free(self, first: int, count: int) -> bool:
@@ -117,8 +121,8 @@ class ExceptionTable:
         for group in range(first >> CONSECUTIVE_BITS, (end - 1 >> CONSECUTIVE_BITS) + 1):
             start = group << CONSECUTIVE_BITS
             for run in self._runs_of(group):
-                old = start + (run >> _LOW_SHIFT)
-                if old < end and first <= old + (run >> _EXTRA_SHIFT & _LOW_MASK):
+                old = start + (run >> LOW_SHIFT)
+                if old < end and first <= old + (run >> EXTRA_SHIFT & LOW_MASK):
                     return False
         return True
 
@@ -126,9 +130,7 @@ class ExceptionTable:
         """The runs of one group, ascending."""
         value = self._groups.get(group)
         if value is None:
-            return [] if self._loaded is None else [
-                low << _LOW_SHIFT | new << _NEW_SHIFT | extra << _EXTRA_SHIFT | epoch
-                for low, new, extra, epoch in self._loaded.of(group)]
+            return [] if self._loaded is None else [pack(run) for run in self._loaded.of(group)]
         return value if isinstance(value, list) else [value]
 
     def _take_over(self, group: int) -> None:
@@ -151,12 +153,12 @@ class ExceptionTable:
             return
         if old == self._last_old + 1 and new == self._newest + 1 and self._extend(old, new, 1):
             return
-        if (new <= self._newest or new > _NEW_MASK or old >> _OLD_BITS
+        if (new <= self._newest or new > CHUNK_MASK or old >> _OLD_BITS
                 or self.lookup(old) >= 0):
             self._become_lists().insert(old, new)
             return
         group = old >> CONSECUTIVE_BITS
-        run = ((old & _LOW_MASK) << _LOW_SHIFT | new << _NEW_SHIFT | self._epoch_of(old))
+        run = ((old & LOW_MASK) << LOW_SHIFT | new << NEW_SHIFT | self._epoch_of(old))
         self._take_over(group)
         beside = self._groups.get(group)
         if beside is None:
@@ -175,7 +177,7 @@ class ExceptionTable:
             self.insert(old, new)
             old += 1
             new += 1
-            more = min(end - old, -old & _LOW_MASK)
+            more = min(end - old, -old & LOW_MASK)
             if more and self._lists is None and self._extend(old, new, more):
                 old += more
                 new += more
@@ -185,19 +187,19 @@ class ExceptionTable:
 
         The caller knows that ``old`` and ``new`` continue it.
         """
-        low = old & _LOW_MASK
-        if not low or new + more > _NEW_MASK + 1:
+        low = old & LOW_MASK
+        if not low or new + more > CHUNK_MASK + 1:
             return False
         group = old >> CONSECUTIVE_BITS
         self._take_over(group)
         run = self._groups[group]
         if isinstance(run, list):
-            index = bisect_left(run, low << _LOW_SHIFT)
-            if index < len(run) and run[index] >> _LOW_SHIFT < low + more:
+            index = bisect_left(run, low << LOW_SHIFT)
+            if index < len(run) and run[index] >> LOW_SHIFT < low + more:
                 return False
-            run[index - 1] += more * _ONE_MORE
+            run[index - 1] += more * ONE_MORE
         else:
-            self._groups[group] = run + more * _ONE_MORE
+            self._groups[group] = run + more * ONE_MORE
         self._last_old = old + more - 1
         self._newest = new + more - 1
         return True
@@ -226,14 +228,14 @@ class ExceptionTable:
     def _sort(self, pairs: Pairs) -> bool:
         """Fill the empty table from ``pairs``; False, and nothing done, if order matters."""
         new = pairs[:, 1]
-        if (int(new[-1]) >> NEW_BITS or int(pairs[:, 0].max()) >> _OLD_BITS
+        if (int(new[-1]) >> WORD_NEW_BITS or int(pairs[:, 0].max()) >> _OLD_BITS
                 or not (new[1:] > new[:-1]).all()):
             return False
         old = pairs[:, 0].astype(np.int64)
         # A run ends where either number jumps, and where a group ends.
         first = np.flatnonzero(np.concatenate((
             [True], (old[1:] - old[:-1] != 1) | (new[1:] - new[:-1] != 1)
-            | (old[1:] & _LOW_MASK == 0))))
+            | (old[1:] & LOW_MASK == 0))))
         extra = np.diff(np.append(first, len(old))) - 1
         start = old[first]
         ascending = _order_of(start)
@@ -284,12 +286,12 @@ class ExceptionTable:
         if self._lists is not None:
             return self._lists.remove(old)
         group = old >> CONSECUTIVE_BITS
-        low = old & _LOW_MASK
+        low = old & LOW_MASK
         runs = self._runs_of(group)
-        index = bisect_left(runs, low + 1 << _LOW_SHIFT) - 1
+        index = bisect_left(runs, low + 1 << LOW_SHIFT) - 1
         run = runs[index] if index >= 0 else 0
-        start = run >> _LOW_SHIFT
-        extra = run >> _EXTRA_SHIFT & _LOW_MASK
+        start = run >> LOW_SHIFT
+        extra = run >> EXTRA_SHIFT & LOW_MASK
         if index < 0 or low > start + extra:
             return f"Corruption detected: exception for block {old} is on disk but not in memory"
         if start < low < start + extra:
@@ -297,7 +299,7 @@ class ExceptionTable:
             return (f"Attempt to merge block {old} from the middle of a chunk range "
                     f"[{first} - {first + extra}]")
         if extra:
-            runs[index] += _WITHOUT_FIRST if low == start else -_ONE_MORE
+            runs[index] += WITHOUT_FIRST if low == start else -ONE_MORE
         else:
             del runs[index]
         # Also an empty one, so that what was loaded does not come back.
@@ -311,14 +313,12 @@ class ExceptionTable:
     def _in_list_order(self) -> list[tuple[int, int, int]]:
         """Every run as (old, new, extra), slot by slot as the kernel's lists hold them."""
         mask = self._slots - 1
-        runs = [
-            (group & mask, -(run & _EPOCH_MASK), group << CONSECUTIVE_BITS | run >> _LOW_SHIFT,
-             run >> _NEW_SHIFT & _NEW_MASK, run >> _EXTRA_SHIFT & _LOW_MASK)
-            for group in self._groups for run in self._runs_of(group)]
-        runs += [
+        runs = [(group, unpack(run)) for group in self._groups for run in self._runs_of(group)]
+        runs += [(group, run) for group, run in self._loaded or () if group not in self._groups]
+        in_order = sorted(
             (group & mask, -run.epoch, group << CONSECUTIVE_BITS | run.low, run.new, run.extra)
-            for group, run in self._loaded or () if group not in self._groups]
-        return [run[2:] for run in sorted(runs)]
+            for group, run in runs)
+        return [run[2:] for run in in_order]
 
     def _become_lists(self) -> ExceptionLists:
         """From now on, as the kernel does it."""
