@@ -42,8 +42,6 @@ from harness.trace.steps import (
 from harness.units import SECTOR_BYTES, bytes_of_sectors, sectors_of_bytes
 
 _DEVICE_NUMBER: Final = re.compile(r"(\d+):(\d+)")
-RESERVED: Final = frozenset({".", "..", "control", "dmsnap-hang"})
-"""Names that are something else in /dev/mapper."""
 
 
 class _Found:
@@ -231,19 +229,20 @@ class KernelBackend:
             case steps.Disk():
                 self._disk(step)
             case steps.Create(name=name):
-                if name in RESERVED:
-                    raise BadScenario(f"a device cannot be called {name}: choose another name")
+                rules.check_command(name, is_disk=name in self._disks.all)
+                rules.check_name(name)
                 # A UUID is for life, and a name is not: a renamed device would keep its first name
                 # from being used again.
                 self._created += 1
                 self._driver.create(name, f"{UUID_PREFIX}{name}-{self._created}")
                 self._mapped.append(name)
             case steps.Load(name=name, table=table, read_only=read_only):
+                device = self._command(name)
                 self._own(table)
                 self._check_targets(table)
                 if any(line.type == "snapshot-merge" for line in table):
                     self._merges.may_exist()
-                self._driver.load(self._command(name), [line_of(line) for line in table],
+                self._driver.load(device, [line_of(line) for line in table],
                                   read_only=read_only)
             case steps.Clear(name=name):
                 self._driver.clear(self._command(name))
@@ -264,8 +263,7 @@ class KernelBackend:
             case steps.Wait(name=name, event=event):
                 found.text = str(self._driver.wait(self._command(name), event))
             case steps.Parameter(name=name, value=value):
-                if not name.isidentifier():
-                    raise BadScenario(f"{name!r} is no name of a module parameter")
+                rules.check_parameter(step)
                 self._parameters.set(name, value)
             case steps.Parallel():
                 self._parallel(step, found)
@@ -279,7 +277,7 @@ class KernelBackend:
                 self._disks.heal(device)
             case steps.Image(device=device):
                 if device not in self._disks.all:
-                    raise BadScenario(f"an image is made of a disk, and {device} is none")
+                    raise rules.no_disk(device)
                 found.image[device] = self._image(device)
             case steps.Examine():
                 self._examine(found)
@@ -290,9 +288,7 @@ class KernelBackend:
 
     def _disk(self, step: steps.Disk) -> None:
         name = step.name
-        if name in RESERVED or name in self._disks.all or name in self._mapped:
-            raise BadScenario(f"disk {name}: the name is taken")
-        rules.check_disk(step)
+        rules.check_disk(step, taken=name in self._disks.all or name in self._mapped)
         self._disks.add(name, step.sectors, step.block_size, can_fail=step.can_fail,
                         linked=step.linked)
         info = self._driver.survey([name])[name]
@@ -310,8 +306,7 @@ class KernelBackend:
 
     def _command(self, name: str) -> str:
         """``name``, if a command may be sent to it."""
-        if name in self._disks.all:
-            raise BadScenario(f"{name} is a disk: device-mapper commands need a mapped device")
+        rules.check_command(name, is_disk=name in self._disks.all)
         if name not in self._mapped and self._driver.survey([name]):
             raise BadScenario(f"mapped device {name} is not of this scenario: choose another name")
         return name
@@ -344,9 +339,9 @@ class KernelBackend:
                                   "only devices of its scenario")
 
     def _rename(self, name: str, to: str) -> None:
-        if to in RESERVED:
-            raise BadScenario(f"a device cannot be called {to}: choose another name")
-        self._driver.rename(self._command(name), to)
+        name = self._command(name)
+        rules.check_name(to)
+        self._driver.rename(name, to)
         self._mapped[self._mapped.index(name)] = to
 
     # -- requests -----------------------------------------------------------------------------
@@ -360,7 +355,9 @@ class KernelBackend:
                           | steps.Discard | steps.Zeroout)
         device = step.device
         if device not in self._disks.all and device not in self._info:
-            raise BadScenario(f"there is no device {device}: make it before it is used")
+            raise rules.no_device(device)
+        if isinstance(step, steps.Poke):
+            rules.check_poke(step)
         if self._waits(device):
             found.error = observations.SUSPENDED
             return
@@ -372,8 +369,6 @@ class KernelBackend:
                     source = zeros
                 self._block.write(path, sector, sectors, source, buffered=step.buffered)
             case steps.Poke(sector=sector, data=data):
-                if not data or len(data) % SECTOR_BYTES:
-                    raise BadScenario(f"{len(data)} bytes are not a whole number of sectors")
                 self._block.write(path, sector, sectors_of_bytes(len(data)),
                                   literal(data, sector))
             case steps.Read(sector=sector, sectors=sectors, buffered=buffered):
@@ -395,7 +390,7 @@ class KernelBackend:
         requests = []
         for io in step.ios:
             if io.device not in self._disks.all and io.device not in self._info:
-                raise BadScenario(f"there is no device {io.device}: make it before it is used")
+                raise rules.no_device(io.device)
             if self._waits(io.device, but=step.resume):
                 found.error = observations.SUSPENDED
                 return

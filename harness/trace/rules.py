@@ -6,7 +6,17 @@ from typing import Final
 from harness.errors import BadScenario
 from harness.trace.faults import MARKS
 from harness.trace.observations import Observation
-from harness.trace.steps import REQUEST_SECTORS_MAX, AnyStep, Disk, Fault, Heal, Parallel, Read
+from harness.trace.steps import (
+    REQUEST_SECTORS_MAX,
+    AnyStep,
+    Disk,
+    Fault,
+    Heal,
+    Parallel,
+    Parameter,
+    Poke,
+    Read,
+)
 from harness.units import SECTOR_BYTES
 
 EXAMINE_SECTORS_MAX: Final = 1 << 19
@@ -14,16 +24,83 @@ EXAMINE_SECTORS_MAX: Final = 1 << 19
 EXAMINE_END_SECTORS: Final = 1 << 13
 
 
-def check_disk(step: Disk) -> None:
+RESERVED: Final = frozenset({".", "..", "control", "dmsnap-hang"})
+"""Names that are something else in /dev/mapper."""
+
+
+def no_device(name: str) -> BadScenario:
+    """The refusal of a request to a device that is not there."""
+    return BadScenario(f"there is no device named {name}: make it before it is used")
+
+
+def no_disk(name: str) -> BadScenario:
+    """The refusal of an image of what is no disk."""
+    return BadScenario(f"there is no disk named {name}: an image is made of a disk")
+
+
+def no_fallible_disk(name: str) -> BadScenario:
+    """The refusal of a fault, or its end, on what takes none."""
+    return BadScenario(f"{name} is no disk that can fail: make it with can_fail")
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that no device can have.
+
+    Raises:
+        BadScenario: it is one of `RESERVED`.
+    """
+    if name in RESERVED:
+        raise BadScenario(f"a device cannot be called {name}: choose another name")
+
+
+def check_command(name: str, *, is_disk: bool) -> None:
+    """Refuse a device-mapper command on a disk: what one is made of is no affair of a scenario.
+
+    Raises:
+        BadScenario: ``name`` is a disk.
+    """
+    if is_disk:
+        raise BadScenario(f"{name} is a disk: device-mapper commands need a mapped device")
+
+
+def check_disk(step: Disk, *, taken: bool) -> None:
     """Refuse a disk that cannot be made.
 
     Raises:
-        BadScenario: it is to fail and has large blocks.
+        BadScenario: its name is ``taken``, its size is no whole number of blocks, or it is to fail
+            and has large blocks, or to stop and not to fail.
     """
+    check_name(step.name)
+    if taken:
+        raise BadScenario(f"there is a device named {step.name} already: choose another name")
+    if step.sectors * SECTOR_BYTES % step.block_size:
+        raise BadScenario(f"disk {step.name}: {step.sectors} sectors are no multiple of a block of "
+                          f"{step.block_size} bytes")
     if step.can_fail and step.block_size != SECTOR_BYTES:
         raise BadScenario(f"disk {step.name} can fail, so its blocks have {SECTOR_BYTES} bytes")
     if step.linked and not step.can_fail:
         raise BadScenario(f"disk {step.name} is linked, so it must be one with can_fail")
+
+
+def check_poke(step: Poke) -> None:
+    """Refuse bytes that no request can write.
+
+    Raises:
+        BadScenario: there are none, or they are no whole number of sectors.
+    """
+    if not step.data or len(step.data) % SECTOR_BYTES:
+        raise BadScenario(f"a poke of {len(step.data)} bytes, which are not a whole number of "
+                          "sectors")
+
+
+def check_parameter(step: Parameter) -> None:
+    """Refuse what cannot be a parameter of a module; whether it is one, the kernel says.
+
+    Raises:
+        BadScenario: the name is none.
+    """
+    if not step.name.isidentifier():
+        raise BadScenario(f"{step.name!r} is no name of a module parameter")
 
 
 def check_fault(step: Fault, *, linked: bool) -> None:

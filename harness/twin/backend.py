@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from harness.errors import BadScenario, DmsnapError, NeverReturns, TwinInvariant, errno_name
-from harness.trace import pattern
+from harness.trace import pattern, rules
 from harness.trace.observations import (
     SUSPENDED,
     TIMEOUT,
@@ -20,14 +20,6 @@ from harness.trace.observations import (
     Runs,
     Unreadable,
     Zeros,
-)
-from harness.trace.rules import (
-    check_disk,
-    check_fault,
-    check_parallel,
-    check_resumable,
-    examined,
-    requests,
 )
 from harness.trace.steps import (
     AnyStep,
@@ -144,12 +136,13 @@ class TwinBackend:
     def _do(self, step: AnyStep) -> "_Result":
         world = self.world
         name = getattr(step, "name", None)
-        if name in world.disks and not isinstance(step, Disk | Parameter):
-            raise BadScenario(f"{name} is a disk: device-mapper commands need a mapped device")
+        if name is not None and not isinstance(step, Disk | Parameter):
+            rules.check_command(name, is_disk=name in world.disks)
         match step:
             case Disk():
                 return self._make_disk(step)
             case Create(name=name):
+                rules.check_name(name)
                 return _result(world.create(name))
             case Load(name=name, table=table, read_only=read_only):
                 # libdevmapper quotes backslashes, so that the target gets what the user wrote.
@@ -165,6 +158,7 @@ class TwinBackend:
             case Remove(name=name):
                 return _result(world.remove(name))
             case Rename(name=name, to=to):
+                rules.check_name(to)
                 return _result(world.rename(name, to))
             case Message(name=name, sector=sector, text=text):
                 error, answer = world.message(name, sector, text)
@@ -187,6 +181,7 @@ class TwinBackend:
             case Image(device=device):
                 return _Result(image={device: self._image(device)})
             case Parameter(name=name, value=value):
+                rules.check_parameter(step)
                 return _result(self._set_parameter(name, value))
             case Crash():
                 raise BadScenario("a crash has no meaning in the twin: run it on a kernel")
@@ -196,13 +191,13 @@ class TwinBackend:
     def _fallible(self, name: str) -> FallibleDisk:
         disk = self.world.fallible_disks().get(name)
         if disk is None:
-            raise BadScenario(f"{name} is no disk that can fail: make it with can_fail")
+            raise rules.no_fallible_disk(name)
         return disk
 
     def _fault(self, step: Fault) -> "_Result":
         disk = self._fallible(step.device)
         sectors = disk.sectors - step.sector if step.sectors is None else step.sectors
-        check_fault(step, linked=disk.linked)
+        rules.check_fault(step, linked=disk.linked)
         disk.plan.add(step.op, step.sector, sectors, nth=step.nth, count=step.count, how=step.how)
         return _Result()
 
@@ -226,7 +221,9 @@ class TwinBackend:
     def _do_io(self, step: Write | Poke | Read | Flush | Discard | Zeroout) -> "_Result":
         device = self.world.device(step.device)
         if device is None:
-            raise BadScenario(f"there is no device named {step.device}")
+            raise rules.no_device(step.device)
+        if isinstance(step, Poke):
+            rules.check_poke(step)
         if is_suspended(device):
             return _Result(SUSPENDED)
         if not device.announced:
@@ -235,8 +232,6 @@ class TwinBackend:
             case Write():
                 return self._write(device, step)
             case Poke(sector=sector, data=data):
-                if len(data) % SECTOR_BYTES or not data:
-                    raise BadScenario(f"poke of {len(data)} bytes: give whole sectors")
                 return _result(self._io.write_direct(device, sector, memoryview(data)))
             case Read():
                 return self._read(device, step)
@@ -248,12 +243,12 @@ class TwinBackend:
                 return _result(self._io.zeroout(device, sector, sectors))
 
     def _parallel(self, step: Parallel) -> "_Result":
-        check_parallel(step)
+        rules.check_parallel(step)
         devices = []
         for io in step.ios:
             device = self.world.device(io.device)
             if device is None:
-                raise BadScenario(f"there is no device named {io.device}")
+                raise rules.no_device(io.device)
             if is_suspended(device, but=step.resume):
                 return _Result(SUSPENDED)
             if not device.announced:
@@ -261,8 +256,8 @@ class TwinBackend:
             devices.append(device)
         for name in step.resume:
             md = self.world.mapped.get(name)
-            check_resumable(name, suspended=md is not None and md.suspended,
-                            loaded=md is not None and md.inactive is not None)
+            rules.check_resumable(name, suspended=md is not None and md.suspended,
+                                  loaded=md is not None and md.inactive is not None)
 
         def resume() -> None:
             for name in step.resume:
@@ -287,25 +282,20 @@ class TwinBackend:
         return pattern.fill(self._seed, step.device, sector, sectors, step.generation).data
 
     def _make_disk(self, step: Disk) -> "_Result":
-        if self.world.device(step.name) is not None:
-            raise BadScenario(f"there is a device named {step.name} already")
+        rules.check_disk(step, taken=self.world.device(step.name) is not None)
         block_sectors = step.block_size // SECTOR_BYTES
-        if step.sectors % block_sectors:
-            raise BadScenario(f"disk {step.name}: {step.sectors} sectors are no multiple of a "
-                              f"block of {step.block_size} bytes")
-        check_disk(step)
         disk = (self.world.add_fallible_disk(step.name, step.sectors, linked=step.linked)
                 if step.can_fail else
                 self.world.add_disk(step.name, step.sectors, block_sectors))
         if step.fill == "stamp":
-            for sector, sectors in requests(0, step.sectors):
+            for sector, sectors in rules.requests(0, step.sectors):
                 disk.view(sector, sectors)[:] = pattern.fill(
                     self._seed, step.name, sector, sectors, step.generation).data
         return _Result()
 
     def _write(self, device: BlockDevice, step: Write) -> "_Result":
         pieces = []
-        for sector, sectors in requests(step.sector, step.sectors):
+        for sector, sectors in rules.requests(step.sector, step.sectors):
             data = self._data(step, sector, sectors)
             if not step.buffered:
                 error = self._io.write_direct(device, sector, data)
@@ -320,7 +310,7 @@ class TwinBackend:
         parts: list[Runs] = []
         error = 0
         cache = self._io.page_cache(device) if step.buffered else None
-        for sector, sectors in requests(step.sector, step.sectors):
+        for sector, sectors in rules.requests(step.sector, step.sectors):
             data, error = (cache.read(sector, sectors) if cache else
                            self._io.read_direct(device, sector, sectors))
             parts.append(pattern.encode(self._seed, data))
@@ -357,8 +347,8 @@ class TwinBackend:
                        image={name: self._image(name) for name in sorted(self.world.disks)})
 
     def _examined(self, md: MappedDevice) -> Iterator[Runs]:
-        for first, count in examined(md.sectors):
-            for sector, sectors in requests(first, count):
+        for first, count in rules.examined(md.sectors):
+            for sector, sectors in rules.requests(first, count):
                 data, error = self._io.read_direct(md, sector, sectors)
                 if error:
                     lost: Run = Unreadable(errno_name(error), sectors)
@@ -369,7 +359,7 @@ class TwinBackend:
     def _image(self, name: str) -> Runs:
         disk = self.world.disks.get(name)
         if disk is None:
-            raise BadScenario(f"there is no disk named {name}")
+            raise rules.no_disk(name)
         parts: list[Runs] = []
         for sectors, data in disk.regions():
             parts.append((Zeros(sectors),) if data is None else pattern.encode(self._seed, data))

@@ -34,6 +34,7 @@ from harness.errors import BadScenario, ProvisioningError
 from harness.kernel import modules, udev
 from harness.kernel.disks.nbd_server import FLAGS, NbdServer, Wire
 from harness.kernel.drivers.driver import UUID_PREFIX, Driver, Line
+from harness.trace import rules
 from harness.trace.steps import REQUEST_SECTORS_MAX
 from harness.units import SECTOR_BYTES, bytes_of_sectors, sectors_of_bytes
 
@@ -143,12 +144,9 @@ class Disks:
         """Make a disk full of zeros, or one over the file of that name.
 
         Raises:
-            BadScenario: it does not fit, or is no multiple of its block size.
+            BadScenario: it does not fit.
             Unsupported: this kernel has no disk that can fail, or stop.
         """
-        if bytes_of_sectors(sectors) % block_size:
-            raise BadScenario(f"disk {name}: {sectors} sectors are no multiple of a block of "
-                              f"{block_size} bytes")
         start = 0
         if can_fail:
             server, nbd = self._serve(sectors, linked)
@@ -241,7 +239,7 @@ class Disks:
         """
         disk = self.all.get(name)
         if disk is None or disk.server is None:
-            raise BadScenario(f"{name} is no disk that can fail: make it with can_fail")
+            raise rules.no_fallible_disk(name)
         return disk.server
 
     def servers(self) -> dict[str, NbdServer]:

@@ -16,9 +16,9 @@ A crafted store may break these conditions, and so does an exception that is mad
 merged away.  Then the runs are laid out as the kernel's lists, and that is how it goes on.
 
 A run is one integer (`harness.twin.exceptions.packing`).  The value of a group is its run, or a
-sorted list of its runs.  What a store was loaded with lies in
-arrays (`harness.twin.exceptions.loaded_runs`), which are not changed: a group that is to be changed
-is taken over first, and then it is no more looked for there.
+sorted list of its runs.  What a store was loaded with lies in arrays
+(`harness.twin.exceptions.loaded_runs`), which are not changed: a group that is to be changed is
+taken over first, and then it is no more looked for there.
 """
 
 from array import array
