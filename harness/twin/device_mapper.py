@@ -8,10 +8,11 @@ from typing import Final
 
 from harness.trace.steps import TargetLine
 from harness.twin.arguments import split_args
+from harness.twin.clock import Choices
 from harness.twin.mapped_device import MappedDevice
 from harness.twin.merge import SnapshotMerge
 from harness.twin.origin import Origin
-from harness.twin.profile import errno_of
+from harness.twin.profile import Profile, errno_of
 from harness.twin.snapshot import Snapshot
 from harness.twin.table import LoadError, Table
 from harness.twin.target import Target
@@ -31,7 +32,15 @@ TARGET_TYPES: Final[dict[str, type[Target]]] = {
 
 
 class DeviceMapper(World):
-    """A world with device-mapper in it: what a user asks of mapped devices."""
+    """A world with device-mapper in it: what a user asks of mapped devices.
+
+    Attributes:
+        target_types: by name, those that a table may have (kernel: ``dm_register_target``).
+    """
+
+    def __init__(self, profile: Profile, choices: Choices | None = None) -> None:
+        super().__init__(profile, choices)
+        self.target_types = TARGET_TYPES
 
     @property
     def mapped(self) -> dict[str, MappedDevice]:
@@ -57,7 +66,7 @@ class DeviceMapper(World):
         if md is None:
             return errno.ENXIO
         try:
-            table = Table(md, lines, read_only, TARGET_TYPES)
+            table = Table(md, lines, read_only, self.target_types)
         except LoadError as refused:
             return refused.code
         if not md.limits_known:

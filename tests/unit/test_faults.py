@@ -274,7 +274,7 @@ def test_only_a_linked_disk_stops():
     with pytest.raises(BadScenario, match="dies once"):
         check_fault(Fault(device="cow", op="write", how="dies", count=0), linked=True)
     with pytest.raises(BadScenario, match="must be one with can_fail"):
-        check_disk(Disk(name="cow", sectors=8, linked=True))
+        check_disk(Disk(name="cow", sectors=8, linked=True), taken=False)
 
 
 def test_a_fault_that_met_no_request_is_found():
