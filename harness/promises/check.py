@@ -21,8 +21,10 @@ from typing import Final
 
 from msgspec import Struct
 
-from harness.promises.extents import UNKNOWN, Content, Stamp, broken
-from harness.promises.world import Image, World
+from harness.promises import lifecycle
+from harness.promises.extents import Breach, Content, Stamp, breaches
+from harness.promises.pieces import Snapshot
+from harness.promises.world import World
 from harness.trace import pattern, rules
 from harness.trace import steps as do
 from harness.trace.files import Trace
@@ -66,57 +68,72 @@ def check(trace: Trace, observations: Sequence[Observation]) -> tuple[BrokenProm
 
     Observations end where a guest was lost: what comes after the first missing one is not checked.
     """
-    world = World(trace.header.seed)
-    checker = _Checker(world)
+    checker = _Checker(trace.header.seed)
     found: list[BrokenPromise] = []
     for index, (step, observation) in enumerate(zip(trace.steps, observations, strict=False)):
         if observation.step != index:
             break
-        world.act(step, observation)
-        checker.believe(step, observation)
-        found += checker.verify(step, observation)
+        found += checker.take_in(step, observation)
     return tuple(found)
 
 
 class _Checker:
     """Reads observations against the world."""
 
-    def __init__(self, world: World) -> None:
-        self.world = world
+    def __init__(self, seed: int) -> None:
+        self.world = World(seed)
 
-    def believe(self, step: AnyStep, observation: Observation) -> None:
-        """Take from a status line that a snapshot is invalid, or that a merge has finished."""
-        texts = {name: state.status for name, state in observation.state.items() if state}
-        if isinstance(step, do.Status) and not step.inactive:
-            texts[step.name] = observation.text
-        for name, text in texts.items():
-            lines = self.world.live(name)
-            for words, line in zip(map(str.split, (text or "").splitlines()), lines, strict=False):
-                image = line.image
-                if image is None or image.owner != name or len(words) < 4:
-                    continue
-                image.invalid = words[3] == "Invalid"
-                if (image.merging and not image.merged and len(words) == 5
-                      and words[3].split("/")[0] == words[4]):
-                    image.merged = True
-                    self.world.write(image.origin, image.content.within(0, image.sectors),
-                                     (image, *self.world.registered(image.origin)))
-
-    def verify(self, step: AnyStep, observation: Observation) -> Iterator[BrokenPromise]:
-        """Compare everything that was read with what was promised."""
+    def take_in(self, step: AnyStep, observation: Observation) -> Iterator[BrokenPromise]:
+        """Do a step in the world, and compare everything that was read with what was promised."""
+        lifecycle.act(self.world, step, observation)
+        self._believe(step, observation)
         if isinstance(step, do.Parallel) or (isinstance(step, do.Read) and step.buffered):
             return
         for part in (observation.content, observation.image):
             for name, runs in part.items():
-                for start, some in self.ranges(step, name, runs):
-                    yield from self.compare(observation.step, name, start, some)
+                yield from self._verify(step, observation.step, name, runs)
 
-    def ranges(self, step: AnyStep, name: str, runs: Runs) -> list[tuple[int, Runs]]:
+    # -- what a side says of its snapshots ----------------------------------------------------
+
+    def _believe(self, step: AnyStep, observation: Observation) -> None:
+        """Take from status lines that a snapshot is invalid, or that a merge has finished."""
+        texts = {name: state.status for name, state in observation.state.items() if state}
+        if isinstance(step, do.Status) and not step.inactive:
+            texts[step.name] = observation.text
+        for name, text in texts.items():
+            said = (text or "").splitlines()
+            for words, line in zip(said, self.world.live(name), strict=False):
+                if line.snapshot and line.snapshot.active_in == name:
+                    self._believe_line(line.snapshot, words.split())
+
+    def _believe_line(self, snapshot: Snapshot, words: Sequence[str]) -> None:
+        """A status line of a snapshot: start, length, type, then ``Invalid`` or its numbers."""
+        if len(words) < 4:
+            return
+        snapshot.invalid = words[3] == "Invalid"
+        # A merge has finished when only metadata is allocated: "16/4096 16".
+        if snapshot.merge_pending and len(words) == 5 and words[3].split("/")[0] == words[4]:
+            snapshot.merged = True
+            shown = snapshot.content.within(0, snapshot.sectors)
+            self.world.write_merging(snapshot, shown)
+
+    # -- what was read ------------------------------------------------------------------------
+
+    def _verify(self, step: AnyStep, index: int, name: str, runs: Runs
+                ) -> Iterator[BrokenPromise]:
+        """Compare what was read of one device."""
+        for start, part in self._ranges(step, name, runs):
+            end = start + pattern.sectors_of(part)
+            found = list(breaches(self.world.content(name, start, end), start, part))
+            if found:
+                yield self._report(index, name, found)
+                self._settle(name, found)
+
+    def _ranges(self, step: AnyStep, name: str, runs: Runs) -> list[tuple[int, Runs]]:
         """What was read as (first sector, runs); a large device shows only both of its ends."""
         if isinstance(step, do.Read):
             return [(step.sector, runs)]
-        lines = self.world.live(name)
-        size = max((line.start + line.length for line in lines), default=0)
+        size = max((line.end for line in self.world.live(name)), default=0)
         ranges = rules.examined(size)
         if len(ranges) == 1:
             return [(0, runs)]
@@ -126,24 +143,28 @@ class _Checker:
             at += count
         return found
 
-    def compare(self, step: int, name: str, start: int, runs: Runs) -> Iterator[BrokenPromise]:
-        end = start + pattern.sectors_of(runs)
-        found = list(broken(self.world.content(name, start, end), start, runs))
-        if not found:
-            return
-        sector, _, promised, read = found[0]
-        leaf = next((piece[2] for piece in self.world.pieces(name, sector, sector + 1)), None)
-        yield BrokenPromise(
-            step=step, device=name, sector=sector, sectors=sum(count for _, count, *_ in found),
-            promised=_words(promised, sector), read=read,
-            rule=SNAPSHOT_RULE if isinstance(leaf, Image) else OWN_RULE)
-        for at, count, *_ in found:  # said once is enough
-            for a, b, below, where in self.world.pieces(name, at, at + count):
-                if below:
-                    below.content.put(where, where + b - a, UNKNOWN)
+    def _report(self, step: int, name: str, found: Sequence[Breach]) -> BrokenPromise:
+        """The first place that breaks a promise, in words, and how much does in all."""
+        first = found[0]
+        sector, content = first.promised.start, first.promised.content
+        leaf = next((piece.leaf for piece in self.world.pieces(name, sector, sector + 1)), None)
+        return BrokenPromise(
+            step=step, device=name, sector=sector,
+            sectors=sum(breach.promised.sectors for breach in found),
+            promised=_words(content, sector), read=first.read,
+            rule=SNAPSHOT_RULE if isinstance(leaf, Snapshot) else OWN_RULE)
+
+    def _settle(self, name: str, found: Sequence[Breach]) -> None:
+        """Promise nothing more of what is broken: said once is enough."""
+        for breach in found:
+            start, end = breach.promised.start, breach.promised.end
+            for piece in self.world.pieces(name, start, end):
+                if piece.leaf:
+                    piece.leaf.content.drop(piece.at, piece.at_end)
 
 
-def _words(what: Content, sector: int) -> str:
-    if isinstance(what, Stamp):
-        return f"sector {sector + what.shift} of {what.device}, generation {what.generation}"
+def _words(content: Content, sector: int) -> str:
+    if isinstance(content, Stamp):
+        return (f"sector {sector + content.shift} of {content.device}, "
+                f"generation {content.generation}")
     return "zeros"

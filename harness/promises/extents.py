@@ -6,11 +6,15 @@ device of any size costs only what was written to it.
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
+from operator import attrgetter
 from typing import Final, NamedTuple
 
+from msgspec import Struct
+
 from harness.trace import pattern
-from harness.trace.observations import Runs, Stamped, Unreadable, Zeros
+from harness.trace.observations import Run, Runs, Stamped, Unreadable, Zeros
 from harness.trace.steps import Discard, Poke, Write, Zeroout
+from harness.units import SECTOR_BYTES, bytes_of_sectors
 
 
 class Stamp(NamedTuple):
@@ -30,9 +34,34 @@ UNKNOWN: Final = None
 ZERO: Final = Zero()
 
 
-def moved(what: Content, by: int) -> Content:
-    """``what`` as it reads ``by`` sectors further on."""
-    return what._replace(shift=what.shift - by) if isinstance(what, Stamp) else what
+def moved(content: Content, by: int) -> Content:
+    """``content`` as it reads ``by`` sectors further on."""
+    if isinstance(content, Stamp):
+        return Stamp(content.device, content.generation, content.shift - by)
+    return content
+
+
+class Extent(Struct, frozen=True):
+    """Sectors [start, end) hold ``content``."""
+
+    start: int
+    end: int
+    content: Content
+
+    @property
+    def sectors(self) -> int:
+        """How many they are."""
+        return self.end - self.start
+
+    def moved(self, by: int) -> "Extent":
+        """The same, ``by`` sectors further on."""
+        return Extent(self.start + by, self.end + by, moved(self.content, by))
+
+    def within(self, start: int, end: int) -> "Extent":
+        """The part that lies in [start, end), which it overlaps."""
+        if start <= self.start and self.end <= end:
+            return self
+        return Extent(max(self.start, start), min(self.end, end), self.content)
 
 
 class Extents:
@@ -40,7 +69,7 @@ class Extents:
 
     def __init__(self, start: int = 0, end: int = 0) -> None:
         self.start, self.end = start, end
-        self._items: list[tuple[int, int, Stamp | Zero]] = []
+        self._known: list[Extent] = []
 
     @property
     def empty(self) -> bool:
@@ -49,107 +78,132 @@ class Extents:
 
     def clear(self) -> None:
         """Forget everything."""
-        self._items = []
+        self._known = []
 
-    def put(self, start: int, end: int, what: Content) -> None:
-        """Sectors [start, end) hold ``what``."""
+    def put(self, start: int, end: int, content: Content) -> None:
+        """Sectors [start, end) hold ``content``."""
         if start >= end:
             return
-        items = self._items
-        low = bisect_right(items, start, key=lambda item: item[1])
-        high = bisect_left(items, end, key=lambda item: item[0])
-        new = [(a, start, old) for a, _, old in items[low:high][:1] if a < start]
-        if what is not None:
-            new.append((start, end, what))
-        new += [(end, b, old) for _, b, old in items[low:high][-1:] if b > end]
-        items[low:high] = new
+        first, behind = self._first_behind(start), bisect_left(self._known, end, key=_START)
+        replaced = self._known[first:behind]
+        new: list[Extent] = []
+        if replaced and replaced[0].start < start:
+            new.append(replaced[0].within(replaced[0].start, start))
+        if content is not UNKNOWN:
+            new.append(Extent(start, end, content))
+        if replaced and replaced[-1].end > end:
+            new.append(replaced[-1].within(end, replaced[-1].end))
+        self._known[first:behind] = new
         self.start, self.end = min(self.start, start), max(self.end, end)
+
+    def add(self, extent: Extent) -> None:
+        """Hold what ``extent`` says."""
+        self.put(extent.start, extent.end, extent.content)
 
     def drop(self, start: int, end: int) -> None:
         """Sectors [start, end) are unknown."""
         self.put(start, end, UNKNOWN)
 
-    def between(self, start: int, end: int) -> list[tuple[int, int, Content]]:
-        """[start, end) in pieces, with the unknown ones in their places."""
-        items, at = self._items, start
-        found: list[tuple[int, int, Content]] = []
+    def between(self, start: int, end: int) -> list[Extent]:
+        """[start, end) as extents without a gap, with the unknown ones in their places."""
+        found: list[Extent] = []
         if start >= end:
             return found
-        for a, b, what in items[bisect_right(items, start, key=lambda item: item[1]):]:
-            if a >= end:
+        at = start
+        for index in range(self._first_behind(start), len(self._known)):
+            extent = self._known[index]
+            if extent.start >= end:
                 break
-            if at < a:
-                found.append((at, a, UNKNOWN))
-            found.append((max(a, start), min(b, end), what))
-            at = min(b, end)
+            if at < extent.start:
+                found.append(Extent(at, extent.start, UNKNOWN))
+            found.append(extent.within(start, end))
+            at = found[-1].end
         if at < end:
-            found.append((at, end, UNKNOWN))
+            found.append(Extent(at, end, UNKNOWN))
         return found
 
     def within(self, start: int, end: int) -> "Extents":
         """That part of a write that lies in [start, end)."""
         part = Extents(max(start, self.start), min(end, self.end))
-        for a, b, what in self.between(part.start, part.end):
-            part.put(a, b, what)
+        for extent in self.between(part.start, part.end):
+            part.add(extent)
         return part
 
     def shifted(self, by: int) -> "Extents":
         """The same ``by`` sectors further on."""
         part = Extents(self.start + by, self.end + by)
-        for a, b, what in self.between(self.start, self.end):
-            part.put(a + by, b + by, moved(what, by))
+        for extent in self.between(self.start, self.end):
+            part.add(extent.moved(by))
         return part
 
     def unknown(self) -> "Extents":
         """The same bounds, and nothing known."""
         return Extents(self.start, self.end)
 
-    def differing(self, other: "Extents", end: int) -> list[tuple[int, int]]:
-        """Ranges of [0, end) where not both are known to hold the same."""
-        found = []
-        for a, b, what in self.between(0, end):
-            found += [(x, y) for x, y, there in other.between(a, b)
-                      if what is UNKNOWN or what != there]
-        return found
+    def differing(self, other: "Extents", end: int) -> list[Extent]:
+        """Where in [0, end) not both are known to hold the same, with what the other one holds."""
+        return [there for here in self.between(0, end)
+                for there in other.between(here.start, here.end)
+                if here.content is UNKNOWN or here.content != there.content]
+
+    def _first_behind(self, sector: int) -> int:
+        """Index of the first extent that ends behind ``sector``."""
+        return bisect_right(self._known, sector, key=_END)
+
+
+_START: Final = attrgetter("start")
+_END: Final = attrgetter("end")
 
 
 def written(seed: int, step: Write | Poke | Zeroout | Discard, *, failed: bool) -> Extents:
     """What a step writes; a failed one may have written any part of it."""
-    count = len(step.data) >> 9 if isinstance(step, Poke) else step.sectors
-    end = step.sector + count
-    data = Extents(step.sector, end)
+    sectors = len(step.data) // SECTOR_BYTES if isinstance(step, Poke) else step.sectors
+    data = Extents(step.sector, step.sector + sectors)
     if failed or isinstance(step, Discard) or (isinstance(step, Write) and step.buffered):
         return data
     if isinstance(step, Poke):
-        at = step.sector
-        for run in pattern.encode(seed, step.data[:count << 9]):
-            if isinstance(run, Zeros):
-                data.put(at, at + run.count, ZERO)
-            elif isinstance(run, Stamped):
-                data.put(at, at + run.count, Stamp(run.device, run.generation, run.sector - at))
-            at += run.count
+        _poke(data, pattern.encode(seed, step.data[:bytes_of_sectors(sectors)]))
     elif isinstance(step, Zeroout) or step.fill == "zero":
-        data.put(step.sector, end, ZERO)
+        data.put(data.start, data.end, ZERO)
     else:
-        data.put(step.sector, end, Stamp(step.device, step.generation, 0))
+        data.put(data.start, data.end, Stamp(step.device, step.generation, 0))
     return data
 
 
-def broken(promised: Extents, start: int, runs: Runs) -> Iterator[tuple[int, int, Content, str]]:
-    """Where runs, read from sector ``start`` on, are not what was promised.
-
-    Yields (first sector, sectors, what was promised there, what was read in words).
-    """
+def _poke(data: Extents, runs: Runs) -> None:
+    """Put runs from the start of ``data`` on; bytes without a stamp stay unknown."""
+    at = data.start
     for run in runs:
-        for a, b, what in promised.between(start, start + run.count):
-            if what is UNKNOWN or isinstance(run, Unreadable):
-                continue
-            if isinstance(what, Zero):
-                kept = isinstance(run, Zeros)
-            else:
-                kept = isinstance(run, Stamped) and (
-                    (run.device, run.generation, run.sector + a - start)
-                    == (what.device, what.generation, a + what.shift))
-            if not kept:
-                yield a, b - a, what, pattern.origin_of(run, a - start)
+        if isinstance(run, Zeros):
+            data.put(at, at + run.count, ZERO)
+        elif isinstance(run, Stamped):
+            data.put(at, at + run.count, Stamp(run.device, run.generation, run.sector - at))
+        at += run.count
+
+
+class Breach(Struct, frozen=True):
+    """Sectors that do not hold what was promised; ``read`` is the first of them, in words."""
+
+    promised: Extent
+    read: str
+
+
+def breaches(promised: Extents, start: int, runs: Runs) -> Iterator[Breach]:
+    """Where runs, read from sector ``start`` on, are not what was promised."""
+    for run in runs:
+        for extent in promised.between(start, start + run.count):
+            if not _kept(extent, run, extent.start - start):
+                yield Breach(extent, pattern.origin_of(run, extent.start - start))
         start += run.count
+
+
+def _kept(promised: Extent, run: Run, index: int) -> bool:
+    """Whether sectors of ``run`` from ``index`` on are as promised, or nothing can be said."""
+    content = promised.content
+    if content is UNKNOWN or isinstance(run, Unreadable):
+        return True
+    if isinstance(content, Zero):
+        return isinstance(run, Zeros)
+    return isinstance(run, Stamped) and (
+        (run.device, run.generation, run.sector + index)
+        == (content.device, content.generation, promised.start + content.shift))

@@ -21,12 +21,16 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
+from msgspec import Struct
 
 from harness import store
 from harness.compare.place import Geometry, locate
 from harness.errors import MalformedStore
+from harness.promises import lifecycle
 from harness.promises.check import BrokenPromise
-from harness.promises.world import Image, Leaf, Line, World
+from harness.promises.pieces import Leaf, Snapshot
+from harness.promises.tables import Line
+from harness.promises.world import World
 from harness.store import State, Store
 from harness.trace import pattern, rules
 from harness.trace import steps as do
@@ -54,6 +58,26 @@ def check(trace: Trace, observations: Sequence[Observation]) -> tuple[BrokenProm
     return tuple(found.values())
 
 
+class _Loaded(Struct, frozen=True):
+    """How a kernel last read the store of a disk.
+
+    ``writes`` to the disk came before it; ``errno`` is what the kernel gave where it called the
+    store bad, None where it loaded it.
+    """
+
+    writes: int
+    errno: str | None
+
+
+class _Standing(Struct, frozen=True):
+    """A device whose one target is a snapshot, and the status that it last gave, in words."""
+
+    device: str
+    line: Line
+    snapshot: Snapshot
+    status: list[str]
+
+
 class _Witness:
     """What is known at a step: the world, the last status lines, how each store was loaded."""
 
@@ -62,103 +86,124 @@ class _Witness:
         self.world = World(seed)
         self.states: dict[str, DeviceState | None] = {}
         self.large_blocks = False
-        self.loads: dict[int, tuple[int, str | None]] = {}
-        """By identity of a disk: writes to it before its store was last read, and the errno that
-        the kernel gave where it called the store bad, empty where it loaded it."""
+        self.loads: dict[Leaf, _Loaded] = {}
 
     def hear(self, step: AnyStep, observation: Observation) -> Iterator[BrokenPromise]:
         """Take a step in; where it shows every disk, hold the stores against it."""
-        self.world.act(step, observation)
+        lifecycle.act(self.world, step, observation)
         self.states |= observation.state
         if isinstance(step, do.Disk):
             self.large_blocks |= step.block_size > SECTOR_BYTES
         if isinstance(step, do.Load):
-            self._load(step, observation)
+            for line in step.table:
+                self._load(line, observation)
         if isinstance(step, do.Examine):
             for name, disk in self.world.disks.items():
                 if name in observation.image:
                     yield from self._disk(name, disk, observation)
 
-    def _load(self, step: do.Load, observation: Observation) -> None:
-        for line in step.table:
-            words = line.args.split()
-            if line.type not in ("snapshot", "snapshot-merge") or words[2:3] not in (["P"], ["PO"]):
-                continue
-            match = do.REFERENCE.fullmatch(words[1])
-            disk = self._below(match[1]) if match else None
-            if disk is None or any(image.owner and image.store and image.store[0][2] is disk
-                                   for image in self.world.images):
-                continue  # a table that takes over from a live one reads nothing
-            if observation.error is None:
-                self.loads[id(disk)] = disk.writes, None
-            elif words[3:4] and words[3].isdecimal() and int(words[3]) > disk.sectors:
-                # The kernel reads a whole chunk of the table's size before it knows a better one.
-                self.loads.pop(id(disk), None)
-            elif any(_REFUSED in said for said in observation.log):
-                self.loads[id(disk)] = disk.writes, observation.error
+    # -- how stores were loaded ---------------------------------------------------------------
+
+    def _load(self, line: do.TargetLine, observation: Observation) -> None:
+        """Note whether the kernel has read the store that a line of a table names."""
+        words = line.args.split()
+        if line.type not in ("snapshot", "snapshot-merge") or words[2:3] not in (["P"], ["PO"]):
+            return
+        match = do.REFERENCE.fullmatch(words[1])
+        disk = self._below(match[1]) if match else None
+        if disk is None or self._active_on(disk):
+            return  # a handover reads nothing
+        if observation.error is None:
+            self.loads[disk] = _Loaded(disk.writes, None)
+        elif words[3:4] and words[3].isdecimal() and int(words[3]) > disk.sectors:
+            # The kernel reads a whole chunk of the table's size before it knows a better one.
+            self.loads.pop(disk, None)
+        elif any(_REFUSED in said for said in observation.log):
+            self.loads[disk] = _Loaded(disk.writes, observation.error)
+
+    def _active_on(self, disk: Leaf) -> bool:
+        """True if a snapshot is active whose store is on ``disk``."""
+        return any(snapshot.active_in and snapshot.cow_pieces
+                   and snapshot.cow_pieces[0].leaf is disk for snapshot in self.world.snapshots)
 
     def _below(self, name: str) -> Leaf | None:
         """The disk that is ``name``, from its first sector on."""
         pieces = list(self.world.pieces(name, 0, do.SECTOR_MAX))
-        if len(pieces) != 1 or pieces[0][0] or pieces[0][3] or isinstance(pieces[0][2], Image):
+        if len(pieces) != 1 or pieces[0].start or pieces[0].at:
             return None
-        return pieces[0][2]
+        return None if isinstance(pieces[0].leaf, Snapshot) else pieces[0].leaf
+
+    def _standing_on(self, disk: Leaf) -> list[_Standing]:
+        """The devices that show a snapshot whose store is on ``disk``, and nothing else."""
+        found = []
+        for device, mapped in self.world.mapped.items():
+            if len(mapped.live) != 1 or mapped.opaque:
+                continue
+            line, snapshot = mapped.live[0], mapped.live[0].snapshot
+            if (snapshot and not snapshot.transient and snapshot.active_in == device
+                    and self._below(snapshot.cow) is disk):
+                state = self.states.get(device)
+                status = state.status if state and state.status else ""
+                found.append(_Standing(device, line, snapshot, status.split()[3:]))
+        return found
+
+    # -- what they say ------------------------------------------------------------------------
 
     def _disk(self, name: str, disk: Leaf, observation: Observation) -> Iterator[BrokenPromise]:
         """All that the store on one disk can say."""
-        writes, refused = self.loads.get(id(disk), (-1, None))
-        image = observation.image[name]
-        if writes != disk.writes or any(isinstance(run, Unreadable) for run in image):
+        loaded, image = self.loads.get(disk), observation.image[name]
+        if loaded is None or loaded.writes != disk.writes or any(
+                isinstance(run, Unreadable) for run in image):
             return
-
-        def broken(rule: str, promised: str, read: str, device: str = name, sector: int = 0,
-                   sectors: int = 1) -> BrokenPromise:
-            return BrokenPromise(step=observation.step, device=device, sector=sector,
-                                 sectors=sectors, promised=promised, read=read, rule=rule)
-
+        step = observation.step
         try:
             found = store.parse(_File(self.seed, image))
         except MalformedStore as fault:
-            if refused is None:
-                yield broken(LOAD_RULE, "the store that was loaded", str(fault))
-            elif refused != fault.errno:
-                yield broken(LOAD_RULE, f"{fault.errno}: {fault}", refused)
+            if loaded.errno is None:
+                yield _broken(step, name, LOAD_RULE, "the store that was loaded", str(fault))
+            elif loaded.errno != fault.errno:
+                yield _broken(step, name, LOAD_RULE, f"{fault.errno}: {fault}", loaded.errno)
             return
-        if refused:
+        if loaded.errno:
             # The disk may have been unreadable then, or its blocks be larger than the chunks.
-            if refused != "EIO" and not self.large_blocks:
-                yield broken(LOAD_RULE, "a store that can be read", f"{refused}: {_REFUSED}")
+            if loaded.errno != "EIO" and not self.large_blocks:
+                yield _broken(step, name, LOAD_RULE, "a store that can be read",
+                              f"{loaded.errno}: {_REFUSED}")
             return
-        standing = list(self._standing_on(disk))
-        for device, line, snapshot in standing if len(standing) == 1 else ():
-            state = self.states.get(device)
-            words = (state.status if state and state.status else "").split()[3:]
-            if found.state is State.INVALID and words != ["Invalid"]:
-                yield broken(NUMBERS_RULE, "Invalid", " ".join(words), device)
-            if found.state is not State.VALID or len(words) != 2 or not words[1].isdecimal():
-                continue
-            yield from (broken(NUMBERS_RULE, promised, read, device)
-                        for promised, read in _numbers(found, words))
-            damage = [finding for finding in
-                      store.check(found, origin_sectors=line.length) if finding.damage]
-            if damage and not snapshot.found:
-                yield broken(SOUND_RULE, "a sound store", damage[0].message,
-                             sector=damage[0].places[0] // SECTOR_BYTES)
-            if not damage and len(rules.examined(line.length)) == 1:
-                shown, origin = (observation.content.get(each, observation.image.get(each, ()))
-                                 for each in (device, line.device(0)))
-                if wrong := unexplained(self.seed, found, cow=image, origin=origin, shown=shown):
-                    sector, promised, read = wrong
-                    yield broken(EXPLAINS_RULE, promised, read, device, sector)
+        standing = self._standing_on(disk)
+        if len(standing) == 1:
+            yield from self._snapshot(name, found, standing[0], observation)
 
-    def _standing_on(self, disk: Leaf) -> Iterator[tuple[str, Line, Image]]:
-        """Devices whose one target is a snapshot that keeps its store on ``disk``."""
-        for device, mapped in self.world.mapped.items():
-            line = mapped.live[0] if len(mapped.live) == 1 and not mapped.opaque else None
-            snapshot = line.image if line else None
-            if line and snapshot and not snapshot.transient and (
-                    snapshot.owner == device and self._below(snapshot.cow) is disk):
-                yield device, line, snapshot
+    def _snapshot(self, name: str, found: Store, on: _Standing, observation: Observation
+                  ) -> Iterator[BrokenPromise]:
+        """What the store on disk ``name`` says of the one snapshot that stands on it."""
+        step, words = observation.step, on.status
+        if found.state is State.INVALID and words != ["Invalid"]:
+            yield _broken(step, on.device, NUMBERS_RULE, "Invalid", " ".join(words))
+        if found.state is not State.VALID or len(words) != 2 or not words[1].isdecimal():
+            return
+        for promised, read in _numbers(found, words):
+            yield _broken(step, on.device, NUMBERS_RULE, promised, read)
+        findings = store.check(found, origin_sectors=on.line.length)
+        damage = [finding for finding in findings if finding.damage]
+        if damage and not on.snapshot.store_found:
+            yield _broken(step, name, SOUND_RULE, "a sound store", damage[0].message,
+                          sector=damage[0].places[0] // SECTOR_BYTES)
+        if damage or len(rules.examined(on.line.length)) > 1:
+            return
+        shown, origin = (observation.content.get(each, observation.image.get(each, ()))
+                         for each in (on.device, on.line.device(0)))
+        wrong = unexplained(self.seed, found, cow=observation.image[name], origin=origin,
+                            shown=shown)
+        if wrong:
+            sector, promised, read = wrong
+            yield _broken(step, on.device, EXPLAINS_RULE, promised, read, sector=sector)
+
+
+def _broken(step: int, device: str, rule: str, promised: str, read: str, *, sector: int = 0
+            ) -> BrokenPromise:
+    return BrokenPromise(step=step, device=device, sector=sector, sectors=1, promised=promised,
+                         read=read, rule=rule)
 
 
 def _numbers(found: Store, words: Sequence[str]) -> Iterator[tuple[str, str]]:

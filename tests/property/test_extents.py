@@ -13,10 +13,10 @@ PUT = st.tuples(st.integers(0, SPAN), st.integers(0, 8), WHAT)
 def by_sector(extents: Extents, start: int, end: int) -> list[Content]:
     found: list[Content] = []
     at = start
-    for a, b, what in extents.between(start, end):
-        assert a == at < b
-        found += [what] * (b - a)
-        at = b
+    for extent in extents.between(start, end):
+        assert extent.start == at < extent.end
+        found += [extent.content] * extent.sectors
+        at = extent.end
     assert at == max(start, end)
     return found
 
@@ -33,12 +33,12 @@ def test_extents_are_a_dict_of_sectors(puts: list[tuple[int, int, Content]], one
     wanted = [plain.get(sector) for sector in range(low, high)]
     assert by_sector(extents, low, high) == wanted
     bound = Extents(low, high)
-    for a, b, what in extents.between(low, high):
-        bound.put(a, b, what)
+    for extent in extents.between(low, high):
+        bound.add(extent)
     assert by_sector(bound.within(low, high), low, high) == wanted
     assert by_sector(bound.shifted(by), low + by, high + by) == [moved(w, by) for w in wanted]
     assert by_sector(bound.unknown(), low, high) == [None] * (high - low)
-    pairs = extents.differing(Extents(), SPAN)
-    assert sum(b - a for a, b in pairs) == SPAN
-    assert all(w is UNKNOWN for a, b in extents.differing(extents, SPAN)
-               for w in by_sector(extents, a, b))
+    differing = extents.differing(Extents(), SPAN)
+    assert sum(extent.sectors for extent in differing) == SPAN
+    assert all(w is UNKNOWN for extent in extents.differing(extents, SPAN)
+               for w in by_sector(extents, extent.start, extent.end))
