@@ -21,6 +21,7 @@ from harness.trace.observations import Observation, Runs, Stamped, Zeros
 from harness.trace.steps import TargetLine
 from harness.twin.backend import TwinBackend
 from harness.twin.bio import Bio, Op
+from harness.twin.disk import Disk
 from harness.twin.profile import named
 
 SEED = named("seed")
@@ -229,9 +230,16 @@ def flushed(kind: str, flag: str = "") -> list[str]:
     s.device("s", TargetLine(0, 256, kind, args))
     twin, _ = live(s)
     reached: list[str] = []
+
+    def listen(name: str, disk: Disk) -> None:
+        def submit(bio: Bio) -> None:
+            reached.append(name)
+            bio.end()
+
+        disk.submit = submit  # type: ignore[method-assign]  # it only listens
+
     for name, disk in twin.world.disks.items():
-        disk.submit = lambda bio, name=name: (  # type: ignore[method-assign]
-            reached.append(name), bio.end())
+        listen(name, disk)
     ended: list[int] = []
     twin.world.mapped["s"].submit(Bio(Op.FLUSH, 0, 0, None, lambda bio: ended.append(bio.error)))
     assert ended == [0]
@@ -591,10 +599,19 @@ def test_merged_data_is_not_flushed_before_it_is_forgotten() -> None:
     s.load("org", s.merge_line("base", "cow", "P", 8))
     s.suspend("snap", "org")
     twin, _ = live(s)
+
+    def listen(name: str, disk: Disk) -> None:
+        original = disk.submit
+
+        def submit(bio: Bio) -> None:
+            ops.append((name, bio.op.name))
+            original(bio)
+
+        disk.submit = submit  # type: ignore[method-assign]  # it is listened to
+
     for name, disk in twin.world.disks.items():
         disk.limits = replace(disk.limits, write_cache=True)
-        disk.submit = lambda bio, name=name, submit=disk.submit: (  # type: ignore[method-assign]
-            ops.append((name, bio.op.name)), submit(bio))
+        listen(name, disk)
     s.resume("org")
     twin.execute(len(s.steps), s.steps[-1])
     # Chunk 2 is read and goes to the origin; then area 0 is written.

@@ -38,6 +38,7 @@ from harness.trace.steps import (
     Disk,
     Examine,
     Fault,
+    Fill,
     Flush,
     Heal,
     Image,
@@ -222,9 +223,9 @@ class Life:
         if draw < weights.can_fail:
             self.try_step(Disk(name=name, sectors=sectors, fill=fill, can_fail=True))
             return
-        block = 4096 if draw > 1 - weights.large_blocks else 512
+        block: Literal[512, 4096] = 4096 if draw > 1 - weights.large_blocks else 512
         sectors += -sectors % (block // 512)
-        self.try_step(Disk(name=name, sectors=sectors, fill=fill, **_block(block)))
+        self.try_step(Disk(name=name, sectors=sectors, fill=fill, block_size=block))
 
     def live(self, steps: int) -> None:
         """The life itself."""
@@ -285,13 +286,13 @@ class Life:
             length = max(1, size - start - r.choice((0, 0, 3, 8)))
             return (TargetLine(0, length, "linear", f"{{{below}}} {start}"),)
         if kind == "striped":
-            stripes, chunk = r.choice((1, 2, 2, 3)), r.choice((1, 3, 4, 8, 8, 16))
-            row = stripes * chunk
+            stripes, each = r.choice((1, 2, 2, 3)), r.choice((1, 3, 4, 8, 8, 16))
+            row = stripes * each
             length = max(row, size // row * row // r.choice((1, 2)) // row * row)
             other = self._any(lambda name: free(name) and name != below) or below
             places = " ".join(f"{{{(below, other)[at % 2]}}} {r.choice((0, 0, 1, 8))}"
                               for at in range(stripes))
-            return (TargetLine(0, length, "striped", f"{stripes} {chunk} {places}"),)
+            return (TargetLine(0, length, "striped", f"{stripes} {each} {places}"),)
         if kind in ("zero", "error"):
             return (TargetLine(0, self._length("base"), kind),)
         parts: list[TargetLine] = []
@@ -516,16 +517,17 @@ class Life:
         r = self._random
         sector, count = self._range(name)
         kinds = self._weights.requests
-        buffered = {"buffered": True} if r.random() < self._weights.buffered else {}
+        buffered = r.random() < self._weights.buffered
         if buffered:
             count = min(count, self._weights.buffered_sectors_max)
         match r.choices(list(kinds), list(kinds.values()))[0]:
             case "write":
-                zero = {"fill": "zero"} if r.random() < 0.08 else {}
+                fill: Fill = "zero" if r.random() < 0.08 else "stamp"
                 self.try_step(Write(device=name, sector=sector, sectors=count,
-                                    generation=self._next_generation(), **zero, **buffered))
+                                    generation=self._next_generation(), fill=fill,
+                                    buffered=buffered))
             case "read":
-                self.try_step(Read(device=name, sector=sector, sectors=count, **buffered))
+                self.try_step(Read(device=name, sector=sector, sectors=count, buffered=buffered))
             case "flush":
                 self.try_step(Flush(device=name))
             case "discard":
@@ -615,10 +617,6 @@ class Life:
         self.try_step(Image(device=self._random.choice(list(self._backend.world.disks))))
 
 
-def _block(size: int) -> dict[str, int]:
-    return {} if size == 512 else {"block_size": size}
-
-
 def life(seed: int, steps: int, *, weights: Weights = WEIGHTS["snapshots"],
          parallel: bool = False) -> Trace:
     """One life as a trace; what the twin of 6.12 refuses is not in it."""
@@ -635,7 +633,7 @@ class _Quiet:
         self.results: list[Result] = []
 
     def begin(self, kernels: Sequence[str], total: int) -> None: ...
-    def progress(self, who: str, text: str) -> None: ...
+    def progress(self, guest: str, doing: str) -> None: ...
     def result(self, result: Result) -> None:
         self.results.append(result)
     def end(self, report: object) -> None: ...
@@ -646,7 +644,7 @@ def run(traces: Sequence[Trace], kernel: str, directory: Path) -> list[Result]:
     """Both sides of ``traces`` on one kernel, in one guest."""
     reporter = _Quiet()
     execute(Plan(traces=tuple(traces), kernels=(get(kernel),), jobs=1, directory=directory,
-                 step_limit_s=20), reporter)  # type: ignore[arg-type]
+                 step_limit_s=20), reporter)
     return reporter.results
 
 

@@ -35,7 +35,7 @@ def facts():
         HOST_FILE.open("a").close()
         host = "writable"
     except OSError as fault:
-        host = os.strerror(fault.errno)
+        host = fault.strerror or str(fault)
     return json.dumps({
         "host": host,
         "modules": [path.name for path in MODULES.rglob("dm-snapshot.ko")],

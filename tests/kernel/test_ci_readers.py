@@ -13,6 +13,7 @@ import tarfile
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -123,8 +124,8 @@ def schema() -> xmlschema.XMLSchema:
 
 
 def result(scenario: str, verdict: Verdict = Verdict.SAME, kernel: str = "uml-6.12",
-           **fields: object) -> Result:
-    return Result(scenario=scenario, kernel=kernel, verdict=verdict, release="6.12.1", seed=1,  # type: ignore[arg-type]
+           **fields: Any) -> Result:
+    return Result(scenario=scenario, kernel=kernel, verdict=verdict, release="6.12.1", seed=1,
                   compared={Layer.ERROR: 3}, kernel_us=1_234_567, **fields)
 
 

@@ -28,7 +28,7 @@ from harness.compare.diff import Verdict
 from harness.errors import ProvisioningError
 from harness.guest import catalogue, qemu, supervise
 from harness.guest.catalogue import Kernel
-from harness.guest.events import GuestReady, GuestWasLost, ScenarioBegun, StepObserved
+from harness.guest.events import Event, GuestReady, GuestWasLost, ScenarioBegun, StepObserved
 from harness.guest.fetch import initramfs
 from harness.guest.host_root import AGENT
 from harness.guest.process import KeptProcess
@@ -122,11 +122,12 @@ class Recording:
         own = argv is None
         argv = argv or (str(LOSING_AGENT), str(directory))
         options = {"python": Path(sys.executable), "argv": argv}
+        self.root = directory / "root"
+        self._launcher: QemuGuest | LinkedGuest
         if kernel.guest == catalogue.QEMU:
             self._launcher = QemuGuest(kernel, memory_mib=384, **options)
         else:
             self._launcher = LinkedGuest(kernel, memory_mib=256, **options)
-        self.root = directory / "root"
         if own:
             self._launcher.root = self.root
         self.guests = []
@@ -217,7 +218,8 @@ def nothing(event):
 def run(kernel, launcher, results, names, on_event=nothing, **options):
     """Run scenarios of the losing agent; outcomes, events, and the times of these."""
     limit_s = options.setdefault("step_limit_s", STEP_LIMIT_S[kernel.guest])
-    events, heard = [], {}
+    events: list[Event] = []
+    heard: dict[int, float] = {}
 
     def note(event):
         launcher.look()
@@ -351,7 +353,8 @@ def test_a_guest_that_never_boots(kernel, recording, tmp_path, monkeypatch, spoi
     # It is proven to boot, and does so no more.
     monkeypatch.setattr(UmlGuest, "prove", lambda _guest: "boots")
     launcher = recording(kernel)
-    launcher.kernel = Kernel("own", *spoil(kernel, tmp_path), guest=kernel.guest)
+    program, modules = spoil(kernel, tmp_path)
+    launcher.kernel = Kernel("own", program, modules, guest=kernel.guest)
     limits = {"boot_limit_s": 1.0} if spoil is silent else {}
     with pytest.raises(ProvisioningError, match="guests in a row never became ready") as caught:
         run(kernel, launcher, tmp_path / "results", ["ok-1"], **limits)
@@ -512,6 +515,7 @@ def test_no_process_outlives_a_supervisor_that_was_killed(uml, tmp_path):
     with subprocess.Popen(
             [sys.executable, "-c", SUPERVISING, uml.name, tmp_path, LOSING_AGENT],
             stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
         assert parent.stdout.readline() == "hang-1\n"
         keepers = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
         assert len(keepers) == 1

@@ -22,7 +22,7 @@ from harness.store.layout import ENTRY, DiskHeader
 from harness.trace.files import Layer, Trace
 from harness.trace.steps import encode
 from harness.twin import origins, persistent
-from harness.twin.exceptions.table import ExceptionTable
+from harness.twin.exceptions.table import ExceptionTable, Pairs
 from harness.twin.merge import SnapshotMerge
 from harness.twin.pending import PendingException
 from harness.twin.persistent import PersistentStore
@@ -198,7 +198,7 @@ def duplicate_order(patch: pytest.MonkeyPatch) -> None:
 def wrong_errno(patch: pytest.MonkeyPatch) -> None:
     original = PersistentStore.read_metadata
 
-    def read_metadata(self: PersistentStore, add: Callable[[int, int], None]) -> bool:
+    def read_metadata(self: PersistentStore, add: Callable[[Pairs], None]) -> bool:
         try:
             return original(self, add)
         except OSError as fault:

@@ -158,7 +158,7 @@ def mutate(source: str, number: int) -> tuple[str, int, str]:
         case (ast.BinOp() | ast.BoolOp()), _:
             node.op = value()  # type: ignore[operator]
         case ast.Constant(), _:
-            node.value = value
+            node.value = value  # type: ignore[assignment]  # `sites` gives a constant
         case (ast.If() | ast.While() | ast.IfExp()), _:
             before = ast.unparse(node.test)
             node.test = ast.UnaryOp(ast.Not(), node.test)
@@ -200,7 +200,7 @@ def _agrees(case: "Recorded") -> tuple[float, int]:  # type: ignore[name-defined
     return time.perf_counter() - started, tried
 
 
-def _in_child(work, limit_s: float = 1e9) -> bytes:  # type: ignore[no-untyped-def]
+def _in_child(work, limit_s: float = 1e9) -> bytes:
     """What ``work`` returns, in a forked process; empty if it is ended before it has.
 
     Raises:

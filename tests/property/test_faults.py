@@ -5,13 +5,13 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from harness.scenarios.registry import catalogue
-from harness.trace.faults import FaultPlan
-from harness.trace.steps import Disk, Fault, Heal
+from harness.trace.faults import FaultPlan, Op
+from harness.trace.steps import AnyStep, Disk, Fault, Heal
 from harness.twin import explore
 from harness.twin.profile import PROFILES, named
 
 NEVER = 1 << 31
-OPS = ("read", "write", "flush", "discard")
+OPS: tuple[Op, ...] = ("read", "write", "flush", "discard")
 FAULTY = [entry for entry in catalogue().values() if "faults" in entry.theme]
 FAULTS = st.lists(st.tuples(st.sampled_from(OPS), st.integers(0, 20), st.integers(1, 20),
                             st.integers(1, 6), st.integers(0, 3)), max_size=3)
@@ -25,7 +25,7 @@ def test_a_plan_that_never_fires_changes_nothing(entry, data):
     trace = entry.trace()
     # Faults of the scenario itself stay; others are added that count and never strike.
     plain = [step for step in trace.steps if not isinstance(step, Heal)]
-    planned = []
+    planned: list[AnyStep] = []
     for step in plain:
         planned.append(step)
         if isinstance(step, Disk) and step.can_fail:

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.trace.steps import Create, Disk, Load, Resume, TargetLine, Write
+from harness.trace.steps import AnyStep, Create, Disk, Load, Resume, TargetLine, Write
 from harness.twin.backend import TwinBackend
 from harness.twin.bio import WRITE, Bio, BlockDevice
 from harness.twin.exceptions.table import ExceptionTable, Order, table_slots
@@ -129,7 +129,8 @@ def test_the_store_lists_exceptions_in_the_order_of_allocation(
         writes: list[tuple[int, int]], chunk: int) -> None:
     backend = TwinBackend(named("6.12"))
     backend.begin(1)
-    steps = [Disk(name="base", sectors=260), Disk(name="cow", sectors=1024), Create(name="s"),
+    steps: list[AnyStep] = [
+             Disk(name="base", sectors=260), Disk(name="cow", sectors=1024), Create(name="s"),
              Load(name="s", table=(TargetLine(0, 260, "snapshot", f"{{base}} {{cow}} P {chunk}"),)),
              Resume(name="s"),
              *(Write(device="s", sector=sector, sectors=count) for sector, count in writes)]

@@ -37,6 +37,7 @@ with JournalWriter(results / "journal.jsonl") as journal:
         kind = scenario.name.partition("-")[0]
         if scenario.name.endswith("once") and not first_time(scenario.name):
             kind = "ok"
+        assert scenario.seed is not None
         journal.write(Begin(scenario.name, scenario.seed))
         if kind == "waits":
             signal.pause()

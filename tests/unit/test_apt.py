@@ -166,19 +166,25 @@ KERNEL_FILES = {
 
 @pytest.fixture
 def fetch(tmp_path, fake):
-    def fetch(files=KERNEL_FILES, **options):
-        if not (fake.here / "package.deb").exists():
-            build_deb(fake, files)
-        into, work = tmp_path / "into", tmp_path / "work"
-        for directory in (into, work):
-            shutil.rmtree(directory, ignore_errors=True)
-            directory.mkdir()
-        fetch.into, fetch.lines = into, []
-        return apt.fetch_kernel(suite="sid", package="user-mode-linux", into=into,
-                                home=tmp_path / "home", work=work, progress=fetch.lines.append,
-                                **options)
+    class Fetch:
+        """A fetch; afterwards, where to, and what was told of it."""
 
-    return fetch
+        into = tmp_path / "into"
+        lines: list[str]
+
+        def __call__(self, files=KERNEL_FILES, **options):
+            if not (fake.here / "package.deb").exists():
+                build_deb(fake, files)
+            work = tmp_path / "work"
+            for directory in (self.into, work):
+                shutil.rmtree(directory, ignore_errors=True)
+                directory.mkdir()
+            self.lines = []
+            return apt.fetch_kernel(suite="sid", package="user-mode-linux", into=self.into,
+                                    home=tmp_path / "home", work=work,
+                                    progress=self.lines.append, **options)
+
+    return Fetch()
 
 
 def test_a_kernel_is_laid_out_and_described(fetch):
@@ -336,7 +342,7 @@ def test_a_machine_without_a_debian_mirror_is_told_how_to_name_one(fake):
 
 
 def test_what_is_missing_is_named_with_the_command(monkeypatch, tmp_path):
-    monkeypatch.setattr(apt.shutil, "which", lambda *_args, **_rest: None)
+    monkeypatch.setattr(shutil, "which", lambda *_args, **_rest: None)
     with pytest.raises(ProvisioningError, match=r"dpkg-deb is missing .* apt-get install dpkg"):
         apt.fetch_kernel(suite="sid", package="x", into=tmp_path, home=tmp_path, work=tmp_path,
                          progress=print)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from harness.errors import ProvisioningError
 from harness.guest import fallback
@@ -33,19 +34,26 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         look()
         yield Figure("two", "two", {"seconds": 2.5})
         look()
-        if measured.stop:
-            raise measured.stop
+        if measuring.stop:
+            raise measuring.stop
 
-    def measured(*words: str) -> tuple[int, list[str | dict[str, object]]]:
-        status = bench.main([*words, "--output", str(file)])
-        look()
-        return status, seen
+    class Measured:
+        """A measurement that may be stopped; its status, and what its file held at each figure."""
 
-    measured.stop, measured.file = None, file  # type: ignore[attr-defined]
+        def __init__(self) -> None:
+            self.stop: BaseException | None = None
+            self.file = file
+
+        def __call__(self, *words: str) -> tuple[int, list[str | dict[str, object]]]:
+            status = bench.main([*words, "--output", str(file)])
+            look()
+            return status, seen
+
+    measuring = Measured()
     monkeypatch.setattr(bench, "_all", everything)
     monkeypatch.setattr(provision, "fetch", lambda name, **_: Kernel(name, tmp_path, tmp_path))
     monkeypatch.setattr(fallback, "prove", lambda *_, **__: "boots")
-    return measured
+    return measuring
 
 
 def test_figures_are_written_as_they_come(measured, capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,7 +98,7 @@ def test_what_cannot_be_measured_is_told_first(words: list[str], says: str,
     monkeypatch.setattr(provision, "fetch", lambda *_, **__: pytest.fail("fetched"))
     monkeypatch.setattr("harness.guest.qemu.check_installed", missing)
     try:
-        status = bench.main(words)
+        status: object = bench.main(words)
     except SystemExit as ended:
         status = ended.code
     assert status == 2
@@ -98,7 +106,7 @@ def test_what_cannot_be_measured_is_told_first(words: list[str], says: str,
 
 
 def test_every_figure_is_a_number_with_its_unit() -> None:
-    shown = bench._Shown(bench.Console(quiet=True))
+    shown = bench._Shown(Console(quiet=True))
     figures = list(bench.bench_exceptions([100, 200], shown))
     assert [figure.name for figure in figures] == [f"exceptions, {kind}" for kind in bench.KINDS]
     for figure in figures:

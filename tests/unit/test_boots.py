@@ -115,7 +115,7 @@ def test_a_host_is_its_boot_its_processor_and_what_it_allows(monkeypatch):
 
 @pytest.mark.usefixtures("object_of_ours")
 def test_what_dies_of_it_is_cured_and_only_that(kernel, cache):
-    lines = []
+    lines: list[str] = []
     asked = Boots(DIES, WORKS)
     proof = proven(kernel, asked, progress=lines.append)
     assert asked.programs == [kernel.program, cache / "boots/uml-6/cured/linux"]
@@ -214,7 +214,7 @@ class Machine:
         monkeypatch.setattr(catalogue, "installed", lambda: [self.kernel(name) for name in cached])
         monkeypatch.setattr(provision, "fetch", self.fetch)
         monkeypatch.setattr(fallback, "prove", self.prove)
-        monkeypatch.setattr(fallback.qemu, "installed", lambda: qemu)
+        monkeypatch.setattr("harness.guest.qemu.installed", lambda: qemu)
 
     def kernel(self, name):
         return Kernel(name, Path(name), Path(name))
@@ -246,7 +246,7 @@ def test_the_default_where_it_boots(monkeypatch):
 ])
 def test_the_best_that_boots_takes_its_place(monkeypatch, cached, boot, qemu, tried):
     machine = Machine(monkeypatch, cached=["uml-6.12", *cached], boot=boot, qemu=qemu)
-    lines = []
+    lines: list[str] = []
     kernel = fallback.best(lines.append)
     assert machine.tried == tried
     assert kernel.name == tried[-1]

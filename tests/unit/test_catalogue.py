@@ -34,22 +34,27 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache/dmsnap/kernels"
 
 
+class Fetches(list[Path]):
+    """What was fetched, by the home of each fetch, and the checksum of what a suite holds."""
+
+    holds = ""
+
+
 @pytest.fixture
 def fetches(monkeypatch):
     """A fetch without a network; returns the list of what was fetched."""
-    done = []
+    done = Fetches()
 
     def fetch_kernel(*, suite, package, into, home, work, progress, unless):
         assert work.is_dir()
         progress(f"fetching {package} of {suite}")
-        if unless and fetch_kernel.holds == unless:
+        if unless and done.holds == unless:
             return None
         lay_out(into)
         done.append(home)
         return Fetched(version=f"6.99um{len(done)}", release="6.99.1", sha256="ab" * 32,
                        libc_version="2.99", expired=suite == "sid")
 
-    fetch_kernel.holds = ""
     monkeypatch.setattr(apt, "fetch_kernel", fetch_kernel)
     return done
 
@@ -85,7 +90,7 @@ def test_a_kernel_that_is_not_cached_says_what_to_type():
 
 
 def test_fetch_records_what_came_and_is_done_once(cache, fetches):
-    lines = []
+    lines: list[str] = []
     kernel = provision.fetch("uml-7.2", progress=lines.append)
     assert kernel == provision.fetch("uml-7.2") == catalogue.get("uml-7.2")
     assert catalogue.installed() == [kernel]
@@ -116,8 +121,9 @@ def test_refresh_replaces_a_kernel(cache, fetches):
 
 def test_a_refresh_of_what_is_todays_fetches_nothing(fetches):
     first = provision.fetch("uml-7.2")
-    apt.fetch_kernel.holds = first.record.package_sha256
-    lines = []
+    assert first.record is not None
+    fetches.holds = first.record.package_sha256
+    lines: list[str] = []
     assert provision.fetch("uml-7.2", refresh=True, progress=lines.append) == first
     assert len(fetches) == 1
     assert lines[-1] == "what is cached is what sid holds today"
@@ -130,7 +136,7 @@ def test_a_refresh_of_what_is_todays_fetches_nothing(fetches):
 def test_room_is_asked_for_once_for_all(monkeypatch, fetches):
     entries = [catalogue.entry_of(name) for name in ("uml-6.1", "uml-7.2", "uml-6.1")]
     free = 600 << 20
-    monkeypatch.setattr(catalogue.os, "statvfs", lambda _: SimpleNamespace(
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(
         f_bavail=free, f_frsize=1))
     catalogue.check_room(entries[:1])
     with pytest.raises(ProvisioningError, match=r"^uml-6.1, uml-7.2 needs 700 MiB .* 600 MiB"):
@@ -187,13 +193,14 @@ provision.fetch("uml-6.12")
 def test_what_a_killed_fetch_left_is_no_kernel_and_is_cleaned_up(cache, fetches):
     with subprocess.Popen([sys.executable, "-c", KILLED, Path(__file__).parent],
                           stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
         assert process.stdout.readline() == "half\n"
         process.send_signal(signal.SIGKILL)
     parts = list(cache.glob(".uml-6.12.part-*"))
     assert len(parts) == 1
     assert (parts[0] / "kernel/linux").exists()
     assert catalogue.find("uml-6.12") is None
-    lines = []
+    lines: list[str] = []
     assert provision.fetch("uml-6.12", progress=lines.append).release == "6.99.1"
     assert "cut short" in lines[0]
     assert list(cache.glob(".uml-6.12.part-*")) == []
@@ -253,7 +260,9 @@ def test_a_damaged_kernel_is_none_and_is_fetched_again(cache, damage):
     provision.fetch("uml-6.12")
     damage(cache / "uml-6.12")
     assert catalogue.find("uml-6.12") is None
-    assert provision.fetch("uml-6.12").record.version == "6.99um2"
+    record = provision.fetch("uml-6.12").record
+    assert record is not None
+    assert record.version == "6.99um2"
 
 
 def test_a_cache_that_is_not_absolute_is_ignored(monkeypatch, tmp_path):

@@ -6,14 +6,17 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
 from harness.campaign.run import IN_REPORT
 from harness.cli.main import main
 from harness.cli.options import EXIT_CANNOT, EXIT_DIFFERS
+from harness.compare.diff import Verdict
 from harness.errors import CannotBoot, ProvisioningError
 from harness.guest import catalogue, fallback
+from harness.guest.catalogue import Kernel
 from harness.guest.choice import chosen_kernels
 from harness.guest.fetch import provision
 from harness.scenarios.registry import choose
@@ -253,19 +256,23 @@ def test_kernels_lists_the_catalogue(dmsnap, tmp_path: Path) -> None:
     assert text.endswith(f"cache: {tmp_path / 'cache'}/dmsnap/kernels\n")
 
 
+def kernel(name: str) -> Kernel:
+    return Kernel(name, Path("linux"), Path("modules"))
+
+
 def test_a_kernel_named_twice_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(provision, "fetch", lambda name, **_: name)
+    monkeypatch.setattr(provision, "fetch", lambda name, **_: kernel(name))
     assert chosen_kernels(["uml-7.2", "uml-6.1", "uml-7.2"], None, progress=print) == (
-        "uml-7.2", "uml-6.1")
+        kernel("uml-7.2"), kernel("uml-6.1"))
 
 
 def test_where_none_is_named_it_is_the_best_that_boots(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(provision, "fetch", lambda name, **_: name)
-    monkeypatch.setattr(fallback, "best", lambda _progress: "the best")
-    assert chosen_kernels([], None, progress=print) == ("the best",)
+    monkeypatch.setattr(provision, "fetch", lambda name, **_: kernel(name))
+    monkeypatch.setattr(fallback, "best", lambda _progress: kernel("the best"))
+    assert chosen_kernels([], None, progress=print) == (kernel("the best"),)
     # What was named is taken, whether or not it boots.
     assert chosen_kernels([catalogue.default()], None, progress=print) == (
-        catalogue.default(),)
+        kernel(catalogue.default()),)
 
 
 def test_fetch_boots_what_it_brings(dmsnap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -349,7 +356,7 @@ def test_the_exit_status_says_whether_all_are_the_same(dmsnap, tmp_path: Path, v
     def execute(plan, reporter, finished):
         assert not finished
         seen["plan"] = plan
-        report = traces.msgspec.json.decode(json.dumps({
+        report = msgspec.json.decode(json.dumps({
             "dmsnap-results": 1, "results": [
                 {"scenario": trace.header.scenario, "kernel": plan.kernels[0].name,
                  "verdict": verdict} for trace in plan.traces]}), type=RunReport)
@@ -501,7 +508,7 @@ def test_a_run_on_github_adds_its_summary(dmsnap, tmp_path: Path,
                                           monkeypatch: pytest.MonkeyPatch) -> None:
     def execute(plan, reporter, _finished):
         report = RunReport(results=tuple(model.Result(
-            scenario=trace.header.scenario, kernel="k", verdict=model.Verdict.SAME)
+            scenario=trace.header.scenario, kernel="k", verdict=Verdict.SAME)
             for trace in plan.traces))
         reporter.end(report)
         return report

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -162,7 +163,7 @@ def test_what_a_build_needs_is_asked_for_first(tmp_path, monkeypatch, there, say
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(noinline, "require", lambda name, cure: (tmp_path / name).exists() or (
         lacking(name, cure)))
-    monkeypatch.setattr(catalogue.os, "statvfs", lambda _: SimpleNamespace(
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(
         f_bavail=1, f_frsize=1))
     for name in there:
         (tmp_path / name).touch()

@@ -106,6 +106,7 @@ def test_fragments_of_the_change_log_are_ones_that_towncrier_reads() -> None:
 
 def test_releases_in_the_change_log_are_dated_and_the_newest_is_this_one() -> None:
     heads = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
-    releases = [re.fullmatch(r"\[(\d+\.\d+\.\d+)\] - \d{4}-\d\d-\d\d", head) for head in heads]
-    assert all(releases), heads
-    assert releases[0][1] == PROJECT["project"]["version"] == __version__
+    releases = [found[1] for head in heads if (found := re.fullmatch(
+        r"\[(\d+\.\d+\.\d+)\] - \d{4}-\d\d-\d\d", head))]
+    assert len(releases) == len(heads), heads
+    assert releases[0] == PROJECT["project"]["version"] == __version__

@@ -182,6 +182,7 @@ class Cable:
 
     def give_up(self, number):
         assert number == 7
+        assert self.client is not None
         self.client.shutdown(socket.SHUT_RDWR)
 
 

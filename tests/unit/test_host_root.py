@@ -2,13 +2,14 @@
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from harness.errors import ProvisioningError
 from harness.guest import host_root
-from harness.guest.catalogue import Kernel
+from harness.guest.catalogue import Kernel, vm_file
 from harness.guest.host_root import check_seen, private_dir, write_init
 
 MOUNT = {"TYPE": "9p", "SOURCE": "results", "OPTIONS": "trans=virtio,cache=none"}
@@ -33,7 +34,7 @@ def test_any_path_reaches_the_guest(kernel, tmp_path):
 
 
 def test_init_mounts_what_its_file_says():
-    init = host_root.vm_file("init").read_text()
+    init = vm_file("init").read_text()
     for name in MOUNT:
         assert f'"$RESULTS_{name}"' in init
 
@@ -47,9 +48,13 @@ def test_paths_that_the_guest_cannot_see_are_refused(kernel, hidden):
 def test_a_place_for_the_private_directory_is_short(monkeypatch):
     monkeypatch.setattr(host_root, "_SOCKET_PATH_MAX", 3)
     made = []
-    real = host_root.tempfile.mkdtemp
-    monkeypatch.setattr(host_root.tempfile, "mkdtemp",
-                        lambda **named: made.append(real(**named)) or made[-1])
+    real = tempfile.mkdtemp
+
+    def mkdtemp(**named):
+        made.append(real(**named))
+        return made[-1]
+
+    monkeypatch.setattr(tempfile, "mkdtemp", mkdtemp)
     with pytest.raises(ProvisioningError, match="at most 3 bytes"):
         private_dir()
     assert made

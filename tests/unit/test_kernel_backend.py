@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -18,7 +19,8 @@ from harness.errors import (
 )
 from harness.kernel import agent, backend, blockio, machine, modules, removal, session
 from harness.kernel.disks import disks
-from harness.kernel.drivers.driver import Info, Line
+from harness.kernel.drivers.driver import Driver, Info, Line
+from harness.kernel.kmsg import KernelLog
 from harness.trace import observations, steps
 from harness.trace.observations import Observation
 from harness.trace.steps import TargetLine
@@ -66,37 +68,41 @@ class Straw:
         self.suspended.discard(name)
 
 
+def removed(straw, names):
+    return removal.remove_all(cast("Driver", straw), names)
+
+
 def test_devices_go_away_users_first():
     straw = Straw({"base": [], "top": ["base"], "middle": ["base"], "roof": ["top", "middle"]})
-    assert removal.remove_all(straw, ["base", "top", "middle", "roof"]) == []
+    assert removed(straw, ["base", "top", "middle", "roof"]) == []
     assert not straw.uses
 
 
 def test_suspended_devices_below_others_are_woken_first():
     straw = Straw({"base": [], "top": ["base"]}, suspended=["base", "top"])
-    assert removal.remove_all(straw, ["base", "top"]) == []
+    assert removed(straw, ["base", "top"]) == []
     assert straw.calls[:2] == ["clear base", "resume base"]
     assert "resume top" not in straw.calls
 
 
 def test_devices_that_hold_each_other_get_a_table_of_errors():
     straw = Straw({"a": ["b"], "b": ["a"]})
-    assert removal.remove_all(straw, ["a", "b"]) == []
+    assert removed(straw, ["a", "b"]) == []
     assert "load a error" in straw.calls
 
 
 def test_what_will_not_go_away_is_named(monkeypatch):
     monkeypatch.setattr(removal, "_PATIENCE_S", 0.05)
     straw = Straw({"a": [], "b": []}, stuck=["a"])
-    (left,) = removal.remove_all(straw, ["a", "b"])
+    (left,) = removed(straw, ["a", "b"])
     assert left.startswith("a (open 1")
 
 
 def test_foreign_devices_are_not_touched():
     straw = Straw({"a": []})
     foreign = Info("a", "LVM-x", "254:0", 0, 0, False, False, "", "", None)
-    straw.survey = lambda _: {"a": foreign}
-    assert removal.remove_all(straw, ["a"]) == []
+    straw.survey = lambda _: {"a": foreign}  # type: ignore[method-assign]  # just this once
+    assert removed(straw, ["a"]) == []
     assert straw.calls == []
 
 
@@ -272,7 +278,8 @@ def test_a_table_needs_a_target_that_this_kernel_has(tmp_path, monkeypatch, kind
 
     monkeypatch.setattr(backend, "Disks", lambda *_: Silent())
     driver = Loader()
-    kernel = backend.KernelBackend(driver, tmp_path, log=Silent(), events=Silent(),
+    kernel = backend.KernelBackend(cast("Driver", driver), tmp_path,
+                                   log=cast("KernelLog", Silent()), events=Silent(),
                                    targets={"linear": "1.4.0"})
     step = steps.Load(name="d", table=(TargetLine(0, 8, "linear", ""), TargetLine(8, 8, kind, "")))
     if refused:

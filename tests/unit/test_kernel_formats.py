@@ -167,8 +167,8 @@ def test_which_lines_count(facility, text, wanted):
 
 
 def test_lost_records_leave_a_line():
-    replies = [b"3,1,1,-;one", OSError(errno.EPIPE, "Broken pipe"), b"3,9,1,-;nine",
-               BlockingIOError()]
+    replies: list[bytes | OSError] = [
+        b"3,1,1,-;one", OSError(errno.EPIPE, "Broken pipe"), b"3,9,1,-;nine", BlockingIOError()]
 
     def read():
         reply = replies.pop(0)

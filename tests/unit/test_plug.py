@@ -1,6 +1,7 @@
 """Plugs: when what a task has gathered is sent, and in which order."""
 
 from collections.abc import Iterable
+from functools import partial
 
 import msgspec
 import pytest
@@ -29,9 +30,13 @@ class Task:
         self.plug = Plug(self.clock, reverses=reverses)
         self.sent: list[str] = []
 
+    def gather(self) -> None:
+        """What it sends from now on is gathered."""
+        self.clock.plug = self.plug
+
     def begin(self, *requests: str) -> None:
         for request in requests:
-            self.plug.add(request[0], lambda request=request: self.sent.append(request))
+            self.plug.add(request[0], partial(self.sent.append, request))
 
 
 @pytest.mark.parametrize(("reverses", "answers", "sent"), [
@@ -72,10 +77,11 @@ def test_a_full_plug_is_emptied_before_the_next_request(disks: str) -> None:
 @pytest.mark.parametrize(("answers", "sent"), [({}, "a1 a2 x"), ({0: 1}, "x a1 a2")])
 def test_who_sleeps_sends_in_order_and_perhaps_late(answers: dict[int, int], sent: str) -> None:
     task = Task(reverses=True, answers=answers)
-    task.clock.plug = task.plug
+    task.gather()
     task.begin("a1", "a2")
     with task.clock.another_task():
-        assert task.clock.plug is None
+        meanwhile = task.clock.plug
+        assert meanwhile is None
         task.sent.append("x")
     assert task.clock.plug is task.plug
     task.clock.run_until_idle()

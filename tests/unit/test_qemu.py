@@ -27,7 +27,8 @@ BUSYBOX = shutil.which("busybox")
 
 def members(archive):
     """Name → (mode, data) of a newc archive, read by the letter of its documentation."""
-    found, at = {}, 0
+    found: dict[str, tuple[int, bytes]] = {}
+    at = 0
     while True:
         assert archive[at:at + 6] == b"070701"
         fields = [int(archive[at + 6 + 8 * i:at + 14 + 8 * i], 16) for i in range(13)]
@@ -51,6 +52,7 @@ def test_an_archive_is_what_its_format_says():
 @pytest.mark.skipif(BUSYBOX is None, reason="busybox is not installed: no second reader")
 def test_another_program_reads_the_archive(tmp_path):
     archive = cpio([("d", 0o40755, b""), ("d/x", 0o100755, b"#!/bin/sh\n"), ("e", 0o100644, b"")])
+    assert BUSYBOX is not None
     subprocess.run([BUSYBOX, "cpio", "-id"], input=archive, cwd=tmp_path, check=True, timeout=20)
     assert (tmp_path / "d/x").read_bytes() == b"#!/bin/sh\n"
     assert os.access(tmp_path / "d/x", os.X_OK)
@@ -119,7 +121,7 @@ def test_a_module_that_cannot_be_read_is_named(tmp_path):
 
 
 def test_zstd_is_asked_for_where_it_is_needed(tmp_path, monkeypatch):
-    monkeypatch.setattr(initramfs.shutil, "which", lambda _name: None)
+    monkeypatch.setattr(shutil, "which", lambda _name: None)
     (tmp_path / "9p.ko.zst").touch()
     with pytest.raises(ProvisioningError, match="sudo apt-get install -y zstd"):
         decompressed(tmp_path / "9p.ko.zst")
@@ -263,7 +265,7 @@ def test_the_guest_knows_that_it_is_one(guest, tmp_path):
 
 
 def test_without_qemu_one_line_says_what_to_type(tmp_path, monkeypatch):
-    monkeypatch.setattr(qemu.shutil, "which", lambda _name: None)
+    monkeypatch.setattr(shutil, "which", lambda _name: None)
     guest = QemuGuest(Kernel("k", tmp_path, tmp_path, guest="qemu"), python=tmp_path)
     with pytest.raises(ProvisioningError, match=(
             r"qemu-system-x86_64 is missing .*sudo apt-get install -y qemu-system-x86 "
@@ -272,7 +274,7 @@ def test_without_qemu_one_line_says_what_to_type(tmp_path, monkeypatch):
 
 
 def test_memory_that_is_not_there_is_told(guest, tmp_path, monkeypatch):
-    monkeypatch.setattr(qemu.initramfs, "busybox", lambda: tmp_path)
+    monkeypatch.setattr(initramfs, "busybox", lambda: tmp_path)
     monkeypatch.setattr(qemu, "_available_mib", lambda: 900)
     with pytest.raises(ProvisioningError, match=r"2 QEMU guests take 984 MiB .* fewer guests"):
         guest.check(2, tmp_path)
@@ -365,6 +367,7 @@ def test_a_kernel_from_packages_is_laid_out(tmp_path, tree, monkeypatch, layout)
     (tmp_path / "into").mkdir()
     got = image.fetch_image(suite="s", package="linux-image-amd64", into=tmp_path / "into",
                             work=tmp_path, progress=lambda _line: None)
+    assert got is not None
     assert (got.version, got.release) == ("version of linux-image-6.99-amd64", "6.99-amd64")
     assert (tmp_path / "into/linux").read_bytes() == b"image"
     assert (tmp_path / "into/modules/6.99-amd64/kernel/drivers/md/dm-snapshot.ko").is_file()

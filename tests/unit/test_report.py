@@ -1,5 +1,6 @@
 """Reports: what is written can be read back, by the rules of those who read it."""
 
+import os
 import re
 from io import StringIO
 from pathlib import Path
@@ -329,7 +330,7 @@ def test_no_report_is_left_half_written(tmp_path: Path, monkeypatch: pytest.Monk
         raise OSError(28, "No space left on device")
 
     target.write_text("old")
-    monkeypatch.setattr(files.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         files.write_whole(target, b"new")
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("results.json", "old")]

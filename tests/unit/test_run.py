@@ -10,9 +10,10 @@ import os
 import re
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -28,6 +29,7 @@ from harness.guest.catalogue import Kernel
 from harness.guest.events import Loss, Outcome
 from harness.guest.process import KeptProcess
 from harness.guest.recording import NOT_STARTED, recorded
+from harness.guest.supervise import Supervisor
 from harness.report.junit import JunitReporter
 from harness.report.ktap import KtapReporter
 from harness.report.ledger import Ledger
@@ -311,7 +313,7 @@ class Recorder:
         self.doing: list[tuple[str, str]] = []
         self.results: list[Result] = []
 
-    def begin(self, kernels: list[str], total: int) -> None:
+    def begin(self, kernels: Sequence[str], total: int) -> None:
         self.calls.append(f"begin {' '.join(kernels)} {total}")
 
     def progress(self, guest: str, doing: str) -> None:
@@ -348,10 +350,10 @@ class Programs:
 
 @pytest.fixture
 def programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = run.Supervisor
+    original = Supervisor
 
-    def supervisor(kernel: Kernel, **options: object) -> object:
-        return original(kernel, **{**options, "launcher": Programs()})  # type: ignore[arg-type]
+    def supervisor(kernel: Kernel, **options: Any) -> Supervisor:
+        return original(kernel, **{**options, "launcher": Programs()})
 
     monkeypatch.setattr(run, "Supervisor", supervisor)
 
@@ -561,7 +563,7 @@ def test_the_first_result_is_the_end_of_the_last_report(
     there: list[set[str]] = []
 
     class Looking(Recorder):
-        def begin(self, kernels: list[str], total: int) -> None:  # noqa: ARG002
+        def begin(self, kernels: Sequence[str], total: int) -> None:  # noqa: ARG002
             there.append(set(files_in(tmp_path)))
 
         def result(self, result: Result) -> None:  # noqa: ARG002

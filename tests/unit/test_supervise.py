@@ -17,6 +17,7 @@ from harness.errors import BadScenario, ProvisioningError
 from harness.guest import supervise
 from harness.guest.catalogue import Kernel
 from harness.guest.events import (
+    Event,
     GuestReady,
     GuestStarted,
     GuestWasLost,
@@ -76,22 +77,27 @@ def launcher():
 
 @pytest.fixture
 def run(tmp_path, launcher):
-    def run(*scenarios, guests=1, boot="ok", on_event=None, **options):
-        supervisor = Supervisor(
-            KERNEL, guests=guests, results=tmp_path / "results", python=Path(sys.executable),
-            job=lambda names: json.dumps({"scenarios": names, "boot": boot}).encode(),
-            launcher=launcher, **{"step_limit_s": 20, "boot_limit_s": 20, **options})
-        run.supervisor = supervisor
-        run.events = []
+    class Run:
+        """A run; afterwards, who supervised it, and the events of it."""
 
-        def note(event):
-            run.events.append(event)
-            if on_event is not None:
-                on_event(event)
+        supervisor: Supervisor
+        events: list[Event]
 
-        return supervisor.run(scenarios, note)
+        def __call__(self, *scenarios, guests=1, boot="ok", on_event=None, **options):
+            self.supervisor = Supervisor(
+                KERNEL, guests=guests, results=tmp_path / "results", python=Path(sys.executable),
+                job=lambda names: json.dumps({"scenarios": names, "boot": boot}).encode(),
+                launcher=launcher, **{"step_limit_s": 20, "boot_limit_s": 20, **options})
+            self.events = []
 
-    return run
+            def note(event):
+                self.events.append(event)
+                if on_event is not None:
+                    on_event(event)
+
+            return self.supervisor.run(scenarios, note)
+
+    return Run()
 
 
 def ended(events):
@@ -413,6 +419,7 @@ def test_a_family_ends_when_dmsnap_is_killed(tmp_path):
     with subprocess.Popen([sys.executable, "-c", PARENT, tmp_path, FAMILY + "signal.pause()"],
                           stdout=subprocess.PIPE, text=True,
                           env={**os.environ, name: value}) as parent:
+        assert parent.stdout is not None
         keeper = os.pidfd_open(int(parent.stdout.readline()))
         wait_until_up(tmp_path)
         parent.kill()

@@ -1,5 +1,7 @@
 """Keeping udev away from our devices, where it runs."""
 
+import subprocess
+
 from harness.kernel import udev
 
 
@@ -15,7 +17,7 @@ def test_udev_has_a_rule_for_our_devices_for_a_while(tmp_path, monkeypatch):
     (tmp_path / "control").touch()
     monkeypatch.setattr(udev, "_CONTROL", tmp_path / "control")
     monkeypatch.setattr(udev, "_RULES", tmp_path / "rules.d/55-dmsnap.rules")
-    monkeypatch.setattr(udev.subprocess, "run", lambda argv, **_: asked.append(argv[1:]))
+    monkeypatch.setattr(subprocess, "run", lambda argv, **_: asked.append(argv[1:]))
     with udev.kept_away():
         rule = (tmp_path / "rules.d/55-dmsnap.rules").read_text()
         assert 'ENV{DM_UUID}=="DMSNAP-*", SYMLINK="", ' in rule

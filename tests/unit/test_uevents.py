@@ -23,9 +23,17 @@ class Source:
     def drain(self):
         return self.rounds.pop(0) if self.rounds else []
 
+    def finish(self, names):
+        """Nothing is kept."""
+
+    def close(self):
+        """Nothing is open."""
+
 
 def test_a_message_of_the_kernel():
-    action, properties = parse(CHANGE)
+    message = parse(CHANGE)
+    assert message is not None
+    action, properties = message
     assert action == "change"
     assert properties["DM_NAME"] == "snap"
     assert properties["DM_COOKIE"] == ""
@@ -148,10 +156,11 @@ def test_names_are_those_of_one_scenario():
 def test_what_comes_while_the_witnesses_are_asked_is_no_disagreement():
     kernel, udevd = Source(), Source()
 
-    class Asked:
+    class Asked(Source):
         """One of them; an event comes when the first one has answered."""
 
         def __init__(self, source):
+            super().__init__()
             self.source = source
 
         def drain(self):

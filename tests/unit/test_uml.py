@@ -1,12 +1,12 @@
 """What surrounds a User-mode Linux guest: where its memory and its files may lie."""
 
+import mmap
 import sys
 from pathlib import Path
 
 import pytest
 
 from harness.errors import ProvisioningError
-from harness.guest import uml
 from harness.guest.catalogue import Kernel
 from harness.guest.uml import UmlGuest, memory_dir
 
@@ -26,14 +26,14 @@ def test_each_unfit_directory_is_named_with_its_reason(tmp_path, monkeypatch):
     full.mkdir()
     noexec.mkdir()
     # mmap refuses like this on a noexec mount: no file name in the error.
-    real = uml.mmap.mmap
+    real = mmap.mmap
 
-    def mmap(*args, **named):
+    def mapped(*args, **named):
         if (noexec / "armed").exists():
             raise PermissionError(1, "Operation not permitted")
         return real(*args, **named)
 
-    monkeypatch.setattr(uml.mmap, "mmap", mmap)
+    monkeypatch.setattr(mmap, "mmap", mapped)
     with pytest.raises(ProvisioningError, match=r"\d+ MiB free.*nothing: No such file") as caught:
         memory_dir(1 << 40, [full, tmp_path / "nothing"])
     assert "run fewer guests (-j)" in str(caught.value)
