@@ -47,7 +47,7 @@ record: setup ## run the catalogue on three kernels, and keep what they answered
 coverage-twin: record ## branch coverage of twin and store by the catalogue alone, no test counted
 	@$(BIN)/python tests/mutation/coverage_twin.py $(ARGS)
 
-mutants: record ## change the twin in 320 places, one at a time: recorded kernels must notice
+mutants: record ## change the twin in many places, one at a time: recorded kernels must notice
 	-@$(BIN)/python tests/mutation/coverage_twin.py >/dev/null
 	@$(BIN)/python tests/mutation/mutants.py --page $(ARGS)
 
@@ -60,7 +60,7 @@ flakes: setup ## verdicts that change: the catalogue 60 times on guests that are
 changelog: venv ## show what the next release will say of its changes
 	@$(BIN)/towncrier build --draft --version next
 
-pages: venv ## make anew what pages say of the code: the modules of each room
+pages: venv ## make anew what pages say of the code: modules of each room, figures
 	@$(BIN)/python -m tests.pages
 
 wheels: venv ## fetch the Python packages that a guest without a network needs (Debian 12)

@@ -81,10 +81,6 @@ class GuestLost(DmsnapError):
     """A guest panicked, was killed or vanished while it worked."""
 
 
-class GuestTimeout(GuestLost):
-    """A guest made no progress within its time limit."""
-
-
 class MalformedStore(DmsnapError):
     """Bytes that are not an exception store.
 

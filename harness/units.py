@@ -39,6 +39,11 @@ def sectors_of_bytes(length_bytes: int) -> Sector:
     return Sector(length_bytes >> SECTOR_SHIFT)
 
 
+def sector_of_byte(byte: int) -> Sector:
+    """The sector that holds ``byte``; of a length, how many sectors are whole."""
+    return Sector(byte >> SECTOR_SHIFT)
+
+
 def chunk_of_sector(sector: int, chunk_sectors: int) -> Chunk:
     """The chunk that holds ``sector`` (kernel: ``sector_to_chunk``)."""
     return Chunk(sector // chunk_sectors)

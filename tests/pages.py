@@ -1,7 +1,8 @@
-"""What pages say of the code and that follows from it (``make pages``): the modules of each room.
+"""What pages say of the code and that follows from it (``make pages``): modules and figures.
 
-A page holds the marks ``<!-- modules -->`` and ``<!-- end of modules -->``; what is between them is
-made anew.  A test sees that nothing is out of date.
+What is between ``<!-- modules -->`` and ``<!-- end of modules -->`` is made anew: the modules of
+each room.  So is what is between ``<!-- figure: NAME -->`` and ``<!-- end of figure -->``.  A test
+sees that nothing is out of date.
 """
 
 import ast
@@ -12,6 +13,8 @@ ROOT = Path(__file__).parents[1]
 ARCHITECTURE = ROOT / "docs" / "ARCHITECTURE.md"
 ROOMS = ("cli", "measure", "lvm", "campaign", "report", "verdict", "promises", "compare",
          "scenarios", "twin", "kernel", "guest", "wire", "trace", "store", "")
+WITH_FIGURES = (ROOT / "README.md", ROOT / "docs" / "FIDELITY.md")
+_FIGURE = re.compile(r"<!-- figure: (?P<name>[a-z]+) -->[^<]*<!-- end of figure -->")
 _BETWEEN = re.compile(r"(?<=<!-- modules -->\n).*?(?=<!-- end of modules -->)", re.DOTALL)
 
 
@@ -40,5 +43,20 @@ def architecture(text: str) -> str:
     return _BETWEEN.sub(lambda _match: modules(), text)
 
 
+def figures(text: str) -> str:
+    """A page with its figures as they should be.
+
+    Raises:
+        KeyError: there is no figure of that name.
+    """
+    from harness.scenarios.registry import choose
+
+    known = {"scenarios": len(choose(()))}
+    return _FIGURE.sub(lambda match: (
+        f"<!-- figure: {match['name']} -->{known[match['name']]}<!-- end of figure -->"), text)
+
+
 if __name__ == "__main__":
+    for page in WITH_FIGURES:
+        page.write_text(figures(page.read_text()))
     ARCHITECTURE.write_text(architecture(ARCHITECTURE.read_text()))

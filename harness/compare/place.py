@@ -19,7 +19,13 @@ from harness.store.layout import SNAP_MAGIC, DiskHeader, area_chunk, entries_per
 from harness.trace import pattern, rules
 from harness.trace.observations import Raw, Run, Runs, Stamped, Unreadable, Zeros
 from harness.trace.steps import REFERENCE
-from harness.units import SECTOR_BYTES, SECTOR_SHIFT
+from harness.units import (
+    SECTOR_BYTES,
+    bytes_of_sectors,
+    chunk_of_sector,
+    sector_of_byte,
+    sector_of_chunk,
+)
 
 SIDES: Final = ("kernel", "twin")
 """What left and right are called where nobody says otherwise."""
@@ -147,7 +153,7 @@ def locate(seed: int, geometry: Geometry, name: str, left: Runs, right: Runs, *,
         sector = start + rules.examined_sector(first, size)
     data = [_sector(seed, runs, first) for runs in (left, right)]
     texts = [_origin(runs, first) for runs in (left, right)]
-    byte, hex_at, dumps = sector << SECTOR_SHIFT, -1, ["", ""]
+    byte, hex_at, dumps = int(bytes_of_sectors(sector)), -1, ["", ""]
     if data[0] is not None and data[1] is not None:
         inside = next(i for i, (a, b) in enumerate(zip(data[0], data[1], strict=True)) if a != b)
         shown = inside - inside % HEX_BYTES
@@ -165,8 +171,8 @@ def locate(seed: int, geometry: Geometry, name: str, left: Runs, right: Runs, *,
                 break
     return Place(
         device=name, byte=byte, sector=sector,
-        chunk=sector // chunk_sectors if chunk_sectors else None, chunk_sectors=chunk_sectors,
-        differ=differ, of=of, left=texts[0], right=texts[1],
+        chunk=chunk_of_sector(sector, chunk_sectors) if chunk_sectors else None,
+        chunk_sectors=chunk_sectors, differ=differ, of=of, left=texts[0], right=texts[1],
         hex_at=hex_at, left_hex=dumps[0], right_hex=dumps[1], store=where)
 
 
@@ -220,9 +226,9 @@ def _bytes(seed: int, run: Run, index: int, count: int) -> bytes:
             return pattern.fill(seed, device, sector + index, count, generation).tobytes()
         case Raw():
             data = pattern.decode(seed, (run,))
-            return data[index * SECTOR_BYTES:(index + count) * SECTOR_BYTES]
+            return data[bytes_of_sectors(index):bytes_of_sectors(index + count)]
         case _:
-            return bytes(count * SECTOR_BYTES)
+            return bytes(bytes_of_sectors(count))
 
 
 def _find(runs: Runs, sector: int) -> _Piece:
@@ -249,17 +255,18 @@ def _origin(runs: Runs, sector: int) -> str:
 def _in_store(seed: int, byte: int, chunk_sectors: int, left: Runs, right: Runs,
               sides: tuple[str, str]) -> str:
     """Where ``byte`` is in an exception store, and what each side has there."""
-    size = max(pattern.sectors_of(left), pattern.sectors_of(right)) * SECTOR_BYTES
+    size = bytes_of_sectors(max(pattern.sectors_of(left), pattern.sectors_of(right)))
     found = field_at(byte, chunk_sectors, size)
     text = str(found)
     if found.kind in (Kind.HEADER, Kind.ENTRY):
         values = []
         for side, runs in zip(sides, (left, right), strict=True):
-            data = _sector(seed, runs, byte // SECTOR_BYTES)
+            data = _sector(seed, runs, sector_of_byte(byte))
             values.append(f"{side} {found.value(data) if data else '?'}")
         text += f"\n{'entry' if found.kind is Kind.ENTRY else 'value'}: {', '.join(values)}"
     elif found.kind is Kind.DATA and chunk_sectors <= _AREA_SECTORS_MAX:
-        first = area_chunk(found.area, entries_per_area(chunk_sectors)) * chunk_sectors
+        first = sector_of_chunk(area_chunk(found.area, entries_per_area(chunk_sectors)),
+                                chunk_sectors)
         parts = [_sector(seed, left, first + i) or bytes(SECTOR_BYTES)
                  for i in range(chunk_sectors)]
         table = np.frombuffer(b"".join(parts), dtype="<u8").reshape(-1, 2)

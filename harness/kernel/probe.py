@@ -75,7 +75,7 @@ from harness.kernel.modules import Parameters
 from harness.trace import steps
 from harness.trace.observations import Observation, Stamped
 from harness.trace.steps import AnyStep, TargetLine
-from harness.units import SECTOR_BYTES
+from harness.units import SECTOR_BYTES, bytes_of_sectors, sectors_of_bytes
 
 Facts = dict[str, bool | int | str]
 _SECTORS: Final = 2048
@@ -89,7 +89,7 @@ _STALE: Final = "not in table devices list"
 
 def store_with_duplicates(chunk_sectors: int) -> bytes:
     """A store whose chunk 5 is recorded twice: first in chunk 4, then in chunk 2."""
-    chunk_bytes = chunk_sectors * SECTOR_BYTES
+    chunk_bytes = bytes_of_sectors(chunk_sectors)
     header = struct.pack("<4I", _SNAP_MAGIC, 1, 1, chunk_sectors).ljust(chunk_bytes, b"\0")
     area = struct.pack("<4Q", 5, 4, 5, 2).ljust(chunk_bytes, b"\0")
     return header + area
@@ -279,7 +279,7 @@ class _Prober:
     def striped(self, number_of: Callable[[str], str]) -> Facts:
         """What this kernel makes of the chunk size of target striped."""
         kept = chunk = False
-        block = _queue(number_of("org"), "physical_block_size") // SECTOR_BYTES
+        block = sectors_of_bytes(_queue(number_of("org"), "physical_block_size"))
         for name, size in (("small", block // 2), ("large", block)):
             self.do(steps.Create(name=name))
             seen = self.load(name, "striped", f"2 {size} {{org}} 0 {{cow}} 0", 4 * block)

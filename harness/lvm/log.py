@@ -37,11 +37,12 @@ from harness.trace.steps import (
     TargetLine,
     Write,
 )
+from harness.units import SECTOR_BYTES
 
 ASKING: Final = frozenset({"info", "deps", "status", "table", "version", "versions", "names",
                            "mknodes"})
 """Commands that change nothing."""
-_SECTORS: Final = {"B": 1 / 512, "KiB": 2, "MiB": 2048}
+_SECTORS: Final = {"B": 1 / SECTOR_BYTES, "KiB": 2, "MiB": 2048}
 _NUMBER: Final = r"\((\d+:\d+)\)"
 _IOCTL: Final = re.compile(r"dm ([a-z_]+) +(.*?) *\[ ([a-z ]+) \]")
 _NAMED: Final = re.compile(

@@ -15,7 +15,7 @@ from harness import store
 from harness.errors import BadScenario, MalformedStore
 from harness.promises.witness import unexplained
 from harness.trace import pattern
-from harness.units import bytes_of_sectors
+from harness.units import SECTOR_BYTES, bytes_of_sectors, sector_of_byte
 
 DAMAGED = "the store is malformed"
 
@@ -48,9 +48,10 @@ def check(volumes: Volumes, status: str) -> Report:
         said = () if words == ["Invalid"] else (
             f"the header says invalid, the kernel {' '.join(words)}",)
         return Report("invalid", said)
+    origin_sectors, cow_sectors = map(sector_of_byte, (len(volumes.origin), len(volumes.cow)))
     faults = [finding.message for finding in
-              store.check(found, origin_sectors=len(volumes.origin) // 512) if finding.damage]
-    read = [f"{found.allocated_sectors}/{len(volumes.cow) // 512}", str(found.metadata_sectors)]
+              store.check(found, origin_sectors=origin_sectors) if finding.damage]
+    read = [f"{found.allocated_sectors}/{cow_sectors}", str(found.metadata_sectors)]
     if words != read:
         faults.append(f"the store says {' '.join(read)}, the kernel {' '.join(words)}")
     wrong = unexplained(0, found, **{  # nothing here carries stamps, and the seed says nothing
@@ -110,5 +111,5 @@ def _entries(found: store.Store) -> store.Entries:
 
 def _from_either(now: bytes, one: bytes, other: bytes) -> bool:
     """Whether each sector is one of two: a copy in flight may have reached the disk in part."""
-    return all(now[at:at + 512] in (one[at:at + 512], other[at:at + 512])
-               for at in range(0, len(now), 512))
+    return all(now[at:at + SECTOR_BYTES] in (one[at:at + SECTOR_BYTES], other[at:at + SECTOR_BYTES])
+               for at in range(0, len(now), SECTOR_BYTES))

@@ -58,7 +58,7 @@ from harness.twin.backend import TwinBackend
 from harness.twin.blockio import BlockIO
 from harness.twin.exceptions.table import ExceptionTable, table_slots
 from harness.twin.profile import named
-from harness.units import SECTOR_BYTES
+from harness.units import bytes_of_sectors, sectors_of_bytes
 from harness.verdict.result import Result
 
 _WRITES: Final = 4000
@@ -251,7 +251,7 @@ class _Loaded:
             Disk(name="cow", sectors=(count + count // 256 + free) * _CHUNK_SECTORS)))
         cow = self._twin.world.disks["cow"]
         for offset, data in store.pieces(_CHUNK_SECTORS, store.allocate(olds, _CHUNK_SECTORS)):
-            cow.view(offset // SECTOR_BYTES, len(data) // SECTOR_BYTES)[:] = data
+            cow.view(sectors_of_bytes(offset), sectors_of_bytes(len(data)))[:] = data
         self._load = Load(name="snap", table=(TargetLine(
             0, sectors, "snapshot", f"{{base}} {{cow}} P {_CHUNK_SECTORS}"),))
         # The same ones in each turn, so that the disk's own memory is there when it counts.
@@ -278,7 +278,7 @@ class _Loaded:
             self._io.read_direct(device, chunk * _CHUNK_SECTORS, _CHUNK_SECTORS)
             for chunk in self._some])
         self._free += _OPERATIONS
-        buffer = memoryview(bytes(_CHUNK_SECTORS * SECTOR_BYTES))
+        buffer = memoryview(bytes(bytes_of_sectors(_CHUNK_SECTORS)))
         chunks = range(self._free - _OPERATIONS, self._free)
         self._time("write", _OPERATIONS, lambda: [
             self._io.write_direct(device, chunk * _CHUNK_SECTORS, buffer) for chunk in chunks])
@@ -344,7 +344,7 @@ def _memory(olds: Chunks) -> float:
 def bench_stream(shown: _Shown) -> Figure:
     """Copy-on-write in requests of 1 MiB, through a snapshot and through an origin."""
     size = _STREAM_MIB << 20
-    sectors = size // SECTOR_BYTES
+    sectors = sectors_of_bytes(size)
     source = np.random.default_rng(1).integers(0, 256, size, dtype=np.uint8)
     data = source.data
 
@@ -360,7 +360,7 @@ def bench_stream(shown: _Shown) -> Figure:
         twin.world.disks["base"].view(0, sectors)[:] = data
         io = BlockIO(twin.world.clock, twin.world.profile)
         target = twin.world.mapped[device]
-        return best(lambda: [io.write_direct(target, at // SECTOR_BYTES,
+        return best(lambda: [io.write_direct(target, sectors_of_bytes(at),
                                              data[at : at + _REQUEST_BYTES])
                              for at in range(0, size, _REQUEST_BYTES)], 1)
 

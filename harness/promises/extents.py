@@ -14,7 +14,7 @@ from msgspec import Struct
 from harness.trace import pattern
 from harness.trace.observations import Run, Runs, Stamped, Unreadable, Zeros
 from harness.trace.steps import Discard, Poke, Write, Zeroout
-from harness.units import SECTOR_BYTES, bytes_of_sectors
+from harness.units import bytes_of_sectors, sector_of_byte
 
 
 class Stamp(NamedTuple):
@@ -157,7 +157,7 @@ _END: Final = attrgetter("end")
 
 def written(seed: int, step: Write | Poke | Zeroout | Discard, *, failed: bool) -> Extents:
     """What a step writes; a failed one may have written any part of it."""
-    sectors = len(step.data) // SECTOR_BYTES if isinstance(step, Poke) else step.sectors
+    sectors = sector_of_byte(len(step.data)) if isinstance(step, Poke) else step.sectors
     data = Extents(step.sector, step.sector + sectors)
     if failed or isinstance(step, Discard) or (isinstance(step, Write) and step.buffered):
         return data

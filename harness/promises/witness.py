@@ -37,7 +37,7 @@ from harness.trace import steps as do
 from harness.trace.files import Trace
 from harness.trace.observations import DeviceState, Observation, Runs, Unreadable
 from harness.trace.steps import AnyStep
-from harness.units import SECTOR_BYTES
+from harness.units import SECTOR_BYTES, bytes_of_sectors, sector_of_byte
 
 LOAD_RULE: Final = "a store that can be read is loaded, and one that cannot is refused"
 NUMBERS_RULE: Final = "the status line says what the store says"
@@ -188,7 +188,7 @@ class _Witness:
         damage = [finding for finding in findings if finding.damage]
         if damage and not on.snapshot.store_found:
             yield _broken(step, name, SOUND_RULE, "a sound store", damage[0].message,
-                          sector=damage[0].places[0] // SECTOR_BYTES)
+                          sector=sector_of_byte(damage[0].places[0]))
         if damage or len(rules.examined(on.line.length)) > 1:
             return
         shown, origin = (observation.content.get(each, observation.image.get(each, ()))
@@ -262,7 +262,7 @@ class _File(io.RawIOBase):
 
     def __init__(self, seed: int, runs: Runs) -> None:
         self._contents = pattern.Contents(seed, runs)
-        self._size = pattern.sectors_of(runs) * SECTOR_BYTES
+        self._size = bytes_of_sectors(pattern.sectors_of(runs))
         self._at = 0
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
@@ -274,10 +274,10 @@ class _File(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
-        first = self._at // SECTOR_BYTES
-        end = -(-(self._at + len(view)) // SECTOR_BYTES)
+        first = sector_of_byte(self._at)
+        end = sector_of_byte(self._at + len(view) + SECTOR_BYTES - 1)
         data = pattern.decode(self._contents.seed, self._contents.cut(first, end))
-        part = data[self._at - first * SECTOR_BYTES:][:len(view)]
+        part = data[self._at - bytes_of_sectors(first):][:len(view)]
         view[:len(part)] = part
         self._at += len(part)
         return len(part)

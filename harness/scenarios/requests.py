@@ -6,6 +6,7 @@ Direct and through the page cache, which keeps an error of write-back for whoeve
 from harness.scenarios.registry import scenario
 from harness.scenarios.script import Script, error, linear, reading, writing, zero
 from harness.trace.faults import Op
+from harness.units import sectors_of_bytes
 
 _SECTORS = 72
 _BLOCK = 8
@@ -170,7 +171,7 @@ _PARTS = ((3, 2), (5, 20), (16, 9), (30, 34), (8, 8))
 @scenario(sectors=(72, 68, 66, 65), block_size=(512, 4096))
 def parts_of_pages(s: Script, sectors: int, block_size: int) -> None:
     """Parts of pages through the page cache, whose blocks are as large as the size allows."""
-    sectors += -sectors % (block_size // 512)
+    sectors += -sectors % (sectors_of_bytes(block_size))
     s.disk("base", sectors, stamped=True, block_size=block_size)
     s.disk("cow", 512)
     s.snapshot("snap", "base", "cow", "P", 8)

@@ -2,6 +2,7 @@
 
 from harness.scenarios.registry import scenario
 from harness.scenarios.script import Script, Segment, linear
+from harness.units import sectors_of_bytes
 
 
 def _tries(s: Script, kind: str, *args: str) -> None:
@@ -51,7 +52,7 @@ def dust_reads_and_writes(s: Script, block: int, quiet: bool) -> None:
     s.message("dust", "addbadblock 5 2")
     s.read("dust", 0, 64)
     s.message("dust", "enable")
-    step = block // 512
+    step = sectors_of_bytes(block)
     s.read("dust", 0, 3 * step)
     s.read("dust", 2 * step, 2 * step)
     s.write("dust", 3 * step, step)

@@ -38,6 +38,7 @@ from harness.trace.steps import (
     Write,
     Zeroout,
 )
+from harness.units import SECTOR_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +269,7 @@ class Script:
     def poke(self, device: str, sector: int, data: bytes) -> None:
         """Write literal bytes, filled up with zeros to whole sectors."""
         self.steps.append(Poke(device=device, sector=sector,
-                               data=data + bytes(-len(data) % 512)))
+                               data=data + bytes(-len(data) % SECTOR_BYTES)))
 
     def read(self, device: str, sector: int, sectors: int, *, buffered: bool = False) -> None:
         """Read."""

@@ -20,7 +20,7 @@ from harness.store.layout import (
     entries_per_area,
     is_metadata_chunk,
 )
-from harness.units import SECTOR_BYTES
+from harness.units import SECTOR_BYTES, bytes_of_sectors
 
 _HEADER_FIELD_BYTES: Final = HEADER.size // len(HEADER_FIELDS)
 _ENTRY_FIELD_BYTES: Final = ENTRY.size // len(ENTRY_FIELDS)
@@ -104,9 +104,9 @@ def field_at(byte: int, chunk_sectors: int, size_bytes: int) -> Field:
     that is on the device in part is never used, whatever would lie there; only the header is read
     even from such a one.
     """
+    chunk_bytes = bytes_of_sectors(chunk_sectors)
     if not 0 <= byte < size_bytes:
-        return Field(Kind.BEYOND, "", size_bytes, 0, size_bytes // (chunk_sectors * SECTOR_BYTES))
-    chunk_bytes = chunk_sectors * SECTOR_BYTES
+        return Field(Kind.BEYOND, "", size_bytes, 0, size_bytes // chunk_bytes)
     chunk, inside = divmod(byte, chunk_bytes)
     start = chunk * chunk_bytes
     length = min(chunk_bytes, size_bytes - start)

@@ -9,7 +9,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from harness.units import SECTOR_BYTES, Chunk
+from harness.units import Chunk, bytes_of_sectors
 
 SNAP_MAGIC: Final = 0x70416E53
 """Bytes ``53 6E 41 70``, "SnAp"."""
@@ -46,7 +46,7 @@ class DiskHeader:
 
 def entries_per_area(chunk_sectors: int) -> int:
     """Entries that fit one metadata area exactly (kernel: ``exceptions_per_area``)."""
-    return chunk_sectors * SECTOR_BYTES // ENTRY.size
+    return bytes_of_sectors(chunk_sectors) // ENTRY.size
 
 
 def area_chunk(area: int, entries: int) -> Chunk:

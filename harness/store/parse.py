@@ -36,7 +36,7 @@ from harness.store.layout import (
     chunk_size_fault,
     entries_per_area,
 )
-from harness.units import SECTOR_BYTES, Bytes, Chunk, Sector, bytes_of_sectors
+from harness.units import SECTOR_BYTES, Bytes, Chunk, Sector, bytes_of_sectors, sector_of_chunk
 
 ENTRY_DTYPE: Final = np.dtype([("old", "<u8"), ("new", "<u8")])
 Entries = npt.NDArray[Any]
@@ -106,12 +106,12 @@ class Store:
     @property
     def allocated_sectors(self) -> Sector:
         """The first number of the status line (kernel: ``persistent_usage``), of 64 bits."""
-        return Sector(self.next_free * self.chunk_sectors & _WRAP)
+        return Sector(sector_of_chunk(self.next_free, self.chunk_sectors) & _WRAP)
 
     @property
     def metadata_sectors(self) -> Sector:
         """The third number of the status line: the header and every area up to the last."""
-        return Sector((self.last_area + 2) * self.chunk_sectors)
+        return sector_of_chunk(self.last_area + 2, self.chunk_sectors)
 
     def area(self, index: int) -> Entries:
         """All entries of area ``index``, those behind the end marker too.

@@ -22,7 +22,7 @@ from msgspec import structs
 
 from harness.errors import BadTrace
 from harness.trace.observations import Raw, Run, Runs, Stamped, Unreadable, Zeros
-from harness.units import SECTOR_BYTES
+from harness.units import SECTOR_BYTES, bytes_of_sectors
 
 Words = npt.NDArray[np.uint64]
 ByteArray = npt.NDArray[np.uint8]
@@ -123,7 +123,7 @@ def decode(seed: int, runs: Iterable[Run]) -> bytes:
             case Stamped(device=device, generation=generation, sector=sector, count=count):
                 parts.append(fill(seed, device, sector, count, generation).tobytes())
             case Zeros(count=count) | Unreadable(count=count):
-                parts.append(bytes(count * SECTOR_BYTES))
+                parts.append(bytes(bytes_of_sectors(count)))
             case Raw():
                 parts.append(inflate(run))
     return b"".join(parts)
@@ -204,7 +204,7 @@ class Contents:
             if isinstance(run, Stamped):
                 parts.append((Stamped(run.device, run.generation, run.sector + low, high - low),))
             elif isinstance(run, Raw):
-                data = decode(self.seed, (run,))[low * SECTOR_BYTES:high * SECTOR_BYTES]
+                data = decode(self.seed, (run,))[bytes_of_sectors(low):bytes_of_sectors(high)]
                 parts.append(encode(self.seed, data))
             else:
                 parts.append((structs.replace(run, count=high - low),))

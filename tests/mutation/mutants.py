@@ -431,7 +431,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--journals", type=Path, nargs="+", default=[],
                         help="guests of one kernel or of several; all of report/guests by default")
-    parser.add_argument("--count", type=int, default=320)
+    parser.add_argument("--count", type=int, default=ROUND)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--reach", type=Path, default=Path("report/reach.json"))
     parser.add_argument("--output", type=Path, default=Path("report/mutants.json"))

@@ -73,6 +73,14 @@ def test_what_the_probe_sends_is_what_it_says_and_what_the_profile_knows() -> No
     assert said == sent
 
 
+@pytest.mark.parametrize("page", pages.WITH_FIGURES, ids=lambda page: page.name)
+def test_figures_that_change_with_the_code_are_made_from_it(page: Path) -> None:
+    text = page.read_text()
+    assert "<!-- figure: scenarios -->" in text
+    assert pages.figures(text) == text, "type: make pages"
+    assert not re.search(r"[0-9]{3,} (scenarios|same|\*same\*)", text), "it would be out of date"
+
+
 def test_architecture_names_every_module() -> None:
     text = pages.ARCHITECTURE.read_text()
     assert pages.architecture(text) == text, "type: make pages"

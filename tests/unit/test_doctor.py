@@ -6,7 +6,7 @@ import pytest
 import testinfra
 
 from harness.errors import CannotBoot, ProvisioningError
-from harness.guest import catalogue, choice, doctor
+from harness.guest import catalogue, doctor, fallback
 from harness.guest.catalogue import Kernel
 from harness.guest.doctor import Booted, able, examine, render
 
@@ -154,7 +154,7 @@ def test_each_cached_kernel_is_booted_anew(monkeypatch, tmp_path):
             raise answer
         return answer
 
-    monkeypatch.setattr(choice, "prove", prove)
+    monkeypatch.setattr(fallback, "prove", prove)
     monkeypatch.setattr(catalogue, "installed", lambda: [
         Kernel(name, tmp_path, tmp_path) for name in answers])
     lines: list[str] = []
