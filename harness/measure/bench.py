@@ -372,8 +372,8 @@ def bench_stream(shown: _Shown) -> Figure:
         shown.step()
     speed = size / 1e6
     return Figure("stream", (
-        f"streaming copy-on-write, chunks of 4 KiB: snapshot {speed / snap_s:,.0f} MB/s, origin "
-        f"{speed / origin_s:,.0f} MB/s, plain copy {speed / copy_s:,.0f} MB/s; ratio "
+        f"streaming copy-on-write, chunks of 4 KiB: snapshot {speed / snap_s:,.0f} MB/s, "
+        f"origin {speed / origin_s:,.0f} MB/s, plain copy {speed / copy_s:,.0f} MB/s; ratio "
         f"{copy_s / snap_s:.2f} and {copy_s / origin_s:.2f}"), {
             "snapshot_s": snap_s, "origin_s": origin_s, "copy_s": copy_s, "bytes": size})
 

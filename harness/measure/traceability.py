@@ -162,20 +162,20 @@ def page(recorded: Recorded) -> str:
     lines = [
         "# Traceability: the seed, the twin, and what reaches them",
         "",
-        ("<!-- Made by `dmsnap coverage --update`; edit harness/measure/traceability.py instead. "
-         "-->"),
+        ("<!-- Made by `dmsnap coverage --update`; edit harness/measure/traceability.py "
+         "instead. -->"),
         "",
-        (f"The {len(SEED)} functions of the seed, `drivers/md/dm-snap.c` of December 2018, in the "
-         "order of the file: what stands for each in the twin, and how many scenarios reach it on "
-         "a real module, with some that reach little else."),
+        (f"The {len(SEED)} functions of the seed, `drivers/md/dm-snap.c` of December 2018, in "
+         "the order of the file: what stands for each in the twin, and how many scenarios reach "
+         "it on a real module, with some that reach little else."),
         "",
         (f"Counted by the kernel itself: {recorded.release} ({recorded.kernel}, package version "
          f"{recorded.version}), a probe on the entry of each function, {recorded.scenarios} "
          "scenarios. The module is that kernel's own source, built without inlining, for a "
          f"function that is inlined has no entry. {len(reached)} of {len(SEED)} are reached."),
         "",
-        ("`dmsnap coverage --kernel deb-6.1` counts anew. How much of the twin the same catalogue "
-         "runs: [TWIN-COVERAGE.md](TWIN-COVERAGE.md)."),
+        ("`dmsnap coverage --kernel deb-6.1` counts anew. How much of the twin the same "
+         "catalogue runs: [TWIN-COVERAGE.md](TWIN-COVERAGE.md)."),
         "",
         "| function | in the twin | scenarios | for example | remark |",
         "|---|---|---|---|---|",

@@ -57,7 +57,7 @@ class Terminal:
         self._live: Live | None = None
         self._guests: dict[str, str] = {}
         self._counts: dict[Verdict, int] = {}
-        self._total = self._done = self._kernels = 0
+        self._total = self._done = 0
         self._bar = Progress(
             TextColumn("[progress.description]{task.description}"), BarColumn(bar_width=None),
             MofNCompleteColumn(), TimeElapsedColumn(), console=self.console, expand=True)
@@ -66,7 +66,7 @@ class Terminal:
 
     def begin(self, kernels: Sequence[str], total: int) -> None:
         """Start the display."""
-        self._total, self._kernels = total, len(kernels)
+        self._total = total
         self._say(f"{total} results to come on {', '.join(kernels)}")
         if self.console.is_terminal and not self.console.is_dumb_terminal:
             self._bar.add_task("scenarios", total=total)

@@ -628,7 +628,8 @@ def test_merged_data_is_not_flushed_before_it_is_forgotten() -> None:
     ([(5, 2), (7, 9), (5, 4)], 40, 4),
     # Behind 3, which is smaller, and in front of the first 5.
     ([(3, 2), (5, 4), (5, 6)], 40, 6),
-    # 6→5 joins 5→4; 6→9 goes behind that run, which is smaller, and contains 6: here the earlier.
+    # 6→5 joins 5→4; 6→9 goes behind that run, which is smaller, and contains 6:
+    # here the earlier.
     ([(5, 4), (6, 5), (6, 9)], 48, 5)])
 def test_of_two_records_for_one_chunk(entries: list[tuple[int, int]], sector: int, chunk: int
                                        ) -> None:

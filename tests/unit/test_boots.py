@@ -183,8 +183,8 @@ def test_without_a_cache_it_is_shown_each_time(kernel, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("boot", "said"), [
     (DIES, xstate.CAUSE),
-    (ENDS, ("it ended, and its console says: ptrace: Operation not permitted (allow ptrace: in the "
-            "container's seccomp profile, or by kernel.yama.ptrace_scope)")),
+    (ENDS, ("it ended, and its console says: ptrace: Operation not permitted (allow ptrace: in "
+            "the container's seccomp profile, or by kernel.yama.ptrace_scope)")),
     (HANGS, "it was not up after 30 s, and its console says: Linux version 6"),
     (Boot(False, 1, True, "mmapper_init - find_iomem failed\nmount: error while loading: Error 24\n"
           "init: later\nKernel panic - not syncing: no init\n"),
@@ -192,8 +192,8 @@ def test_without_a_cache_it_is_shown_each_time(kernel, tmp_path, monkeypatch):
     (Boot(False, 1, True, "one\nKernel panic - not syncing: x\nCall Trace:\n [<60>] panic+0x1\n"),
      "it ended, and its console says: Kernel panic - not syncing: x"),
     (Boot(False, 1, True, "", 128 + 25),
-     ("it was ended by SIGXFSZ (files may not be as large as its memory here, see ulimit -f), "
-      "without a word")),
+     ("it was ended by SIGXFSZ (files may not be as large as its memory here, see ulimit "
+      "-f), without a word")),
     (Boot(False, 1, True, "", 1), "it ended, without a word"),
     (Boot(False, 30, False, ""), "it was not up after 30 s, without a word"),
     (Boot(False, 1, True, "x" * 5000), f"it ended, and its console says: {'x' * 200}"),

@@ -36,8 +36,8 @@ HOST = ctypes.CFUNCTYPE(LONG, *[LONG] * 6, use_errno=True)
 COMPILERS = [name for name in ("cc", "tcc", "clang") if shutil.which(name)]
 
 pytestmark = pytest.mark.skipif(not COMPILERS, reason=(
-    "no C compiler is installed (the kernel tests play the same host with the one that is fetched)"
-    "; type: sudo apt-get install -y tcc"))
+    "no C compiler is installed (the kernel tests play the same host with the one that is "
+    "fetched); type: sudo apt-get install -y tcc"))
 
 
 class Vector(ctypes.Structure):
