@@ -98,11 +98,23 @@ class MalformedStore(DmsnapError):
 
 
 class KernelCrash(DmsnapError):
-    """The twin has come to a place where the kernel crashes; there is nothing after it."""
+    """A place where the kernel dies: the twin raises it where there is nothing after it.
+
+    Where some kernels live on, and no harmless probe tells which, the twin announces it and goes on
+    (`harness.twin.device_mapper.DeviceMapper.may_die`).
+    """
+
+    def covers(self, step: int) -> bool:
+        """Whether it is announced by this that a kernel may die in ``step``."""
+        return step == self.step
 
 
 class FreedMemory(KernelCrash):
-    """From here on the kernel uses memory that it has freed: it may crash at any later time."""
+    """From here on the kernel uses memory that it has freed: it may die at any later time."""
+
+    def covers(self, step: int) -> bool:
+        """Whether it is announced by this that a kernel may die in ``step``."""
+        return self.step is not None and step >= self.step
 
 
 class NeverReturns(DmsnapError):

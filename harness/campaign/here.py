@@ -13,15 +13,13 @@ from pathlib import Path
 from typing import Final
 
 from harness import __version__
+from harness.campaign.observe import Here, Scenarios, observe
 from harness.errors import NeverReturns, ProvisioningError, Unsupported
-from harness.guest.events import Outcome
 from harness.kernel import agent
 from harness.kernel.backend import KernelBackend
 from harness.report.reporter import Reporter
-from harness.trace.backend import fault_of, put_away
 from harness.trace.files import Trace
-from harness.trace.observations import Observation
-from harness.verdict.foresight import foresee, not_modelled, told
+from harness.verdict.foresight import foretell, not_modelled, told
 from harness.verdict.judge import judge, unsupported
 from harness.verdict.result import Environment, Result, RunReport
 from harness.wire.journal import Ready
@@ -50,33 +48,22 @@ def run_one(backend: KernelBackend, ready: Ready, trace: Trace) -> Result:
     Raises:
         ProvisioningError: the one before has left something behind.
     """
-    if backend.spoilt:
-        raise ProvisioningError("devices of a scenario would not go away, so no other one can be "
-                                "run: boot this machine anew")
-    fault_foreseen = not_modelled(trace) or foresee(trace, ready.probe)
-    if isinstance(fault_foreseen, Unsupported):
-        return unsupported(trace, NAME, fault_foreseen)
-    if isinstance(fault_foreseen, NeverReturns):
-        return unsupported(trace, NAME, Unsupported(
-            f"{told(trace, fault_foreseen)}: this machine would hang"))
-    name, seed = trace.header.scenario, trace.header.seed
-    started = time.monotonic()
-    seen: list[Observation] = []
-    fault = ""
-    lacks = False
-    at: int | None = None
-    try:
-        backend.begin(seed)
-        for at, step in enumerate(trace.steps):
-            seen.append(backend.execute(at, step))
-        at = None
-    except Exception as error:  # noqa: BLE001 - the devices must go, whatever it was
-        fault, lacks = fault_of(error), isinstance(error, Unsupported)
-    left, fault = put_away(backend, fault)
-    outcome = Outcome(scenario=name, seed=seed, attempts=1, observations=tuple(seen), ready=ready,
-                      fault=fault, unsupported=lacks, step=at, leftovers=left,
-                      elapsed_s=time.monotonic() - started)
+    if fault := not_modelled(trace) or cannot_be_run(trace, ready):
+        return unsupported(trace, NAME, fault)
+    [outcome] = observe(Scenarios([trace]), Here(backend, ready)).values()
     return judge(trace, outcome, NAME)[0]
+
+
+def cannot_be_run(trace: Trace, ready: Ready) -> Unsupported | None:
+    """Why a scenario is not to be run in this machine, where nobody would start another one."""
+    foretold = foretell(trace, ready.probe)
+    if isinstance(foretold.end, Unsupported):
+        return foretold.end
+    if isinstance(foretold.end, NeverReturns):
+        return Unsupported(f"{told(trace, foretold.end)}: this machine would hang")
+    if foretold.crashes:
+        return Unsupported(f"{told(trace, foretold.crashes[0])}: this machine may die")
+    return None
 
 
 def execute_here(traces: Sequence[Trace], reporter: Reporter, *, modules: Path | None,

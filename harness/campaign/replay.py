@@ -1,28 +1,16 @@
 """One trace on one side or both (``dmsnap replay``)."""
 
-import sys
 import tempfile
 from pathlib import Path
 
-from harness.errors import (
-    BadScenario,
-    DmsnapError,
-    ProvisioningError,
-)
+from harness.campaign.observe import Guests, Scenarios, answered, observe
+from harness.errors import DmsnapError
 from harness.guest.catalogue import Kernel
-from harness.guest.events import (
-    Outcome,
-)
-from harness.guest.supervise import Supervisor
+from harness.guest.events import Outcome
 from harness.trace.files import Observations, ObservationsHeader, Trace
-from harness.trace.steps import encode
 from harness.twin import explore
 from harness.twin.profile import Profile
 from harness.verdict.foresight import place, with_place
-from harness.verdict.judge import hangs_in
-from harness.wire.job import Job, JobScenario
-
-# -- one trace, for replay ------------------------------------------------------------------------
 
 
 def observe_twin(trace: Trace, profile: Profile) -> Observations:
@@ -51,31 +39,24 @@ def observe_kernel(trace: Trace, kernel: Kernel, *, driver: str = "ioctl"
         ProvisioningError: there is no guest.
         BadScenario: a step has no meaning.
     """
-    name = trace.header.scenario
-    job = Job(modules=str(kernel.modules), driver=driver,
-              scenarios=(JobScenario(name, trace.steps, trace.header.seed),))
     with tempfile.TemporaryDirectory(prefix="dmsnap-") as directory:
-        supervisor = Supervisor(kernel, guests=1, results=Path(directory),
-                                job=lambda _names: encode(job), python=Path(sys.executable),
-                                steps={name: len(trace.steps)},
-                                hangs_in=lambda _name, ready: hangs_in(trace, ready))
-        outcome = supervisor.run([name])[name]
+        [outcome] = observe(Scenarios([trace], driver=driver),
+                            Guests(kernel=kernel, results=Path(directory))).values()
     if outcome.fault and not outcome.unsupported:
-        fault = BadScenario(outcome.fault)
-        fault.step = outcome.step
-        raise with_place(trace, fault)
+        require_answer(trace, outcome)
     ready = outcome.ready
-    if ready is None:
-        raise ProvisioningError("no guest came up")
+    assert ready is not None, "a guest that never came up is an error of its own"
     return Observations(ObservationsHeader(
-        scenario=name, seed=trace.header.seed, side="kernel", kernel=kernel.name,
+        scenario=trace.header.scenario, seed=trace.header.seed, side="kernel", kernel=kernel.name,
         release=ready.release, version=ready.version, driver=ready.driver, targets=ready.targets,
         profile=ready.probe), outcome.observations), outcome
 
 
-def lost_words(trace: Trace, outcome: Outcome) -> str:
-    """How a guest was lost, and where."""
-    loss = outcome.lost
-    assert loss is not None
-    where = "" if loss.step is None else f" in {place(trace, loss.step)}"
-    return f"the guest was lost{where} ({loss.reason}: {loss.detail})"
+def require_answer(trace: Trace, outcome: Outcome) -> None:
+    """See that the kernel came to the end of a trace (`answered`, with the places in the trace).
+
+    Raises:
+        GuestLost, Unsupported, BadScenario: it did not.
+    """
+    # What the guest left has gone with its directory.
+    answered(outcome, lambda step: place(trace, step), kept=False)

@@ -12,18 +12,16 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from harness import __version__
+from harness.campaign.observe import Guests, Scenarios, observe
 from harness.campaign.plan import Plan
-from harness.errors import (
-    ProvisioningError,
-)
+from harness.errors import ProvisioningError
 from harness.files import alone, ours_or_empty, remove_ours
-from harness.guest.catalogue import VAGRANT, Kernel
+from harness.guest.catalogue import Kernel
 from harness.guest.confinement import told
 from harness.guest.events import (
     Event,
@@ -34,13 +32,10 @@ from harness.guest.events import (
     ScenarioEnded,
 )
 from harness.guest.recording import NOT_STARTED, Earlier, files_of
-from harness.guest.supervise import Supervisor
 from harness.report.reporter import Reporter
-from harness.trace.steps import encode
 from harness.verdict.foresight import not_modelled
-from harness.verdict.judge import hangs_in, judge, unsupported
+from harness.verdict.judge import judge, unsupported
 from harness.verdict.result import Environment, Result, RunReport
-from harness.wire.job import Job, JobScenario
 
 IN_REPORT: Final = "what had finished is in the report"
 """What Ctrl-C says of a run that had results."""
@@ -78,7 +73,7 @@ def execute(plan: Plan, reporter: Reporter, finished: Sequence[Result] = ()) -> 
                                     f"{fault.strerror}; choose another") from fault
         reporter.begin([kernel.name for kernel in plan.kernels],
                        len(plan.traces) * len(plan.kernels))
-        run = _Run(plan, reporter, finished)
+        run = _Campaign(plan, reporter, finished)
         stack.callback(run.leave_no_start)
         try:
             if run.complete:
@@ -111,8 +106,8 @@ def execute(plan: Plan, reporter: Reporter, finished: Sequence[Result] = ()) -> 
     return report
 
 
-class _Run:
-    """The state of a run.
+class _Campaign:
+    """A run as far as it has come.
 
     Attributes:
         begun: it has a result of its own, or needs none.
@@ -186,30 +181,20 @@ class _Run:
                                   self._plan.defects)
                 self._has(result)
 
-        Supervisor(
-            kernel, guests=plan.guests(kernel), results=keep,
-            first_number=self._earlier.first_number(keep),
-            job=lambda names: self._job(kernel, names),
-            python=Path(sys.executable), step_limit_s=plan.step_limit_s,
-            boot_limit_s=plan.boot_limit_s, launcher=plan.launchers.get(kernel.name),
-            steps={name: len(trace.steps) for name, trace in self._traces.items()},
-            hangs_in=lambda name, ready: hangs_in(self._traces[name], ready, plan.defects),
-        ).run(missing, hear)
+        observe(
+            Scenarios((self._traces[name] for name in missing), driver=plan.driver,
+                      defects=plan.defects, functions=plan.functions),
+            Guests(kernel=kernel, results=keep, count=plan.guests(kernel),
+                   first_number=self._earlier.first_number(keep),
+                   step_limit_s=plan.step_limit_s, boot_limit_s=plan.boot_limit_s,
+                   launcher=plan.launchers.get(kernel.name)),
+            hear)
 
     def _has(self, result: Result) -> None:
         """A result is there."""
         self.begin()
         self._found[result.kernel, result.scenario] = result
         self._reporter.result(result)
-
-    def _job(self, kernel: Kernel, names: list[str]) -> bytes:
-        return encode(Job(
-            modules=str(kernel.modules), driver=self._plan.driver,
-            # Its provisioning has marked it as disposable.
-            here=kernel.guest == VAGRANT,
-            functions=self._plan.functions,
-            scenarios=tuple(JobScenario(name, self._traces[name].steps,
-                                        self._traces[name].header.seed) for name in names)))
 
     def _tell(self, kernel: Kernel, event: Event) -> None:
         """Progress, in words."""

@@ -26,7 +26,7 @@ def lvm_situations(names: tuple[str, ...], kernels: tuple[str, ...], modules: Pa
     from harness.campaign.plan import default_jobs
     from harness.files import check_writable
     from harness.guest.recording import files_of
-    from harness.lvm.replay import check_installed, chosen, run, table
+    from harness.lvm.enact import check_installed, chosen, run, table
 
     situations = chosen(names)
     check_installed()

@@ -122,7 +122,7 @@ def compare(a: str, b: str) -> None:
     """
     from harness.report import beside as sides
 
-    left, right = sides.open_side(a), sides.open_side(b)
+    left, right = sides.open_run(a), sides.open_run(b)
     found = [sides.compare(left, right, kernels) for kernels in sides.pairs(left, right)]
     click.echo(f"A  {a}: {left.report.environment.started or 'start unknown'}\n"
                f"B  {b}: {right.report.environment.started or 'start unknown'}")

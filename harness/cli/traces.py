@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.cli.options import EXIT_CANNOT, EXIT_DIFFERS, kernel_options, note
-from harness.errors import GuestLost, ProvisioningError, Unsupported
+from harness.errors import ProvisioningError
 from harness.guest.choice import chosen_kernels
 
 if TYPE_CHECKING:
@@ -69,10 +69,10 @@ def replay(file: Path, side: str, kernels: tuple[str, ...], modules: Path | None
            profile: str | None, directory: Path, driver: str) -> None:
     """Run a trace on one side or on both.
 
-    The exit status is 0 if they are the same or hang alike, 1 if not, 2 if one of them lacks what
-    the trace needs.
+    The exit status is 0 if they are the same, or hang or die alike, 1 if not, 2 if one of them
+    lacks what the trace needs.
     """
-    from harness.campaign.replay import lost_words, observe_kernel, observe_twin
+    from harness.campaign.replay import observe_kernel, observe_twin, require_answer
     from harness.files import check_writable
     from harness.trace import files as traces
     from harness.twin.profile import named
@@ -97,10 +97,7 @@ def replay(file: Path, side: str, kernels: tuple[str, ...], modules: Path | None
     seen, outcome = observe_kernel(document, kernel, driver=driver)
     _keep(directory / "kernel.jsonl", seen)
     if side == "kernel":
-        if outcome.lost:
-            raise GuestLost(lost_words(document, outcome))
-        if outcome.unsupported:
-            raise Unsupported(judge(document, outcome, kernel.name)[0].reason)
+        require_answer(document, outcome)
         return
     result, twin = judge(document, outcome, kernel.name)
     if twin is not None:

@@ -39,6 +39,7 @@ class Verdict(StrEnum):
 
     SAME = "same"
     HANGS = "hangs on both sides"
+    DIES = "dies on both sides"
     DIVERGED = "diverged"
     NONDETERMINISTIC = "nondeterministic"
     LOST = "guest lost"
@@ -46,7 +47,7 @@ class Verdict(StrEnum):
     BROKEN = "broken scenario"
 
 
-AGREED: Final = frozenset({Verdict.SAME, Verdict.HANGS})
+AGREED: Final = frozenset({Verdict.SAME, Verdict.HANGS, Verdict.DIES})
 """Verdicts of two sides that did the same."""
 
 

@@ -39,7 +39,7 @@ class Outcome:
     """All that there is of one scenario.
 
     Observations and fault come from one attempt, and from one that ended; a lost scenario has
-    none, unless it was foretold that it would hang there: then it has those before that step.
+    none, unless it was foretold that it would hang, or may die, there: then it has those before.
 
     Attributes:
         scenario: its name.

@@ -12,7 +12,8 @@ are both there.  Every loss uses up an attempt of some scenario, or one of two t
 guest up at all, so a run always ends.
 
 Where it is foretold in which step a scenario hangs, a guest that is silent there is not waited for
-as long as another, nor is a fresh one tried: it does what is expected.
+as long as another, nor is a fresh one tried: it does what is expected.  Nor is one tried where it
+is foretold that the kernel may die in the very step where it did.
 """
 
 import os
@@ -105,6 +106,8 @@ class Supervisor:
         first_number: guests are numbered from it on, but for numbers that are taken.
         hangs_in: asked of a scenario whose guest (`Ready`) has been silent for a while: the step
             that is known to hang this kernel, None if there is none.
+        dies_in: asked of a scenario whose guest has panicked in a step: whether it is known that
+            this kernel may die there.
 
     Attributes:
         outcomes: of the scenarios that have one so far; complete when `run` returns, and what
@@ -117,7 +120,8 @@ class Supervisor:
                  memory_mib: int | None = None, argv: Sequence[str] = AGENT,
                  launcher: Launcher | None = None, steps: Mapping[str, int] | None = None,
                  first_number: int = 1,
-                 hangs_in: Callable[[str, Ready], int | None] = lambda _name, _ready: None
+                 hangs_in: Callable[[str, Ready], int | None] = lambda _name, _ready: None,
+                 dies_in: Callable[[str, Ready, int], bool] = lambda _name, _ready, _step: False
                  ) -> None:
         if guests < 1:
             raise ProvisioningError(f"{guests} guests cannot run anything; ask for 1 or more (-j)")
@@ -127,6 +131,7 @@ class Supervisor:
         self._job = job
         self._steps = steps or {}
         self._hangs_in = hangs_in
+        self._dies_in = dies_in
         self._step_limit_s = step_limit_s
         self._boot_limit_s = boot_limit_s
         self._launcher = launcher or launcher_of(kernel, python=python, argv=argv,
@@ -330,7 +335,11 @@ class Supervisor:
             self._on_event(GuestWasLost(loss, None, again=False))
             self._replace(slot, [])
         else:
-            foretold = foretold and reason == "hang"
+            if reason == "panic":
+                foretold = loss.step is not None and self._dies_in(
+                    follower.remaining[0], follower.ready, loss.step)
+            else:
+                foretold = foretold and reason == "hang"
             seen = tuple(attempt.observations) if foretold and attempt else None
             self._blame(follower.remaining[0], loss, follower.ready, seen)
             self._replace(slot, [name for name in follower.remaining

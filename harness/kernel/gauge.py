@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-from msgspec import Struct
 
 from harness.errors import DmsnapError, ProvisioningError
 from harness.files import write_whole
@@ -31,41 +30,13 @@ from harness.kernel.session import JournalLost, Runner
 from harness.trace.backend import Backend
 from harness.trace.observations import Observation
 from harness.trace.steps import AnyStep, Write
+from harness.wire.gauged import NAME, Gauged, Slab
 from harness.wire.journal import Done, JournalWriter
 
-NAME: Final = "gauge.json"
 CACHE: Final = "kcopyd_job"
 _SLABINFO: Final = Path("/proc/slabinfo")
 _WRITEBACK: Final = Path("/proc/sys/vm/dirty_writeback_centisecs")
 _PERIOD_S: Final = 0.02
-
-
-class Slab(Struct, frozen=True):
-    """One reading of a slab cache.
-
-    Attributes:
-        jobs: objects in use.
-        job_bytes: size of one.
-        slab_bytes: memory of all slabs of the cache, used or not.
-    """
-
-    jobs: int
-    job_bytes: int
-    slab_bytes: int
-
-
-class Gauged(Struct, frozen=True):
-    """What a scenario's buffered write did (the last, if there are several): before, at the peak.
-
-    Attributes:
-        elapsed_us: time that the write took, up to and with its fsync.
-        readings: how often the cache was looked at.
-    """
-
-    before: Slab
-    peak: Slab
-    elapsed_us: int
-    readings: int
 
 
 def read_slab(text: str, page_bytes: int) -> Slab:

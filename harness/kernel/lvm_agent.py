@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Final, cast
 
 import msgspec
-from msgspec import Struct
 
 from harness.errors import BadScenario, DmsnapError, ProvisioningError
 from harness.kernel import agent, machine
@@ -35,16 +34,13 @@ from harness.kernel.drivers.ioctl import IoctlDriver
 from harness.kernel.rest import left_to_merge
 from harness.kernel.session import JournalLost, Runner
 from harness.trace.observations import Observation
-from harness.trace.steps import AnyStep, Name, Step
+from harness.trace.steps import AnyStep
 from harness.wire.job import JobScenario
 from harness.wire.journal import Done, JournalWriter
+from harness.wire.lvm import DISKS, PV, Action, Boot, Lvm, LvmJob, PowerCut, log_name
 
-PV: Final = "pv"
-"""The mapped device that is the physical volume."""
 UUID_PREFIX: Final = "LVM-"
 """What the UUIDs of LVM's own devices start with (lib/activate/dev_manager.c)."""
-DISKS: Final = "disks"
-"""Directory of the disks, in the results directory."""
 COMMAND_LIMIT_S: Final = 100.0
 _SYSTEM: Final = Path("/dev/shm/dmsnap-lvm")  # noqa: S108 - the guest's own tmpfs
 _POLL_S: Final = 0.005
@@ -82,48 +78,6 @@ log {{
 }}
 """
 _LOG: Final = _SYSTEM / "log"
-
-
-class Lvm(Step, frozen=True, kw_only=True):
-    """Run an LVM command and wait for its end."""
-
-    words: tuple[str, ...]
-
-
-class PowerCut(Step, frozen=True, kw_only=True):
-    """Run a command that starts a merge on ``device``, and lose power in the middle of it."""
-
-    words: tuple[str, ...]
-    device: Name
-
-
-Action = Lvm | PowerCut | AnyStep
-
-
-class Boot(Struct, frozen=True, forbid_unknown_fields=True):
-    """What is done of a situation from one boot to a power cut, or to the end.
-
-    Attributes:
-        name: the situation's.
-        image: file of the disk that the guest before this one left; empty where this is the first.
-    """
-
-    name: str
-    actions: tuple[Action, ...]
-    seed: int
-    image: str = ""
-
-
-class LvmJob(Struct, frozen=True, forbid_unknown_fields=True):
-    """The job of this agent."""
-
-    modules: str
-    boots: tuple[Boot, ...]
-
-
-def log_name(situation: str, index: int) -> str:
-    """File of the debug log of an action, in the results directory."""
-    return f"{situation}-{index:03}.log"
 
 
 class LvmBackend:

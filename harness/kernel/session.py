@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from harness.errors import Unsupported
-from harness.trace.backend import Backend, fault_of, put_away
+from harness.trace.backend import Backend, carry_out, fault_of, put_away
+from harness.trace.steps import AnyStep
 from harness.wire.job import JobScenario
 from harness.wire.journal import Begin, End, JournalWriter, Observed, Record, Started
 
@@ -61,15 +62,17 @@ class Runner:
         self.record(Begin(scenario.name, seed))
         fault = ""
         unsupported = False
+        # What a step gave and the start of the next are one write.
+        given: tuple[Record, ...] = ()
+
+        def starts(index: int, _step: AnyStep) -> None:
+            self.record(*given, Started(index))
+
         try:
-            self._backend.begin(seed)
-            # What a step gave and the start of the next are one write.
-            before: tuple[Record, ...] = ()
-            for index, step in enumerate(scenario.steps):
-                self.record(*before, Started(index))
-                before = (Observed(self._backend.execute(index, step)),)
-            if before:
-                self.record(*before)
+            for seen in carry_out(self._backend, scenario.steps, seed, starts):
+                given = (Observed(seen),)
+            if given:
+                self.record(*given)
         except JournalLost:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the next scenario can run

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from harness.kernel.lvm_agent import PV, Action, Lvm, PowerCut
 from harness.trace.steps import (
     Create,
     Disk,
@@ -24,6 +23,7 @@ from harness.trace.steps import (
     TargetLine,
     Write,
 )
+from harness.wire.lvm import PV, Action, Lvm, PowerCut
 
 DISK: Final = "disk"
 SECTORS: Final = 16384

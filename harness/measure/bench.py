@@ -42,6 +42,7 @@ from harness.guest import catalogue, choice
 from harness.guest.catalogue import Kernel
 from harness.scenarios.registry import choose
 from harness.scenarios.script import Script
+from harness.trace.backend import carry_out
 from harness.trace.files import Header, Trace
 from harness.trace.steps import (
     AnyStep,
@@ -229,9 +230,8 @@ def bench_store() -> Figure:
 
 def _world(steps: Sequence[AnyStep]) -> TwinBackend:
     twin = TwinBackend(named("6.12"))
-    for index, step in enumerate(steps):
-        error = twin.execute(index, step).error
-        assert error is None, (step, error)
+    for seen in carry_out(twin, steps, 0):
+        assert seen.error is None, (steps[seen.step], seen.error)
     return twin
 
 

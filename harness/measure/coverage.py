@@ -5,7 +5,7 @@ A run like any other, on a kernel whose module was built without inlining
 (`harness.kernel.function_counts`).  So the counts come with verdicts: also this build of the module
 is the same as the twin, or is not.
 
-What was counted is kept as data (`Recorded`), from which `harness.measure.traceability` makes its
+What was counted is kept as data (`Counted`), from which `harness.measure.traceability` makes its
 page.
 """
 
@@ -43,7 +43,7 @@ class Function(msgspec.Struct, frozen=True):
     unloading: bool = False
 
 
-class Recorded(msgspec.Struct, frozen=True):
+class Counted(msgspec.Struct, frozen=True):
     """A whole run.
 
     Attributes:
@@ -61,7 +61,7 @@ class Recorded(msgspec.Struct, frozen=True):
 
 def measure(kernel: Kernel, functions: Iterable[str], traces: Sequence[Trace], *, jobs: int | None,
             directory: Path, reporter: Reporter, progress: Callable[[str], None]
-            ) -> tuple[RunReport, Recorded]:
+            ) -> tuple[RunReport, Counted]:
     """Run ``traces`` and count what they reach of ``functions``.
 
     Raises:
@@ -74,7 +74,7 @@ def measure(kernel: Kernel, functions: Iterable[str], traces: Sequence[Trace], *
     report = execute(plan, reporter)
     counted = read(files_of(plan.directory, build.kernel.name))
     record = build.kernel.record
-    return report, Recorded(
+    return report, Counted(
         kernel=kernel.name, release=kernel.release, version=record.version if record else "",
         scenarios=len(traces), functions=summary(wanted, counted))
 
@@ -96,22 +96,22 @@ def _few(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.partition("[")[0] for name in names))[:_NAMED_MAX]
 
 
-def load(path: Path) -> Recorded:
+def load(path: Path) -> Counted:
     """Read recorded data.
 
     Raises:
         OSError: it is not there.
         msgspec.MsgspecError: it is no such data.
     """
-    return msgspec.json.decode(path.read_bytes(), type=Recorded)
+    return msgspec.json.decode(path.read_bytes(), type=Counted)
 
 
-def dump(recorded: Recorded) -> bytes:
-    """Recorded data as JSON that people can read."""
+def dump(recorded: Counted) -> bytes:
+    """Counted data as JSON that people can read."""
     return msgspec.json.format(msgspec.json.encode(recorded, order="sorted"), indent=1) + b"\n"
 
 
-def unreached(recorded: Recorded, excused: Mapping[str, object]) -> list[str]:
+def unreached(recorded: Counted, excused: Mapping[str, object]) -> list[str]:
     """Functions that nothing reaches, and for which no reason is known."""
     return [name for name, function in recorded.functions.items()
             if not (function.scenarios or function.loading or function.unloading)

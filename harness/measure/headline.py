@@ -19,20 +19,21 @@ from typing import Final
 
 import msgspec
 
+from harness.campaign.observe import Guests, Scenarios, answered, observe
 from harness.compare import diff
-from harness.errors import GuestLost, NotAFile, ProvisioningError
+from harness.errors import GuestLost, NotAFile
 from harness.files import read_stranger
 from harness.guest.catalogue import Kernel
-from harness.guest.supervise import Supervisor, launcher_of
-from harness.kernel import gauge
+from harness.guest.supervise import launcher_of
 from harness.scenarios.script import Script
+from harness.trace.backend import carry_out
 from harness.trace.files import Header, Trace
 from harness.trace.observations import Observation
-from harness.trace.steps import Examine, TargetLine, Write, encode
+from harness.trace.steps import AnyStep, Examine, TargetLine, Write
 from harness.twin.backend import TwinBackend
 from harness.twin.clock import TICKS_PER_MS
 from harness.twin.profile import Profile, named
-from harness.wire.job import Job, JobScenario
+from harness.wire import gauged
 
 SNAPSHOTS: Final = 8
 CHUNK_SECTORS: Final = 8
@@ -54,7 +55,7 @@ _FIGURES_BYTES_MAX: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class Peak:
     """One side's peak and time.
 
     Attributes:
@@ -67,7 +68,7 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Measured:
     """One limit: what both sides did with it.
 
     Attributes:
@@ -81,8 +82,8 @@ class Row:
     threshold: int
     bound: int
     delay_ms: int
-    kernel: Side
-    twin: Side
+    kernel: Peak
+    twin: Peak
     job_bytes: int
     slab_bytes: int
     differs: str | None
@@ -122,100 +123,97 @@ def bound(threshold: int, profile: Profile) -> int:
     return SNAPSHOTS * min(copies, threshold + (not profile.threshold_semaphore))
 
 
-def simulate(trace: Trace, profile: Profile) -> tuple[list[Observation], Side]:
+def simulate(trace: Trace, profile: Profile) -> tuple[list[Observation], Peak]:
     """The twin alone: what it saw, and its peak."""
     twin = TwinBackend(profile)
-    twin.begin(trace.header.seed)
-    seen = []
-    ticks = 0
-    for index, step in enumerate(trace.steps):
-        before = twin.world.clock.now
-        seen.append(twin.execute(index, step))
+    seen: list[Observation] = []
+    begun = ticks = 0
+
+    def note(_index: int, _step: AnyStep) -> None:
+        nonlocal begun
+        begun = twin.world.clock.now
+
+    for step, observation in zip(trace.steps, carry_out(
+            twin, trace.steps, trace.header.seed, note), strict=True):
+        seen.append(observation)
         if isinstance(step, Write):
-            ticks = twin.world.clock.now - before
+            ticks = twin.world.clock.now - begun
     jobs = sum(snapshot.kcopyd.jobs_peak
                for snapshot in twin.world.origins.snapshots(twin.world.disks["base"]))
-    return seen, Side(jobs, ticks / (1000 * TICKS_PER_MS))
+    return seen, Peak(jobs, ticks / (1000 * TICKS_PER_MS))
 
 
 def measure(kernel: Kernel, directory: Path, thresholds: tuple[int, ...] = (LIMIT, NO_LIMIT),
-            tell: Callable[[str], None] = lambda _: None) -> tuple[str, list[Row]]:
+            tell: Callable[[str], None] = lambda _: None) -> tuple[str, list[Measured]]:
     """Both sides, with each limit; the kernel's release and the rows.
 
     Raises:
         ProvisioningError: there is no guest that can be measured.
         GuestLost: it did not survive.
+        BadScenario: it could not do what was asked of it.
     """
     launcher = launcher_of(kernel, python=Path(sys.executable), argv=("-m", "harness.kernel.gauge"),
                            memory_mib=MEMORY_MIB)
     delay_ms = round(DELAY_MS * launcher.slowness)
     traces = {trace.header.scenario: (threshold, trace) for threshold, trace in
               ((threshold, scenario(threshold, delay_ms=delay_ms)) for threshold in thresholds)}
-    job = encode(Job(modules=str(kernel.modules), scenarios=tuple(
-        JobScenario(name, trace.steps, trace.header.seed)
-        for name, (_, trace) in traces.items())))
-    supervisor = Supervisor(
-        kernel, guests=1, results=directory, job=lambda _names: job, python=Path(sys.executable),
-        step_limit_s=_STEP_LIMIT_S, launcher=launcher)
     tell(f"{kernel.name}: {len(traces)} runs in a guest of {MEMORY_MIB} MiB")
-    outcomes = supervisor.run(list(traces))
+    outcomes = observe(
+        Scenarios(trace for _, trace in traces.values()),
+        Guests(kernel=kernel, results=directory, launcher=launcher, step_limit_s=_STEP_LIMIT_S))
     rows = []
     release = ""
     for name, (threshold, trace) in traces.items():
         outcome = outcomes[name]
-        if outcome.lost is not None:
-            raise GuestLost(f"{name}: the guest was lost ({outcome.lost.reason}: "
-                            f"{outcome.lost.detail}); its console: {outcome.lost.log}")
-        if outcome.fault or outcome.ready is None:
-            raise ProvisioningError(f"{name}: {outcome.fault}")
-        release = outcome.ready.release
-        profile = Profile.from_probe(outcome.ready.probe)
+        ready = answered(outcome)
+        release = ready.release
+        profile = Profile.from_probe(ready.probe)
         tell(f"{name}: the twin")
         seen, twin = simulate(trace, profile)
         comparison = diff.compare(trace, outcome.observations, seen)
         found = _gauged(directory).get(name)
         if found is None:
             raise GuestLost(f"{name}: the guest did not say what it measured")
-        rows.append(Row(
+        rows.append(Measured(
             threshold=threshold, bound=bound(threshold, profile), delay_ms=delay_ms, twin=twin,
-            kernel=Side(found.peak.jobs - found.before.jobs, found.elapsed_us / 1e6),
+            kernel=Peak(found.peak.jobs - found.before.jobs, found.elapsed_us / 1e6),
             job_bytes=found.peak.job_bytes, slab_bytes=found.peak.slab_bytes,
             differs=None if comparison.same else diff.render(comparison.divergences[0])))
     return release, rows
 
 
-def _gauged(directory: Path) -> dict[str, gauge.Gauged]:
+def _gauged(directory: Path) -> dict[str, gauged.Gauged]:
     """What the last guest measured: a guest that is lost takes its figures with it.
 
     Raises:
         GuestLost: there is nothing, or rubbish.
     """
-    found = sorted(directory.glob(f"guest-*/{gauge.NAME}"))
+    found = sorted(directory.glob(f"guest-*/{gauged.NAME}"))
     try:
         return msgspec.json.decode(read_stranger(found[-1], _FIGURES_BYTES_MAX),
-                                   type=dict[str, gauge.Gauged])
+                                   type=dict[str, gauged.Gauged])
     except (IndexError, NotAFile, msgspec.MsgspecError, UnicodeError, RecursionError) as fault:
         raise GuestLost(f"what the guest measured is missing, or rubbish: {fault}") from None
 
 
 @dataclass(frozen=True, slots=True)
-class SeedRow:
+class SeedMeasured:
     """The seed's way of one limit, twin alone; 0 is no limit there."""
 
     threshold: int
     bound: int
-    twin: Side
+    twin: Peak
 
 
-def seed_rows(delay_ms: int) -> list[SeedRow]:
+def seed_rows(delay_ms: int) -> list[SeedMeasured]:
     """What the seed's semaphores do, in the twin; there is no kernel of that age."""
     profile = named("seed")
-    return [SeedRow(threshold, bound(threshold, profile),
+    return [SeedMeasured(threshold, bound(threshold, profile),
                     simulate(scenario(threshold, delay_ms=delay_ms), profile)[1])
             for threshold in (LIMIT, 0)]
 
 
-def table(kernel: str, release: str, rows: Sequence[Row], seed: Sequence[SeedRow] = ()
+def table(kernel: str, release: str, rows: Sequence[Measured], seed: Sequence[SeedMeasured] = ()
           ) -> list[str]:
     """A table in Markdown."""
     about = (f"{kernel} ({release}): {SNAPSHOTS} snapshots, chunks of 4 KiB, {SECTORS // 2048} MiB "

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from harness.measure.coverage import Function, Recorded, load
+from harness.measure.coverage import Counted, Function, load
 
 DATA: Final = Path(__file__).parents[2] / "docs" / "traceability.json"
 PAGE: Final = DATA.with_name("TRACEABILITY.md")
@@ -156,7 +156,7 @@ def resolve(symbol: str) -> object:
     return found
 
 
-def page(recorded: Recorded) -> str:
+def page(recorded: Counted) -> str:
     """docs/TRACEABILITY.md."""
     reached = [name for name in NAMES if _is_reached(recorded.functions.get(name))]
     lines = [

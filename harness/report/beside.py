@@ -1,7 +1,7 @@
 """Two runs beside each other (``dmsnap compare A B``): verdicts, status trajectories, times.
 
-A side is the directory of a report, its ``results.json``, or either with ``:KERNEL`` behind it.
-Kernels are paired by name; where each side has, or names, one only, those two are a pair: that is
+Each is the directory of a report, its ``results.json``, or either with ``:KERNEL`` behind it.
+Kernels are paired by name; where each has, or names, one only, those two are a pair: that is
 how two kernels of one run, or one kernel in two kinds of guest, are compared.
 
 A *status trajectory* is every status line of every device after every step, as the kernel gave
@@ -32,7 +32,7 @@ Trajectory = tuple[tuple[int, str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class OneRun:
     """One of the two runs.
 
     Attributes:
@@ -61,7 +61,7 @@ class Side:
         return {each.scenario: trajectory(each.observations) for each in recorded(guests)}
 
 
-def open_side(name: str) -> Side:
+def open_run(name: str) -> OneRun:
     """The run that ``name`` names.
 
     Raises:
@@ -82,7 +82,7 @@ def open_side(name: str) -> Side:
     if kernel and kernel not in known:
         raise ProvisioningError(f"{name}: that run has no results of {kernel!r}; it has "
                                 f"{', '.join(known) or 'none at all'}")
-    return Side(name, report, file.parent, kernel)
+    return OneRun(name, report, file.parent, kernel)
 
 
 def trajectory(seen: Sequence[Observation]) -> Trajectory:
@@ -125,7 +125,7 @@ class Pair:
         return not (self.verdicts or self.status or self.only_a or self.only_b)
 
 
-def pairs(a: Side, b: Side) -> list[tuple[str, str]]:
+def pairs(a: OneRun, b: OneRun) -> list[tuple[str, str]]:
     """Kernels that belong together.
 
     Raises:
@@ -144,7 +144,7 @@ def pairs(a: Side, b: Side) -> list[tuple[str, str]]:
     return common
 
 
-def compare(a: Side, b: Side, kernels: tuple[str, str]) -> Pair:
+def compare(a: OneRun, b: OneRun, kernels: tuple[str, str]) -> Pair:
     """Everything that differs between ``kernels[0]`` of ``a`` and ``kernels[1]`` of ``b``."""
     left, right = a.results(kernels[0]), b.results(kernels[1])
     both = [name for name in left if name in right]

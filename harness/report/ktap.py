@@ -57,7 +57,7 @@ def _line(number: int, result: Result) -> str:
     match result.verdict:
         case Verdict.SAME:
             return f"ok {number} {name}" + (f" # {why}" if why else "")
-        case Verdict.HANGS:
+        case Verdict.HANGS | Verdict.DIES:
             return f"ok {number} {name} # {result.verdict}: {why}"
         case Verdict.UNSUPPORTED:
             return f"ok {number} {name} # SKIP {why}".rstrip()

@@ -26,6 +26,7 @@ from harness.verdict.result import Result, RunReport
 STYLE: Final = {
     Verdict.SAME: "green",
     Verdict.HANGS: "green",
+    Verdict.DIES: "green",
     Verdict.DIVERGED: "bold red",
     Verdict.NONDETERMINISTIC: "bold red",
     Verdict.LOST: "bold magenta",
@@ -34,6 +35,7 @@ STYLE: Final = {
 }
 SHORT: Final = {
     Verdict.HANGS: "hangs",
+    Verdict.DIES: "dies",
     Verdict.NONDETERMINISTIC: "nondet.",
     Verdict.LOST: "lost",
     Verdict.UNSUPPORTED: "unsupp.",
@@ -180,7 +182,7 @@ class Terminal:
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class _TableRow:
     """What one row of a table stands for: scenarios, each with its result by kernel."""
 
     name: str
@@ -202,7 +204,7 @@ class _Row:
                        for by_kernel in self.results))
 
 
-def _rows(report: RunReport) -> list[_Row]:
+def _rows(report: RunReport) -> list[_TableRow]:
     """Rows in the order of the results.
 
     The variants of a scenario (``name[…]``) share one row, ``name ×6``, if verdict and mark are
@@ -216,9 +218,9 @@ def _rows(report: RunReport) -> list[_Row]:
     for name in by_scenario:
         groups.setdefault(name.partition("[")[0] if name.endswith("]") else name, []).append(name)
 
-    def row(base: str, names: Sequence[str]) -> _Row:
+    def row(base: str, names: Sequence[str]) -> _TableRow:
         title = names[0] if len(names) == 1 else f"{base} ×{len(names)}"
-        return _Row(title, tuple(by_scenario[name] for name in names))
+        return _TableRow(title, tuple(by_scenario[name] for name in names))
 
     rows = []
     for base, names in groups.items():

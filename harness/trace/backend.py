@@ -1,6 +1,7 @@
 """The protocol that both sides implement, and the one loop that carries a scenario out."""
 
 import traceback
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from harness.errors import BadScenario, Unsupported, WitnessesDisagree
@@ -27,6 +28,22 @@ class Backend(Protocol):
         Raises:
             WitnessesDisagree: the devices are gone, but what was observed is in doubt.
         """
+
+
+def carry_out(backend: Backend, steps: Sequence[AnyStep], seed: int,
+              before: Callable[[int, AnyStep], None] = lambda _index, _step: None
+              ) -> Iterator[Observation]:
+    """Begin an empty world and do one step after another, each when its observation is asked for.
+
+    ``before`` is called in front of each step.  Nothing is put away at the end (`put_away`).
+
+    Raises:
+        BadScenario: a step has no meaning there.
+    """
+    backend.begin(seed)
+    for index, step in enumerate(steps):
+        before(index, step)
+        yield backend.execute(index, step)
 
 
 def fault_of(error: BaseException) -> str:

@@ -9,7 +9,14 @@ from typing import Final
 
 import msgspec
 
-from harness.errors import BadScenario, DmsnapError, NeverReturns, TwinInvariant, errno_name
+from harness.errors import (
+    BadScenario,
+    DmsnapError,
+    KernelCrash,
+    NeverReturns,
+    TwinInvariant,
+    errno_name,
+)
 from harness.trace import pattern, rules
 from harness.trace.observations import (
     SUSPENDED,
@@ -68,7 +75,8 @@ class TwinBackend:
     """`harness.trace.backend.Backend` on a simulated world.
 
     ``answers`` are given to the choice points of each world that begins (`harness.twin.clock`);
-    ``choices`` tells which points the present one has met.
+    ``choices`` tells which points the present one has met, and ``crashes`` where it has announced
+    by now that the kernel dies, or may.
     """
 
     def __init__(self, profile: Profile, answers: Mapping[int, int] | None = None) -> None:
@@ -80,6 +88,7 @@ class TwinBackend:
         """A new, empty world."""
         self._seed = seed
         self.choices = Choices(self._answers)
+        self.crashes: list[KernelCrash] = []
         self.world = DeviceMapper(self._profile, self.choices)
         self._io = BlockIO(self.world.clock, self._profile)
         self._states: dict[str, DeviceState] = {}
@@ -108,7 +117,13 @@ class TwinBackend:
             raise stuck from None
         except DmsnapError as fault:
             fault.step = index
+            if isinstance(fault, KernelCrash):
+                self.crashes.append(fault)
             raise
+        finally:
+            for crash in self.world.take_crashes():
+                crash.step = index
+                self.crashes.append(crash)
         return Observation(
             step=index, error=result.error, text=result.text, content=result.content,
             image=result.image,

@@ -18,7 +18,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from harness.errors import NeverReturns
+from harness.errors import KernelCrash, NeverReturns
+from harness.trace.backend import carry_out
 from harness.trace.observations import Observation
 from harness.trace.steps import AnyStep
 from harness.twin.backend import TwinBackend
@@ -46,11 +47,12 @@ def run(steps: Sequence[AnyStep], seed: int, profile: Profile,
         BadScenario: a step has no meaning.
         Unsupported: a step needs what the twin does not model.
         NeverReturns: a step waits for ever.
+        KernelCrash: the kernel dies in a step.
         TwinInvariant: the twin contradicts itself.
     """
     seen, met = _run(steps, seed, profile, answers or {})
-    if met.stuck:
-        raise met.stuck
+    if met.end:
+        raise met.end
     return seen
 
 
@@ -61,12 +63,14 @@ class _Met:
     Attributes:
         ends: for each step, how many had been met after it.
         rested: at one of them workers rested before they had run for as long as they were to.
-        stuck: the last step that was begun never returns.
+        end: why the last step that was begun has no observation.
+        crashes: where the kernel dies in this order, or may.
     """
 
     ends: tuple[int, ...]
     rested: bool
-    stuck: NeverReturns | None = None
+    end: NeverReturns | KernelCrash | None = None
+    crashes: tuple[KernelCrash, ...] = ()
 
     @property
     def points(self) -> int:
@@ -79,29 +83,27 @@ class _Met:
 def _run(steps: Sequence[AnyStep], seed: int, profile: Profile, answers: Mapping[int, int]
          ) -> tuple[tuple[Observation, ...], _Met]:
     backend = TwinBackend(profile, answers)
-    backend.begin(seed)
     seen: list[Observation] = []
     ends: list[int] = []
-    stuck: NeverReturns | None = None
-    for index, step in enumerate(steps):
-        try:
-            seen.append(backend.execute(index, step))
-        except NeverReturns as fault:
-            stuck = fault
+    end: NeverReturns | KernelCrash | None = None
+    try:
+        for observation in carry_out(backend, steps, seed):
+            seen.append(observation)
+            ends.append(backend.choices.points)
+    except (NeverReturns, KernelCrash) as fault:
+        end = fault
         ends.append(backend.choices.points)
-        if stuck:
-            break
-    return tuple(seen), _Met(tuple(ends), backend.choices.rested, stuck)
+    return tuple(seen), _Met(tuple(ends), backend.choices.rested, end, tuple(backend.crashes))
 
 
 class Orders:
     """The permitted orders of a trace, the first one first, each run as it is asked for.
 
     A point is only offered where the order before it makes it appear.  An order in which a step
-    never returns ends with what was observed before.
+    never returns, or the kernel dies, ends with what was observed before.
 
     Attributes:
-        stuck: why the first order ends before the trace does; None if it does not.
+        end: why the first order ends before the trace does; None if it does not.
         complete: after the last one: there are no others in which workers run until they rest.
     """
 
@@ -113,13 +115,17 @@ class Orders:
         self._limit = ORDERS_MAX
         self._last = Answers()
         self._differs: dict[Answers, int] = {}
-        self.stuck: NeverReturns | None = None
+        self.end: NeverReturns | KernelCrash | None = None
         self.complete = False
 
     @property
     def tried(self) -> int:
         """Orders run so far."""
         return len(self._met)
+
+    def dies_in(self, step: int) -> KernelCrash | None:
+        """What announces, in the order that was run last, that the kernel may die in ``step``."""
+        return next((crash for crash in self._met[self._last].crashes if crash.covers(step)), None)
 
     def differs_in(self, step: int) -> None:
         """The order that was run last is not what is looked for: ``step`` differs first."""
@@ -128,7 +134,7 @@ class Orders:
     def __iter__(self) -> Iterator[Tried]:
         """Run them; at most `ORDERS_MAX`."""
         yield from self._run([{}])
-        self.stuck = self._met[frozenset()].stuck
+        self.end = self._met[frozenset()].end
         points = self._met[frozenset()].points
         everywhere = dict.fromkeys(range(points), 1)
         yield from self._run([everywhere])

@@ -165,10 +165,6 @@ class Profile:
     defects: str = FAITHFUL
     """Known defects of kernels (docs/KERNEL-DEFECTS.md): done as kernels do, or `FIXED`."""
 
-    unprobed_crashes: bool = False
-    """Where no harmless probe tells whether this kernel crashes, it does.  A guest that was lost is
-    compared with this; one that lives on, without."""
-
     @property
     def fixed(self) -> bool:
         """Do as the documentation promises where kernels do not."""

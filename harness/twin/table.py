@@ -260,9 +260,9 @@ class Table:
         """
         name = f"table: {{{self.md.name}}}:"
         limits = STACKING
-        if self._stale and self.world.profile.unprobed_crashes:
-            raise FreedMemory("a target uses a device whose reference was freed when another one "
-                              "opened it for writing")
+        if self._stale:
+            self.world.may_die(FreedMemory("a target uses a device whose reference was freed when "
+                                           "another one opened it for writing"))
         for target in self.targets:
             below = self._device_limits(target)
             own = target.io_hints(below)
@@ -270,9 +270,9 @@ class Table:
             if fault is not None:
                 self.world.log(f"{name} {fault}")
                 raise LoadError(errno.EINVAL)
-            if divides_by_zero(own, below) and self.world.profile.unprobed_crashes:
-                raise KernelCrash("a discard granularity of less than one sector: the kernel "
-                                  "divides by zero in blk_stack_limits")
+            if divides_by_zero(own, below):
+                self.world.may_die(KernelCrash("a discard granularity of less than one sector: the "
+                                               "kernel divides by zero in blk_stack_limits"))
             limits, fits = stack(limits, own, 0)
             if not fits:
                 self.world.log(f"{name} adding target device (start sect {target.start} len "

@@ -9,6 +9,7 @@ the kernel would log, and the uevents it would send, are kept in order until som
 from collections.abc import Callable
 from typing import Any
 
+from harness.errors import KernelCrash
 from harness.trace.observations import UEvent
 from harness.twin.bio import BlockDevice
 from harness.twin.clock import Choices, Clock
@@ -41,6 +42,7 @@ class World:
         self.origins: Origins[Any, Any] = Origins()
         self.cow_threshold = profile.cow_threshold
         self._log: list[str] = []
+        self._crashes: list[KernelCrash] = []
         self._uevents: list[UEvent] = []
         self.exceptions_done = 0
         self._exception_waiters: list[Callable[[], None]] = []
@@ -69,6 +71,15 @@ class World:
         """The uevents since the last call."""
         events, self._uevents = self._uevents, []
         return tuple(events)
+
+    def may_die(self, crash: KernelCrash) -> None:
+        """Announce a place where this kernel may die, and may live on: no harmless probe tells."""
+        self._crashes.append(crash)
+
+    def take_crashes(self) -> tuple[KernelCrash, ...]:
+        """What was announced since the last call."""
+        crashes, self._crashes = self._crashes, []
+        return tuple(crashes)
 
     # -- devices --
 

@@ -1,13 +1,16 @@
-"""What the twin knows of a trace before, or in place of, a kernel's answer: where it ends.
+"""What the twin says of a trace before a kernel has answered: where it ends, where kernels may die.
 
 A trace that needs what the twin does not model has no verdict but *unsupported*, whatever a kernel
 would make of it, so no guest need be had for it.  One that ends in a step which never returns, or
-in a crash, ends so on a kernel as well, if the two agree: then there is no observation to compare,
-but the step.
+in the death of the kernel, ends so on a kernel as well, if the two agree: then there is no
+observation to compare, but the step.
+
+Nothing here knows what a guest did, only what its probe found.
 """
 
 import dataclasses
 from collections.abc import Mapping
+from itertools import islice
 from typing import Final
 
 from harness.compare.diff import words
@@ -19,13 +22,17 @@ from harness.errors import (
     ProvisioningError,
     Unsupported,
 )
+from harness.trace.backend import carry_out
 from harness.trace.files import Trace
 from harness.trace.steps import Load
 from harness.twin.backend import TwinBackend
 from harness.twin.device_mapper import TARGET_TYPES
+from harness.twin.explore import Orders
 from harness.twin.profile import FAITHFUL, Fact, Profile
 from harness.twin.table import check_known
 
+DEATHS_ORDERS_MAX: Final = 100
+"""Orders that are looked at for one in which the kernel may die where it did."""
 _TOLD: Final = (BadScenario, Unsupported, NeverReturns, KernelCrash)
 
 
@@ -62,24 +69,68 @@ def not_modelled(trace: Trace) -> Unsupported | None:
     return None
 
 
-def foresee(trace: Trace, facts: Mapping[str, Fact], defects: str = FAITHFUL, *,
-            crashes: bool = False) -> DmsnapError | None:
-    """What ends a trace in the twin's first order, with its step; None if it gets through.
+def profile_of(facts: Mapping[str, Fact], defects: str = FAITHFUL) -> Profile:
+    """The profile of a guest whose probe found ``facts``.
 
-    ``facts`` are those of a guest's probe.  With ``crashes``, the kernel crashes where no probe
-    tells.
+    Raises:
+        ProvisioningError: no kernel answers like that.
+    """
+    return dataclasses.replace(Profile.from_probe(facts), defects=defects)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Foretold:
+    """What the twin says of a trace, in its first order.
+
+    Attributes:
+        end: why it does not get through, with the step; None if it does.
+        crashes: where the kernel dies, or may; the last may be the end.
+    """
+
+    end: DmsnapError | None = None
+    crashes: tuple[KernelCrash, ...] = ()
+
+
+def foretell(trace: Trace, facts: Mapping[str, Fact], defects: str = FAITHFUL) -> Foretold:
+    """What the twin says of a trace; ``facts`` are those of a guest's probe."""
+    try:
+        backend = TwinBackend(profile_of(facts, defects))
+    except ProvisioningError:
+        return Foretold()
+    end: DmsnapError | None = None
+    try:
+        for _ in carry_out(backend, trace.steps, trace.header.seed):
+            pass
+    except DmsnapError as fault:
+        end = fault
+    except Exception:  # noqa: BLE001 - a twin that breaks foresees nothing
+        return Foretold()
+    return Foretold(end, tuple(backend.crashes))
+
+
+def foresee(trace: Trace, facts: Mapping[str, Fact], defects: str = FAITHFUL
+            ) -> DmsnapError | None:
+    """What ends a trace in the twin's first order, with its step; None if it gets through."""
+    return foretell(trace, facts, defects).end
+
+
+def hangs_in(trace: Trace, facts: Mapping[str, Fact], defects: str = FAITHFUL) -> int | None:
+    """The step of which the twin says that it never returns."""
+    fault = foresee(trace, facts, defects)
+    return fault.step if isinstance(fault, NeverReturns) else None
+
+
+def dies_in(trace: Trace, facts: Mapping[str, Fact], step: int, defects: str = FAITHFUL
+            ) -> KernelCrash | None:
+    """Why the kernel may die in ``step``, in one of the orders that are permitted; None if in none.
+
+    At most `DEATHS_ORDERS_MAX` of them are looked at.
     """
     try:
-        profile = Profile.from_probe(facts)
-    except ProvisioningError:
+        orders = Orders(trace.steps[:step + 1], trace.header.seed, profile_of(facts, defects))
+        for _ in islice(orders, DEATHS_ORDERS_MAX):
+            if found := orders.dies_in(step):
+                return found
+    except Exception:  # noqa: BLE001 - a twin that breaks foresees nothing
         return None
-    backend = TwinBackend(dataclasses.replace(profile, defects=defects, unprobed_crashes=crashes))
-    backend.begin(trace.header.seed)
-    for index, each in enumerate(trace.steps):
-        try:
-            backend.execute(index, each)
-        except DmsnapError as fault:
-            return fault
-        except Exception:  # noqa: BLE001 - a twin that breaks foresees nothing
-            return None
     return None

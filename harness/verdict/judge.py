@@ -1,7 +1,7 @@
 """The verdict: what one side saw, held against the other."""
 
-import dataclasses
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 
@@ -9,17 +9,12 @@ from harness.compare import diff
 from harness.compare.diff import Verdict
 from harness.errors import (
     BadScenario,
-    DmsnapError,
-    FreedMemory,
-    KernelCrash,
     NeverReturns,
     ProvisioningError,
     TwinInvariant,
     Unsupported,
 )
-from harness.guest.events import (
-    Outcome,
-)
+from harness.guest.events import Loss, Outcome
 from harness.promises import check as promise
 from harness.promises import witness
 from harness.promises.check import BrokenPromise
@@ -27,12 +22,15 @@ from harness.trace.backend import fault_of
 from harness.trace.files import Observations, ObservationsHeader, Trace
 from harness.trace.observations import Observation
 from harness.trace.rules import faults_without_effect
-from harness.trace.steps import encode
+from harness.trace.steps import Crash, encode
 from harness.twin import explore
-from harness.twin.profile import FAITHFUL, Profile
-from harness.verdict.foresight import foresee, place, told
+from harness.twin.profile import FAITHFUL
+from harness.verdict.foresight import dies_in, foresee, place, profile_of, told
 from harness.verdict.result import Result, console_tail
 from harness.wire.journal import Ready
+
+_OTHER_PANICS: Final = ("sysrq triggered crash", "deadlocked on memory", "Out of memory")
+"""In the words of a panic that was asked for, or that a guest without memory comes to."""
 
 
 def judge(trace: Trace, outcome: Outcome, kernel: str, defects: str = FAITHFUL
@@ -66,11 +64,11 @@ def judge(trace: Trace, outcome: Outcome, kernel: str, defects: str = FAITHFUL
 
 
 def _against_twin(result: Result, trace: Trace, seen: Sequence[Observation], ready: Ready,
-                  defects: str) -> tuple[Result, Observations | None]:
+                  defects: str, died_in: int | None = None) -> tuple[Result, Observations | None]:
     """The verdict on what a kernel was seen to do, however the twin fares."""
     replace = msgspec.structs.replace
     try:
-        return _compare(result, trace, seen, ready, defects)
+        return _compare(result, trace, seen, ready, defects, died_in)
     except BadScenario as fault:
         return replace(result, verdict=Verdict.BROKEN, reason=f"the twin: {told(trace, fault)}"
                        ), None
@@ -78,7 +76,7 @@ def _against_twin(result: Result, trace: Trace, seen: Sequence[Observation], rea
         return replace(result, verdict=Verdict.UNSUPPORTED, reason=told(trace, fault)), None
     except ProvisioningError as fault:  # no kernel answers like that: there is nothing to compare
         return replace(result, verdict=Verdict.LOST, reason=f"rubbish: {fault}"), None
-    except (KernelCrash, TwinInvariant) as fault:
+    except TwinInvariant as fault:
         return replace(result, verdict=Verdict.DIVERGED, reason=f"the twin: {told(trace, fault)}"
                        ), None
     except Exception as fault:  # noqa: BLE001 - a twin that breaks is a result, and not the last
@@ -93,26 +91,19 @@ def unsupported(trace: Trace, kernel: str, fault: Unsupported) -> Result:
                   steps=len(trace.steps))
 
 
-def hangs_in(trace: Trace, ready: Ready, defects: str = FAITHFUL) -> int | None:
-    """The step of which the twin says that it never returns on this guest's kernel."""
-    fault = foresee(trace, ready.probe, defects)
-    return fault.step if isinstance(fault, NeverReturns) else None
-
-
 def _judge_lost(result: Result, trace: Trace, outcome: Outcome, defects: str
                 ) -> tuple[Result, Observations | None]:
-    """A guest was lost: by what the twin comes to as well, or by something else."""
+    """A guest was lost: by what the twin says as well, or by something else."""
     replace = msgspec.structs.replace
     loss, ready = outcome.lost, outcome.ready
     assert loss is not None
     where = "" if loss.step is None else f" in {place(trace, loss.step)}"
     result = replace(result, console=console_tail(loss.console))
-    end = None if ready is None else foresee(trace, ready.probe, defects,
-                                             crashes=loss.reason == "panic")
+    end = None if ready is None else foresee(trace, ready.probe, defects)
     if isinstance(end, Unsupported):
         return replace(result, verdict=Verdict.UNSUPPORTED, reason=told(trace, end)), None
-    if loss.reason == "panic" and _crashes_alike(end, loss.step):
-        return replace(result, reason=f"both sides crash{where}: {loss.detail}"), None
+    if ready and loss.step is not None and _is_death(trace, loss):
+        return _judge_death(result, trace, outcome, loss.step, ready, defects)
     if loss.reason == "hang" and ready and isinstance(end, NeverReturns) and loss.step is not None:
         if end.step != loss.step:
             return replace(result, verdict=Verdict.DIVERGED, reason=(
@@ -129,48 +120,65 @@ def _judge_lost(result: Result, trace: Trace, outcome: Outcome, defects: str
                    ), None
 
 
-def _crashes_alike(end: DmsnapError | None, step: int | None) -> bool:
-    """Whether the twin comes to a crash of the kernel in this very step.
+def _is_death(trace: Trace, loss: Loss) -> bool:
+    """Whether a kernel died of what was done to it: a panic, which each BUG and oops ends in.
 
-    What freed memory does to a kernel may come later.
+    Not one that was asked for, by the trace itself or through sysrq, nor one for want of memory.
     """
-    if isinstance(end, FreedMemory) and end.step is not None:
-        return step is not None and end.step <= step
-    return isinstance(end, KernelCrash) and end.step == step
+    assert loss.step is not None
+    return (loss.reason == "panic" and not isinstance(trace.steps[loss.step], Crash)
+            and not any(words in loss.detail for words in _OTHER_PANICS))
 
 
-def _compare(result: Result, trace: Trace, seen: Sequence[Observation], ready: Ready, defects: str
-             ) -> tuple[Result, Observations]:
-    """Compare with the twin's first order, and with the others where that differs."""
-    profile = dataclasses.replace(Profile.from_probe(ready.probe), defects=defects)
+def _judge_death(result: Result, trace: Trace, outcome: Outcome, step: int, ready: Ready,
+                 defects: str) -> tuple[Result, Observations | None]:
+    """A kernel died: where the twin has announced it, what came before is compared."""
+    replace = msgspec.structs.replace
+    assert outcome.lost is not None
+    where, detail = place(trace, step), outcome.lost.detail
+    crash = dies_in(trace, ready.probe, step, defects)
+    if crash is None:
+        return replace(result, verdict=Verdict.DIVERGED, reason=(
+            f"the kernel dies in {where}, which the twin did not announce: {detail}")), None
+    result, twin = _against_twin(result, trace, outcome.observations, ready, defects, died_in=step)
+    if result.verdict is Verdict.SAME:
+        since = "" if crash.step == step else f"since {place(trace, crash.step or 0)}, "
+        result = replace(result, verdict=Verdict.DIES, console="", reason=(
+            f"{where}, kills the kernel: {since}{crash} ({detail})"))
+    return result, twin
+
+
+def _compare(result: Result, trace: Trace, seen: Sequence[Observation], ready: Ready, defects: str,
+             died_in: int | None = None) -> tuple[Result, Observations]:
+    """Compare with the twin's first order, and with the others where that differs.
+
+    A kernel that died is compared up to the step in which it did; the order must announce that.
+    """
+    profile = profile_of(ready.probe, defects)
     steps, seed = trace.steps, trace.header.seed
+    if died_in is not None:
+        steps = steps[:died_in + 1]
+        trace = Trace(trace.header, steps[:max(died_in, len(seen))], trace.lines)
     orders = explore.Orders(steps, seed, profile)
     outcomes: set[bytes] = set()
     first: tuple[diff.Comparison, tuple[Observation, ...]] | None = None
-    for answers, twin in orders:
+    for answers, simulated in orders:
+        twin = simulated[:len(trace.steps)]
         comparison = diff.compare(trace, seen, twin)
         outcomes.add(encode(comparison.divergences))
         if first is None:
             first = comparison, twin
-        if comparison.same:
+        if comparison.same and (died_in is None or orders.dies_in(died_in)):
             verdict = Verdict.SAME
             reason = "" if not answers else (
                 "the kernel took another of the permitted orders, number "
                 f"{orders.tried} that was tried")
             break
-        orders.differs_in(comparison.divergences[0].step)
+        orders.differs_in(len(steps) - 1 if comparison.same else comparison.divergences[0].step)
     else:
         assert first is not None, "there is always a first order"
         comparison, twin = first
-        reason, verdict = "", Verdict.DIVERGED
-        if orders.stuck and len(seen) > len(twin):
-            reason = (f"the kernel returns from a step of which the twin says that it never "
-                      f"returns, {told(trace, orders.stuck)}")
-        elif len(outcomes) > 1:
-            reason = f"none of the {orders.tried} permitted orders that were tried is the kernel's"
-            if not orders.complete:
-                verdict = Verdict.NONDETERMINISTIC
-                reason += ", and there are more"
+        verdict, reason = _unlike(trace, orders, len(outcomes), len(seen) > len(twin))
     header = ObservationsHeader(scenario=result.scenario, seed=seed, side="twin",
                                 profile=profile.facts())
     kernel_promises = _broken_promises(trace, seen)
@@ -181,6 +189,27 @@ def _compare(result: Result, trace: Trace, seen: Sequence[Observation], ready: R
         kernel_promises=kernel_promises,
         twin_promises=kernel_promises if alike else _broken_promises(trace, twin),
         twin_us=_time(twin)), Observations(header, twin)
+
+
+def _unlike(trace: Trace, orders: explore.Orders, outcomes: int, goes_on: bool
+            ) -> tuple[Verdict, str]:
+    """The verdict where none of the orders is the kernel's, and what there is to say of it.
+
+    ``outcomes`` is how many ways there were to differ; ``goes_on``, that the kernel went on
+    where the twin's first order ends.
+    """
+    if goes_on and isinstance(orders.end, NeverReturns):
+        return Verdict.DIVERGED, ("the kernel returns from a step of which the twin says that it "
+                                  f"never returns, {told(trace, orders.end)}")
+    if goes_on and orders.end:
+        return Verdict.DIVERGED, ("the kernel lives on behind a step in which the twin says that "
+                                  f"it dies, {told(trace, orders.end)}")
+    if outcomes < 2:
+        return Verdict.DIVERGED, ""
+    reason = f"none of the {orders.tried} permitted orders that were tried is the kernel's"
+    if orders.complete:
+        return Verdict.DIVERGED, reason
+    return Verdict.NONDETERMINISTIC, f"{reason}, and there are more"
 
 
 def _broken_promises(trace: Trace, seen: Sequence[Observation]) -> tuple[BrokenPromise, ...]:

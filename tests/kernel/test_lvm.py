@@ -8,7 +8,7 @@ import pytest
 from harness.campaign.replay import observe_kernel
 from harness.errors import ProvisioningError
 from harness.guest.fetch import provision
-from harness.lvm import replay as lvm
+from harness.lvm import enact as lvm
 from harness.lvm.situations import SITUATIONS
 from harness.trace import files as trace
 from harness.trace.observations import Stamped
@@ -29,14 +29,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def rows(place: Path) -> dict[str, lvm.Row]:
+def rows(place: Path) -> dict[str, lvm.Findings]:
     release, rows = lvm.run(provision.fetch(KERNEL), SITUATIONS, place, jobs=2)
     print("\n".join(lvm.table(KERNEL, release, rows)))
     return {row.situation.name: row for row in rows}
 
 
 @pytest.mark.parametrize("name", [situation.name for situation in SITUATIONS])
-def test_the_twin_does_what_lvm_sees(rows: dict[str, lvm.Row], name: str) -> None:
+def test_the_twin_does_what_lvm_sees(rows: dict[str, lvm.Findings], name: str) -> None:
     row = rows[name]
     assert row.faults == []
     assert row.calls > 20
@@ -45,14 +45,14 @@ def test_the_twin_does_what_lvm_sees(rows: dict[str, lvm.Row], name: str) -> Non
     assert len(row.traces) == len(row.situation.boots)
 
 
-def test_the_merge_was_interrupted_in_the_middle(rows: dict[str, lvm.Row]) -> None:
+def test_the_merge_was_interrupted_in_the_middle(rows: dict[str, lvm.Findings]) -> None:
     [words] = [words for words in rows["merge-interrupted"].store if "power lost" in words]
     left, all_of_them = (int(word) for word in words.split() if word.isdigit())
     assert 0 < left < all_of_them
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_its_traces_can_be_replayed_in_another_kernel(rows: dict[str, lvm.Row], number: int
+def test_its_traces_can_be_replayed_in_another_kernel(rows: dict[str, lvm.Findings], number: int
                                                       ) -> None:
     document = trace.read(rows["merge-interrupted"].traces[number])
     _, outcome = observe_kernel(document, provision.fetch(KERNEL))

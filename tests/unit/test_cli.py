@@ -429,7 +429,7 @@ IMPOSSIBLE = [
 def test_nothing_is_fetched_for_what_cannot_be(tempted, file: Path, words: str, says: str,
                                                monkeypatch: pytest.MonkeyPatch) -> None:
     (file.parent / "in-the-way").touch()
-    monkeypatch.setattr("harness.lvm.replay.check_installed", lambda: None)
+    monkeypatch.setattr("harness.lvm.enact.check_installed", lambda: None)
     result = tempted(*words.split())
     assert result.exit_code == EXIT_CANNOT
     assert says in result.stderr
@@ -451,7 +451,7 @@ def lacking(what: str, *cures: str):
     ("harness.guest.fetch.noinline.check", "coverage"),
     ("harness.guest.vagrant.Machine.check_installed", "run --kernel uml-6.1 --kernel vagrant"),
     ("harness.guest.vagrant.Machine.check_installed", "run --guest vagrant"),
-    ("harness.lvm.replay.check_installed", "lvm")])
+    ("harness.lvm.enact.check_installed", "lvm")])
 def test_what_this_machine_lacks_is_told_before_a_download(
         tempted, file: Path, place: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert file.exists()
@@ -466,7 +466,7 @@ def test_what_this_machine_lacks_is_told_before_a_download(
 def test_room_is_asked_for_before_a_download(tempted, file: Path, words: str,
                                              monkeypatch: pytest.MonkeyPatch) -> None:
     assert file.exists()
-    monkeypatch.setattr("harness.lvm.replay.check_installed", lambda: None)
+    monkeypatch.setattr("harness.lvm.enact.check_installed", lambda: None)
     real = os.statvfs
 
     def full(place: str) -> SimpleNamespace:

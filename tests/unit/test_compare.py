@@ -44,7 +44,7 @@ def result(scenario: str, kernel: str = "one", verdict: Verdict = Verdict.SAME, 
 
 
 def the_pair(a: Path | str, b: Path | str) -> compare.Pair:
-    left, right = compare.open_side(str(a)), compare.open_side(str(b))
+    left, right = compare.open_run(str(a)), compare.open_run(str(b))
     [kernels] = compare.pairs(left, right)
     return compare.compare(left, right, kernels)
 
@@ -103,7 +103,7 @@ def test_slower_by_far(tmp_path: Path) -> None:
 
 def test_kernels_of_one_run(tmp_path: Path) -> None:
     both = write_run(tmp_path / "a", result("x"), result("x", "two", Verdict.LOST))
-    assert compare.pairs(*[compare.open_side(str(both))] * 2) == [("one", "one"), ("two", "two")]
+    assert compare.pairs(*[compare.open_run(str(both))] * 2) == [("one", "one"), ("two", "two")]
     pair = the_pair(f"{both}:one", f"{both}:two")
     assert pair.kernels == ("one", "two")
     assert pair.verdicts == {"x": ("same", "guest lost")}
@@ -113,7 +113,7 @@ def test_nothing_in_common(tmp_path: Path) -> None:
     a = write_run(tmp_path / "a", result("x"), result("x", "two"))
     b = write_run(tmp_path / "b", result("x", "three"))
     with pytest.raises(ProvisioningError, match=r"no kernel in common .*name one of each"):
-        compare.pairs(compare.open_side(str(a)), compare.open_side(str(b)))
+        compare.pairs(compare.open_run(str(a)), compare.open_run(str(b)))
 
 
 @pytest.mark.parametrize(("name", "says"), [

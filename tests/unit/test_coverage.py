@@ -15,7 +15,7 @@ from harness.guest.catalogue import Kernel
 from harness.guest.fetch import noinline
 from harness.kernel.agent import counted
 from harness.kernel.function_counts import FILE, LOADING, UNLOADING, Coverage, Reached, read
-from harness.measure.coverage import Function, Recorded, dump, load, summary, unreached
+from harness.measure.coverage import Counted, Function, dump, load, summary, unreached
 from harness.measure.traceability import DATA, NAMES, PAGE, SEED, page, resolve
 
 # -- in the guest -----------------------------------------------------------------------------
@@ -78,13 +78,13 @@ def test_a_summary_names_the_scenarios_that_reach_little_else():
     assert found == {
         "a": Function(3, ("narrow", "wide")), "b": Function(1, ("wide",), unloading=True),
         "c": Function(0, loading=True), "d": Function(0)}
-    recorded = Recorded("k", "6.1", "1", 3, found)
+    recorded = Counted("k", "6.1", "1", 3, found)
     assert unreached(recorded, {}) == ["d"]
     assert unreached(recorded, {"d": "known"}) == []
 
 
 def test_data_survives_being_written(tmp_path):
-    recorded = Recorded("k", "6.1", "1", 3, {"a": Function(1, ("x",))})
+    recorded = Counted("k", "6.1", "1", 3, {"a": Function(1, ("x",))})
     (tmp_path / "data").write_bytes(dump(recorded))
     assert load(tmp_path / "data") == recorded
 

@@ -52,12 +52,12 @@ def test_bounds() -> None:
 
 
 def test_the_table_shows_what_is_wrong() -> None:
-    side = headline.Side(16392, 8.0)
-    row = headline.Row(2048, 16392, headline.DELAY_MS, side, side, 3168, 1 << 20, None)
+    side = headline.Peak(16392, 8.0)
+    row = headline.Measured(2048, 16392, headline.DELAY_MS, side, side, 3168, 1 << 20, None)
     assert row.kept
     assert "| 2,048 | 16,392 | 16,392 jobs of 3,168 bytes, 1 MiB, 8.0 s |" in "\n".join(
         headline.table("uml", "6.12", [row]))
-    assert not dataclasses.replace(row, twin=headline.Side(16393, 8.0)).kept
-    assert not dataclasses.replace(row, kernel=headline.Side(16403, 8.0)).kept
+    assert not dataclasses.replace(row, twin=headline.Peak(16393, 8.0)).kept
+    assert not dataclasses.replace(row, kernel=headline.Peak(16403, 8.0)).kept
     different = dataclasses.replace(row, differs="step 30")
     assert headline.table("uml", "6.12", [different])[-1] == "\nstep 30"

@@ -11,7 +11,7 @@ from harness import store
 from harness.cli.main import main
 from harness.errors import BadScenario
 from harness.kernel import lvm_agent as guest
-from harness.lvm import replay as lvm
+from harness.lvm import enact as lvm
 from harness.lvm import store as lvm_store
 from harness.lvm.log import Call, LogReader, LvmLogError, device_name, name_events
 from harness.lvm.situations import SITUATIONS

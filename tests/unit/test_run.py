@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from harness.campaign import run
+from harness.campaign import observe, run
 from harness.campaign.plan import Plan
 from harness.campaign.run import execute
 from harness.compare import diff
@@ -350,12 +350,12 @@ class Programs:
 
 @pytest.fixture
 def programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = Supervisor
+    original = observe.Supervisor
 
     def supervisor(kernel: Kernel, **options: Any) -> Supervisor:
         return original(kernel, **{**options, "launcher": Programs()})
 
-    monkeypatch.setattr(run, "Supervisor", supervisor)
+    monkeypatch.setattr(observe, "Supervisor", supervisor)
 
 
 def plan(directory: Path, *names: str, kernels: tuple[str, ...] = ("one",), **fields: object
@@ -460,9 +460,9 @@ def test_a_full_disk_is_told_in_one_sentence(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.usefixtures("programs")
 def test_one_kernel_that_never_comes_up_does_not_stop_the_others(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run._Run, "_job", lambda self, kernel, names: encode(Job(
+    monkeypatch.setattr(observe.Scenarios, "job", lambda self, kernel, names: encode(Job(
         modules="", driver="dies" if kernel.name == "bad" else "ioctl", scenarios=tuple(
-            JobScenario(name, self._traces[name].steps, 7) for name in names))))
+            JobScenario(name, self.trace(name).steps, 7) for name in names))))
     recorder = Recorder()
     with pytest.raises(ProvisioningError, match="never became ready"):
         execute(plan(tmp_path, "ok-1", kernels=("bad", "good")), recorder)
@@ -529,17 +529,17 @@ def test_a_run_that_comes_to_nothing_leaves_the_last_report(
     expected: type[BaseException] = ProvisioningError
     match why:
         case "no guest comes up":
-            monkeypatch.setattr(run._Run, "_job", lambda *_: encode(Job(
+            monkeypatch.setattr(observe.Scenarios, "job", lambda *_: encode(Job(
                 modules="", driver="dies", scenarios=())))
         case "no process":
-            monkeypatch.setattr(run, "Supervisor", refuse)
+            monkeypatch.setattr(observe, "Supervisor", refuse)
         case "Ctrl-C":
             reporter, expected = Reporters([reporter, Interrupted()]), KeyboardInterrupt
         case "the disk is full":
             full = OSError(errno.ENOSPC, "No space left on device")
             monkeypatch.setattr(Path, "write_bytes", lambda *_: (_ for _ in ()).throw(full))
         case "a defect":
-            monkeypatch.setattr(run._Run, "_job", lambda *_: 1 / 0)
+            monkeypatch.setattr(observe.Scenarios, "job", lambda *_: 1 / 0)
             expected = ZeroDivisionError
     with pytest.raises(expected) as caught:
         execute(whole, reporter, finished)

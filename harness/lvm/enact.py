@@ -16,7 +16,6 @@ LVM's own metadata, in front of the first extent, is copied into the trace, not 
 
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,15 +24,14 @@ from typing import Final
 import msgspec
 import numpy as np
 
+from harness.campaign.observe import Guests, answered, observe
 from harness.compare import diff
-from harness.errors import BadScenario, GuestLost, ProvisioningError
+from harness.errors import BadScenario, ProvisioningError
 from harness.files import ours_or_empty, read_stranger, write_whole
 from harness.guest.catalogue import Kernel
 from harness.guest.events import Outcome
 from harness.guest.recording import NOT_STARTED, Earlier, next_number
-from harness.guest.supervise import Supervisor
 from harness.kernel.disks.disks import file_of
-from harness.kernel.lvm_agent import DISKS, PV, Action, Boot, Lvm, LvmJob, PowerCut, log_name
 from harness.lvm import store as lvm_store
 from harness.lvm.log import LogReader, name_events
 from harness.lvm.situations import DATA_SECTOR, DISK, ORIGIN, SITUATIONS, SNAPSHOT, Situation
@@ -44,6 +42,8 @@ from harness.trace.steps import AnyStep, Disk, Examine, Image, Poke, encode
 from harness.twin import explore
 from harness.twin.profile import Profile
 from harness.units import SECTOR_BYTES, bytes_of_sectors
+from harness.wire.journal import Ready
+from harness.wire.lvm import DISKS, PV, Action, Boot, Lvm, LvmJob, PowerCut, log_name
 
 CURE: Final = "lvm2 is missing. Type: sudo apt-get install -y lvm2"
 SEED: Final = 1
@@ -51,6 +51,7 @@ GUESTS: Final = "guests"
 """Directory of the guests' files, beside the traces."""
 _LOG_BYTES_MAX: Final = 16 << 20
 _DISK_BYTES_MAX: Final = 1 << 30
+LVM_AGENT: Final = ("-m", "harness.kernel.lvm_agent")
 _SBIN: Final = ("/usr/sbin", "/sbin")
 _STEP_LIMIT_S: Final = 120.0
 _BOOT_LIMIT_S: Final = 120.0
@@ -75,7 +76,7 @@ class Part:
 
 
 @dataclass(slots=True)
-class Row:
+class Findings:
     """What came of a situation.
 
     Attributes:
@@ -124,7 +125,7 @@ def chosen(names: Sequence[str]) -> tuple[Situation, ...]:
 
 def run(kernel: Kernel, situations: Sequence[Situation], directory: Path, *, jobs: int = 1,
         tell: Callable[[str], None] = lambda _: None,
-        simulate: Simulate = explore.run) -> tuple[str, list[Row]]:
+        simulate: Simulate = explore.run) -> tuple[str, list[Findings]]:
     """Carry out situations in guests of ``kernel``; its release and a row for each.
 
     Args:
@@ -138,6 +139,7 @@ def run(kernel: Kernel, situations: Sequence[Situation], directory: Path, *, job
     Raises:
         ProvisioningError: LVM2 or a guest cannot be had.
         GuestLost: a guest did not survive what was asked of it.
+        BadScenario: a command failed, or one of our steps has no meaning.
     """
     check_installed()
     directory = directory.absolute()
@@ -154,8 +156,8 @@ def run(kernel: Kernel, situations: Sequence[Situation], directory: Path, *, job
 
 def _run(kernel: Kernel, situations: Sequence[Situation], directory: Path, jobs: int,
          tell: Callable[[str], None], simulate: Simulate, earlier: Earlier
-         ) -> tuple[str, list[Row]]:
-    rows = {situation.name: Row(situation) for situation in situations}
+         ) -> tuple[str, list[Findings]]:
+    rows = {situation.name: Findings(situation) for situation in situations}
     release = ""
     last: dict[str, _Replay] = {}
     for number in range(max(len(situation.boots) for situation in situations)):
@@ -168,10 +170,10 @@ def _run(kernel: Kernel, situations: Sequence[Situation], directory: Path, jobs:
                                      if number else "") for each in group}
             tell(f"{kernel.name}: {', '.join(boots)}{f', boot {number + 1}' if number else ''}")
             for name, outcome, results in _outcomes(kernel, boots, directory, jobs, earlier):
-                assert outcome.ready is not None, "a boot that ended was ready"
-                release = outcome.ready.release
+                ready = answered(outcome)
+                release = ready.release
                 replay = _Replay(rows[name], boots[name], outcome.observations, results,
-                                 Profile.from_probe(outcome.ready.probe))
+                                 Profile.from_probe(ready.probe))
                 replay.compare(simulate)
                 replay.keep(directory / f"{name}{f'-{number + 1}' if number else ''}.jsonl")
                 if number:
@@ -180,26 +182,45 @@ def _run(kernel: Kernel, situations: Sequence[Situation], directory: Path, jobs:
     return release, list(rows.values())
 
 
+class Boots:
+    """Boots of situations as work, by the situations' names."""
+
+    def __init__(self, boots: Sequence[Boot]) -> None:
+        self._boots = {boot.name: boot for boot in boots}
+
+    def names(self) -> list[str]:
+        """Of the situations."""
+        return list(self._boots)
+
+    def steps(self) -> dict[str, int]:
+        """How many actions there are in each boot."""
+        return {name: len(boot.actions) for name, boot in self._boots.items()}
+
+    def job(self, kernel: Kernel, names: Sequence[str]) -> bytes:
+        """See `harness.wire.lvm`."""
+        return encode(LvmJob(str(kernel.modules), tuple(self._boots[name] for name in names)))
+
+    def hangs_in(self, _name: str, _ready: Ready) -> None:
+        """Nothing is foretold: what LVM will do is found out."""
+
+    def dies_in(self, _name: str, _ready: Ready, _step: int) -> bool:
+        """Nor that."""
+        return False
+
+
 def _outcomes(kernel: Kernel, boots: dict[str, Boot], directory: Path, jobs: int,
               earlier: Earlier) -> Iterator[tuple[str, Outcome, Path]]:
     """Name, outcome and results directory of each boot."""
-    supervisor = Supervisor(
-        kernel, guests=jobs, results=directory / GUESTS, python=Path(sys.executable),
-        job=lambda names: encode(LvmJob(str(kernel.modules),
-                                        tuple(boots[name] for name in names))),
+    results = directory / GUESTS
+    outcomes = observe(Boots(list(boots.values())), Guests(
+        kernel=kernel, results=results, count=jobs, argv=LVM_AGENT,
         step_limit_s=_STEP_LIMIT_S, boot_limit_s=_BOOT_LIMIT_S,
-        argv=("-m", "harness.kernel.lvm_agent"),
-        first_number=next_number((directory / GUESTS).glob("*")))
-    outcomes = supervisor.run(list(boots))
+        first_number=next_number(results.glob("*"))))
     earlier.forget()
     for name, outcome in outcomes.items():
-        if outcome.lost is not None:
-            raise GuestLost(f"{name}: the guest was lost ({outcome.lost.reason}: "
-                            f"{outcome.lost.detail}); its console: {outcome.lost.log}")
-        if outcome.fault:
-            raise ProvisioningError(f"{name}: {outcome.fault}")
+        answered(outcome)
         # Of several attempts only the last has come to its end.
-        logs = (directory / GUESTS).glob(f"guest-*/{name}-[0-9]*.log")
+        logs = results.glob(f"guest-*/{name}-[0-9]*.log")
         yield name, outcome, max(log.parent for log in logs)
 
 
@@ -209,7 +230,7 @@ def _outcomes(kernel: Kernel, boots: dict[str, Boot], directory: Path, jobs: int
 class _Replay:
     """One boot: its trace, and both sides of it."""
 
-    def __init__(self, row: Row, boot: Boot, seen: Sequence[Observation], results: Path,
+    def __init__(self, row: Findings, boot: Boot, seen: Sequence[Observation], results: Path,
                  profile: Profile) -> None:
         self._row = row
         self._boot = boot
@@ -373,7 +394,7 @@ def _pokes(before: bytes, after: bytes) -> Iterator[Poke]:
 # -- telling --------------------------------------------------------------------------------------
 
 
-def table(kernel: str, release: str, rows: Sequence[Row]) -> list[str]:
+def table(kernel: str, release: str, rows: Sequence[Findings]) -> list[str]:
     """A table in Markdown, and below it everything that differs."""
     lines = [f"{kernel} ({release})", "",
              "| situation | LVM commands | ioctls | values compared | its store | verdict |",
