@@ -76,7 +76,7 @@ def replay(file: Path, side: str, kernels: tuple[str, ...], modules: Path | None
     from harness.files import check_writable
     from harness.trace import files as traces
     from harness.twin.profile import named
-    from harness.verdict.foresight import not_modelled
+    from harness.verdict.foresight import foretell, not_modelled, told
     from harness.verdict.judge import judge, unsupported
 
     document = traces.loads(sys.stdin.buffer.read()) if str(file) == "-" else traces.read(file)
@@ -87,7 +87,10 @@ def replay(file: Path, side: str, kernels: tuple[str, ...], modules: Path | None
         raise ProvisioningError("a replay runs on one kernel: name it once")
     check_writable(directory)
     if side == "twin":
-        seen = observe_twin(document, named(profile or "6.12"))
+        alone = named(profile or "6.12")
+        for crash in foretell(document, alone.facts()).crashes:
+            click.echo(f"a kernel may die in {told(document, crash)}")
+        seen = observe_twin(document, alone)
         _keep(directory / "twin.jsonl", seen)
         return
     if side == "both" and (unknown := not_modelled(document)):

@@ -1,6 +1,7 @@
 """The verdict: what one side saw, held against the other."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -103,7 +104,9 @@ def _judge_lost(result: Result, trace: Trace, outcome: Outcome, defects: str
     if isinstance(end, Unsupported):
         return replace(result, verdict=Verdict.UNSUPPORTED, reason=told(trace, end)), None
     if ready and loss.step is not None and _is_death(trace, loss):
-        return _judge_death(result, trace, outcome, loss.step, ready, defects)
+        with suppress(ProvisioningError):  # a guest that answers like no kernel proves nothing
+            profile_of(ready.probe)
+            return _judge_death(result, trace, outcome, loss.step, ready, defects)
     if loss.reason == "hang" and ready and isinstance(end, NeverReturns) and loss.step is not None:
         if end.step != loss.step:
             return replace(result, verdict=Verdict.DIVERGED, reason=(

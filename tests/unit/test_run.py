@@ -216,9 +216,10 @@ def loss(step: int | None) -> Loss:
 def test_a_lost_guest_names_the_step(bring_up: Trace) -> None:
     at = next(index for index, step in enumerate(bring_up.steps) if isinstance(step, Load))
     result, twin = judge(bring_up, outcome_of(bring_up, (), attempts=2, lost=loss(at)), "fake")
-    assert (result.verdict, twin, result.attempts) == (Verdict.LOST, None, 2)
+    assert (result.verdict, twin, result.attempts) == (Verdict.DIVERGED, None, 2)
     assert result.reason == (
-        f"panic in step {at} (load snap), line {at + 2}: Kernel panic - not syncing: for a test")
+        f"the kernel dies in step {at} (load snap), line {at + 2}, which the twin did not "
+        "announce: Kernel panic - not syncing: for a test")
     lines = result.console.splitlines()
     assert (len(lines), lines[-1]) == (CONSOLE_LINES_MAX, "line 99")
     before = verdict(bring_up, outcome_of(bring_up, (), lost=loss(None), ready=None))

@@ -194,6 +194,30 @@ def test_a_hang_that_was_foretold_is_not_waited_for(run, monkeypatch):
         ("hang-x", False)]
 
 
+def test_a_death_that_was_foretold_is_not_tried_again(run):
+    """What came before it is kept."""
+    asked = []
+
+    def dies_in(name, ready, step):
+        asked.append((name, ready.release, step))
+        return step == 1
+
+    outcomes = run("ok-1", "panic-x", "exit-x", "ok-2", dies_in=dies_in)
+    outcome = outcomes["panic-x"]
+    assert (outcome.lost.reason, outcome.lost.step, outcome.attempts) == ("panic", 1, 1)
+    assert [each.step for each in outcome.observations] == [0]
+    assert asked == [("panic-x", "1.2.3-fake", 1)], "and only of a death"
+    assert (outcomes["exit-x"].lost.reason, outcomes["exit-x"].attempts) == ("vanished", 2)
+    assert whole(outcomes["ok-1"])
+    assert whole(outcomes["ok-2"])
+
+
+def test_a_death_elsewhere_is_tried_again(run):
+    outcome = run("panic-x", dies_in=lambda _name, _ready, step: step != 1)["panic-x"]
+    assert (outcome.lost.reason, outcome.lost.step, outcome.attempts) == ("panic", 1, 2)
+    assert outcome.observations == ()
+
+
 def test_a_hang_elsewhere_is_tried_again(run, monkeypatch):
     monkeypatch.setattr(supervise, "FORETOLD_LIMIT_S", 0.1)
     outcome = run("hang-x", step_limit_s=1.0, hangs_in=lambda _name, _ready: 0)["hang-x"]
