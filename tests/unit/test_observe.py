@@ -102,7 +102,7 @@ def test_nothing_is_done_where_something_stayed() -> None:
 def test_a_guest_is_told_of_some_of_the_scenarios(guest: str) -> None:
     traces = [scenario.trace(7) for scenario in choose(["bring_up"])]
     work = Scenarios(traces, driver="dmsetup", functions=("snapshot_map",))
-    kernel = Kernel("fake", Path("vmlinux"), Path("modules"), guest)
+    kernel = Kernel("fake", Path("vmlinux"), Path("modules"), guest=guest)
     names = [work.names()[2], work.names()[0]]
     job = decode_job(work.job(kernel, names))
     assert [each.name for each in job.scenarios] == names
