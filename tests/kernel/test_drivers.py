@@ -8,36 +8,31 @@ scenarios are taken that hold a kind of step, with its flags, targets and error,
 them holds; ``make test-drivers`` takes all (``--scenario '*'``; half an hour on two cores).
 """
 
-import sys
 from pathlib import Path
 
 import pytest
 from msgspec import structs
 
+from harness.campaign.observe import Guests, Scenarios, observe
 from harness.campaign.plan import default_jobs
 from harness.campaign.replay import observe_twin
 from harness.compare.diff import Verdict, compare, render
 from harness.guest import catalogue
 from harness.guest.events import Outcome
 from harness.guest.fetch import provision
-from harness.guest.supervise import Supervisor
 from harness.scenarios.registry import choose
 from harness.trace.files import Trace
-from harness.trace.steps import AnyStep, TargetLine, encode
+from harness.trace.steps import AnyStep, TargetLine
 from harness.twin.profile import named
 from harness.verdict.judge import judge
-from harness.wire.job import Job, JobScenario
 
 DRIVERS = ("ioctl", "dmsetup")
 
 
 def run_with(driver: str, traces: dict[str, Trace], results: Path) -> dict[str, Outcome]:
     kernel = provision.fetch(catalogue.default())
-    supervisor = Supervisor(
-        kernel, guests=default_jobs(kernel), results=results, python=Path(sys.executable),
-        job=lambda names: encode(Job(modules=str(kernel.modules), driver=driver, scenarios=tuple(
-            JobScenario(name, traces[name].steps, traces[name].header.seed) for name in names))))
-    return supervisor.run(list(traces))
+    return observe(Scenarios(traces.values(), driver=driver), Guests(
+        kernel=kernel, results=results, count=default_jobs(kernel)))
 
 
 def kind(step: AnyStep, error: str | None) -> tuple[object, ...]:

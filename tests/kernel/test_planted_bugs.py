@@ -8,19 +8,17 @@ import errno
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from sys import executable
 
 import pytest
 
+from harness.campaign.observe import Guests, Scenarios, observe
 from harness.compare.diff import Verdict
 from harness.guest import catalogue
 from harness.guest.events import Outcome
 from harness.guest.fetch import provision
-from harness.guest.supervise import Supervisor
 from harness.scenarios.registry import choose
 from harness.store.layout import ENTRY, DiskHeader
 from harness.trace.files import Layer, Trace
-from harness.trace.steps import encode
 from harness.twin import origins, persistent
 from harness.twin.exceptions.table import ExceptionTable, Pairs
 from harness.twin.merge import SnapshotMerge
@@ -30,7 +28,6 @@ from harness.twin.snapshot import Snapshot
 from harness.twin.table import Table
 from harness.twin.world import World
 from harness.verdict.judge import judge
-from harness.wire.job import Job, JobScenario
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 
@@ -266,11 +263,8 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Trace, Out
     kernel = provision.fetch(catalogue.default())
     traces = {scenario.name: scenario.trace()
               for scenario in choose(dict.fromkeys(bug.scenario for bug in BUGS))}
-    supervisor = Supervisor(
-        kernel, guests=1, results=Path(tmp_path_factory.mktemp("guests")), python=Path(executable),
-        job=lambda names: encode(Job(modules=str(kernel.modules), scenarios=tuple(
-            JobScenario(name, traces[name].steps, traces[name].header.seed) for name in names))))
-    outcomes = supervisor.run(list(traces))
+    outcomes = observe(Scenarios(traces.values()), Guests(
+        kernel=kernel, results=Path(tmp_path_factory.mktemp("guests"))))
     return {name: (traces[name], outcomes[name]) for name in traces}
 
 

@@ -276,6 +276,7 @@ def judge(file: Path, number: int, cases: list[Case]) -> str:
     try:
         from harness.compare.diff import compare
         from harness.scenarios.registry import catalogue
+        from harness.trace.backend import carry_out
         from harness.twin.backend import TwinBackend
         from harness.twin.profile import Profile
         from tests.mutation.recording import permitted, time_limit
@@ -294,11 +295,10 @@ def judge(file: Path, number: int, cases: list[Case]) -> str:
                     if permitted(trace, case.seen, profile):  # type: ignore[attr-defined]
                         continue
                     return f"{case.name}, in all orders"  # type: ignore[attr-defined]
-                backend = TwinBackend(profile)
-                backend.begin(header.seed)
                 twin = []
-                for index, (step, seen) in enumerate(zip(trace.steps, case.seen, strict=True)):  # type: ignore[attr-defined]
-                    twin.append(backend.execute(index, step))
+                for seen, observation in zip(case.seen, carry_out(  # type: ignore[attr-defined]
+                        TwinBackend(profile), trace.steps, header.seed), strict=True):
+                    twin.append(observation)
                     if _plainly_differ(twin[-1], seen):
                         break
                 seen = case.seen[:len(twin)]  # type: ignore[attr-defined]

@@ -13,6 +13,7 @@ from harness.promises import check as promise
 from harness.promises import witness
 from harness.scenarios.registry import catalogue
 from harness.trace import pattern
+from harness.trace.backend import carry_out
 from harness.trace.files import Trace
 from harness.trace.observations import Observation, Stamped
 from harness.trace.steps import Examine, Poke
@@ -45,9 +46,9 @@ def lives() -> dict[str, Lived]:
     for name, scenario in catalogue().items():
         if scenario.loses_guest:
             continue
-        trace, twin = scenario.trace(), TwinBackend(Profile())
-        twin.begin(trace.header.seed)
-        found[name] = (trace, [twin.execute(i, step) for i, step in enumerate(trace.steps)])
+        trace = scenario.trace()
+        found[name] = (trace, list(carry_out(TwinBackend(Profile()), trace.steps,
+                                             trace.header.seed)))
     return found
 
 
