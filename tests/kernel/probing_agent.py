@@ -77,7 +77,7 @@ def secret(path):
 
 
 def probe(job, results):
-    done = {}
+    done: dict[str, object] = {}
     place = job["place"]
     if job["hostfs"]:
         libc.mount(b"none", b"/", None, ctypes.c_ulong(MS_REMOUNT), b"")

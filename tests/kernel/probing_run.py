@@ -22,5 +22,6 @@ outcome = Supervisor(
     argv=[str(AGENT)], memory_mib=384, steps={"probe": 1}, step_limit_s=60.0,
     job=lambda _names: json.dumps(job).encode()).run(["probe"])["probe"]
 assert outcome.observations, outcome
+assert outcome.observations[0].text, outcome
 print(json.dumps({"done": json.loads(outcome.observations[0].text),
                   "cage": confinement.allowed().words}))

@@ -8,6 +8,7 @@ from harness.campaign.run import execute
 from harness.guest.fetch import provision
 from harness.report.reporter import Reporters
 from harness.scenarios.registry import choose
+from harness.trace.files import Layer
 from tests.kernel.register import REGISTER
 
 DEFECT_OF = {
@@ -33,7 +34,7 @@ def test_a_kernel_dies_where_it_was_announced_or_is_the_same(kernel_name, tmp_pa
             assert ", kills the kernel: " in result.reason
             assert result.attempts == 1, "a death that was announced is not tried again"
         # All steps before the death were compared, and so was all where there was none.
-        assert result.compared["error"] == result.steps
+        assert result.compared[Layer.ERROR] == result.steps
 
 
 def test_freed_memory_kills_or_shows(kernel_name, tmp_path):

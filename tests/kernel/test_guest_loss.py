@@ -100,7 +100,7 @@ def nothing_is_left(private, results=None):
 class LinkedGuest(UmlGuest):
     """A User-mode Linux that reaches its root through a link, which can go away."""
 
-    root = None
+    root: Path | None = None
 
     def command(self, private):
         if self.root is None:
@@ -128,7 +128,7 @@ class Recording:
             self._launcher = QemuGuest(kernel, memory_mib=384, **options)
         else:
             self._launcher = LinkedGuest(kernel, memory_mib=256, **options)
-        if own:
+        if own and isinstance(self._launcher, LinkedGuest):
             self._launcher.root = self.root
         self.guests = []
         self.privates = []

@@ -16,6 +16,7 @@ from pathlib import Path
 from harness.guest import confinement
 from harness.guest.cage import MEMORY
 from harness.guest.catalogue import Kernel
+from harness.guest.host_root import private_dir
 from harness.guest.process import KeptProcess
 
 kind, place = sys.argv[1], Path(sys.argv[2])
@@ -26,7 +27,7 @@ victim.write_text("mine")
 secret = place / "secret"
 secret.write_text("key")
 secret.chmod(0o600)
-private = confinement.private_dir()
+private = private_dir()
 abstract = uuid.uuid4().hex
 listeners = []
 for family, address in ((socket.AF_UNIX, str(place / "socket")), (socket.AF_UNIX, "\0" + abstract),

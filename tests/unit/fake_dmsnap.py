@@ -11,12 +11,13 @@ from pathlib import Path
 import msgspec
 
 import harness
-from harness.campaign import replay, run
+from harness.campaign import observe
 from harness.cli import main
 from harness.cli import run as run_command
 from harness.cli import traces as replay_command
 from harness.guest.catalogue import Kernel
 from harness.guest.process import KeptProcess
+from harness.guest.supervise import Supervisor
 from harness.scenarios import registry
 
 SEEING_GUEST = Path(__file__).with_name("seeing_guest.py")
@@ -51,10 +52,10 @@ def with_programs(supervisor):
 
 choose = registry.choose
 if "FAKE_NAMES" in os.environ:
-    registry.choose = lambda _patterns: [Named(name) for name in os.environ["FAKE_NAMES"].split()]
-for module in (run, replay):
-    module.Supervisor = with_programs(module.Supervisor)
+    setattr(registry, "choose", lambda _patterns: [  # noqa: B010 - another type than it has
+        Named(name) for name in os.environ["FAKE_NAMES"].split()])
+setattr(observe, "Supervisor", with_programs(Supervisor))  # noqa: B010
 for module in (run_command, replay_command):
-    module.chosen_kernels = lambda *_args, **_options: (
-        Kernel("fake", SEEING_GUEST, SEEING_GUEST.parent),)
+    setattr(module, "chosen_kernels", lambda *_args, **_options: (  # noqa: B010
+        Kernel("fake", SEEING_GUEST, SEEING_GUEST.parent),))
 main.main()

@@ -15,7 +15,7 @@ from harness.report import github, junit, ktap
 from harness.report.words import verdicts
 from harness.scenarios.registry import catalogue, choose
 from harness.trace.backend import carry_out
-from harness.trace.files import Trace
+from harness.trace.files import Layer, Trace
 from harness.trace.observations import Observation
 from harness.trace.steps import Crash, Load
 from harness.twin.backend import TwinBackend
@@ -133,7 +133,7 @@ def test_a_death_that_was_announced_is_agreement(divides: tuple[Trace, int]) -> 
     assert result.reason == (
         f"step {at} (load snap), line {at + 2}, kills the kernel: a discard granularity of less "
         f"than one sector: the kernel divides by zero in blk_stack_limits ({PANIC})")
-    assert (result.steps, result.compared["error"]) == (at, at)
+    assert (result.steps, result.compared[Layer.ERROR]) == (at, at)
 
 
 def test_what_came_before_a_death_is_compared(divides: tuple[Trace, int]) -> None:

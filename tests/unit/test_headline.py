@@ -5,9 +5,10 @@ import dataclasses
 import pytest
 
 from harness.errors import ProvisioningError
-from harness.kernel.gauge import Slab, read_slab
+from harness.kernel.gauge import read_slab
 from harness.measure import headline
 from harness.twin.profile import named
+from harness.wire.gauged import Slab
 
 SLABINFO = """\
 slabinfo - version: 2.1

@@ -27,6 +27,7 @@ from harness.trace.steps import (
     Write,
     references,
 )
+from harness.wire.lvm import Boot, LvmJob
 
 # Lines of LVM 2.03.16, as they came; of the UUIDs only the beginning.
 CREATE = """\
@@ -224,9 +225,9 @@ def test_there_are_seven_situations_that_a_guest_can_read() -> None:
         "create", "fill", "overflow", "extend", "reactivate", "merge", "merge-interrupted"]
     for situation in SITUATIONS:
         for actions in situation.boots:
-            boot = guest.Boot(situation.name, actions, 1)
-            sent = msgspec.json.encode(guest.LvmJob("modules", (boot,)))
-            assert msgspec.json.decode(sent, type=guest.LvmJob).boots == (boot,)
+            boot = Boot(situation.name, actions, 1)
+            sent = msgspec.json.encode(LvmJob("modules", (boot,)))
+            assert msgspec.json.decode(sent, type=LvmJob).boots == (boot,)
             assert guest.disk_of(boot) == "disk"
 
 

@@ -11,7 +11,7 @@ import harness
 from harness.campaign.observe import Here, Scenarios, answered, observe
 from harness.compare.diff import Verdict
 from harness.errors import BadScenario, GuestLost, ProvisioningError, Unsupported
-from harness.guest.catalogue import UML, VAGRANT, Kernel
+from harness.guest.catalogue import UML, VAGRANT, Guest, Kernel
 from harness.guest.events import Event, Loss, Outcome, ScenarioEnded
 from harness.scenarios.registry import choose
 from harness.trace.backend import carry_out
@@ -99,7 +99,7 @@ def test_nothing_is_done_where_something_stayed() -> None:
 
 
 @pytest.mark.parametrize("guest", [UML, VAGRANT])
-def test_a_guest_is_told_of_some_of_the_scenarios(guest: str) -> None:
+def test_a_guest_is_told_of_some_of_the_scenarios(guest: Guest) -> None:
     traces = [scenario.trace(7) for scenario in choose(["bring_up"])]
     work = Scenarios(traces, driver="dmsetup", functions=("snapshot_map",))
     kernel = Kernel("fake", Path("vmlinux"), Path("modules"), guest=guest)

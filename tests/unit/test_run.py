@@ -351,7 +351,7 @@ class Programs:
 
 @pytest.fixture
 def programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = observe.Supervisor
+    original = Supervisor
 
     def supervisor(kernel: Kernel, **options: Any) -> Supervisor:
         return original(kernel, **{**options, "launcher": Programs()})

@@ -443,6 +443,7 @@ def test_a_family_ends_when_dmsnap_is_killed(tmp_path):
     with subprocess.Popen([sys.executable, "-c", PARENT, tmp_path, FAMILY + "signal.pause()"],
                           stdout=subprocess.PIPE, text=True,
                           env={**os.environ, name: value}) as parent:
+        assert parent.stdout
         assert parent.stdout is not None
         keeper = os.pidfd_open(int(parent.stdout.readline()))
         wait_until_up(tmp_path)
@@ -459,6 +460,7 @@ def test_a_family_ends_with_dmsnap_when_its_keeper_is_stopped(tmp_path):
     with subprocess.Popen([sys.executable, "-c", PARENT, tmp_path, FAMILY + "signal.pause()"],
                           stdout=subprocess.PIPE, text=True,
                           env={**os.environ, name: value}) as parent:
+        assert parent.stdout
         number = int(parent.stdout.readline())
         keeper = os.pidfd_open(number)
         wait_until_up(tmp_path)
