@@ -21,9 +21,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
-from harness.errors import NotAFile, ProvisioningError
+from harness.errors import BadTrace, NotAFile, ProvisioningError
 
 OURS: Final = ".dmsnap"
 """The mark: a file in each directory that dmsnap made, and may remove with all that is in it."""
@@ -52,6 +52,37 @@ def write_whole(path: Path, data: bytes) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def read_given(path: Path, limit: int) -> bytes:
+    """All of a file that the user named, which may be a stranger's.
+
+    Args:
+        path: of a regular file, or a link to one.
+        limit: the most bytes that it may have.
+
+    Raises:
+        BadTrace: it is none (a pipe, a device …), or longer; nothing was waited for.
+        OSError: it is not there, or cannot be read.
+    """
+    # A pipe without a writer would be waited for, and a terminal become ours.
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    with os.fdopen(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise BadTrace(f"{path} is no regular file; standard input is named -")
+        return read_bounded(file, limit)
+
+
+def read_bounded(file: BinaryIO, limit: int) -> bytes:
+    """All that is left of an open file.
+
+    Raises:
+        BadTrace: it is more than ``limit`` bytes.
+    """
+    data = file.read(limit + 1)
+    if len(data) > limit:
+        raise BadTrace(f"the file has more than {limit >> 20} MiB; none may")
+    return data
 
 
 def check_writable(directory: Path) -> None:

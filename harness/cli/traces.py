@@ -73,13 +73,15 @@ def replay(file: Path, side: str, kernels: tuple[str, ...], modules: Path | None
     lacks what the trace needs.
     """
     from harness.campaign.replay import observe_kernel, observe_twin, require_answer
-    from harness.files import check_writable
+    from harness.files import check_writable, read_bounded
     from harness.trace import files as traces
+    from harness.trace.bounds import TRACE_BYTES_MAX
     from harness.twin.profile import named
     from harness.verdict.foresight import foretell, not_modelled, told
     from harness.verdict.judge import judge, unsupported
 
-    document = traces.loads(sys.stdin.buffer.read()) if str(file) == "-" else traces.read(file)
+    document = (traces.loads(read_bounded(sys.stdin.buffer, TRACE_BYTES_MAX))
+                if str(file) == "-" else traces.read(file))
     if profile is not None and side != "twin":
         raise ProvisioningError("--profile belongs to --on twin: beside a kernel, the twin takes "
                                 "what the guest's probe found")

@@ -6,6 +6,7 @@ keeps that page and this code together.  Reading checks form only: every field, 
 Whether a step makes sense (a device that was never made) is for the side that executes it.
 """
 
+import io
 import re
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
@@ -16,10 +17,17 @@ import msgspec
 from msgspec import Meta, Struct
 
 from harness.errors import BadTrace
-from harness.files import write_whole
+from harness.files import read_given, write_whole
+from harness.trace.bounds import (
+    LINE_BYTES_MAX,
+    OBSERVATIONS_BYTES_MAX,
+    STEPS_MAX,
+    TRACE_BYTES_MAX,
+    excess,
+)
 from harness.trace.observations import Observation, Raw, Runs, Stamped
 from harness.trace.pattern import RAW_SECTORS_MAX, inflate
-from harness.trace.steps import SECTOR_MAX, AnyStep, encode
+from harness.trace.steps import SECTOR_MAX, AnyStep, Line, ScenarioName, encode
 
 TRACE_VERSION: Final = 1
 OBSERVATIONS_VERSION: Final = 1
@@ -30,6 +38,8 @@ TRACE_KEY: Final = "dmsnap-trace"
 OBSERVATIONS_KEY: Final = "dmsnap-observations"
 
 Seed = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+Answers = Annotated[tuple[Annotated[int, Meta(ge=0, le=0xFFFFFFFF)], ...],
+                    Meta(max_length=100_000)]
 T = TypeVar("T")
 
 
@@ -47,11 +57,14 @@ class Layer(StrEnum):
     REQUESTS = "requests"
 
 
+LAYERS_MAX: Final = len(Layer)
+
+
 class NotCompared(Struct, frozen=True, forbid_unknown_fields=True):
     """A layer that a scenario leaves out of the comparison, and why."""
 
     layer: Layer
-    reason: Annotated[str, Meta(min_length=1)]
+    reason: Annotated[Line, Meta(min_length=1)]
 
 
 class Header(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -68,11 +81,11 @@ class Header(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
 
     schema: int = msgspec.field(default=TRACE_VERSION, name=TRACE_KEY)
-    scenario: str
+    scenario: ScenarioName
     seed: Seed = 0
-    not_compared: tuple[NotCompared, ...] = ()
-    answers: tuple[Annotated[int, Meta(ge=0, le=0xFFFFFFFF)], ...] = ()
-    about: str = ""
+    not_compared: Annotated[tuple[NotCompared, ...], Meta(max_length=LAYERS_MAX)] = ()
+    answers: Answers = ()
+    about: Line = ""
 
 
 class Trace(Struct, frozen=True):
@@ -107,7 +120,7 @@ class ObservationsHeader(Struct, frozen=True, kw_only=True, forbid_unknown_field
     """
 
     schema: int = msgspec.field(default=OBSERVATIONS_VERSION, name=OBSERVATIONS_KEY)
-    scenario: str
+    scenario: ScenarioName
     seed: Seed = 0
     side: Literal["twin", "kernel"]
     kernel: str = ""
@@ -154,10 +167,13 @@ def loads(data: bytes | str) -> Trace:
         BadTrace: ``data`` is not a trace of a version that is understood; step, line and field
             say where.
     """
-    (at, first), *rest = _split(data, TRACE_KEY)
+    (at, first), *rest = _split(data, TRACE_KEY, TRACE_BYTES_MAX, LINE_BYTES_MAX)
     header = _decode(_header, first, at)
     steps = tuple(_decode(_step, text, line, step) for step, (line, text) in enumerate(rest))
     lines = tuple(line for line, _ in rest)
+    if beyond := excess(steps):
+        raise BadTrace(beyond.message, step=beyond.step, line=lines[beyond.step],
+                       field=beyond.field)
     plain = lines == tuple(range(_FIRST_STEP_LINE, _FIRST_STEP_LINE + len(lines)))
     return Trace(header, steps, () if plain else lines)
 
@@ -169,7 +185,7 @@ def read(path: Path) -> Trace:
         BadTrace: as `loads`.
         OSError: the file cannot be read.
     """
-    return loads(path.read_bytes())
+    return loads(read_given(path, TRACE_BYTES_MAX))
 
 
 def write(path: Path, trace: Trace) -> None:
@@ -189,7 +205,7 @@ def loads_observations(data: bytes | str) -> Observations:
         BadTrace: as `loads`; also for a run whose numbers no device can have, so that whoever
             turns runs back into bytes need not ask.
     """
-    (at, first), *rest = _split(data, OBSERVATIONS_KEY)
+    (at, first), *rest = _split(data, OBSERVATIONS_KEY, OBSERVATIONS_BYTES_MAX)
     header = _decode(_observations_header, first, at)
     found = []
     for line, text in rest:
@@ -201,7 +217,7 @@ def loads_observations(data: bytes | str) -> Observations:
 
 def read_observations(path: Path) -> Observations:
     """The observations in file ``path``; raises as `read` does."""
-    return loads_observations(path.read_bytes())
+    return loads_observations(read_given(path, OBSERVATIONS_BYTES_MAX))
 
 
 def write_observations(path: Path, observations: Observations) -> None:
@@ -213,13 +229,24 @@ def _lines(header: bytes, rest: Iterable[bytes]) -> bytes:
     return b"".join(line + b"\n" for line in (header, *rest))
 
 
-def _split(data: bytes | str, key: str) -> Iterator[tuple[int, bytes]]:
+def _split(data: bytes | str, key: str, bytes_max: int, line_max: int | None = None
+           ) -> Iterator[tuple[int, bytes]]:
     """Non-empty lines of ``data`` with their numbers, the first one a header of form ``key``."""
     try:
         raw = data.encode() if isinstance(data, str) else data
     except UnicodeEncodeError as fault:
         raise BadTrace(f"not a text of Unicode characters: {fault.reason}") from None
-    lines = [(at, line) for at, line in enumerate(raw.split(b"\n"), 1) if line.strip()]
+    if len(raw) > bytes_max:
+        raise BadTrace(f"the file has more than {bytes_max >> 20} MiB; none may")
+    lines: list[tuple[int, bytes]] = []
+    for at, line in enumerate(io.BytesIO(raw), 1):
+        if not line.strip():
+            continue
+        if len(lines) > STEPS_MAX:
+            raise BadTrace(f"more than {STEPS_MAX} lines follow the header; none may", line=at)
+        if line_max is not None and len(line) > line_max:
+            raise BadTrace(f"the line has more than {line_max >> 20} MiB; none may", line=at)
+        lines.append((at, line))
     if not lines:
         raise BadTrace(f"the file is empty; its first line must be a header with {key!r}")
     at, first = lines[0]

@@ -24,8 +24,27 @@ NAME_PATTERN: Final = r"^[A-Za-z0-9_.+-]{1,16}\Z"
 SECTOR_MAX: Final = 1 << 54
 """Upper bound of any sector number in a step; beyond it byte offsets leave 63 bits."""
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
+TARGET_ARGS_MAX: Final = 512
+"""Characters in the arguments of a target: with every ``{name}`` written out, the whole line stays
+below the 4096 that `dmsetup` reads at once."""
+TargetType = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.+-]{1,15}\Z")]
+"""The kernel has 16 bytes for it, the last of them NUL (``DM_MAX_TYPE_NAME``)."""
+TargetArgs = Annotated[str, Meta(pattern=r"^[ !\"$-~]*\Z", max_length=TARGET_ARGS_MAX)]
+"""Printable ASCII.  A newline would begin another line of `dmsetup`'s input, and a ``#`` ends one
+there; beyond ASCII the kernel sees bytes, some of which it takes for blanks."""
+TABLE_LINES_MAX: Final = 512
+MessageText = Annotated[str, Meta(pattern=r"^[ -~]*\Z", max_length=1024)]
+ParameterName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,54}\Z")]
+"""An identifier of C, and shorter than a module's name may be (``MODULE_NAME_LEN``)."""
+ParameterValue = Annotated[str, Meta(pattern=r"^[^\x00-\x09\x0b-\x1f\x7f-\x9f]*\Z", max_length=64)]
+"""What is written to a file of sysfs: a newline may end it, and no other control character."""
+_LINE: Final = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*\Z"
+Line = Annotated[str, Meta(pattern=_LINE, max_length=4096)]
+"""A line for people."""
+ScenarioName = Annotated[str, Meta(pattern=_LINE, min_length=1, max_length=256)]
 SectorNumber = Annotated[int, Meta(ge=0, le=SECTOR_MAX)]
 SectorCount = Annotated[int, Meta(ge=1, le=1 << 31)]
+POKE_BYTES_MAX: Final = 2 << 20
 Generation = Annotated[int, Meta(ge=0, le=0xFFFFFFFF)]
 Fill = Literal["stamp", "zero"]
 REQUEST_SECTORS_MAX: Final = 2048
@@ -66,8 +85,8 @@ class TargetLine(Struct, frozen=True, forbid_unknown_fields=True):
 
     start: SectorNumber
     length: Annotated[int, Meta(ge=0, le=SECTOR_MAX)]
-    type: str
-    args: str = ""
+    type: TargetType
+    args: TargetArgs = ""
 
 
 class Disk(Step, frozen=True, kw_only=True):
@@ -97,7 +116,7 @@ class Load(Step, frozen=True, kw_only=True):
     """Load a table into the inactive slot (DM_TABLE_LOAD)."""
 
     name: Name
-    table: tuple[TargetLine, ...]
+    table: Annotated[tuple[TargetLine, ...], Meta(max_length=TABLE_LINES_MAX)]
     read_only: bool = False
 
 
@@ -138,7 +157,7 @@ class Message(Step, frozen=True, kw_only=True):
     """Send a target message (DM_TARGET_MSG)."""
 
     name: Name
-    text: str
+    text: MessageText
     sector: SectorNumber = 0
 
 
@@ -182,7 +201,7 @@ class Poke(Step, frozen=True, kw_only=True):
 
     device: Name
     sector: SectorNumber
-    data: bytes
+    data: Annotated[bytes, Meta(max_length=POKE_BYTES_MAX)]
 
 
 class Read(Step, frozen=True, kw_only=True):
@@ -229,7 +248,7 @@ class Parallel(Step, frozen=True, kw_only=True):
     """
 
     ios: Annotated[tuple[Write | Read, ...], Meta(min_length=1, max_length=256)]
-    resume: tuple[Name, ...] = ()
+    resume: Annotated[tuple[Name, ...], Meta(max_length=256)] = ()
 
 
 class Fault(Step, frozen=True, kw_only=True):
@@ -268,8 +287,8 @@ class Image(Step, frozen=True, kw_only=True):
 class Parameter(Step, frozen=True, kw_only=True):
     """Set a parameter of module dm_snapshot; a scenario's end restores it."""
 
-    name: str
-    value: str
+    name: ParameterName
+    value: ParameterValue
 
 
 class Examine(Step, frozen=True, kw_only=True):

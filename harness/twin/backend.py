@@ -120,6 +120,10 @@ class TwinBackend:
             if isinstance(fault, KernelCrash):
                 self.crashes.append(fault)
             raise
+        except (MemoryError, RecursionError):
+            full = BadScenario("the twin has no room for this step: make the scenario smaller")
+            full.step = index
+            raise full from None
         finally:
             for crash in self.world.take_crashes():
                 crash.step = index

@@ -199,11 +199,11 @@ class BlockIO:
             return errno.EINVAL
         if device.read_only:
             return errno.EPERM
+        zeros = memoryview(bytes(min(ZEROOUT_SECTORS_MAX, sectors) << SECTOR_SHIFT))
         bios = []
         for start in range(sector, end, ZEROOUT_SECTORS_MAX):
             count = min(ZEROOUT_SECTORS_MAX, end - start)
-            zeros = memoryview(bytes(count << SECTOR_SHIFT))
-            bios.append(Bio(WRITE, start, count, zeros, _end))
+            bios.append(Bio(WRITE, start, count, zeros[: count << SECTOR_SHIFT], _end))
         return self._submit(device, bios, plugged=True, sleeps=True)
 
 

@@ -13,9 +13,11 @@ from typing import Final
 
 import numpy as np
 
+from harness.errors import BadScenario
+from harness.trace.bounds import WRITTEN_SECTORS_MAX
 from harness.twin.bio import Bio, BlockDevice, Op
 from harness.twin.limits import Limits
-from harness.units import SECTOR_BYTES, SECTOR_SHIFT
+from harness.units import SECTOR_BYTES, SECTOR_SHIFT, bytes_of_sectors
 
 PAGE_SECTORS: Final = 8
 _REGION_SHIFT: Final = 11
@@ -28,10 +30,31 @@ _LONG_SECTORS: Final = 1024
 _LARGE_PAGE: Final = 2 << 20
 
 
+class Memory:
+    """How much the disks of a world may hold; a disk takes of it where it is first written."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self, sectors: int = WRITTEN_SECTORS_MAX) -> None:
+        self._left = sectors
+
+    def take(self, sectors: int) -> None:
+        """Take so much.
+
+        Raises:
+            BadScenario: there is not so much left.
+        """
+        self._left -= sectors
+        if self._left < 0:
+            raise BadScenario(f"what is written to the disks takes more than "
+                              f"{bytes_of_sectors(WRITTEN_SECTORS_MAX) >> 20} MiB: write less")
+
+
 class Disk:
     """``sectors`` sectors of zeros, with the queue limits of a real disk."""
 
-    def __init__(self, name: str, sectors: int, limits: Limits) -> None:
+    def __init__(self, name: str, sectors: int, limits: Limits,
+                 memory: Memory | None = None) -> None:
         self.name = name
         self.sectors = sectors
         self.limits = limits
@@ -41,6 +64,7 @@ class Disk:
         self.suspended = False
         self.announced = True
         self.opened_block_sectors = 0
+        self._room = memory or Memory()
         self._written = bytearray((sectors >> _REGION_SHIFT) + 1)
         self._map = mmap.mmap(-1, (sectors << SECTOR_SHIFT) + _LARGE_PAGE, flags=_FLAGS)
         # Large pages begin where their size divides the address.
@@ -70,10 +94,18 @@ class Disk:
             # A ram disk frees the pages that lie wholly inside, and leaves the rest as it is.
             first += -first % PAGE_SECTORS
             end -= end % PAGE_SECTORS
-            if first < end:
-                self._memory[first << SECTOR_SHIFT : end << SECTOR_SHIFT] = bytes(
-                    end - first << SECTOR_SHIFT)
+            self._forget(first, end)
             bio.end()
+
+    def _forget(self, first: int, end: int) -> None:
+        """Zeros instead of what was written to a range."""
+        while first < end:
+            region = first >> _REGION_SHIFT
+            cut = min(end, region + 1 << _REGION_SHIFT)
+            if self._written[region]:
+                self._memory[first << SECTOR_SHIFT : cut << SECTOR_SHIFT] = bytes(
+                    cut - first << SECTOR_SHIFT)
+            first = cut
 
     def below(self) -> list[BlockDevice]:
         """A disk stands on nothing."""
@@ -82,9 +114,13 @@ class Disk:
     def view(self, sector: int, sectors: int) -> memoryview:
         """The bytes of a range, to be written."""
         first, last = sector >> _REGION_SHIFT, sector + sectors - 1 >> _REGION_SHIFT
-        self._written[first] = 1
-        if last != first:
-            self._written[first : last + 1] = bytes(b"\1" * (last + 1 - first))
+        if last == first:
+            if not self._written[first]:
+                self._room.take(_REGION_SECTORS)
+                self._written[first] = 1
+        elif fresh := self._written.count(0, first, last + 1):
+            self._room.take(fresh * _REGION_SECTORS)
+            self._written[first : last + 1] = b"\1" * (last + 1 - first)
         return self._memory[sector << SECTOR_SHIFT : (sector + sectors) << SECTOR_SHIFT]
 
     def expect(self, sector: int, sectors: int) -> None:

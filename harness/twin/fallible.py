@@ -26,7 +26,7 @@ from harness.trace.faults import Op as RequestOp
 from harness.trace.steps import REQUEST_SECTORS_MAX
 from harness.twin.bio import FUA, PREFLUSH, Bio, Op
 from harness.twin.clock import TICKS_PER_MS, Clock
-from harness.twin.disk import Disk
+from harness.twin.disk import Disk, Memory
 from harness.twin.limits import Limits
 from harness.twin.profile import Profile
 from harness.units import SECTOR_BYTES, SECTOR_SHIFT
@@ -52,9 +52,9 @@ class _Whole:
 class FallibleDisk(Disk):
     """A disk whose requests are counted; bios end when the world has gone on."""
 
-    def __init__(self, name: str, sectors: int, clock: Clock, profile: Profile, *,
-                 linked: bool = False) -> None:
-        super().__init__(name, sectors, _LIMITS)
+    def __init__(self, name: str, sectors: int, clock: Clock, profile: Profile,
+                 memory: Memory | None = None, *, linked: bool = False) -> None:
+        super().__init__(name, sectors, _LIMITS, memory)
         self.linked = linked
         self.plan = FaultPlan()
         self._clock = clock
@@ -189,7 +189,7 @@ class FallibleDisk(Disk):
     def _move(self, bio: Bio, done: int, count: int) -> None:
         first = bio.sector + done
         if bio.op is Op.DISCARD:
-            self.view(first, count)[:] = bytes(count << SECTOR_SHIFT)
+            self._forget(first, first + count)
         elif bio.op is not Op.FLUSH:
             assert bio.data is not None
             piece = bio.data[done << SECTOR_SHIFT : done + count << SECTOR_SHIFT]

@@ -13,7 +13,7 @@ from harness.errors import KernelCrash
 from harness.trace.observations import UEvent
 from harness.twin.bio import BlockDevice
 from harness.twin.clock import Choices, Clock
-from harness.twin.disk import Disk
+from harness.twin.disk import Disk, Memory
 from harness.twin.fallible import FallibleDisk
 from harness.twin.limits import Limits
 from harness.twin.origins import Origins
@@ -37,6 +37,7 @@ class World:
     def __init__(self, profile: Profile, choices: Choices | None = None) -> None:
         self.profile = profile
         self.clock = Clock(choices)
+        self._memory = Memory()
         self.devices: dict[str, BlockDevice] = {}
         # Those who ask say which snapshots and targets they mean; the world knows none.
         self.origins: Origins[Any, Any] = Origins()
@@ -99,8 +100,8 @@ class World:
 
     def add_fallible_disk(self, name: str, sectors: int, *, linked: bool = False) -> Disk:
         """A new disk of zeros that takes faults; one that is ``linked`` may stop."""
-        disk = self.devices[name] = FallibleDisk(name, sectors, self.clock, self.profile,
-                                                 linked=linked)
+        disk = self.devices[name] = FallibleDisk(
+            name, sectors, self.clock, self.profile, self._memory, linked=linked)
         return disk
 
     def add_disk(self, name: str, sectors: int, block_sectors: int) -> Disk:
@@ -117,7 +118,7 @@ class World:
             block, max(block, profile.physical_block), max(block, profile.io_min),
             max_sectors=max_sectors, discard_granularity=granularity if discard_bytes else 0,
             discard_sectors_max=discard_bytes >> SECTOR_SHIFT,
-            write_cache=profile.write_cache_4k and block_sectors > 1))
+            write_cache=profile.write_cache_4k and block_sectors > 1), self._memory)
         return disk
 
     # -- what snapshots share --

@@ -1,18 +1,19 @@
 """The trace codec: every step survives, and no text can do more harm than a `BadTrace`."""
 
-import string
 from contextlib import suppress
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from harness.errors import BadTrace
 from harness.trace import files as codec
+from harness.trace.bounds import excess
 from harness.trace.files import Header, Layer, NotCompared, Observations, ObservationsHeader, Trace
 from harness.trace.observations import Observation, Raw, Stamped
-from harness.trace.steps import NAME_PATTERN, AnyStep
+from harness.trace.steps import AnyStep
 
 
 def strategy(kind: msgspec.inspect.Type) -> st.SearchStrategy[Any]:
@@ -24,12 +25,12 @@ def strategy(kind: msgspec.inspect.Type) -> st.SearchStrategy[Any]:
         case info.IntType(ge=low, le=high):
             return st.integers(low if low is not None else 0,
                                high if high is not None else (1 << 63) - 1)
-        case info.StrType(pattern=pattern, min_length=shortest):
-            if pattern is not None:
-                assert pattern == NAME_PATTERN
-                return st.text(string.ascii_letters + string.digits + "_.+-",
-                               min_size=1, max_size=16)
-            return st.text(min_size=shortest or 0, max_size=12)
+        case info.StrType(pattern=pattern, min_length=shortest, max_length=longest):
+            if pattern is None:
+                return st.text(min_size=shortest or 0, max_size=12)
+            # Surrogates match, and cannot be written.
+            return st.from_regex(pattern, alphabet=st.characters(codec="utf-8")).filter(
+                lambda text: (shortest or 0) <= len(text) <= (longest or len(text)))
         case info.BoolType():
             return st.booleans()
         case info.BytesType():
@@ -79,6 +80,10 @@ OBSERVATIONS = st.builds(
 @given(TRACES)
 def test_a_trace_survives_text(trace: Trace) -> None:
     text = codec.dumps(trace)
+    if excess(trace.steps):
+        with pytest.raises(BadTrace):
+            codec.loads(text)
+        return
     assert codec.loads(text) == trace
     assert codec.loads(text.decode()) == trace
     assert codec.dumps(codec.loads(text)) == text

@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from harness.errors import ProvisioningError
+from harness.errors import BadScenario, ProvisioningError
 from harness.kernel.drivers.driver import WAIT_LIMIT_S, Info, Line
 from harness.kernel.drivers.shell import Shell
 
@@ -28,6 +28,9 @@ _ERRNO: Final = {os.strerror(number): number for number in sorted(errno.errorcod
 _FAILED: Final = re.compile(r"failed: (.+?)\.?$", re.MULTILINE)
 _GONE: Final = re.compile(r"^Device .*(does not exist|not found)\.?$", re.MULTILINE)
 _DEPENDENCY: Final = re.compile(r"\((\d+), (\d+)\)")
+_ONE_LINE: Final = re.compile(r'[ !"$-~]+')
+_LINE_BYTES_MAX: Final = 4094
+"""dmsetup reads a line into 4096 bytes (``LINE_SIZE``), with its newline and NUL."""
 _FIELDS: Final = "name,uuid,major,minor,open,events,attr"
 
 
@@ -55,8 +58,20 @@ def by_device(text: str) -> dict[str, str | None]:
 
 
 def table_text(lines: Sequence[Line]) -> str:
-    """A table as `dmsetup load` reads it from its standard input."""
-    return "".join(f"{line.start} {line.length} {line.type} {line.params}\n" for line in lines)
+    """A table as `dmsetup load` reads it from its standard input.
+
+    Raises:
+        BadScenario: it would read other lines than these.
+    """
+    text = ""
+    for line in lines:
+        said = f"{line.start} {line.length} {line.type} {line.params}"
+        # A newline begins another line there, and so does the end of its buffer; # ends one, and
+        # what follows NUL is not seen.
+        if len(said.encode()) > _LINE_BYTES_MAX or not _ONE_LINE.fullmatch(said):
+            raise BadScenario(f"dmsetup would not read {said[:80]!r} as one line of a table")
+        text += said + "\n"
+    return text
 
 
 class DmsetupDriver:
