@@ -93,26 +93,30 @@ def _case_of(item: pytest.Item) -> tuple[str, str] | None:
 def dmsnap_result(dmsnap_case: tuple[str, str], _dmsnap_results: "_Guests | _Here",
                   request: pytest.FixtureRequest) -> "Result":
     """The result of one scenario on one kernel (`harness.verdict.result.Result`)."""
+    from harness.report.gate import printable
+
     try:
         result = _dmsnap_results.get(*dmsnap_case)
     except CannotBoot as fault:
-        pytest.skip(str(fault))
+        pytest.skip(printable(str(fault)))
     except DmsnapError as fault:
-        pytest.fail(str(fault), pytrace=False)
+        pytest.fail(printable(str(fault)), pytrace=False)
     # Not record_property: beside --junit-xml it warns, and a warning may be an error.
-    request.node.user_properties += [("kernel release", result.release), ("seed", result.seed)]
+    request.node.user_properties += [("kernel release", printable(result.release)),
+                                     ("seed", result.seed)]
     return result
 
 
 def check(result: "Result") -> None:
     """Fail, in the words of the report, unless both sides agree; skip what is *unsupported*."""
     from harness.compare.diff import AGREED, Verdict
+    from harness.report.gate import printable
     from harness.report.words import details
 
     if result.verdict in AGREED:
         return
-    said = (f"{result.scenario} on {result.kernel} ({result.release}): {result.verdict}\n"
-            f"{details(result)}")
+    said = printable(f"{result.scenario} on {result.kernel} ({result.release}): {result.verdict}\n"
+                     f"{details(result)}")
     if result.verdict is Verdict.UNSUPPORTED:
         pytest.skip(said)
     pytest.fail(said, pytrace=False)
@@ -245,7 +249,9 @@ class _Guests:
 
 
 def _note(line: str) -> None:
-    print(f"dmsnap: {line}", file=sys.stderr)
+    from harness.report.gate import printable
+
+    print(printable(f"dmsnap: {line}"), file=sys.stderr)
 
 
 class _Follower:

@@ -18,14 +18,15 @@ from harness.cli.run import compare, run
 from harness.cli.streams import interrupts, patient
 from harness.cli.traces import list_scenarios, replay, trace
 from harness.errors import DmsnapError
+from harness.report.gate import gated
 
 
 class _Group(click.Group):
     """Errors of ours become one line; none of Python's inner life reaches a user."""
 
     def main(self, *args: Any, **extra: Any) -> Any:
-        """Run the command line, with streams that no reader can break."""
-        with patient():
+        """Run the command line: no reader breaks a stream, and all that is said passes the gate."""
+        with patient(), gated():
             return super().main(*args, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -39,6 +40,10 @@ class _Group(click.Group):
             # A run says what has become of its report.
             click.echo("; ".join(["dmsnap: interrupted", *map(str, fault.args)]), err=True)
             ctx.exit(EXIT_INTERRUPTED)
+        except (MemoryError, RecursionError):
+            click.echo("dmsnap: this takes more memory than there is: free some, or give it less",
+                       err=True)
+            ctx.exit(EXIT_CANNOT)
         except OSError as fault:
             where = f"{fault.filename}: " if fault.filename else ""
             click.echo(f"dmsnap: {where}{fault.strerror or fault}", err=True)

@@ -20,13 +20,18 @@ if TYPE_CHECKING:
 @click.option("--rows", is_flag=True, help="Show which rows of other test suites they answer.")
 def list_scenarios(patterns: tuple[str, ...], rows: bool) -> None:
     """List the scenarios, by theme."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from harness.report.gate import guarded
     from harness.scenarios.registry import by_theme, choose
 
+    console = guarded(Console(highlight=False, emoji=False))
     wanted = {scenario.name for scenario in choose(patterns)} if patterns else None
     for theme, scenarios in by_theme():
         shown = [scenario for scenario in scenarios if wanted is None or scenario.name in wanted]
         if shown:
-            click.secho(theme, bold=True)
+            console.print(Text(theme, "bold"), soft_wrap=True)
         for base in dict.fromkeys(scenario.name.partition("[")[0] for scenario in shown):
             variants = [s for s in shown if s.name.partition("[")[0] == base]
             count = f" ×{len(variants)}" if len(variants) > 1 else ""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from harness.compare.diff import Verdict
+from harness.report.gate import printable
 from harness.report.words import compared, headline, left_out, verdicts
 from harness.verdict.result import Result, RunReport
 
@@ -99,7 +100,7 @@ def _character(one: str) -> str:
     if one.isalnum() or one in _PLAIN or (one.isprintable() and not one.isascii()):
         return one
     if not one.isprintable():
-        return plain(f"\\x{ord(one):02x}")
+        return plain(printable(one))
     return f"&#{ord(one)};"
 
 

@@ -1,31 +1,25 @@
 r"""JUnit XML: one test suite for each kernel, one test case for each scenario on it.
 
 *Diverged* and *nondeterministic* are failures, *guest lost* and *broken scenario* are errors,
-*unsupported* is skipped.  Characters that XML 1.0 cannot hold, which a kernel's console is free to
-contain, are written as ``\x1b``.
+*unsupported* is skipped.  What is not printable (`harness.report.gate`), with all that XML 1.0
+cannot hold, is written as ``\x1b``.
 
 The form is that of Jenkins' schema (junit-10.xsd), which also GitLab reads: a test case has no
 properties there, so what else is known of a result stands at the head of its ``system-out``.
 """
 
-import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 from xml.etree import ElementTree as ET
 
 from harness.compare.diff import AGREED, Verdict
+from harness.report.gate import printable
 from harness.report.reporter import FileReporter
 from harness.report.words import details, headline
 from harness.verdict.result import Result, RunReport
 
 _FAILURES: Final = (Verdict.DIVERGED, Verdict.NONDETERMINISTIC)
 _ERRORS: Final = (Verdict.LOST, Verdict.BROKEN)
-_NOT_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-
-
-def clean(text: str) -> str:
-    """``text`` with what XML 1.0 cannot hold escaped."""
-    return _NOT_XML.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
 
 
 def render(report: RunReport) -> bytes:
@@ -37,9 +31,9 @@ def render(report: RunReport) -> bytes:
     classes = class_names(report.by_kernel())
     for kernel, results in report.by_kernel().items():
         suite = ET.SubElement(root, "testsuite", {
-            "name": clean(kernel), **_counts(results), "time": _seconds(*results)})
+            "name": printable(kernel), **_counts(results), "time": _seconds(*results)})
         if report.environment.started:
-            suite.set("timestamp", clean(report.environment.started))
+            suite.set("timestamp", printable(report.environment.started))
         _properties(suite, {"kernel.release": report.release(kernel),
                             "guest": report.guest(kernel),
                             "dmsnap.version": report.environment.dmsnap,
@@ -59,7 +53,7 @@ def class_names(kernels: Iterable[str]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for kernel in kernels:
-        name = base = "dmsnap." + clean(kernel).replace(".", "_")
+        name = base = "dmsnap." + printable(kernel).replace(".", "_")
         number = 2
         while name in found.values():  # two names that differ in a dot
             name, number = f"{base}-{number}", number + 1
@@ -68,7 +62,7 @@ def class_names(kernels: Iterable[str]) -> dict[str, str]:
 
 
 def _case(suite: ET.Element, result: Result, classname: str) -> None:
-    case = ET.SubElement(suite, "testcase", classname=classname, name=clean(result.scenario),
+    case = ET.SubElement(suite, "testcase", classname=classname, name=printable(result.scenario),
                          time=_seconds(result))
     facts = {
         "verdict": result.verdict,
@@ -80,7 +74,7 @@ def _case(suite: ET.Element, result: Result, classname: str) -> None:
         **{f"not compared: {entry.layer}": entry.reason for entry in result.not_compared},
         **({"promise": "broken"} if result.promise_broken else {}),
     }
-    text, message = clean(details(result)), clean(headline(result) or result.verdict)
+    text, message = printable(details(result)), printable(headline(result) or result.verdict)
     if result.verdict in _FAILURES:
         ET.SubElement(case, "failure", type=result.verdict, message=message).text = text or message
     elif result.verdict in _ERRORS:
@@ -88,12 +82,12 @@ def _case(suite: ET.Element, result: Result, classname: str) -> None:
     elif result.verdict is Verdict.UNSUPPORTED:
         # GitLab shows the text, Jenkins the message.
         ET.SubElement(case, "skipped", message=message).text = text or message
-    said = [clean(f"{name}: {value}") for name, value in facts.items()]
+    said = [printable(f"{name}: {value}") for name, value in facts.items()]
     if text and result.verdict in AGREED:
         said += ["", text]
     ET.SubElement(case, "system-out").text = "\n".join(said)
     if result.console:
-        ET.SubElement(case, "system-err").text = clean(result.console)
+        ET.SubElement(case, "system-err").text = printable(result.console)
 
 
 def _counts(results: Sequence[Result]) -> dict[str, str]:
@@ -111,7 +105,7 @@ def _seconds(*results: Result) -> str:
 def _properties(parent: ET.Element, values: dict[str, str]) -> None:
     properties = ET.SubElement(parent, "properties")
     for name, value in values.items():
-        ET.SubElement(properties, "property", name=clean(name), value=clean(value))
+        ET.SubElement(properties, "property", name=printable(name), value=printable(value))
 
 
 class JunitReporter(FileReporter):

@@ -13,8 +13,9 @@ import re
 from typing import Final
 
 from harness.compare.diff import AGREED, Verdict
+from harness.report.gate import printable
 from harness.report.reporter import FileReporter
-from harness.report.words import compared, details, headline, left_out, printable, verdicts
+from harness.report.words import compared, details, headline, left_out, verdicts
 from harness.verdict.result import Result, RunReport
 
 _INDENT: Final = "  "

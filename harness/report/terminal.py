@@ -20,7 +20,8 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.compare.diff import Layer, Verdict
-from harness.report.words import compared, details, left_out, printable, verdicts
+from harness.report.gate import guarded, printable
+from harness.report.words import compared, details, left_out, verdicts
 from harness.verdict.result import Result, RunReport
 
 STYLE: Final = {
@@ -55,7 +56,7 @@ class Terminal:
     """The reporter that people look at."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False, emoji=False)
+        self.console = guarded(console or Console(highlight=False, emoji=False))
         self._live: Live | None = None
         self._guests: dict[str, str] = {}
         self._counts: dict[Verdict, int] = {}
@@ -117,7 +118,7 @@ class Terminal:
 
     def _moving(self) -> RenderableType:
         guests = tuple(self._guests.items())  # at once: the run goes on in another thread
-        lines = [Text(f"{guest}  {doing}", no_wrap=True, overflow="ellipsis")
+        lines = [Text(printable(f"{guest}  {doing}"), no_wrap=True, overflow="ellipsis")
                  for guest, doing in sorted(guests)]
         counts = self._counted("  ")
         counts.no_wrap, counts.overflow = True, "ellipsis"
@@ -262,7 +263,7 @@ def _matrix(report: RunReport) -> Table:
     kernels = list(report.by_kernel())
     table = _table()
     for kernel in kernels:
-        table.add_column(Text(kernel), overflow="fold")
+        table.add_column(Text(printable(kernel)), overflow="fold")
     for name in ("layers", "steps", "twin"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in _rows(report):

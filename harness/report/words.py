@@ -1,15 +1,11 @@
 """What a result says in plain lines; the same words in the terminal, in JUnit and in KTAP."""
 
-import re
 from collections import Counter
 from collections.abc import Iterator
-from typing import Final
 
 from harness.compare.diff import Layer, Verdict, render
 from harness.promises.check import BrokenPromise
 from harness.verdict.result import Result, RunReport
-
-_UNPRINTABLE: Final = re.compile(r"[^\n\x20-\x7e\xa0-\ud7ff\ue000-\U0010ffff]")
 
 
 def headline(result: Result) -> str:
@@ -46,11 +42,6 @@ def _promises(result: Result) -> Iterator[tuple[str, BrokenPromise]]:
     for promise in result.twin_promises:
         if promise not in result.kernel_promises:
             yield "the twin", promise
-
-
-def printable(text: str) -> str:
-    r"""``text`` with its control characters, but for newlines, written as ``\x1b``."""
-    return _UNPRINTABLE.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
 
 
 def verdicts(report: RunReport) -> str:

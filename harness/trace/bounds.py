@@ -36,6 +36,8 @@ TRACE_BYTES_MAX: Final = 64 << 20
 LINE_BYTES_MAX: Final = 4 << 20
 """Of a line of a trace: the longest `Poke` in base64, and more."""
 STEPS_MAX: Final = 20_000
+LINES_MAX: Final = 5 * STEPS_MAX
+"""Empty ones included."""
 OBSERVATIONS_BYTES_MAX: Final = 128 << 20
 
 DISKS_MAX: Final = 256

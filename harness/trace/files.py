@@ -20,6 +20,7 @@ from harness.errors import BadTrace
 from harness.files import read_given, write_whole
 from harness.trace.bounds import (
     LINE_BYTES_MAX,
+    LINES_MAX,
     OBSERVATIONS_BYTES_MAX,
     STEPS_MAX,
     TRACE_BYTES_MAX,
@@ -240,6 +241,8 @@ def _split(data: bytes | str, key: str, bytes_max: int, line_max: int | None = N
         raise BadTrace(f"the file has more than {bytes_max >> 20} MiB; none may")
     lines: list[tuple[int, bytes]] = []
     for at, line in enumerate(io.BytesIO(raw), 1):
+        if at > LINES_MAX:
+            raise BadTrace(f"more than {LINES_MAX} lines; no file may have them", line=at)
         if not line.strip():
             continue
         if len(lines) > STEPS_MAX:
