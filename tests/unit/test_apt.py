@@ -91,7 +91,7 @@ elif "update" in arguments:
     lists = Path(re.search(r'^Dir::State::Lists "(.*)";$', conf, re.MULTILINE)[1])
     with (here / "lists").open("a") as file:
         file.write(json.dumps(sorted(path.name for path in lists.iterdir())) + "\\n")
-    (lists / f"mirror_dists_{{plan['index']}}_InRelease").write_text("signed")
+    (lists / f"mirror_dists_{{plan['index']}}_InRelease").write_text(plan["release"])
     expired = plan["expired"] and "Acquire::Check-Valid-Until=false" not in arguments
     if expired:
         print("E: Release file for http://x/InRelease is expired (invalid since 23d). Updates")
@@ -109,6 +109,12 @@ elif "download" in arguments:
 """
 
 
+def release_file(suite, codename, before=""):
+    return (f"{before}-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\nOrigin: Debian\n"
+            f"Suite: {suite}\nCodename: {codename}\nSHA256:\n 00 1 main/binary/Packages\n"
+            "-----BEGIN PGP SIGNATURE-----\n\nrubbish\n-----END PGP SIGNATURE-----\n")
+
+
 class FakeApt:
     """Stands in for apt-get and apt-config; everything else is the real thing."""
 
@@ -117,7 +123,8 @@ class FakeApt:
         self.plan = {"dump": 'Acquire::http::Proxy "http://proxy.example:3128/";\n'
                              'Acquire::Check-Valid-Until "false";\nDir::Etc "etc/apt";',
                      "targets": f"{MIRROR}/|Debian|Debian|bookworm", "update": "",
-                     "expired": False, "missing": False, "index": "one"}
+                     "expired": False, "missing": False, "index": "one",
+                     "release": release_file("unstable", "sid")}
         for name in ("apt-get", "apt-config"):
             write(here / name, STAND_IN.format(python=sys.executable, here=str(here)))
             (here / name).chmod(0o755)

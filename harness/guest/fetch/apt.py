@@ -12,6 +12,7 @@ the program, which is made to use it (interpreter and rpath, by patchelf; starte
 ``ld.so`` a User-mode Linux kernel does not find itself).
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -37,6 +38,8 @@ _QUICK_LIMIT_S: Final = 60.0
 _UPDATE_LIMIT_S: Final = 600.0
 _DOWNLOAD_LIMIT_S: Final = 1800.0
 _UNPACK_LIMIT_S: Final = 300.0
+_LEASH: Final = Path(__file__).with_name("leash.py")
+_LEASH_LIMIT_S: Final = 10.0
 _KEYRINGS: Final = Path("/usr/share/keyrings")
 _EXPIRED: Final = re.compile(r"Release file for \S+ is expired|is expired \(invalid since")
 _ROW: Final = "$(REPO_URI)|$(ORIGIN)|$(LABEL)|$(CODENAME)"
@@ -86,24 +89,35 @@ def run(argv: Sequence[str], *, limit_s: float, env: Mapping[str, str] | None = 
         cwd: Path | None = None) -> tuple[int, str]:
     """Run a program; returns its status and all that it printed.
 
-    It gets a process group of its own, all of which is killed when the time is up or the user
-    interrupts: apt has helpers that would go on downloading.
+    All that it starts ends with it, and it ends when the time is up, when the user interrupts, or
+    when dmsnap is gone in any way: apt has helpers that would go on downloading.
 
     Raises:
         ProvisioningError: the limit passed.
     """
-    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, cwd=cwd, start_new_session=True,
-                          env={**os.environ, "LC_ALL": "C", **(env or {})}) as process:
-        try:
-            output, _ = process.communicate(timeout=limit_s)
-        except BaseException as fault:
-            os.killpg(process.pid, signal.SIGKILL)
-            if isinstance(fault, subprocess.TimeoutExpired):
-                raise ProvisioningError(
-                    f"`{' '.join(argv)}` did not end within {limit_s:.0f} s; check the network, "
-                    f"or name another mirror in {MIRROR_VARIABLE}") from None
-            raise
+    lifeline, ours = os.pipe()
+    try:
+        with os.fdopen(lifeline, "rb") as stdin, subprocess.Popen(
+                [sys.executable, "-I", "-S", str(_LEASH), *argv], stdin=stdin,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=cwd, start_new_session=True,
+                env={**os.environ, "LC_ALL": "C", **(env or {})}) as process:
+            try:
+                output, _ = process.communicate(timeout=limit_s)
+            except BaseException as fault:
+                os.close(ours)
+                ours = -1
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=_LEASH_LIMIT_S)
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                if isinstance(fault, subprocess.TimeoutExpired):
+                    raise ProvisioningError(
+                        f"`{' '.join(argv)}` did not end within {limit_s:.0f} s; check the "
+                        f"network, or name another mirror in {MIRROR_VARIABLE}") from None
+                raise
+    finally:
+        if ours >= 0:
+            os.close(ours)
     return process.returncode, output.decode(errors="replace")
 
 
@@ -200,6 +214,19 @@ def _deb822(text: str) -> Iterable[tuple[str, list[str]]]:
                 yield uri, fields.get("suites", "").split()
 
 
+def suite_names(release: str) -> list[str]:
+    """The names that a Release file gives its suite: of the stage, and the one for good.
+
+    Of an InRelease file only what is signed counts (RFC 9580, cleartext signatures).
+    """
+    begin, end = "-----BEGIN PGP SIGNED MESSAGE-----", "-----BEGIN PGP SIGNATURE-----"
+    if begin in release:
+        _, _, release = release.partition(begin)[2].partition("\n\n")
+        release = release.partition(f"\n{end}")[0]
+    fields = re.findall(r"^(Suite|Codename):[ \t]*(\S+)[ \t]*$", release, re.MULTILINE)
+    return [name for _, name in fields] if len(fields) == len(dict(fields)) else []
+
+
 # -- a private apt ----------------------------------------------------------------------------
 
 
@@ -289,7 +316,25 @@ class PrivateApt:
         if status:
             raise ProvisioningError(
                 f"apt cannot read suite {self._suite}: {_errors(output)}; {_cure(output)}")
+        self._check_suite()
         downloads.keep_indexes(self._suite, self._lists)
+
+    def _check_suite(self) -> None:
+        """See that the index that apt took is of the suite that was asked for.
+
+        A signature says whose it is, and not which: a mirror can serve any of Debian's suites in
+        the place of another one.
+
+        Raises:
+            ProvisioningError: it is not.
+        """
+        found = [name for path in sorted(self._lists.glob("*Release"))
+                 for name in suite_names(path.read_text(errors="replace"))]
+        if self._suite not in found:
+            said = ", ".join(dict.fromkeys(found)) or "no suite at all"
+            raise ProvisioningError(
+                f"the mirror serves {said} in the place of {self._suite}: nothing is taken from "
+                f"it; name another mirror in {MIRROR_VARIABLE}")
 
     def offer(self, package: str) -> Offer:
         """What the suite has of a package.
