@@ -25,6 +25,8 @@ def kernels(ctx: click.Context) -> None:
             record = kernel.record
             state = (f"cached: {record.release} ({record.package} {record.version}, fetched "
                      f"{record.fetched_at[:10]})")
+            if age := record.age():
+                state += f"; {age}"
         mark = " (default)" if entry.name == default else ""
         click.echo(f"{entry.name + mark:<20}  {entry.suite:<9}  {state}")
     click.echo(f"cache: {catalogue.cache_dir()}")

@@ -36,6 +36,7 @@ from harness.guest import xstate
 from harness.guest.catalogue import Kernel, Progress, cache_dir, sha256_of
 from harness.guest.lock import locked
 from harness.guest.process import CONSOLE_NAME, KeptProcess
+from harness.guest.trust import check_ours
 
 SAYS: Final = "dmsnap: this guest works"
 ARGV: Final = ("-I", "-S", "-c", f"print({SAYS!r})")
@@ -196,15 +197,16 @@ def proven(kernel: Kernel, boot: Callable[[Path], Boot], *, fresh: bool = False,
         CannotBoot: it does not; why, in one line.
     """
     home = home_of(kernel)
+    check_ours(home)
     digest = sha256_of(kernel.program)
-    if not fresh and (kept := _kept(home, digest)):
+    if not fresh and (kept := _kept(home, kernel.program, digest)):
         return kept
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):  # where nothing can be kept, it is proven each time
             home.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(home / ".lock", lambda line: progress(
                 f"{kernel.name}: {line}")))
-        if not fresh and (kept := _kept(home, digest)):
+        if not fresh and (kept := _kept(home, kernel.program, digest)):
             return kept  # somebody else proved it while we waited
         runs, seconds = _prove(kernel, boot, home, progress)
         proof = Proof(
@@ -216,12 +218,13 @@ def proven(kernel: Kernel, boot: Callable[[Path], Boot], *, fresh: bool = False,
     return proof
 
 
-def _kept(home: Path, program_sha256: str) -> Proof | None:
+def _kept(home: Path, program: Path, program_sha256: str) -> Proof | None:
     """The proof that is kept, if it holds for this program, here and now."""
     try:
         proof = msgspec.json.decode((home / "proof.json").read_bytes(), type=Proof)
         holds = (proof.proof_version == _PROOF_VERSION and proof.host == this_host()
                  and proof.program_sha256 == program_sha256
+                 and Path(proof.runs) in (program, home / "cured" / "linux")
                  and (not proof.cured or xstate.is_current(Path(proof.runs)))
                  and sha256_of(Path(proof.runs)) == proof.runs_sha256)
     except (OSError, msgspec.MsgspecError):

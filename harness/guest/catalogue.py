@@ -62,6 +62,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         package_sha256, program_sha256: of the .deb, and of the program as it is run.
         libc_version: version of the suite's libc6, None where the host's serves.
         kept: modules that were looked for, of a kernel of which not all are kept.
+        files: every file that runs or is loaded → its SHA-256; empty in a record of before this
+            was kept, where only the program is checked (`harness.guest.trust`).
         expired: the mirror's index was past its date and taken all the same.
         fetched_at: ISO 8601, UTC.
     """
@@ -77,8 +79,14 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     program_sha256: str
     libc_version: str | None = None
     kept: tuple[str, ...] = ()
+    files: dict[str, str] = {}
     expired: bool = False
     fetched_at: str = ""
+
+    def age(self) -> str:
+        """That its suite's index was past its date, in words; empty if it was not."""
+        return (f"the package list of {self.suite} was past its date when this was fetched (a "
+                "frozen mirror?)" if self.expired else "")
 
 
 @dataclass(frozen=True, slots=True)

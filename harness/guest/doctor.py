@@ -19,7 +19,7 @@ from typing import Any, Final
 import testinfra
 
 from harness.errors import CannotBoot, ProvisioningError
-from harness.guest import catalogue
+from harness.guest import catalogue, trust
 from harness.guest import fallback as choice
 from harness.guest.catalogue import Progress
 
@@ -109,7 +109,10 @@ def boot_all(progress: Progress) -> list[Booted]:
     for kernel in catalogue.installed():
         progress(f"{kernel.name}: booting")
         try:
-            found.append(Booted(kernel.name, True, choice.prove(kernel, fresh=True)))
+            trust.verify(kernel)
+            age = kernel.record.age() if kernel.record else ""
+            found.append(Booted(kernel.name, True, choice.prove(kernel, fresh=True)
+                                + (f"; {age}" if age else "")))
         except CannotBoot as fault:
             found.append(Booted(kernel.name, False, str(fault).removeprefix(f"{kernel.name} ")))
         except ProvisioningError as fault:

@@ -105,7 +105,7 @@ def test_fetch_records_what_came_and_is_done_once(cache, fetches):
     assert record.program_sha256 == catalogue.sha256_of(kernel.program)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", record.fetched_at)
     assert lines == ["fetching user-mode-linux of sid",
-                     "kernel 6.99.1 from user-mode-linux 6.99um1 is ready"]
+                     "kernel 6.99.1 from user-mode-linux 6.99um1 is ready", record.age()]
     assert sorted(path.name for path in cache.iterdir()) == [".uml-7.2.lock", "uml-7.2"]
 
 
@@ -126,7 +126,7 @@ def test_a_refresh_of_what_is_todays_fetches_nothing(fetches):
     lines: list[str] = []
     assert provision.fetch("uml-7.2", refresh=True, progress=lines.append) == first
     assert len(fetches) == 1
-    assert lines[-1] == "what is cached is what sid holds today"
+    assert lines[-2:] == ["what is cached is what sid holds today", first.record.age()]
     # A refresh is a cure, too.
     first.program.write_text(ANSWERING + "# damaged\n")
     provision.fetch("uml-7.2", refresh=True)

@@ -4,11 +4,13 @@ import datetime
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from harness.errors import ProvisioningError
+from harness.guest import trust
 from harness.guest.catalogue import (
     QEMU,
     Entry,
@@ -37,12 +39,25 @@ def fetch(name: str, *, progress: Progress = lambda _line: None,
     Raises:
         ProvisioningError: it cannot be fetched; cause and cure.
     """
-    entry = entry_of(name)
+    kernel = _fetched(entry_of(name), progress, refresh)
+    trust.verify(kernel)
+    if kernel.record and (age := kernel.record.age()):
+        progress(age)
+    return kernel
+
+
+def _fetched(entry: Entry, progress: Progress, refresh: bool) -> Kernel:
+    name = entry.name
     if not refresh and (kernel := _load(entry)):
         return kernel
     parent = cache_dir()
+    trust.check_ours(parent)
     try:
+        # Whatever the umask: what is run from here is nobody else's to write.
         parent.mkdir(parents=True, exist_ok=True)
+        for made in (parent.parent, parent):
+            if made.stat().st_uid == os.geteuid():
+                made.chmod(made.stat().st_mode & ~0o022)
         with locked(parent / f".{name}.lock", progress):
             if not refresh and (kernel := _load(entry)):
                 return kernel  # somebody else fetched it while we waited
@@ -66,7 +81,7 @@ def _fetch_locked(entry: Entry, parent: Path, progress: Progress) -> None:
     for leftover in parent.glob(f"{prefix}*"):
         # We hold the lock: whoever made it was cut short.
         progress("removing what an attempt that was cut short left behind")
-        shutil.rmtree(leftover)
+        remove(leftover)
     with tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as work:
         # Its own subdirectory, because mkdtemp makes one that others cannot read.
         fresh = Path(work, "kernel")
@@ -74,8 +89,11 @@ def _fetch_locked(entry: Entry, parent: Path, progress: Progress) -> None:
         home = parent / entry.name
         cached = _load(entry)
         # A refresh is also the cure of a cache that was damaged.
-        unless = (cached.record.package_sha256 if cached and cached.record
-                  and sha256_of(cached.program) == cached.record.program_sha256 else "")
+        unless = ""
+        if cached and cached.record and cached.record.files:
+            with suppress(ProvisioningError):
+                trust.verify(cached)
+                unless = cached.record.package_sha256
         if entry.guest == QEMU:
             got = image.fetch_image(suite=entry.suite, package=entry.package, into=fresh,
                                     work=Path(work), progress=progress, unless=unless)
@@ -89,15 +107,36 @@ def _fetch_locked(entry: Entry, parent: Path, progress: Progress) -> None:
             name=entry.name, home=str(home), suite=entry.suite, package=entry.package,
             version=got.version, release=got.release, package_sha256=got.sha256,
             program_sha256=sha256_of(fresh / "linux"), libc_version=got.libc_version,
-            kept=_kept(entry), expired=got.expired,
+            kept=_kept(entry), files=trust.digests(fresh), expired=got.expired,
             fetched_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
         _write_durably(fresh / "manifest.json", msgspec.json.format(msgspec.json.encode(manifest)))
         if os.path.lexists(home):
             # Not one step, but a reader that comes between finds no kernel, never half of one.
             home.rename(Path(work, "old"))
+        for path in (fresh, *fresh.rglob("*")):
+            if not path.is_symlink():
+                path.chmod(path.stat().st_mode & ~0o022)
         fresh.rename(home)
     downloads.served(got.packages)
     progress(f"kernel {got.release} from {entry.package} {got.version} is ready")
+
+
+def remove(path: Path) -> None:
+    """Remove what an attempt left, whatever it is: a link is not followed, a closed directory
+    opened (packages may hold such).
+
+    Raises:
+        OSError: it cannot be.
+    """
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    for directory, names, _ in os.walk(path):
+        for name in ("", *names):
+            inner = Path(directory, name)
+            if not inner.is_symlink():
+                inner.chmod(0o700)
+    shutil.rmtree(path)
 
 
 def _write_durably(path: Path, data: bytes) -> None:
