@@ -14,10 +14,10 @@ unexport PYTHONHOME PYTHONPATH
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test test-fast test-drivers lint record coverage-twin mutants hunt flakes changelog pages wheels box bench clean distclean venv kernel
+.PHONY: help setup run test test-fast test-drivers lint record coverage-twin mutants hunt attack-readers flakes changelog pages wheels box bench clean distclean venv kernel
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo "  KERNEL=uml-6.1 chooses a kernel, ARGS='...' adds arguments: make run ARGS='-j 1 overflow*'"
 
@@ -53,6 +53,9 @@ mutants: record ## change the twin in many places, one at a time: recorded kerne
 
 hunt: setup ## random lives of snapshots on both sides: make hunt ARGS='--seed 1000 --count 200'
 	@$(BIN)/python -m tests.hunt.lives $(ARGS)
+
+attack-readers: venv ## mutated traces, observations and reports through their readers
+	@$(BIN)/python -m tests.hunt.readers $(ARGS)
 
 flakes: setup ## verdicts that change: the catalogue 60 times on guests that are disturbed (hours)
 	@$(BIN)/python -m tests.hunt.flakes $(ARGS)

@@ -16,9 +16,9 @@ import msgspec
 from msgspec import Struct
 
 from harness.errors import ProvisioningError
-from harness.files import write_whole
+from harness.files import read_given, write_whole
 from harness.trace.steps import encode
-from harness.verdict.result import Result, RunReport
+from harness.verdict.result import RESULTS_BYTES_MAX, Result, RunReport
 
 LEDGER_NAME: Final = "progress.jsonl"
 
@@ -64,10 +64,10 @@ class Ledger:
             ProvisioningError: there is no earlier run.
         """
         self.check(self._path)
-        lines = self._path.read_bytes().split(b"\n")[:-1]
+        lines = read_given(self._path, RESULTS_BYTES_MAX).split(b"\n")[:-1]
         found: dict[tuple[str, str], Result] = {}
         for line in lines:
-            with suppress(msgspec.MsgspecError):
+            with suppress(msgspec.MsgspecError, ValueError, RecursionError):
                 entry = msgspec.json.decode(line, type=_Line)
                 name = entry.result.kernel, entry.result.scenario
                 if self._keys.get(name) == entry.key:

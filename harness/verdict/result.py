@@ -6,7 +6,7 @@ report can be made again from ``results.json``.  Schema of that file: the struct
 what they do not know.
 """
 
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
@@ -18,6 +18,7 @@ from harness.trace.steps import encode
 
 RESULTS_VERSION: Final = 1
 RESULTS_KEY: Final = "dmsnap-results"
+RESULTS_BYTES_MAX: Final = 256 << 20
 CONSOLE_LINES_MAX: Final = 60
 """Lines of a lost guest's console that a result keeps."""
 
@@ -146,6 +147,15 @@ class RunReport(Struct, frozen=True, kw_only=True):
             (r.release for r in self.results if r.kernel == kernel and r.release), "")
 
 
+class _AnyReport(Struct, frozen=True):
+    """Only the version; what else there is takes no memory."""
+
+    version: Any = msgspec.field(default=None, name=RESULTS_KEY)
+
+
+_any_report = msgspec.json.Decoder(_AnyReport)
+
+
 def dumps(report: RunReport) -> bytes:
     """The text of ``results.json``."""
     return msgspec.json.format(encode(report), indent=1) + b"\n"
@@ -158,10 +168,9 @@ def loads(data: bytes) -> RunReport:
         BadTrace: no results file, or one of another version.
     """
     try:
-        head = msgspec.json.decode(data)
-        version = head.get(RESULTS_KEY) if isinstance(head, dict) else None
+        version = _any_report.decode(data).version
         if version is not None and version != RESULTS_VERSION:
-            raise BadTrace(f"version {version} of a results file is not understood; this dmsnap "
+            raise BadTrace(f"version {str(version)[:40]} of a results file is not understood; this dmsnap "
                            f"reads version {RESULTS_VERSION}", field=f"$.{RESULTS_KEY}")
         if version is None:
             raise BadTrace(f"not a results file: {RESULTS_KEY!r} is missing",

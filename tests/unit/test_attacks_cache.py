@@ -1,4 +1,4 @@
-"""Packages and caches are what they claim: mirrors that lie, caches of others, fetches cut short."""
+"""Packages and caches are what they claim: lying mirrors, caches of others, fetches cut short."""
 
 import os
 import select
@@ -122,7 +122,7 @@ def test_a_record_of_before_is_checked_as_far_as_it_goes(cache):  # noqa: F811
     path.write_bytes(msgspec.json.encode(msgspec.structs.replace(kernel.record, files={})))
     assert provision.fetch(KERNEL).record.files == {}
     exchange(cache / KERNEL)
-    with pytest.raises(ProvisioningError, match="linux .*is not what was fetched"):
+    with pytest.raises(ProvisioningError, match=r"linux .*is not what was fetched"):
         provision.fetch(KERNEL)
 
 
@@ -139,8 +139,8 @@ def test_what_was_fetched_under_any_umask_is_nobody_elses_to_write(cache):  # no
         assert not path.stat().st_mode & 0o022, path
 
 
-@pytest.mark.usefixtures("fetches")
-def test_a_proof_names_no_other_program(cache, tmp_path):  # noqa: F811
+@pytest.mark.usefixtures("fetches", "cache")
+def test_a_proof_names_no_other_program(tmp_path):
     """Seen before: a proof could name any program of the host."""
     kernel = provision.fetch(KERNEL)
     home = boots.home_of(kernel)
