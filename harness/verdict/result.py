@@ -170,8 +170,8 @@ def loads(data: bytes) -> RunReport:
     try:
         version = _any_report.decode(data).version
         if version is not None and version != RESULTS_VERSION:
-            raise BadTrace(f"version {str(version)[:40]} of a results file is not understood; this dmsnap "
-                           f"reads version {RESULTS_VERSION}", field=f"$.{RESULTS_KEY}")
+            raise BadTrace(f"version {str(version)[:40]} of a results file is not understood; this "
+                           f"dmsnap reads version {RESULTS_VERSION}", field=f"$.{RESULTS_KEY}")
         if version is None:
             raise BadTrace(f"not a results file: {RESULTS_KEY!r} is missing",
                            field=f"$.{RESULTS_KEY}")

@@ -32,12 +32,13 @@ from harness.verdict.result import Environment, Result, RunReport
 MEMORY_BYTES: Final = 256 << 20
 SAMPLES: Final = ("bring_up[P]", "merge", "chunk_sizes", "fault")
 _PIECES: Final = (
-    b'"', b"{", b"}", b"[", b"]", b",", b":", b"\n", b"\\", b"null", b"true", b"-1", b"1e9", b"1e999",
-    b"\x00", b"\xff", b"\\ud800", b"9" * 30, b"9" * 5000, b"[" * 3000, b'{"a":' * 2000,
+    b'"', b"{", b"}", b"[", b"]", b",", b":", b"\n", b"\\", b"null", b"true", b"-1", b"1e9",
+    b"1e999", b"\x00", b"\xff", b"\\ud800", b"9" * 30, b"9" * 5000, b"[" * 3000, b'{"a":' * 2000,
     "\u202e".encode(), b"\x1b[2J", b"18446744073709551616", b"4294967296", b"2147483648")
 _VALUES: Final[tuple[Any, ...]] = (
-    None, True, -1, 0, 1, 1 << 31, 1 << 54, 1 << 63, 1 << 64, -(1 << 63), 1e308, 0.5, "", "x" * 5000,
-    "\x1b[2J", "a\nb", "\0", "{d}", "..", [], {}, [[]], {"": ""}, [0] * 2000, "AAAA", "raw", "zero",
+    None, True, -1, 0, 1, 1 << 31, 1 << 54, 1 << 63, 1 << 64, -(1 << 63), 1e308, 0.5, "",
+    "x" * 5000, "\x1b[2J", "a\nb", "\0", "{d}", "..", [], {}, [[]], {"": ""}, [0] * 2000,
+    "AAAA", "raw", "zero",
     ["raw", 1, "eJwDAAAAAAE="], ["zero", 1 << 60], ["stamp", "d", 0, 0, 1])
 
 
@@ -97,7 +98,8 @@ def _value(text: bytes, chance: random.Random) -> bytes:
 
 def _read_trace(text: bytes, _place: Path) -> None:
     trace = codec.loads(text)
-    if codec.loads(codec.dumps(trace)) != trace:
+    again = codec.loads(codec.dumps(trace))
+    if (again.header, again.steps) != (trace.header, trace.steps):
         raise AssertionError("another trace when it is written and read again")
 
 
