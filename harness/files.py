@@ -30,6 +30,9 @@ OURS: Final = ".dmsnap"
 _OURS_TEXT: Final = b"made by dmsnap, which removes this directory when it needs its place\n"
 
 
+_PART_BYTES: Final = 1 << 20
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path``, whole or not at all; directories on the way are made.
 
@@ -79,10 +82,13 @@ def read_bounded(file: BinaryIO, limit: int) -> bytes:
     Raises:
         BadTrace: it is more than ``limit`` bytes.
     """
-    data = file.read(limit + 1)
-    if len(data) > limit:
-        raise BadTrace(f"the file has more than {limit >> 20} MiB; none may")
-    return data
+    data = bytearray()
+    # By parts: who asks for so much at once takes memory for all of it, whatever there is.
+    while part := file.read(min(_PART_BYTES, limit + 1 - len(data))):
+        data += part
+        if len(data) > limit:
+            raise BadTrace(f"the file has more than {limit >> 20} MiB; none may")
+    return bytes(data)
 
 
 def check_writable(directory: Path) -> None:
