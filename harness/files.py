@@ -29,7 +29,6 @@ OURS: Final = ".dmsnap"
 """The mark: a file in each directory that dmsnap made, and may remove with all that is in it."""
 _OURS_TEXT: Final = b"made by dmsnap, which removes this directory when it needs its place\n"
 
-
 _PART_BYTES: Final = 1 << 20
 
 

@@ -36,7 +36,7 @@ def check_ours(place: Path) -> None:
     for path in (place, *place.parents):
         try:
             about = path.stat()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as fault:
             raise ProvisioningError(f"{path} cannot be looked at: {fault.strerror}") from None
