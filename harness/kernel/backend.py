@@ -33,7 +33,6 @@ from harness.kernel.modules import Parameters
 from harness.kernel.rest import Merges, let_events_come
 from harness.kernel.uevents import Listener, kernel_uevents, numbered, select
 from harness.trace import observations, pattern, rules, steps
-from harness.trace.bounds import RESERVED
 from harness.trace.observations import DeviceState, Observation, Runs
 from harness.trace.steps import (
     REFERENCE,

@@ -9,7 +9,7 @@ bounds can be carried out in a guest's memory and in the twin's, in minutes.
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple
 
-from harness.trace.rules import EXAMINE_SECTORS_MAX
+from harness.trace.rules import EXAMINE_SECTORS_MAX, RESERVED
 from harness.trace.steps import (
     REQUEST_SECTORS_MAX,
     AnyStep,
@@ -53,8 +53,6 @@ BUFFERED_SECTORS_MAX: Final = 1 << 18
 """One step through the page cache: 128 MiB."""
 MOVED_SECTORS_MAX: Final = 1 << 24
 """All that the steps of a scenario read, write and look at: 8 GiB."""
-RESERVED: Final = frozenset({".", "..", "control", "dmsnap-hang"})
-"""Names below /dev/mapper that are no device's of a scenario."""
 
 
 class Excess(NamedTuple):

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+from harness.compare.diff import Verdict
 from harness.errors import BadTrace
 from harness.report.ledger import Ledger
 from harness.scenarios.registry import catalogue
@@ -136,7 +137,7 @@ def samples() -> list[tuple[Reader, bytes]]:
             scenario="s", side="twin", profile=profile.facts()), seen))
         if len(text) < 1 << 16:
             found.append((_read_observations, text))
-        results.append(Result(scenario=scenario.name, kernel="k", verdict=model.Verdict.SAME))
+        results.append(Result(scenario=scenario.name, kernel="k", verdict=Verdict.SAME))
     found.append((_read_results, model.dumps(RunReport(
         environment=Environment(kernels={"k": "6"}), results=tuple(results)))))
     found.append((_read_ledger, b"".join(encode({"key": "k", "result": each}) + b"\n"

@@ -21,6 +21,11 @@ from tests.unit.test_catalogue import cache, fetches, lay_out  # noqa: F401 -- f
 KERNEL = "uml-6.12"
 
 
+def record_of(kernel: catalogue.Kernel) -> catalogue.Manifest:
+    assert kernel.record is not None
+    return kernel.record
+
+
 # -- the suite --------------------------------------------------------------------------------
 
 
@@ -81,7 +86,7 @@ def test_what_is_not_what_was_fetched_is_not_run(cache, fetches, attack):  # noq
     attack(cache / KERNEL)
     with pytest.raises(ProvisioningError, match=f"{KERNEL} is not run.*not what was fetched"):
         provision.fetch(KERNEL)
-    assert provision.fetch(KERNEL, refresh=True).record.files
+    assert record_of(provision.fetch(KERNEL, refresh=True)).files
     assert len(fetches) == 2
     provision.fetch(KERNEL)
 
@@ -119,8 +124,8 @@ def test_a_cache_of_somebody_else(cache):  # noqa: F811
 def test_a_record_of_before_is_checked_as_far_as_it_goes(cache):  # noqa: F811
     kernel = provision.fetch(KERNEL)
     path = cache / KERNEL / "manifest.json"
-    path.write_bytes(msgspec.json.encode(msgspec.structs.replace(kernel.record, files={})))
-    assert provision.fetch(KERNEL).record.files == {}
+    path.write_bytes(msgspec.json.encode(msgspec.structs.replace(record_of(kernel), files={})))
+    assert record_of(provision.fetch(KERNEL)).files == {}
     exchange(cache / KERNEL)
     with pytest.raises(ProvisioningError, match=r"linux .*is not what was fetched"):
         provision.fetch(KERNEL)
@@ -166,12 +171,12 @@ def test_an_index_past_its_date_is_told_each_time(cache, fetches, monkeypatch): 
     from harness.cli.main import main
     from harness.guest import doctor
 
-    lines = []
+    lines: list[str] = []
     provision.fetch("uml-7.2")
     provision.fetch("uml-7.2", progress=lines.append)
     assert ["past its date" in line for line in lines] == [True]
     assert "past its date" in CliRunner().invoke(main, ["kernels"]).stdout
-    monkeypatch.setattr(doctor.choice, "prove", lambda *_, **__: "boots")
+    monkeypatch.setattr("harness.guest.fallback.prove", lambda *_, **__: "boots")
     [booted] = doctor.boot_all(lines.append)
     assert "past its date" in booted.detail
     exchange(cache / "uml-7.2")

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.text import Text
 
 import harness.guest.doctor
-import harness.lvm.replay
+import harness.lvm.enact
 import harness.measure.preflight
 from harness import plugin
 from harness.cli.main import main
@@ -210,7 +210,7 @@ def test_compare(dmsnap: Any, tmp_path: Path) -> None:
 
 def test_replay(dmsnap: Any, tmp_path: Path) -> None:
     head = {"dmsnap-trace": 1, "scenario": "\u202ea ##vso[x]", "about": "\u2066"}
-    cases = [
+    cases: list[list[dict[str, Any]]] = [
         [head, {"do": "image", "device": "d"}],
         [head | {"scenario": EVIL}], [head | {EVIL: 1}], [head, {"do": EVIL}],
         [head, {"do": "disk", "name": "d", "sectors": 8, "fill": EVIL}],
@@ -265,7 +265,7 @@ def test_kernels_doctor_preflight_and_lvm(dmsnap: Any, monkeypatch: pytest.Monke
     monkeypatch.setattr(harness.measure.preflight, "of_guest", lambda _kernel: [found])
     assert "owned" in dmsnap("preflight").stdout
     monkeypatch.setattr("harness.cli.lvm.chosen_kernels", lambda *_, **__: [kernel])
-    monkeypatch.setattr(harness.lvm.replay, "check_installed", lambda: None)
-    monkeypatch.setattr(harness.lvm.replay, "run", lambda *_, **__: (EVIL, []))
-    monkeypatch.setattr(harness.lvm.replay, "table", lambda *_: [EVIL])
+    monkeypatch.setattr(harness.lvm.enact, "check_installed", lambda: None)
+    monkeypatch.setattr(harness.lvm.enact, "run", lambda *_, **__: (EVIL, []))
+    monkeypatch.setattr(harness.lvm.enact, "table", lambda *_: [EVIL])
     assert "owned" in dmsnap("lvm").stdout
