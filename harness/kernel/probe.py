@@ -45,6 +45,9 @@ The facts
     unaligned_refused   a request that begins or ends within a block of the disk fails
     striped_io_min_kept, striped_chunk_sectors   what target striped makes of its chunk size: the
                         least I/O even if it is smaller than a block, the queue's chunk
+    striped_discards_more   it takes as long a discard as all its stripes together
+    readahead_kept      a device asks for as many pages at once as it ever did, whatever is below
+    nbd_io_opt          what nbd says is the best length of a request, in bytes
     flakey_error_reads  target flakey knows its feature error_reads
     flakey_table_blank  its table line ends in a blank
     flakey_corrupt_counted   it counts the words behind corrupt_bio_byte before it reads any
@@ -70,6 +73,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from harness.errors import Unsupported
 from harness.kernel.backend import KernelBackend
 from harness.kernel.modules import Parameters
 from harness.trace import steps
@@ -278,7 +282,7 @@ class _Prober:
 
     def striped(self, number_of: Callable[[str], str]) -> Facts:
         """What this kernel makes of the chunk size of target striped."""
-        kept = chunk = False
+        kept = chunk = more = readahead = False
         block = sectors_of_bytes(_queue(number_of("org"), "physical_block_size"))
         for name, size in (("small", block // 2), ("large", block)):
             self.do(steps.Create(name=name))
@@ -287,13 +291,40 @@ class _Prober:
                 kept = any("alignment inconsistency" in line for line in seen.log)
             else:
                 self.do(steps.Resume(name=name))
-                chunk = _queue(number_of(name), "chunk_sectors") == size
+                number, most = number_of(name), "discard_max_hw_bytes"
+                chunk = _queue(number, "chunk_sectors") == size
+                more = _queue(number, most) != _queue(number_of("org"), most)
+                readahead = self.readahead_kept(name, number)
         self.do(steps.Create(name="cut"))
         self.load("cut", "striped", "2 4 {b4k} 0 {b4k} 1024", 16)
         self.do(steps.Resume(name="cut"))
         refused = bool(self.do(steps.Read(device="cut", sector=0, sectors=8)).error)
         return {"striped_io_min_kept": kept, "striped_chunk_sectors": chunk,
+                "striped_discards_more": more, "readahead_kept": readahead,
                 "unaligned_refused": refused}
+
+    def readahead_kept(self, name: str, number: str) -> bool:
+        """Whether a device that was ``striped`` with long rows still reads ahead as far."""
+        def read_ahead() -> int:
+            return _queue(number, "read_ahead_kb")
+
+        def reload(kind: str, args: str) -> None:
+            self.load(name, kind, args, _SECTORS // 2)
+            self.do(steps.Suspend(name=name))
+            self.do(steps.Resume(name=name))
+
+        reload("striped", f"1 {_SECTORS // 2} {{org}} 0")
+        most = read_ahead()
+        reload("linear", "{org} 0")
+        return read_ahead() == most
+
+    def nbd_io_opt(self, number_of: Callable[[str], str]) -> int:
+        """What a disk that can fail says of the best length; 0 where there is none."""
+        try:
+            self.do(steps.Disk(name="fallible", sectors=_SECTORS, can_fail=True))
+        except Unsupported:
+            return 0
+        return _queue(number_of("fallible"), "optimal_io_size")
 
     def plug_reverses(self, number: str) -> bool:
         """Writes of one place, begun together: which of them is done last?
@@ -384,6 +415,7 @@ class _Prober:
             "preflush_passed": self.preflush_passed(number_of("b4k")),
             "preflush_error": self.preflush_error(),
             "plug_reverses": self.plug_reverses(number_of("b4k")),
+            "nbd_io_opt": self.nbd_io_opt(number_of),
             "flush_bypasses_map": self.flush_bypasses_map(number_of("b4k")),
             "cow_threshold": int(threshold),
         }

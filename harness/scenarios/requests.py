@@ -4,7 +4,7 @@ Direct and through the page cache, which keeps an error of write-back for whoeve
 """
 
 from harness.scenarios.registry import scenario
-from harness.scenarios.script import Script, error, linear, reading, writing, zero
+from harness.scenarios.script import Script, Segment, error, linear, reading, writing, zero
 from harness.trace.faults import Op
 from harness.units import sectors_of_bytes
 
@@ -230,6 +230,51 @@ def pages_read_at_once(s: Script) -> None:
     s.fault("base", "read", 70, 1, count=0)
     s.read("above", 3, 400, buffered=True)
     s.heal("base")
+
+
+@scenario(last=("zero", "error", "linear"), sectors=(72, 76))
+def pages_read_ahead_of_zeros(s: Script, last: str, sectors: int) -> None:
+    """Zeros are not read ahead of who asks for them: the request fails, and each page is read."""
+    s.disk("base", 128, stamped=True, can_fail=True)
+    s.device("joined", linear("base", 24), zero(24),
+             Segment(sectors - 48, last, "{base} 48" if last == "linear" else ""))
+    s.read("joined", 0, 16, buffered=True)
+    s.read("joined", 16, 16, buffered=True)
+    s.read("joined", 3, sectors - 3, buffered=True)
+    s.device("above", Segment(sectors // 12 * 12, "striped", "3 4 {joined} 0 {joined} 0 {base} 8"))
+    s.read("above", 0, sectors // 12 * 12, buffered=True)
+    s.write("joined", 20, 10, buffered=True)
+    s.status("above")
+
+
+@scenario(sectors=(8, 64, 400), delay_ms=(5, 20, 60))
+def delayed_pages_written_back(s: Script, sectors: int, delay_ms: int) -> None:
+    """Many writes whose time comes together: the first ones may be late, and leave last."""
+    s.disk("base", 512, stamped=True, can_fail=True)
+    s.device("late", Segment(512, "delay", f"{{base}} 0 {delay_ms}"))
+    for _ in range(3):
+        s.write("late", 0, sectors, buffered=True)
+    s.read("late", 3, sectors, buffered=True)
+
+
+@scenario(below=("base plain", "plain base", "base", "plain"), sectors=(300, 600, 1500))
+def pages_read_at_once_of_joined_disks(s: Script, below: str, sectors: int) -> None:
+    """How many pages are asked for at once follows from the best length of the disks below."""
+    s.disk("base", 1024, stamped=True, can_fail=True)
+    s.disk("plain", 1024, stamped=True)
+    s.device("joined", *(linear(name, 1024) for name in below.split()))
+    s.read("joined", 0, sectors, buffered=True)
+
+
+@scenario(chunk=(8, 64, 512))
+def pages_read_at_once_of_what_was_striped(s: Script, chunk: int) -> None:
+    """A device whose rows were long goes on to ask for as many pages, on newer kernels."""
+    s.disk("base", 1024, stamped=True, can_fail=True)
+    s.disk("plain", 2048, stamped=True)
+    s.device("rows", Segment(2048, "striped", f"2 {chunk} {{base}} 0 {{plain}} 0"))
+    s.read("rows", 0, 1500, buffered=True)
+    s.reload("rows", linear("plain", 1024), linear("base", 1024))
+    s.read("rows", 500, 1500, buffered=True)
 
 
 @scenario(block_size=(512, 4096), can_fail=(False, True))

@@ -261,3 +261,18 @@ def poked_through_stripes(s: Script) -> None:
     s.snapshot("snap", "base", "cow", "P", 4)
     s.write("snap", 3, 10)
     s.image("a", "b")
+
+
+@scenario(chunk=(8, 512), sectors=(512, 1500), rows=("F: discard features",))
+def discard_of_striped_snapshots(s: Script, chunk: int, sectors: int) -> None:
+    """Each stripe takes a discard of one chunk of a snapshot; newer kernels add them up."""
+    s.disk("base", 2048, stamped=True)
+    for name in ("one", "two"):
+        s.disk(f"cow_{name}", 2048, can_fail=True)
+        s.device(name, Segment(2048, "snapshot",
+                               f"{{base}} {{cow_{name}}} N 512 1 discard_zeroes_cow"))
+    s.device("wide", Segment(4096, "striped", f"2 {chunk} {{one}} 0 {{two}} 0"))
+    s.write("wide", 0, 2048)
+    s.discard("wide", 0, sectors)
+    s.discard("wide", 700, sectors)
+    s.read("wide", 0, 2048)

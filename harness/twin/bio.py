@@ -30,6 +30,8 @@ FLUSH: Final = Op.FLUSH
 PREFLUSH: Final = 1
 FUA: Final = 2
 """Flags of a write: flush the device before it; it must be on the medium when it ends."""
+RAHEAD: Final = 4
+"""Flag of a read: nobody waits for it, and it may fail where it would be a burden."""
 
 
 class Bio:
@@ -41,7 +43,7 @@ class Bio:
         data: ``sectors`` * 512 bytes; None for a flush or discard.
         end_io: called once, when the I/O is over.
         error: 0 or an errno, set before ``end_io``.
-        flags: `PREFLUSH`, `FUA`; a device without a write cache does not look at them.
+        flags: `PREFLUSH`, `FUA`, at which a device without a write cache does not look; `RAHEAD`.
         context: for the submitter alone (kernel: ``bi_private``).
         chunk: the chunk that tracks this bio, -1 if none (kernel: ``dm_snap_tracked_chunk``).
         number: which of several clones this is (kernel: ``dm_bio_get_target_bio_nr``).
@@ -75,7 +77,7 @@ class BlockDevice(Protocol):
     ``name`` follows renames; ``openers`` counts tables that hold the device (kernel: the open
     count that DM_DEV_STATUS reports for a mapped device); ``announced`` says that it can be opened.
     ``opened_block_sectors`` is the block size of its page cache since the first of them opened it,
-    0 where none has.
+    0 where none has; ``readahead_pages``, for how many pages that asks at once.
     """
 
     name: str
@@ -87,6 +89,7 @@ class BlockDevice(Protocol):
     suspended: bool
     announced: bool
     opened_block_sectors: int
+    readahead_pages: int
 
     def submit(self, bio: Bio) -> None:
         """Take a bio; it ends now or later."""

@@ -36,15 +36,17 @@ class Choices:
     """Answers to the choice points of one run, by their number; 0 where none is given.
 
     ``points`` counts the choice points that were met; ``rested`` says that at one of them workers
-    came to rest before they had run for as long as they were to.
+    came to rest before they had run for as long as they were to.  ``wide`` holds how many answers
+    a point has beside 0, where they are a choice of their own kind (`up_to`).
     """
 
-    __slots__ = ("_answers", "points", "rested")
+    __slots__ = ("_answers", "points", "rested", "wide")
 
     def __init__(self, answers: Mapping[int, int]) -> None:
         self._answers = answers
         self.points = 0
         self.rested = False
+        self.wide: dict[int, int] = {}
 
     def choose(self) -> int:
         """The answer to the next choice point."""
@@ -56,6 +58,13 @@ class Choices:
         answer = self.choose()
         self.rested |= answer > 1  # there is nothing more to be had of it
         return answer > 0
+
+    def up_to(self, most: int) -> int:
+        """The answer to the next choice point, one with ``most`` outcomes beside the first."""
+        self.wide[self.points] = most
+        answer = self.choose()
+        self.rested |= answer > most
+        return min(answer, most)
 
     def pass_points(self, count: int) -> bool:
         """Meet ``count`` points at once; False, and none is met, if the answer to one is 1."""
@@ -157,6 +166,10 @@ class Clock:
     def either(self) -> bool:
         """A race with two outcomes: whether it takes the second (`Choices.either`)."""
         return self._choices.either()
+
+    def up_to(self, most: int) -> int:
+        """A race with ``most`` outcomes beside the first: which of them (`Choices.up_to`)."""
+        return self._choices.up_to(most)
 
     @contextmanager
     def plugged(self, plug: Gathers) -> Iterator[None]:

@@ -65,6 +65,7 @@ class Disk:
         self.announced = True
         self.opened_block_sectors = 0
         self._room = memory or Memory()
+        self.readahead_pages = limits.readahead_pages
         self._written = bytearray((sectors >> _REGION_SHIFT) + 1)
         self._map = mmap.mmap(-1, (sectors << SECTOR_SHIFT) + _LARGE_PAGE, flags=_FLAGS)
         # Large pages begin where their size divides the address.

@@ -63,12 +63,14 @@ class _Met:
     Attributes:
         ends: for each step, how many had been met after it.
         rested: at one of them workers rested before they had run for as long as they were to.
+        wide: how many answers a point has, where that is known.
         end: why the last step that was begun has no observation.
         crashes: where the kernel dies in this order, or may.
     """
 
     ends: tuple[int, ...]
     rested: bool
+    wide: Mapping[int, int]
     end: NeverReturns | KernelCrash | None = None
     crashes: tuple[KernelCrash, ...] = ()
 
@@ -93,7 +95,8 @@ def _run(steps: Sequence[AnyStep], seed: int, profile: Profile, answers: Mapping
     except (NeverReturns, KernelCrash) as fault:
         end = fault
         ends.append(backend.choices.points)
-    return tuple(seen), _Met(tuple(ends), backend.choices.rested, end, tuple(backend.crashes))
+    return tuple(seen), _Met(tuple(ends), backend.choices.rested, backend.choices.wide, end,
+                             tuple(backend.crashes))
 
 
 class Orders:
@@ -182,8 +185,9 @@ class Orders:
 
     def _stops(self, answers: dict[int, int], points: range) -> Iterator[Tried]:
         """Workers run for some events at one point, and not until they rest."""
+        wide = self._met[frozenset(answers.items())].wide
         for point in reversed(points):
-            for events in range(1, EVENTS_MAX + 1):
+            for events in range(1, wide.get(point, EVENTS_MAX + 1)):
                 stopped = {**answers, point: events + 1}
                 yield from self._run([stopped])
                 met = self._met.get(frozenset(stopped.items()))

@@ -18,6 +18,7 @@ flush, or by the block layer below it (block/blk-flush.c), which does not.
 import errno
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -54,7 +55,7 @@ class FallibleDisk(Disk):
 
     def __init__(self, name: str, sectors: int, clock: Clock, profile: Profile,
                  memory: Memory | None = None, *, linked: bool = False) -> None:
-        super().__init__(name, sectors, _LIMITS, memory)
+        super().__init__(name, sectors, replace(_LIMITS, io_opt=profile.nbd_io_opt), memory)
         self.linked = linked
         self.plan = FaultPlan()
         self._clock = clock
@@ -85,7 +86,7 @@ class FallibleDisk(Disk):
             self._arrive(self._flush, bio.end)
         elif bio.flags & PREFLUSH and bio.sectors:
             self._arrive(self._flush, partial(self._flushed, bio))
-        elif self._clock.plug is None or bio.flags:
+        elif self._clock.plug is None or bio.flags & FUA:
             for send in self._cut(bio):
                 send()
         else:

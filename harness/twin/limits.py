@@ -15,6 +15,9 @@ from harness.units import SECTOR_BYTES, SECTOR_SHIFT
 UNLIMITED_SECTORS: Final = (1 << 32) - 1
 _BIO_BYTES_MAX: Final = (1 << 32) - 1
 _PAGE_SECTORS: Final = 8
+_PAGE_BYTES: Final = _PAGE_SECTORS * SECTOR_BYTES
+_READAHEAD_PAGES_MIN: Final = 32
+"""``VM_READAHEAD_PAGES``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,15 @@ class Limits:
     discard_alignment: int = 0
     discard_sectors_max: int = 0
     write_cache: bool = False
+
+    @property
+    def readahead_pages(self) -> int:
+        """Pages that are asked for at once, if the device has no request that is longer.
+
+        Twice what is best, so that one can be on its way while the other is used (kernel:
+        ``blk_apply_bdi_limits``, ``disk_update_readahead``).
+        """
+        return max(2 * self.io_opt // _PAGE_BYTES, _READAHEAD_PAGES_MIN)
 
     def first_discard(self, sector: int, sectors: int) -> int:
         """How many of ``sectors`` the first bio of a discard covers (``bio_discard_limit``).

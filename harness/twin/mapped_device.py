@@ -6,7 +6,7 @@ piece is a clone that ends into its parent.  While the device is suspended, bios
 
 import errno
 
-from harness.twin.bio import PREFLUSH, Bio, BlockDevice, EndIo, Op
+from harness.twin.bio import FUA, PREFLUSH, RAHEAD, Bio, BlockDevice, EndIo, Op
 from harness.twin.limits import STACKING, UNLIMITED_SECTORS
 from harness.twin.page_cache import cache_block_sectors
 from harness.twin.table import Table
@@ -52,6 +52,7 @@ class MappedDevice:
         self.event = 0
         self.openers = 0
         self.opened_block_sectors = 0
+        self.readahead_pages = STACKING.readahead_pages
         self.announced = world.profile.uevent_add_at == "create"
         self.limits_known = False
         self._held: dict[tuple[BlockDevice, int], int] = {}
@@ -94,6 +95,9 @@ class MappedDevice:
     def submit(self, bio: Bio) -> None:
         """Take a bio (kernel: ``dm_submit_bio``)."""
         if self.suspended or self.internally_suspended:
+            if bio.flags & RAHEAD:
+                bio.end(errno.EIO)
+                return
             self._deferred.append(bio)
             return
         self._in_flight += 1
@@ -104,8 +108,8 @@ class MappedDevice:
             self._end(bio, errno.EOPNOTSUPP)
             return
         io = _Io(bio)
-        if bio.flags and not self.limits.write_cache:
-            bio.flags = 0
+        if not self.limits.write_cache:
+            bio.flags &= ~(PREFLUSH | FUA)
         io.preflush = bool(bio.flags & PREFLUSH) and not self._passes_preflush(self.live)
         if bio.op == Op.FLUSH or io.preflush:
             self._flush(io, self.live)
@@ -279,6 +283,8 @@ class MappedDevice:
             return
         self.limits = table.calculate_limits()
         self.limits_known = True
+        kept = self.readahead_pages if self.world.profile.readahead_kept else 0
+        self.readahead_pages = max(kept, self.limits.readahead_pages)
         self.block_sectors = self.limits.logical_block // SECTOR_BYTES
         self.max_sectors = (self.limits.max_sectors if self.world.profile.max_sectors_cut
                             else UNLIMITED_SECTORS)

@@ -14,12 +14,10 @@ use for block devices since 6.15.
 import errno
 from typing import Final, Protocol
 
-from harness.twin.bio import READ, WRITE, Bio, BlockDevice, EndIo, Op
+from harness.twin.bio import RAHEAD, READ, WRITE, Bio, BlockDevice, EndIo, Op
 from harness.twin.disk import PAGE_SECTORS
 from harness.units import SECTOR_SHIFT
 
-_READAHEAD_PAGES_MIN: Final = 32
-"""``VM_READAHEAD_PAGES``, of which a device whose requests are long may have more."""
 _BIO_PAGES_MAX: Final = 256
 
 
@@ -137,15 +135,16 @@ class PageCache:
     def _read_ahead(self, page: int, end: int) -> None:
         """Ask for the pages up to ``end`` (``force_page_cache_ra``, ``mpage_readahead``)."""
         device = self._device
-        pages_max = max(device.limits.max_sectors // PAGE_SECTORS, _READAHEAD_PAGES_MIN)
+        pages_max = max(device.limits.max_sectors // PAGE_SECTORS, device.readahead_pages)
         end = min(end, page + pages_max * PAGE_SECTORS)
         end += -end % PAGE_SECTORS
         self._asked_end = end
         bios = []
         while page < min(end, device.sectors):
             sectors = min(end - page, _BIO_PAGES_MAX * PAGE_SECTORS)
-            bios.append(self._bio(READ, page, sectors,
-                                  memoryview(bytearray(sectors << SECTOR_SHIFT))))
+            bio = self._bio(READ, page, sectors, memoryview(bytearray(sectors << SECTOR_SHIFT)))
+            bio.flags = RAHEAD
+            bios.append(bio)
             page += sectors
         self._submit(device, bios, plugged=True)
         size = self._block << SECTOR_SHIFT

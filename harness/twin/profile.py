@@ -122,6 +122,14 @@ class Profile:
     striped_chunk_sectors: bool = True
     """It hands it on as chunk_sectors, too (dm-stripe: limit chunk_sectors to the stripe size,
     6.17)."""
+    striped_discards_more: bool = False
+    """It takes as long a discard as all its stripes together (between 6.12 and 7.2); before, as one
+    of them does."""
+    readahead_kept: bool = True
+    """A device asks for as many pages at once as it ever did (block: don't reduce a readahead that
+    the user may have raised; between 6.1 and 6.12); before, as its table now says."""
+    nbd_io_opt: int = 131072
+    """What a disk that can fail says is the best length of a request, in bytes."""
     flakey_error_reads: bool = True
     """Target flakey knows the feature error_reads, and without features has error_reads and
     error_writes; before, it fails everything that no feature lets pass."""
@@ -249,13 +257,14 @@ _6_1: Final = Profile(
     flakey_error_reads=False, flakey_table_blank=True,
     unaligned_refused=False, striped_io_min_kept=False, striped_chunk_sectors=False,
     read_only_discard="EINVAL", duplicate_wins="first", discard=0,
+    readahead_kept=False, nbd_io_opt=0,
     discard_of_blocks=False, write_asks_again=False, same_device_checked_after_open=False)
 
 PROFILES: Final = {
     "6.12": _6_12,
     "6.1": _6_1,
     "7.2": replace(
-        _6_12, number_overflow=SATURATES, preflush_passed=True,
+        _6_12, number_overflow=SATURATES, preflush_passed=True, striped_discards_more=True,
         flakey_bad_down="Invalid down interval",
         flakey_corrupt_counted=True,
         flakey_short_corrupt="Feature corrupt_bio_byte requires 4 parameters",

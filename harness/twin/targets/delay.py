@@ -1,8 +1,11 @@
 """The delay target: bios arrive later (kernel: dm-delay.c).
 
 ``delay <device> <offset> <ms>``, with a second group of three for writes and a third for flushes.
-One millisecond is a thousand ticks.  Delayed bios of one group leave in the order in which their
-time comes; a suspend lets all of them go at once.
+One millisecond is a thousand ticks.  Delayed bios leave in the order in which their time comes; a
+suspend lets all of them go at once.
+
+Whose time comes together leave in their order, too, or the first ones leave last: the worker looks
+at one after the other, and the time may come while it does (kernel: ``flush_delayed_bios``).
 """
 
 import errno
@@ -37,6 +40,7 @@ class Delay(Target):
         """Kernel: ``delay_ctr``."""
         self._groups: list[_Group] = []
         self._waiting: dict[Bio, _Group] = {}
+        self._due: dict[int, list[Bio]] = {}
         self._may_delay = True
         if len(argv) not in (3, 6, 9):
             raise CtrError("Requires exactly 3, 6 or 9 arguments", errno.EINVAL)
@@ -78,8 +82,23 @@ class Delay(Target):
             return group.opened.device
         group.waiting += 1
         self._waiting[bio] = group
-        self.table.world.clock.after(group.delay_ms * TICKS_PER_MS, self._expired, bio)
+        clock, ticks = self.table.world.clock, group.delay_ms * TICKS_PER_MS
+        due = clock.now + ticks
+        if due not in self._due:
+            self._due[due] = []
+            clock.after(ticks, self._flush_due, due)
+        self._due[due].append(bio)
         return None
+
+    def _flush_due(self, due: int) -> None:
+        """Kernel: ``flush_delayed_bios``, ``flush_bios``."""
+        clock = self.table.world.clock
+        bios = [bio for bio in self._due.pop(due) if bio in self._waiting]
+        if len(bios) > 1:
+            missed = clock.up_to(len(bios) - 1)
+            bios = bios[missed:] + bios[:missed]
+        for bio in bios:
+            self._expired(bio)
 
     def _expired(self, bio: Bio) -> None:
         group = self._waiting.pop(bio, None)

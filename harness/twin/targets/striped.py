@@ -5,7 +5,8 @@ write of zeroes, goes whole to each stripe, and takes of it what lies there.
 
 A device that fails is marked ``D`` in the status line, and each of its first errors raises an
 event.  A worker does that (``trigger_event``): errors that a process meets while it submits raise
-one together, those that a disk answers later one each, since the worker runs between two answers.
+one together, those that a disk answers later one each, if the worker runs between two answers; it
+may also run after some.
 """
 
 import errno
@@ -13,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from harness.twin.arguments import CtrError, parse_unsigned, scan_unsigned
-from harness.twin.bio import Bio, BlockDevice, Op
+from harness.twin.bio import RAHEAD, Bio, BlockDevice, Op
 from harness.twin.limits import Limits
 from harness.twin.table import OpenDevice
 from harness.twin.target import Target
@@ -143,7 +144,7 @@ class Striped(Target):
 
     def end_io(self, bio: Bio) -> None:
         """Kernel: ``stripe_end_io``."""
-        if bio.error in (0, errno.EOPNOTSUPP):
+        if bio.error in (0, errno.EOPNOTSUPP) or bio.flags & RAHEAD:
             return
         device = self._stripes[bio.chunk].opened.device
         told = False
@@ -153,7 +154,8 @@ class Striped(Target):
                 told |= stripe.errors < _ERRORS_TOLD_MAX
         if told and not self._event_pending:
             self._event_pending = True
-            if self._submitting:
+            # A disk may have several answers ready before the worker comes to its turn.
+            if self._submitting or self.table.world.clock.either():
                 self.table.world.clock.soon(self._event)
             else:
                 self._event()
@@ -167,6 +169,11 @@ class Striped(Target):
     def io_hints(self, limits: Limits) -> Limits:
         """Kernel: ``stripe_io_hints``."""
         profile = self.table.world.profile
+        if profile.striped_discards_more and limits.discard_sectors_max >= self._chunk:
+            row = self._chunk * len(self._stripes)
+            longest = limits.discard_sectors_max * len(self._stripes)
+            limits = replace(limits, discard_sectors_max=longest - longest % row
+                             if longest <= _U32 else _U32 >> SECTOR_SHIFT)
         io_min = self._chunk << SECTOR_SHIFT
         io_opt = io_min * len(self._stripes)
         if profile.striped_chunk_sectors:

@@ -3,7 +3,7 @@
 import errno
 
 from harness.twin.arguments import CtrError
-from harness.twin.bio import Bio, BlockDevice, Op
+from harness.twin.bio import RAHEAD, Bio, BlockDevice, Op
 from harness.twin.limits import Limits
 from harness.twin.profile import ACCEPTED
 from harness.twin.target import Target, any_discard
@@ -21,7 +21,10 @@ class Zero(Target):
             raise CtrError("No arguments required", errno.EINVAL)
 
     def map(self, bio: Bio) -> BlockDevice | None:
-        """Kernel: ``zero_map``."""
+        """Kernel: ``zero_map``; zeros that nobody waits for would only waste the page cache."""
+        if bio.flags & RAHEAD:
+            bio.end(errno.EIO)
+            return None
         if bio.op == Op.READ:
             assert bio.data is not None
             bio.data[:] = bytes(len(bio.data))
