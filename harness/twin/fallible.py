@@ -10,6 +10,10 @@ it. One that stalls goes on after a while: the answer is late, and what has arri
 after it, in its order.  One that dies answers nothing any more: the driver ends whatever it has
 with EIO, and no request reaches the disk until it is healed.
 
+The driver's queue takes `QUEUE_DEPTH` requests at once.  A task that gathers more sleeps until some
+are answered, and another one sends what is in its plug: both then send at the same time.  That race
+is not modelled.
+
 A write that asks for a flush first becomes two requests, the write after the flush has ended: by
 the linear mapping (kernel: dm.c, ``__send_empty_flush``), which may forget what became of the
 flush, or by the block layer below it (block/blk-flush.c), which does not.
@@ -32,6 +36,8 @@ from harness.twin.limits import Limits
 from harness.twin.profile import Profile
 from harness.units import SECTOR_BYTES, SECTOR_SHIFT
 
+QUEUE_DEPTH: Final = 128
+"""Requests that an nbd has at once (drivers/block/nbd.c, ``nbd_dev_add``)."""
 _WORDS: Final[dict[Op, RequestOp]] = {
     Op.READ: "read", Op.WRITE: "write", Op.FLUSH: "flush", Op.DISCARD: "discard"}
 _LIMITS: Final = Limits(max_sectors=REQUEST_SECTORS_MAX, discard_granularity=SECTOR_BYTES,
@@ -42,16 +48,21 @@ _LIMITS: Final = Limits(max_sectors=REQUEST_SECTORS_MAX, discard_granularity=SEC
 class _Whole:
     """A bio whose requests are on their way: it ends with the last of them."""
 
-    __slots__ = ("bio", "error", "left")
+    __slots__ = ("bio", "error", "left", "requests")
 
     def __init__(self, bio: Bio) -> None:
         self.bio = bio
+        self.requests = 0
         self.left = bio.sectors
         self.error = 0
 
 
 class FallibleDisk(Disk):
-    """A disk whose requests are counted; bios end when the world has gone on."""
+    """A disk whose requests are counted; bios end when the world has gone on.
+
+    Attributes:
+        plugged_peak: how many requests it ever had at once while a task was gathering more.
+    """
 
     def __init__(self, name: str, sectors: int, clock: Clock, profile: Profile,
                  memory: Memory | None = None, *, linked: bool = False) -> None:
@@ -61,6 +72,8 @@ class FallibleDisk(Disk):
         self._clock = clock
         self._flush_counts = profile.preflush_passed or profile.preflush_reported
         self._requests: list[str] = []
+        self._in_flight = 0
+        self.plugged_peak = 0
         self._stalled = False
         self._dead = False
         self._flushing = False
@@ -92,6 +105,7 @@ class FallibleDisk(Disk):
         else:
             for send in self._cut(bio):
                 self._clock.plug.add(self.name, send)
+            self.plugged_peak = max(self.plugged_peak, self._in_flight)
 
     def _arrive(self, serve: Callable[..., None], *args: Any) -> None:
         """Serve something now, or behind what a disk that stalls has yet to serve."""
@@ -159,6 +173,8 @@ class FallibleDisk(Disk):
             left = bio.sectors - done
             count = (self.limits.cut_discard(bio.sector + done, left) if bio.op is Op.DISCARD else
                      min(left, self.limits.max_sectors))
+            whole.requests += 1
+            self._in_flight += 1
             yield partial(self._arrive, self._request, whole, done, count)
             done += count
 
@@ -171,7 +187,11 @@ class FallibleDisk(Disk):
         whole.error |= failed
         whole.left -= count
         if not whole.left:
-            self._answer(bio.end, whole.error)
+            self._answer(self._end_bio, whole)
+
+    def _end_bio(self, whole: _Whole) -> None:
+        self._in_flight -= whole.requests
+        whole.bio.end(whole.error)
 
     def _take(self, op: Op, sector: int, sectors: int, *, fua: bool) -> int:
         """A request reaches the disk, unless that is dead: its error."""

@@ -121,7 +121,7 @@ class PageCache:
             page = at - at % PAGE_SECTORS
             stop = min(page + PAGE_SECTORS, self._device.sectors)
             blocks = range(page, stop, self._block)
-            if page >= self._asked_end:
+            if page >= self._asked_end and not self._is_there(page):
                 self._read_ahead(page, end)
             # Where that failed, block by block (``block_read_full_folio``).
             if not self._read_blocks(list(blocks)):
@@ -132,8 +132,12 @@ class PageCache:
             at = stop
         return data, 0
 
+    def _is_there(self, page: int) -> bool:
+        """Whether a page is cached, if only some blocks of it."""
+        return any(start in self._blocks for start in range(page, page + PAGE_SECTORS, self._block))
+
     def _read_ahead(self, page: int, end: int) -> None:
-        """Ask for the pages up to ``end`` (``force_page_cache_ra``, ``mpage_readahead``)."""
+        """Ask for the pages up to ``end`` that are not there (``force_page_cache_ra``, ``mpage_readahead``)."""
         device = self._device
         pages_max = max(device.limits.max_sectors // PAGE_SECTORS, device.readahead_pages)
         end = min(end, page + pages_max * PAGE_SECTORS)
@@ -141,7 +145,12 @@ class PageCache:
         self._asked_end = end
         bios = []
         while page < min(end, device.sectors):
-            sectors = min(end - page, _BIO_PAGES_MAX * PAGE_SECTORS)
+            if self._is_there(page):
+                page += PAGE_SECTORS
+                continue
+            stop = min(end, page + _BIO_PAGES_MAX * PAGE_SECTORS)
+            sectors = next((there for there in range(page, stop, PAGE_SECTORS)
+                            if self._is_there(there)), stop) - page
             bio = self._bio(READ, page, sectors, memoryview(bytearray(sectors << SECTOR_SHIFT)))
             bio.flags = RAHEAD
             bios.append(bio)

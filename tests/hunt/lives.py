@@ -61,6 +61,7 @@ from harness.trace.steps import (
 )
 from harness.twin.backend import TwinBackend
 from harness.twin.bio import BlockDevice
+from harness.twin.fallible import QUEUE_DEPTH
 from harness.twin.mapped_device import MappedDevice
 from harness.twin.profile import Profile, named
 from harness.twin.snapshot import Snapshot
@@ -172,6 +173,11 @@ class Life:
             return False
         except (DmsnapError, RecursionError) as fault:
             self.refused.append(f"{step}: {fault}")
+            self._again()
+            return False
+        if any(disk.plugged_peak > QUEUE_DEPTH
+               for disk in self._backend.world.fallible_disks().values()):
+            # Two tasks send what does not fit into the queue: whose is first, is a race.
             self._again()
             return False
         if min(self._weights.feature_chunks) >= DISCARD_CHUNK and self._divides_by_zero():
