@@ -184,15 +184,20 @@ class Orders:
                 return
 
     def _stops(self, answers: dict[int, int], points: range) -> Iterator[Tried]:
-        """Workers run for some events at one point, and not until they rest."""
+        """Workers run for some events at one point, and not until they rest.
+
+        Few events at an early point are as likely as many at a late one.
+        """
         wide = self._met[frozenset(answers.items())].wide
-        for point in reversed(points):
-            for events in range(1, wide.get(point, EVENTS_MAX + 1)):
-                stopped = {**answers, point: events + 1}
-                yield from self._run([stopped])
-                met = self._met.get(frozenset(stopped.items()))
-                if met is None or met.rested:
-                    break
+        ends = {point: wide.get(point, EVENTS_MAX + 1) for point in points}
+        for together in range(1, len(points) + max(ends.values(), default=0)):
+            for events, point in zip(range(together, 0, -1), reversed(points), strict=False):
+                if events < ends[point]:
+                    stopped = {**answers, point: events + 1}
+                    yield from self._run([stopped])
+                    met = self._met.get(frozenset(stopped.items()))
+                    if met is None or met.rested:
+                        ends[point] = events
 
     def _run(self, wanted: Iterable[dict[int, int]]) -> Iterator[Tried]:
         """Run those that are new, until as many were tried as may be by now."""

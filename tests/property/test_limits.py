@@ -98,7 +98,7 @@ def test_a_block_above_begins_where_one_below_does(below, start):
             (byte + 512 * start - below.alignment_offset) % block == 0)
 
 
-def stack_reference(top: Limits, below: Limits, start: int) -> tuple[dict[str, int], bool]:
+def stack_reference(top: Limits, below: Limits) -> tuple[dict[str, int], bool]:
     """What of it is not about alignment or discards."""
     def not_zero(combine, one, other):
         return combine(one, other) if one and other else one or other
@@ -134,7 +134,7 @@ def test_stacked_at_their_beginnings(one, other):
     one, other = (replace(each, alignment_offset=0) for each in (one, other))
     top, _ = stack(STACKING, one, 0)
     stacked, fits = stack(top, other, 0)
-    wanted, fits_wanted = stack_reference(top, other, 0)
+    wanted, fits_wanted = stack_reference(top, other)
     assert {name: getattr(stacked, name) for name in wanted} == wanted
     # At the same offset, blocks of which each is a multiple of the other line up.
     assert fits == fits_wanted
