@@ -137,7 +137,10 @@ class PageCache:
         return any(start in self._blocks for start in range(page, page + PAGE_SECTORS, self._block))
 
     def _read_ahead(self, page: int, end: int) -> None:
-        """Ask for the pages up to ``end`` that are not there (``force_page_cache_ra``, ``mpage_readahead``)."""
+        """Ask for the pages up to ``end`` that are not there.
+
+        Kernel: ``force_page_cache_ra``, ``mpage_readahead``.
+        """
         device = self._device
         pages_max = max(device.limits.max_sectors // PAGE_SECTORS, device.readahead_pages)
         end = min(end, page + pages_max * PAGE_SECTORS)
