@@ -281,7 +281,9 @@ class Life:
             return None
         size = self._device(below).sectors
         if kind == "delay":
-            args = f"{{{below}}} 0 {r.choice((0, 5, 20))}"
+            # In which tick each bio of a request begins, and so their order, is a matter of speed.
+            late = (0,) if self._backend.world.fallible_disks() else (0, 5, 20)
+            args = f"{{{below}}} 0 {r.choice(late)}"
             return (TargetLine(0, max(1, size), "delay", args),)
         if kind == "linear":
             start = r.choice(self._weights.linear_starts)

@@ -20,8 +20,9 @@ def devices(draw, *, discards: bool = True) -> Limits:
     logical = draw(st.sampled_from((512, 512, 4096)))
     physical = max(logical, draw(POWERS))
     granularity = max(512, draw(GRANULARITIES)) if discards else 0
+    io_min = max(physical, draw(POWERS))
     return Limits(
-        logical, physical, max(physical, draw(POWERS)),
+        logical, physical, io_min, draw(st.integers(0, 200)) * 512 % io_min,
         io_opt=draw(st.sampled_from((0, 0, 131072, 3 * 4096, 1536))),
         chunk_sectors=draw(st.sampled_from((0, 0, 8, 24, 128))),
         max_sectors=draw(st.integers(8, 4096)),

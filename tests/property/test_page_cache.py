@@ -3,6 +3,7 @@
 import errno
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -170,7 +171,15 @@ def test_what_is_asked_of_the_device(world, operations):
     assert all(sectors <= block for _, _, sectors in disk.asked)
 
 
-@given(SIZES, st.integers(0, 520), st.integers(1, 500), st.integers(8, 600),
+@pytest.mark.parametrize(("sectors", "logical", "block"), [
+    (72, 512, 8), (76, 512, 4), (70, 512, 2), (71, 512, 1), (76, 2048, 4), (72, 4096, 8),
+    (70, 1024, 2)])
+def test_the_largest_block_of_which_the_device_is_a_multiple(sectors, logical, block):
+    assert cache_block_sectors(Worn(sectors, logical, set())) == block
+
+
+@given(st.sampled_from((8, 72, 300, 523, 1500, 3003)), st.integers(0, 520), st.integers(1, 2500),
+       st.integers(8, 2600),
        st.sampled_from((0, 4096, 131072, 1 << 20)))
 def test_a_read_asks_for_as_many_pages_as_it_may(size, sector, sectors, longest, io_opt):
     disk = Worn(size, 512, set())
