@@ -198,7 +198,7 @@ def test_none_of_the_permitted_orders(race: Trace, orders: list[tuple[Observatio
         def __iter__(self) -> Iterator[explore.Tried]:
             for number, observations in enumerate(orders):
                 self._last = frozenset({(number, 1)})
-                self._met[self._last] = explore._Met((), rested=False)
+                self._met[self._last] = explore._Met((), rested=False, wide={})
                 yield {number: 1}, observations
             self.complete = True
 
