@@ -495,7 +495,7 @@ class Life:
             Message(name=name, text=r.choice(("", "merge", "a b")), sector=r.choice((0, 999999))))))
 
     def _parameter(self) -> None:
-        values = ("1", "2", "8", "2048", "0", "", "x", "+7")
+        values: tuple[str, ...] = ("1", "2", "8", "2048", "0", "", "x", "+7")
         if self._backend.world.fallible_disks():
             # What waits for the limit on its way to a disk that counts is a race in every piece.
             values = ("2048", "", "x", "+4096")

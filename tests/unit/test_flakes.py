@@ -1,6 +1,6 @@
 """The hunt for flakes: what it compares, keeps, and takes over from an earlier start."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -74,7 +74,7 @@ def guests(monkeypatch: pytest.MonkeyPatch) -> Guests:
 
 
 @pytest.fixture
-def busy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Busy]:
+def busy(monkeypatch: pytest.MonkeyPatch) -> Busy:
     found = Busy()
     monkeypatch.setattr(flakes, "busy", lambda _count: found)
     monkeypatch.setattr(flakes, "Slowness", lambda _seed: found)
