@@ -168,7 +168,10 @@ def loads(data: bytes) -> RunReport:
         BadTrace: no results file, or one of another version.
     """
     try:
-        version = _any_report.decode(data).version
+        try:
+            version = _any_report.decode(data).version
+        except msgspec.ValidationError:  # a document, and no object
+            version = None
         if version is not None and version != RESULTS_VERSION:
             raise BadTrace(f"version {str(version)[:40]} of a results file is not understood; this "
                            f"dmsnap reads version {RESULTS_VERSION}", field=f"$.{RESULTS_KEY}")

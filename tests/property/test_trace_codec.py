@@ -137,7 +137,9 @@ def test_any_mutated_text_is_a_trace_or_a_bad_trace(text: bytes) -> None:
         assert str(fault)
         assert 0 <= fault.line <= text.count(b"\n") + 1
     else:
-        assert codec.loads(codec.dumps(trace)) == trace
+        again = codec.loads(codec.dumps(trace))
+        # Lines are those of the file: empty ones are not written again.
+        assert (again.header, again.steps) == (trace.header, trace.steps)
 
 
 @given(st.binary(max_size=200))
