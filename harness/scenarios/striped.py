@@ -271,8 +271,10 @@ def discard_of_striped_snapshots(s: Script, chunk: int, sectors: int) -> None:
         s.disk(f"cow_{name}", 2048, can_fail=True)
         s.device(name, Segment(2048, "snapshot",
                                f"{{base}} {{cow_{name}}} N 512 1 discard_zeroes_cow"))
+        # Chunk by chunk: through the stripes, a hundred pieces would wait for copies at once.
+        for sector in (0, 512):
+            s.write(name, sector, 512)
     s.device("wide", Segment(4096, "striped", f"2 {chunk} {{one}} 0 {{two}} 0"))
-    s.write("wide", 0, 2048)
     s.discard("wide", 0, sectors)
     s.discard("wide", 700, sectors)
     s.read("wide", 0, 2048)
