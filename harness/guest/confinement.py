@@ -26,6 +26,7 @@ from harness.errors import ProvisioningError
 from harness.files import is_ours
 from harness.guest.cage import LANDLOCK, NAMESPACES, Cage
 from harness.guest.catalogue import QEMU, UML, Kernel, cache_dir
+from harness.guest.fetch.apt import patchelf_program, run
 from harness.guest.host_root import private_dir
 from harness.guest.process import KeptProcess
 
@@ -156,7 +157,7 @@ def confine(program: str, kernel: Kernel, python: Path, argv: Iterable[str], *, 
         return None
     root = private / ROOT_NAME
     root.mkdir()
-    seen = [*SYSTEM, *_python(python), program, str(kernel.program),
+    seen = [*SYSTEM, *_python(python), program, *libraries(program), str(kernel.program),
             str(kernel.modules),
             *(word for word in argv if Path(word).is_absolute()),
             # Of fetched kernels there is more: their C library, what was built for them.
@@ -173,6 +174,22 @@ def confine(program: str, kernel: Kernel, python: Path, argv: Iterable[str], *, 
     return Cage(kind, str(root), _outermost(seen), tuple(writable), tmpfs_mib, own_memory,
                 os.path.realpath(program), procfs,
                 tuple(device for device in devices if os.access(device, os.R_OK | os.W_OK)))
+
+
+@functools.cache
+def libraries(program: str) -> tuple[str, ...]:
+    """Where a program's loader and libraries lie, as far as it names them by a path of their own.
+
+    A kernel that somebody built may bring its own C library.  What is no program for a loader, or
+    is linked statically, names none.
+    """
+    def ask(what: str) -> list[str]:
+        status, output = run([patchelf_program(), f"--print-{what}", program],
+                             limit_s=_TRIAL_LIMIT_S)
+        return output.replace("$ORIGIN", str(Path(program).parent)).split() if not status else []
+
+    paths = [*ask("interpreter"), *ask("needed"), *":".join(ask("rpath")).split(":")]
+    return tuple(path for path in paths if Path(path).is_absolute() and Path(path).exists())
 
 
 def _python(python: Path) -> list[str]:

@@ -137,9 +137,12 @@ EVERY = (
     result("nondeterministic", Verdict.NONDETERMINISTIC, reason=STRANGE),
     result("lost", Verdict.LOST, reason=STRANGE, console=STRANGE),
     result("unsupported", Verdict.UNSUPPORTED, reason=STRANGE),
-    result("broken", Verdict.BROKEN, reason=STRANGE), result("other order", orders=3, reason="x"))
+    result("broken", Verdict.BROKEN, reason=STRANGE), result("other order", orders=3, reason="x"),
+    result("hangs", Verdict.HANGS, reason=STRANGE),
+    result("dies", Verdict.DIES, reason=STRANGE, console=STRANGE))
 STATUS = {"same": "PASS", "diverged": "FAIL", "nondeterministic": "FAIL", "lost": "FAIL",
-          "unsupported": "SKIP", "broken": "FAIL", "other order": "PASS"}
+          "unsupported": "SKIP", "broken": "FAIL", "other order": "PASS",
+          "hangs": "PASS", "dies": "PASS"}
 """What the kernel's reader makes of each verdict."""
 
 
@@ -171,7 +174,7 @@ def test_kunit_counts_every_verdict(kunit) -> None:
     groups, said, status = kunit(ktap(report_of(*EVERY, *on("uml-7.2", GREEN[:3]))))
     assert groups == {"uml-6.12": list(STATUS.items()),
                       "uml-7.2": [(one.scenario, "PASS") for one in GREEN[:3]]}
-    assert said == "Ran 10 tests: passed: 5, failed: 4, skipped: 1"
+    assert said == "Ran 12 tests: passed: 7, failed: 4, skipped: 1"
     assert status == 1
 
 
@@ -211,8 +214,10 @@ def test_a_run_is_read_by_both(kunit, schema: xmlschema.XMLSchema, kernel_name: 
 def test_what_is_not_whole_is_found(kunit, schema: xmlschema.XMLSchema) -> None:
     """Both readers tell a report that is not as it should be from one that is."""
     text = ktap(report_of(*EVERY))
+    plan = f"  1..{len(EVERY)}\n".encode()
+    assert plan in text
     _, said, _ = kunit(text.replace(b"  # Subtest: uml-6.12\n", b"").replace(
-        b"  1..7\n", b"  1..7\n  # Subtest: uml-6.12\n"))
+        plan, plan + b"  # Subtest: uml-6.12\n"))
     assert "crashed" in said
     with pytest.raises(xmlschema.XMLSchemaValidationError):
         schema.validate(junit(report_of(*EVERY)).decode().replace(

@@ -326,9 +326,9 @@ def test_words() -> None:
     result = compare(trace(Examine(), Disk(name="d", sectors=1), Message(name="s", text="x")),
                      [obs(i, error="EIO") for i in range(3)], [obs(i) for i in range(3)])
     assert result.divergences[0].verb == "examine"
-    assert [str(v) for v in Verdict] == ["same", "hangs on both sides", "diverged",
-                                         "nondeterministic", "guest lost", "unsupported",
-                                         "broken scenario"]
+    assert [str(v) for v in Verdict] == ["same", "hangs on both sides", "dies on both sides",
+                                         "diverged", "nondeterministic", "guest lost",
+                                         "unsupported", "broken scenario"]
 
 
 def test_the_sides_have_the_names_that_the_caller_gives_them() -> None:

@@ -151,9 +151,11 @@ def test_a_supervisor_is_made_in_one_place() -> None:
 
 
 def test_a_lost_guest_becomes_an_error_in_one_place() -> None:
-    # The channel of preflight and the Vagrant machine carry out no work.
-    assert [place for place in calls("GuestLost")
-            if place.partition("/")[0] not in {"guest"}] == ["campaign/observe.py"]
+    # The channel of preflight and the Vagrant machine carry out no work; the last two read what a
+    # guest left beside its journal, which may be rubbish.
+    assert {place for place in calls("GuestLost") if place.partition("/")[0] not in {"guest"}} == {
+        "campaign/observe.py", "kernel/function_counts.py", "measure/headline.py"}
+    assert calls("GuestLost").count("campaign/observe.py") == 1
 
 
 def test_a_world_is_begun_and_steps_are_done_in_one_place() -> None:
