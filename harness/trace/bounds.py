@@ -33,7 +33,7 @@ from harness.trace.steps import (
 from harness.units import SECTOR_BYTES
 
 TRACE_BYTES_MAX: Final = 64 << 20
-LINE_BYTES_MAX: Final = 4 << 20
+LINE_BYTES_MAX: Final = 12 << 20
 """Of a line of a trace: the longest `Poke` in base64, and more."""
 STEPS_MAX: Final = 20_000
 LINES_MAX: Final = 5 * STEPS_MAX

@@ -44,7 +44,8 @@ Line = Annotated[str, Meta(pattern=_LINE, max_length=4096)]
 ScenarioName = Annotated[str, Meta(pattern=_LINE, min_length=1, max_length=256)]
 SectorNumber = Annotated[int, Meta(ge=0, le=SECTOR_MAX)]
 SectorCount = Annotated[int, Meta(ge=1, le=1 << 31)]
-POKE_BYTES_MAX: Final = 2 << 20
+POKE_BYTES_MAX: Final = 8 << 20
+"""The whole disk of LVM's situations, as a boot finds it (`harness.lvm.situations`)."""
 Generation = Annotated[int, Meta(ge=0, le=0xFFFFFFFF)]
 Fill = Literal["stamp", "zero"]
 REQUEST_SECTORS_MAX: Final = 2048
