@@ -119,7 +119,7 @@ def test_the_longest_arguments_still_are_one_line_to_dmsetup() -> None:
     ({"do": "disk", "name": "..", "sectors": 8}, "$.name"),
     ({"do": "create", "name": "control"}, "$.name"),
     ({"do": "rename", "name": "s", "to": "."}, "$.to"),
-    ({"do": "poke", "device": "d", "sector": 0, "data": "A" * (3 << 20)}, "$.data"),
+    ({"do": "poke", "device": "d", "sector": 0, "data": "A" * (11 << 20)}, "$.data"),
 ])
 def test_what_the_sides_would_take_differently_is_refused(step: dict[str, Any], field: str
                                                           ) -> None:
