@@ -14,7 +14,7 @@ unexport PYTHONHOME PYTHONPATH
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test test-fast test-drivers lint record coverage-twin mutants hunt attack-readers flakes changelog pages wheels box bench clean distclean venv kernel
+.PHONY: help setup run test test-fast test-drivers format lint record coverage-twin mutants hunt attack-readers flakes changelog pages wheels box bench clean distclean venv kernel
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -36,7 +36,11 @@ test-fast: venv ## run the tests that boot nothing
 test-drivers: setup ## compare both drivers on the whole catalogue (half an hour)
 	@$(BIN)/python -m pytest tests/kernel/test_drivers.py --scenario '*' $(ARGS)
 
-lint: venv ## check style (ruff), types (mypy), and that rooms use only rooms below (import-linter)
+format: venv ## bring every Python file into the form that "make lint" asks for
+	@$(BIN)/ruff format $(PYTHON_FILES)
+
+lint: venv ## check form and style (ruff), types (mypy), and what each room uses (import-linter)
+	@$(BIN)/ruff format --quiet --diff $(PYTHON_FILES)
 	@$(BIN)/ruff check $(PYTHON_FILES)
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo

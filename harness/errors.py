@@ -7,7 +7,8 @@ import errno
 from typing import Final
 
 _ERRNO_NAMES: Final[dict[int, str]] = dict(errno.errorcode) | {
-    getattr(errno, name): name for name in ("EAGAIN", "EDEADLK", "EOPNOTSUPP")}
+    getattr(errno, name): name for name in ("EAGAIN", "EDEADLK", "EOPNOTSUPP")
+}
 """Where two names have one number, the kernel's own."""
 
 
@@ -40,8 +41,9 @@ class BadTrace(DmsnapError):
         step: index of the step on that line, None if it holds none.
     """
 
-    def __init__(self, message: str, *, line: int = 0, field: str = "",
-                 step: int | None = None) -> None:
+    def __init__(
+        self, message: str, *, line: int = 0, field: str = "", step: int | None = None
+    ) -> None:
         where = f"line {line}" if line else "trace"
         if step is not None:
             where = f"step {step}, {where}"

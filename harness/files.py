@@ -100,11 +100,14 @@ def check_writable(directory: Path) -> None:
     while not os.path.lexists(place):
         place = place.parent
     if not place.is_dir():
-        raise ProvisioningError(f"cannot write into {directory}: {place} is no directory; name "
-                                "another one")
+        raise ProvisioningError(
+            f"cannot write into {directory}: {place} is no directory; name another one"
+        )
     if not os.access(place, os.W_OK | os.X_OK):
-        raise ProvisioningError(f"cannot write into {directory}: {place} is not yours to write; "
-                                "correct its permissions, or name another one")
+        raise ProvisioningError(
+            f"cannot write into {directory}: {place} is not yours to write; "
+            "correct its permissions, or name another one"
+        )
 
 
 @contextmanager
@@ -117,16 +120,20 @@ def alone(directory: Path) -> Iterator[None]:
     """
     directory.mkdir(parents=True, exist_ok=True)
     if directory.is_symlink():
-        raise ProvisioningError(f"{directory} is a link, and stands where files of guests are to "
-                                "go: move it away, or name another directory")
+        raise ProvisioningError(
+            f"{directory} is a link, and stands where files of guests are to "
+            "go: move it away, or name another directory"
+        )
     handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         with suppress(OSError):  # a file system without locks
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise ProvisioningError(f"another dmsnap is at work in {directory}: wait for it, "
-                                        "or name another directory (--report)") from None
+                raise ProvisioningError(
+                    f"another dmsnap is at work in {directory}: wait for it, "
+                    "or name another directory (--report)"
+                ) from None
         yield
     finally:
         os.close(handle)
@@ -157,12 +164,16 @@ def open_stranger(path: Path, limit: int, *, below: Path | None = None) -> int:
     try:
         for directory in directories:
             outer = at
-            at = os.open(directory, os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC,
-                         dir_fd=outer)
+            at = os.open(
+                directory, os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=outer
+            )
             os.close(outer)
         # A pipe without a writer would be waited for, a terminal become ours.
-        handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
-                         | os.O_CLOEXEC, dir_fd=at)
+        handle = os.open(
+            name,
+            os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC,
+            dir_fd=at,
+        )
     except OSError as fault:
         # A link (ELOOP; ENOTDIR where a directory should be), and a socket (ENXIO).
         if fault.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENXIO):
@@ -211,8 +222,9 @@ def mark_ours(directory: Path) -> None:
     with os.scandir(directory) as entries:
         if next(entries, None) is not None:
             return
-    handle = os.open(directory / OURS, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-                     | os.O_CLOEXEC, 0o644)
+    handle = os.open(
+        directory / OURS, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644
+    )
     with os.fdopen(handle, "wb") as file:
         file.write(_OURS_TEXT)
 
@@ -220,8 +232,10 @@ def mark_ours(directory: Path) -> None:
 def is_ours(directory: Path) -> bool:
     """Whether dmsnap made and marked that directory; a link to one is not."""
     try:
-        return (stat.S_ISDIR(os.lstat(directory).st_mode)
-                and read_stranger(directory / OURS, len(_OURS_TEXT)) == _OURS_TEXT)
+        return (
+            stat.S_ISDIR(os.lstat(directory).st_mode)
+            and read_stranger(directory / OURS, len(_OURS_TEXT)) == _OURS_TEXT
+        )
     except (OSError, NotAFile):
         return False
 
@@ -233,16 +247,21 @@ def ours_or_empty(directory: Path) -> bool:
         ProvisioningError: something else stands there.
     """
     if directory.parent.is_symlink():
-        raise ProvisioningError(f"{directory.parent} is a link: nothing is removed through one; "
-                                "move it away, or name another directory")
+        raise ProvisioningError(
+            f"{directory.parent} is a link: nothing is removed through one; "
+            "move it away, or name another directory"
+        )
     if is_ours(directory):
         return True
-    if not os.path.lexists(directory) or (not directory.is_symlink() and directory.is_dir()
-                                          and not any(directory.iterdir())):
+    if not os.path.lexists(directory) or (
+        not directory.is_symlink() and directory.is_dir() and not any(directory.iterdir())
+    ):
         return False
     what = "a link" if directory.is_symlink() else "not a directory that dmsnap made"
-    raise ProvisioningError(f"{directory} is {what}, and stands where files of guests are to "
-                            "go: move it away, or name another directory")
+    raise ProvisioningError(
+        f"{directory} is {what}, and stands where files of guests are to "
+        "go: move it away, or name another directory"
+    )
 
 
 def remove_ours(directory: Path) -> None:
@@ -256,5 +275,6 @@ def remove_ours(directory: Path) -> None:
     try:
         shutil.rmtree(directory)  # which follows no link
     except OSError as fault:
-        raise ProvisioningError(f"cannot remove {directory}, which an earlier run left: "
-                                f"{fault.strerror}") from fault
+        raise ProvisioningError(
+            f"cannot remove {directory}, which an earlier run left: {fault.strerror}"
+        ) from fault

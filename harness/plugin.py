@@ -29,17 +29,39 @@ _PARAMETERS: Final = "dmsnap_case"
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The options of the command, as far as they make sense here."""
     group = parser.getgroup("dmsnap", "dm-snapshot: a real kernel against the twin")
-    group.addoption("--kernel", action="append", default=[], metavar="NAME|PATH",
-                    help="kernel to run scenarios on (see `dmsnap kernels`); may be repeated")
-    group.addoption("--modules", default=None, metavar="DIR",
-                    help="modules of a kernel that is given as a path, or of this one")
-    group.addoption("--guest", choices=("uml", "qemu", "here"), default=None,
-                    help="where the kernel lives: guests (default: what it is made for), or this "
-                         "machine")
-    group.addoption("--dmsnap-jobs", type=int, default=None, metavar="N",
-                    help="guests at the same time (default: two for each core, one in QEMU)")
-    group.addoption("--scenario", action="append", default=[], metavar="PATTERN",
-                    help="scenarios to run (default: all); may be repeated")
+    group.addoption(
+        "--kernel",
+        action="append",
+        default=[],
+        metavar="NAME|PATH",
+        help="kernel to run scenarios on (see `dmsnap kernels`); may be repeated",
+    )
+    group.addoption(
+        "--modules",
+        default=None,
+        metavar="DIR",
+        help="modules of a kernel that is given as a path, or of this one",
+    )
+    group.addoption(
+        "--guest",
+        choices=("uml", "qemu", "here"),
+        default=None,
+        help="where the kernel lives: guests (default: what it is made for), or this machine",
+    )
+    group.addoption(
+        "--dmsnap-jobs",
+        type=int,
+        default=None,
+        metavar="N",
+        help="guests at the same time (default: two for each core, one in QEMU)",
+    )
+    group.addoption(
+        "--scenario",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="scenarios to run (default: all); may be repeated",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -62,21 +84,26 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     from harness.scenarios.registry import choose
 
     config = metafunc.config
-    kernels = ["here"] if _is_here(config) else (
-        list(dict.fromkeys(config.getoption("--kernel"))) or [catalogue.default()])
+    kernels = (
+        ["here"]
+        if _is_here(config)
+        else (list(dict.fromkeys(config.getoption("--kernel"))) or [catalogue.default()])
+    )
     try:
         names = [scenario.name for scenario in choose(config.getoption("--scenario"))]
     except DmsnapError as fault:
         raise pytest.UsageError(str(fault)) from None
-    cases = [pytest.param((kernel, name), id=f"{kernel}-{name}", marks=pytest.mark.scenario)
-             for kernel in kernels for name in names]
+    cases = [
+        pytest.param((kernel, name), id=f"{kernel}-{name}", marks=pytest.mark.scenario)
+        for kernel in kernels
+        for name in names
+    ]
     metafunc.parametrize(_PARAMETERS, cases, scope="session")
 
 
 @pytest.fixture(scope="session")
 def _dmsnap_results(request: pytest.FixtureRequest) -> Iterator["_Guests | _Here"]:
-    selected = [case for item in request.session.items
-                if (case := _case_of(item)) is not None]
+    selected = [case for item in request.session.items if (case := _case_of(item)) is not None]
     with ExitStack() as stack:
         if _is_here(request.config):
             yield stack.enter_context(_Here(request.config))
@@ -90,8 +117,9 @@ def _case_of(item: pytest.Item) -> tuple[str, str] | None:
 
 
 @pytest.fixture
-def dmsnap_result(dmsnap_case: tuple[str, str], _dmsnap_results: "_Guests | _Here",
-                  request: pytest.FixtureRequest) -> "Result":
+def dmsnap_result(
+    dmsnap_case: tuple[str, str], _dmsnap_results: "_Guests | _Here", request: pytest.FixtureRequest
+) -> "Result":
     """The result of one scenario on one kernel (`harness.verdict.result.Result`)."""
     from harness.report.gate import printable
 
@@ -102,8 +130,10 @@ def dmsnap_result(dmsnap_case: tuple[str, str], _dmsnap_results: "_Guests | _Her
     except DmsnapError as fault:
         pytest.fail(printable(str(fault)), pytrace=False)
     # Not record_property: beside --junit-xml it warns, and a warning may be an error.
-    request.node.user_properties += [("kernel release", printable(result.release)),
-                                     ("seed", result.seed)]
+    request.node.user_properties += [
+        ("kernel release", printable(result.release)),
+        ("seed", result.seed),
+    ]
     return result
 
 
@@ -115,8 +145,10 @@ def check(result: "Result") -> None:
 
     if result.verdict in AGREED:
         return
-    said = printable(f"{result.scenario} on {result.kernel} ({result.release}): {result.verdict}\n"
-                     f"{details(result)}")
+    said = printable(
+        f"{result.scenario} on {result.kernel} ({result.release}): {result.verdict}\n"
+        f"{details(result)}"
+    )
     if result.verdict is Verdict.UNSUPPORTED:
         pytest.skip(said)
     pytest.fail(said, pytrace=False)
@@ -133,8 +165,7 @@ class _Here:
     def __enter__(self) -> "_Here":
         from harness.campaign.here import kernel_side
 
-        self._backend, self._ready = self._stack.enter_context(
-            kernel_side(modules=self._modules))
+        self._backend, self._ready = self._stack.enter_context(kernel_side(modules=self._modules))
         return self
 
     def __exit__(self, *_rest: object) -> None:
@@ -176,8 +207,14 @@ class _Guests:
             kernels = list(dict.fromkeys(kernel for kernel, _ in self._selected))
             # All are looked at before any of them is fetched.
             for kernel in [kernel for kernel in kernels if self._is_there(kernel)]:
-                self._run_on(kernel, [scenarios[scenario].trace()
-                                      for where, scenario in self._selected if where == kernel])
+                self._run_on(
+                    kernel,
+                    [
+                        scenarios[scenario].trace()
+                        for where, scenario in self._selected
+                        if where == kernel
+                    ],
+                )
         finally:
             with self._news:
                 self._over = True
@@ -193,8 +230,7 @@ class _Guests:
         from harness.guest.choice import named_kernels
 
         try:
-            named_kernels([name], self._modules, self._config.getoption("--guest"),
-                          progress=_note)
+            named_kernels([name], self._modules, self._config.getoption("--guest"), progress=_note)
         except DmsnapError as fault:
             self._has_fault(name, fault)
             return False
@@ -208,11 +244,18 @@ class _Guests:
         from harness.guest.recording import GUESTS_DIRECTORY
 
         try:
-            kernels = chosen_kernels([name], self._modules, self._config.getoption("--guest"),
-                                     progress=_note)
-            execute(Plan(traces=tuple(traces), kernels=kernels,
-                         jobs=self._config.getoption("--dmsnap-jobs"),
-                         directory=Path("report") / GUESTS_DIRECTORY), _Follower(self, name))
+            kernels = chosen_kernels(
+                [name], self._modules, self._config.getoption("--guest"), progress=_note
+            )
+            execute(
+                Plan(
+                    traces=tuple(traces),
+                    kernels=kernels,
+                    jobs=self._config.getoption("--dmsnap-jobs"),
+                    directory=Path("report") / GUESTS_DIRECTORY,
+                ),
+                _Follower(self, name),
+            )
         except BaseException as fault:  # noqa: BLE001 - told to the items that wait
             self._has_fault(name, fault)
 
@@ -237,8 +280,9 @@ class _Guests:
         from harness.errors import ProvisioningError
 
         with self._news:
-            self._news.wait_for(lambda: self._over or kernel in self._faults
-                                or (kernel, name) in self._results)
+            self._news.wait_for(
+                lambda: self._over or kernel in self._faults or (kernel, name) in self._results
+            )
         result = self._results.get((kernel, name))
         if result is None:
             fault = self._faults.get(kernel)

@@ -11,8 +11,24 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 ARCHITECTURE = ROOT / "docs" / "ARCHITECTURE.md"
-ROOMS = ("cli", "measure", "lvm", "campaign", "report", "verdict", "promises", "compare",
-         "scenarios", "twin", "kernel", "guest", "wire", "trace", "store", "")
+ROOMS = (
+    "cli",
+    "measure",
+    "lvm",
+    "campaign",
+    "report",
+    "verdict",
+    "promises",
+    "compare",
+    "scenarios",
+    "twin",
+    "kernel",
+    "guest",
+    "wire",
+    "trace",
+    "store",
+    "",
+)
 WITH_FIGURES = (ROOT / "README.md", ROOT / "docs" / "FIDELITY.md")
 _FIGURE = re.compile(r"<!-- figure: (?P<name>[a-z]+) -->[^<]*<!-- end of figure -->")
 _BETWEEN = re.compile(r"(?<=<!-- modules -->\n).*?(?=<!-- end of modules -->)", re.DOTALL)
@@ -29,11 +45,16 @@ def modules() -> str:
     home = ROOT / "harness"
     parts = []
     for room in ROOMS:
-        found = sorted(path for path in (home / room).glob("*.py" if not room else "**/*.py")
-                       if path.name != "__init__.py")
+        found = sorted(
+            path
+            for path in (home / room).glob("*.py" if not room else "**/*.py")
+            if path.name != "__init__.py"
+        )
         title = f"`harness/{room}/`" if room else "`harness/`"
-        rows = [f"| `{path.relative_to(home / room).with_suffix('')}` | {first_line(path)} |"
-                for path in found]
+        rows = [
+            f"| `{path.relative_to(home / room).with_suffix('')}` | {first_line(path)} |"
+            for path in found
+        ]
         parts += [f"### {title}", "", "| module | what it is |", "|---|---|", *rows, ""]
     return "\n".join(parts)
 
@@ -52,8 +73,12 @@ def figures(text: str) -> str:
     from harness.scenarios.registry import choose
 
     known = {"scenarios": len(choose(()))}
-    return _FIGURE.sub(lambda match: (
-        f"<!-- figure: {match['name']} -->{known[match['name']]}<!-- end of figure -->"), text)
+    return _FIGURE.sub(
+        lambda match: (
+            f"<!-- figure: {match['name']} -->{known[match['name']]}<!-- end of figure -->"
+        ),
+        text,
+    )
 
 
 if __name__ == "__main__":

@@ -10,11 +10,15 @@ def records(table: ExceptionTable | ExceptionLists) -> list[tuple[int, int, int]
         if table._lists is None:
             return table._in_list_order()
         table = table._lists
-    return [(run.old, run.new, run.extra)
-            for _, slot in sorted(table._slots.items()) for run in slot]
+    return [
+        (run.old, run.new, run.extra) for _, slot in sorted(table._slots.items()) for run in slot
+    ]
 
 
 def pairs(table: ExceptionTable | ExceptionLists) -> list[tuple[int, int]]:
     """Every (old chunk, new chunk), in that order."""
-    return [(old + further, new + further)
-            for old, new, extra in records(table) for further in range(extra + 1)]
+    return [
+        (old + further, new + further)
+        for old, new, extra in records(table)
+        for further in range(extra + 1)
+    ]

@@ -29,8 +29,15 @@ exec setpriv --reuid="$uid" --regid="$uid" --clear-groups "$@"
 """
 """Python and the kernels may be in root's home, which is closed: in a namespace they are not."""
 
-USERS = ["me", pytest.param("ordinary", marks=pytest.mark.skipif(
-    os.getuid() != 0, reason="only root can run a program as somebody else"))]
+USERS = [
+    "me",
+    pytest.param(
+        "ordinary",
+        marks=pytest.mark.skipif(
+            os.getuid() != 0, reason="only root can run a program as somebody else"
+        ),
+    ),
+]
 
 
 def command_as(user, command):
@@ -38,10 +45,24 @@ def command_as(user, command):
     if user == "me":
         return [str(word) for word in command]
     home = Path.home()
-    shown = [str(path) for path in (Path(sys.base_prefix), cache_dir().parent)
-             if path.is_relative_to(home)]
-    return ["unshare", "-m", "sh", "-c", _OPEN_HOME, "sh", str(UID), str(home), *shown, "--",
-            *(str(word) for word in command)]
+    shown = [
+        str(path)
+        for path in (Path(sys.base_prefix), cache_dir().parent)
+        if path.is_relative_to(home)
+    ]
+    return [
+        "unshare",
+        "-m",
+        "sh",
+        "-c",
+        _OPEN_HOME,
+        "sh",
+        str(UID),
+        str(home),
+        *shown,
+        "--",
+        *(str(word) for word in command),
+    ]
 
 
 def environment(user, place):

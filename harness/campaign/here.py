@@ -29,8 +29,9 @@ NAME: Final = "here"
 
 
 @contextmanager
-def kernel_side(*, modules: Path | None = None, driver: str = "ioctl"
-                ) -> Iterator[tuple[KernelBackend, Ready]]:
+def kernel_side(
+    *, modules: Path | None = None, driver: str = "ioctl"
+) -> Iterator[tuple[KernelBackend, Ready]]:
     """The kernel side in this machine.
 
     Raises:
@@ -66,8 +67,9 @@ def cannot_be_run(trace: Trace, ready: Ready) -> Unsupported | None:
     return None
 
 
-def execute_here(traces: Sequence[Trace], reporter: Reporter, *, modules: Path | None,
-                 driver: str) -> RunReport:
+def execute_here(
+    traces: Sequence[Trace], reporter: Reporter, *, modules: Path | None, driver: str
+) -> RunReport:
     """Run scenarios one after another in this machine.
 
     Raises:
@@ -93,11 +95,15 @@ def execute_here(traces: Sequence[Trace], reporter: Reporter, *, modules: Path |
                 raise fault
             report = RunReport(
                 environment=Environment(
-                    dmsnap=__version__, machine=" ".join(platform.uname()[:3]),
-                    python=platform.python_version(), kernels={NAME: ready.release},
+                    dmsnap=__version__,
+                    machine=" ".join(platform.uname()[:3]),
+                    python=platform.python_version(),
+                    kernels={NAME: ready.release},
                     guests={NAME: NAME},
-                    seconds=time.monotonic() - started),
-                results=tuple(results))
+                    seconds=time.monotonic() - started,
+                ),
+                results=tuple(results),
+            )
             reporter.end(report)
         finally:
             reporter.close()

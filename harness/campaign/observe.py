@@ -88,8 +88,14 @@ class Scenarios:
         functions: of the module, to be counted by scenario.
     """
 
-    def __init__(self, traces: Iterable[Trace], *, driver: str = "ioctl", defects: str = FAITHFUL,
-                 functions: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        traces: Iterable[Trace],
+        *,
+        driver: str = "ioctl",
+        defects: str = FAITHFUL,
+        functions: tuple[str, ...] = (),
+    ) -> None:
         self._traces = list(traces)
         self._by_name = {trace.header.scenario: trace for trace in self._traces}
         self._driver = driver
@@ -111,12 +117,19 @@ class Scenarios:
     def job(self, kernel: Kernel, names: Sequence[str]) -> bytes:
         """See `harness.wire.job`."""
         traces = [self._by_name[name] for name in names]
-        return encode(Job(
-            modules=str(kernel.modules), driver=self._driver, functions=self._functions,
-            # The provisioning of that machine has marked it as disposable.
-            here=kernel.guest == VAGRANT,
-            scenarios=tuple(JobScenario(trace.header.scenario, trace.steps, trace.header.seed)
-                            for trace in traces)))
+        return encode(
+            Job(
+                modules=str(kernel.modules),
+                driver=self._driver,
+                functions=self._functions,
+                # The provisioning of that machine has marked it as disposable.
+                here=kernel.guest == VAGRANT,
+                scenarios=tuple(
+                    JobScenario(trace.header.scenario, trace.steps, trace.header.seed)
+                    for trace in traces
+                ),
+            )
+        )
 
     def hangs_in(self, name: str, ready: Ready) -> int | None:
         """By the twin."""
@@ -150,11 +163,20 @@ class Guests:
     def carry_out(self, work: Work, hear: Hear) -> dict[str, Outcome]:
         """In guests; one that is lost is replaced (`harness.guest.supervise`)."""
         supervisor = Supervisor(
-            self.kernel, guests=self.count, results=self.results, python=Path(sys.executable),
-            job=lambda names: work.job(self.kernel, names), steps=work.steps(),
-            hangs_in=work.hangs_in, dies_in=work.dies_in, argv=self.argv, launcher=self.launcher,
-            step_limit_s=self.step_limit_s, boot_limit_s=self.boot_limit_s,
-            first_number=self.first_number)
+            self.kernel,
+            guests=self.count,
+            results=self.results,
+            python=Path(sys.executable),
+            job=lambda names: work.job(self.kernel, names),
+            steps=work.steps(),
+            hangs_in=work.hangs_in,
+            dies_in=work.dies_in,
+            argv=self.argv,
+            launcher=self.launcher,
+            step_limit_s=self.step_limit_s,
+            boot_limit_s=self.boot_limit_s,
+            first_number=self.first_number,
+        )
         return supervisor.run(work.names(), hear)
 
 
@@ -180,8 +202,10 @@ class Here:
         found: dict[str, Outcome] = {}
         for name in work.names():
             if self.backend.spoilt:
-                raise ProvisioningError("devices of a scenario would not go away, so no other one "
-                                        "can be run: boot this machine anew")
+                raise ProvisioningError(
+                    "devices of a scenario would not go away, so no other one "
+                    "can be run: boot this machine anew"
+                )
             found[name] = self._outcome(work.trace(name))
             hear(ScenarioEnded(found[name]))
         return found
@@ -204,13 +228,22 @@ class Here:
             fault, lacks = fault_of(error), isinstance(error, Unsupported)
         left, fault = put_away(self.backend, fault)
         return Outcome(
-            scenario=trace.header.scenario, seed=trace.header.seed, attempts=1,
-            observations=tuple(seen), ready=self.ready, fault=fault, unsupported=lacks, step=at,
-            leftovers=left, elapsed_s=time.monotonic() - started)
+            scenario=trace.header.scenario,
+            seed=trace.header.seed,
+            attempts=1,
+            observations=tuple(seen),
+            ready=self.ready,
+            fault=fault,
+            unsupported=lacks,
+            step=at,
+            leftovers=left,
+            elapsed_s=time.monotonic() - started,
+        )
 
 
-def answered(outcome: Outcome, place: Callable[[int], str] = "step {}".format, *,
-             kept: bool = True) -> Ready:
+def answered(
+    outcome: Outcome, place: Callable[[int], str] = "step {}".format, *, kept: bool = True
+) -> Ready:
     """What the guest of a piece that came to its end said of itself.
 
     Args:
@@ -227,8 +260,9 @@ def answered(outcome: Outcome, place: Callable[[int], str] = "step {}".format, *
     if loss is not None:
         where = "" if loss.step is None else f" in {place(loss.step)}"
         console = f"; its console: {loss.log}" if kept else ""
-        raise GuestLost(f"{outcome.scenario}: the guest was lost{where} ({loss.reason}: "
-                        f"{loss.detail}){console}")
+        raise GuestLost(
+            f"{outcome.scenario}: the guest was lost{where} ({loss.reason}: {loss.detail}){console}"
+        )
     if outcome.fault:
         where = "" if at is None else f"{place(at)}: "
         kind = Unsupported if outcome.unsupported else BadScenario

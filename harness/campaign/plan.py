@@ -51,17 +51,20 @@ class Plan:
         That is dmsnap's own code, the kernel's program and device-mapper modules, the scenario,
         and the options that change what is run; not the number of guests or a time limit.
         """
-        code = _digest(path.read_bytes() for path in sorted(
-            Path(harness.__file__).parent.rglob("*.py")))
+        code = _digest(
+            path.read_bytes() for path in sorted(Path(harness.__file__).parent.rglob("*.py"))
+        )
         scenarios = {trace.header.scenario: dumps(trace) for trace in self.traces}
         found: dict[tuple[str, str], str] = {}
         for kernel in self.kernels:
             files = [kernel.program, *sorted(kernel.modules.rglob("dm-*.ko*"))]
             words = (kernel.name, kernel.release, self.driver, self.defects)
-            base = _digest([code, *(word.encode() for word in words),
-                            *(path.read_bytes() for path in files)])
-            found |= {(kernel.name, name): _digest([base, text]).hex()
-                      for name, text in scenarios.items()}
+            base = _digest(
+                [code, *(word.encode() for word in words), *(path.read_bytes() for path in files)]
+            )
+            found |= {
+                (kernel.name, name): _digest([base, text]).hex() for name, text in scenarios.items()
+            }
         return found
 
 

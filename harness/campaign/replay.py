@@ -27,12 +27,21 @@ def observe_twin(trace: Trace, profile: Profile) -> Observations:
         seen = explore.run(trace.steps, header.seed, profile, explore.answers_of(header.answers))
     except DmsnapError as fault:
         raise with_place(trace, fault) from None
-    return Observations(ObservationsHeader(scenario=header.scenario, seed=header.seed, side="twin",
-                                           targets=profile.targets, profile=profile.facts()), seen)
+    return Observations(
+        ObservationsHeader(
+            scenario=header.scenario,
+            seed=header.seed,
+            side="twin",
+            targets=profile.targets,
+            profile=profile.facts(),
+        ),
+        seen,
+    )
 
 
-def observe_kernel(trace: Trace, kernel: Kernel, *, driver: str = "ioctl"
-                   ) -> tuple[Observations, Outcome]:
+def observe_kernel(
+    trace: Trace, kernel: Kernel, *, driver: str = "ioctl"
+) -> tuple[Observations, Outcome]:
     """A trace in a guest of its own, which may be lost, or lack what a step asks for.
 
     Raises:
@@ -40,16 +49,27 @@ def observe_kernel(trace: Trace, kernel: Kernel, *, driver: str = "ioctl"
         BadScenario: a step has no meaning.
     """
     with tempfile.TemporaryDirectory(prefix="dmsnap-") as directory:
-        [outcome] = observe(Scenarios([trace], driver=driver),
-                            Guests(kernel=kernel, results=Path(directory))).values()
+        [outcome] = observe(
+            Scenarios([trace], driver=driver), Guests(kernel=kernel, results=Path(directory))
+        ).values()
     if outcome.fault and not outcome.unsupported:
         require_answer(trace, outcome)
     ready = outcome.ready
     assert ready is not None, "a guest that never came up is an error of its own"
-    return Observations(ObservationsHeader(
-        scenario=trace.header.scenario, seed=trace.header.seed, side="kernel", kernel=kernel.name,
-        release=ready.release, version=ready.version, driver=ready.driver, targets=ready.targets,
-        profile=ready.probe), outcome.observations), outcome
+    return Observations(
+        ObservationsHeader(
+            scenario=trace.header.scenario,
+            seed=trace.header.seed,
+            side="kernel",
+            kernel=kernel.name,
+            release=ready.release,
+            version=ready.version,
+            driver=ready.driver,
+            targets=ready.targets,
+            profile=ready.probe,
+        ),
+        outcome.observations,
+    ), outcome
 
 
 def require_answer(trace: Trace, outcome: Outcome) -> None:

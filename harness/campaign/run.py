@@ -58,10 +58,14 @@ def execute(plan: Plan, reporter: Reporter, finished: Sequence[Result] = ()) -> 
     cage = told(kernel for kernel in plan.kernels if kernel.name not in plan.launchers)
     about = platform.uname()
     environment = Environment(
-        dmsnap=__version__, command=tuple(sys.argv),
+        dmsnap=__version__,
+        command=tuple(sys.argv),
         machine=f"{about.system} {about.release} {about.machine}",
-        python=platform.python_version(), jobs=max(map(plan.guests, plan.kernels), default=1),
-        started=datetime.now(UTC).isoformat(timespec="seconds"), cage=cage)
+        python=platform.python_version(),
+        jobs=max(map(plan.guests, plan.kernels), default=1),
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        cage=cage,
+    )
     interrupted = False
     faults: list[ProvisioningError] = []
     with ExitStack() as stack:
@@ -69,10 +73,12 @@ def execute(plan: Plan, reporter: Reporter, finished: Sequence[Result] = ()) -> 
         try:
             stack.enter_context(alone(plan.directory))
         except OSError as fault:
-            raise ProvisioningError(f"cannot make the directory {plan.directory}: "
-                                    f"{fault.strerror}; choose another") from fault
-        reporter.begin([kernel.name for kernel in plan.kernels],
-                       len(plan.traces) * len(plan.kernels))
+            raise ProvisioningError(
+                f"cannot make the directory {plan.directory}: {fault.strerror}; choose another"
+            ) from fault
+        reporter.begin(
+            [kernel.name for kernel in plan.kernels], len(plan.traces) * len(plan.kernels)
+        )
         run = _Campaign(plan, reporter, finished)
         stack.callback(run.leave_no_start)
         try:
@@ -92,12 +98,15 @@ def execute(plan: Plan, reporter: Reporter, finished: Sequence[Result] = ()) -> 
             raise faults[0]
         report = RunReport(
             environment=msgspec.structs.replace(
-                environment, seconds=time.monotonic() - started, kernels=run.releases,
+                environment,
+                seconds=time.monotonic() - started,
+                kernels=run.releases,
                 guests={kernel.name: kernel.guest for kernel in plan.kernels},
-                instead={kernel.name: kernel.instead for kernel in plan.kernels
-                         if kernel.instead},
-                resumed=len(finished)),
-            results=run.results())
+                instead={kernel.name: kernel.instead for kernel in plan.kernels if kernel.instead},
+                resumed=len(finished),
+            ),
+            results=run.results(),
+        )
         reporter.end(report)
     if interrupted:
         raise KeyboardInterrupt(IN_REPORT)
@@ -121,7 +130,8 @@ class _Campaign:
         ours_or_empty(self._aside)
         self._earlier = Earlier(
             (files_of(plan.directory, kernel.name) for kernel in plan.kernels),
-            (files_of(plan.directory, result.kernel) for result in finished))
+            (files_of(plan.directory, result.kernel) for result in finished),
+        )
         self.begun = False
         self._traces = {trace.header.scenario: trace for trace in plan.traces}
         self._found = {(result.kernel, result.scenario): result for result in finished}
@@ -155,8 +165,12 @@ class _Campaign:
 
     def results(self) -> tuple[Result, ...]:
         """What has finished, in the order of the plan."""
-        return tuple(self._found[kernel.name, name] for kernel in self._plan.kernels
-                     for name in self._traces if (kernel.name, name) in self._found)
+        return tuple(
+            self._found[kernel.name, name]
+            for kernel in self._plan.kernels
+            for name in self._traces
+            if (kernel.name, name) in self._found
+        )
 
     def on_kernel(self, kernel: Kernel) -> None:
         """All scenarios on one kernel that have no result yet."""
@@ -177,18 +191,29 @@ class _Campaign:
             self._tell(kernel, event)
             if isinstance(event, ScenarioEnded):
                 outcome = event.outcome
-                result, _ = judge(self._traces[outcome.scenario], outcome, kernel.name,
-                                  self._plan.defects)
+                result, _ = judge(
+                    self._traces[outcome.scenario], outcome, kernel.name, self._plan.defects
+                )
                 self._has(result)
 
         observe(
-            Scenarios((self._traces[name] for name in missing), driver=plan.driver,
-                      defects=plan.defects, functions=plan.functions),
-            Guests(kernel=kernel, results=keep, count=plan.guests(kernel),
-                   first_number=self._earlier.first_number(keep),
-                   step_limit_s=plan.step_limit_s, boot_limit_s=plan.boot_limit_s,
-                   launcher=plan.launchers.get(kernel.name)),
-            hear)
+            Scenarios(
+                (self._traces[name] for name in missing),
+                driver=plan.driver,
+                defects=plan.defects,
+                functions=plan.functions,
+            ),
+            Guests(
+                kernel=kernel,
+                results=keep,
+                count=plan.guests(kernel),
+                first_number=self._earlier.first_number(keep),
+                step_limit_s=plan.step_limit_s,
+                boot_limit_s=plan.boot_limit_s,
+                launcher=plan.launchers.get(kernel.name),
+            ),
+            hear,
+        )
 
     def _has(self, result: Result) -> None:
         """A result is there."""
@@ -203,8 +228,9 @@ class _Campaign:
                 self._reporter.progress(f"{kernel.name} #{guest}", "boots")
             case GuestReady(guest=guest, ready=ready, boot_s=boot_s):
                 self.releases[kernel.name] = ready.release
-                self._reporter.progress(f"{kernel.name} #{guest}",
-                                        f"ready after {boot_s:.1f} s: {ready.release}")
+                self._reporter.progress(
+                    f"{kernel.name} #{guest}", f"ready after {boot_s:.1f} s: {ready.release}"
+                )
             case ScenarioBegun(guest=guest, scenario=scenario, attempt=attempt):
                 again = f", attempt {attempt}" if attempt > 1 else ""
                 self._reporter.progress(f"{kernel.name} #{guest}", f"{scenario}{again}")

@@ -1,6 +1,5 @@
 """Kernels and this machine: ``dmsnap kernels``, ``doctor``."""
 
-
 import click
 
 from harness.cli.options import EXIT_DIFFERS, note
@@ -23,8 +22,10 @@ def kernels(ctx: click.Context) -> None:
             state = f"not cached: dmsnap kernels fetch {entry.name}"
         else:
             record = kernel.record
-            state = (f"cached: {record.release} ({record.package} {record.version}, fetched "
-                     f"{record.fetched_at[:10]})")
+            state = (
+                f"cached: {record.release} ({record.package} {record.version}, fetched "
+                f"{record.fetched_at[:10]})"
+            )
             if age := record.age():
                 state += f"; {age}"
         mark = " (default)" if entry.name == default else ""
@@ -44,14 +45,22 @@ def fetch(names: tuple[str, ...], refresh: bool) -> None:
     exit status is 1 if one does not boot.
     """
     known = [entry.name for entry in catalogue.entries()]
-    wanted = [name for pattern in names or [catalogue.default()]
-              for name in (matching(known, pattern) or [catalogue.entry_of(pattern).name])]
+    wanted = [
+        name
+        for pattern in names or [catalogue.default()]
+        for name in (matching(known, pattern) or [catalogue.entry_of(pattern).name])
+    ]
     catalogue.check_room([catalogue.entry_of(name) for name in wanted], refresh=refresh)
     fails = False
     for name in dict.fromkeys(wanted):
         cached = catalogue.find(name) is not None
-        kernel = provision.fetch(name, progress=lambda line, name=name: note(  # type: ignore[misc]
-            f"{name}: {line}"), refresh=refresh)
+        kernel = provision.fetch(
+            name,
+            progress=lambda line, name=name: note(  # type: ignore[misc]
+                f"{name}: {line}"
+            ),
+            refresh=refresh,
+        )
         if not names:
             kernel = fallback.best(note)
         if cached and not refresh and kernel.name == name:

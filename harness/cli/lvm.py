@@ -11,13 +11,29 @@ from harness.guest.choice import chosen_kernels
 @click.command("lvm")
 @click.argument("names", nargs=-1, metavar="[SITUATION]...")
 @kernel_options
-@click.option("-j", "--jobs", type=click.IntRange(1, 8), metavar="N",
-              help="Guests at the same time.  [default: two for each core, one in QEMU]")
-@click.option("--output", "directory", type=click.Path(path_type=Path, file_okay=False),
-              default=Path("report/lvm"), show_default=True, metavar="DIR",
-              help="Where the traces and LVM's logs go, by kernel.")
-def lvm_situations(names: tuple[str, ...], kernels: tuple[str, ...], modules: Path | None,
-                   jobs: int | None, directory: Path) -> None:
+@click.option(
+    "-j",
+    "--jobs",
+    type=click.IntRange(1, 8),
+    metavar="N",
+    help="Guests at the same time.  [default: two for each core, one in QEMU]",
+)
+@click.option(
+    "--output",
+    "directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("report/lvm"),
+    show_default=True,
+    metavar="DIR",
+    help="Where the traces and LVM's logs go, by kernel.",
+)
+def lvm_situations(
+    names: tuple[str, ...],
+    kernels: tuple[str, ...],
+    modules: Path | None,
+    jobs: int | None,
+    directory: Path,
+) -> None:
     """Let the real LVM2 work in a guest, and replay what it did in the twin.
 
     Each SITUATION becomes an ordinary trace, which `dmsnap replay` takes; without one, all are
@@ -34,8 +50,7 @@ def lvm_situations(names: tuple[str, ...], kernels: tuple[str, ...], modules: Pa
     differs = False
     for kernel in chosen_kernels(kernels, modules, progress=note):
         place = files_of(directory, kernel.name)
-        release, rows = run(kernel, situations, place, jobs=jobs or default_jobs(kernel),
-                            tell=note)
+        release, rows = run(kernel, situations, place, jobs=jobs or default_jobs(kernel), tell=note)
         click.echo("\n".join(table(kernel.name, release, rows)))
         click.echo(f"\ntraces: {place}")
         differs |= any(row.faults for row in rows)

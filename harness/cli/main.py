@@ -41,8 +41,9 @@ class _Group(click.Group):
             click.echo("; ".join(["dmsnap: interrupted", *map(str, fault.args)]), err=True)
             ctx.exit(EXIT_INTERRUPTED)
         except (MemoryError, RecursionError):
-            click.echo("dmsnap: this takes more memory than there is: free some, or give it less",
-                       err=True)
+            click.echo(
+                "dmsnap: this takes more memory than there is: free some, or give it less", err=True
+            )
             ctx.exit(EXIT_CANNOT)
         except OSError as fault:
             where = f"{fault.filename}: " if fault.filename else ""
@@ -60,8 +61,19 @@ def main() -> None:
     """
 
 
-for command in (run, compare, list_scenarios, trace, replay, coverage, measure_headline, preflight,
-                lvm_situations, kernels, doctor):
+for command in (
+    run,
+    compare,
+    list_scenarios,
+    trace,
+    replay,
+    coverage,
+    measure_headline,
+    preflight,
+    lvm_situations,
+    kernels,
+    doctor,
+):
     main.add_command(command)
 
 

@@ -14,9 +14,13 @@ from harness.guest.choice import chosen_kernels
 
 @click.command()
 @kernel_options
-@click.option("--guest", type=click.Choice(["uml", "qemu", "vagrant", "here"]), default=None,
-              help="Ask guests of that kind, or this disposable machine itself.  [default: what "
-              "the kernel is made for]")
+@click.option(
+    "--guest",
+    type=click.Choice(["uml", "qemu", "vagrant", "here"]),
+    default=None,
+    help="Ask guests of that kind, or this disposable machine itself.  [default: what "
+    "the kernel is made for]",
+)
 def preflight(kernels: tuple[str, ...], modules: Path | None, guest: str | None) -> None:
     """Ask guests whether they are fit to run scenarios, and say what to do where they are not."""
     from harness.measure import preflight as asks
@@ -38,17 +42,35 @@ def preflight(kernels: tuple[str, ...], modules: Path | None, guest: str | None)
 
 @click.command()
 @click.argument("patterns", nargs=-1, metavar="[PATTERN]...")
-@click.option("--kernel", "name", default="deb-6.1", show_default=True, metavar="NAME",
-              help="A kernel of the catalogue whose guest is qemu.")
+@click.option(
+    "--kernel",
+    "name",
+    default="deb-6.1",
+    show_default=True,
+    metavar="NAME",
+    help="A kernel of the catalogue whose guest is qemu.",
+)
 @no_cage_option
-@click.option("-j", "--jobs", type=click.IntRange(1, 64), metavar="N",
-              help="Guests at the same time.  [default: two for each core, one in QEMU]")
-@click.option("--report", "directory", type=click.Path(path_type=Path, file_okay=False),
-              default=Path("report/coverage"), show_default=True, metavar="DIR",
-              help="Where results.json and coverage.json go.")
+@click.option(
+    "-j",
+    "--jobs",
+    type=click.IntRange(1, 64),
+    metavar="N",
+    help="Guests at the same time.  [default: two for each core, one in QEMU]",
+)
+@click.option(
+    "--report",
+    "directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("report/coverage"),
+    show_default=True,
+    metavar="DIR",
+    help="Where results.json and coverage.json go.",
+)
 @click.option("--update", is_flag=True, help="Write docs/TRACEABILITY.md anew, in a checkout.")
-def coverage(patterns: tuple[str, ...], name: str, jobs: int | None, directory: Path,
-             update: bool) -> None:
+def coverage(
+    patterns: tuple[str, ...], name: str, jobs: int | None, directory: Path, update: bool
+) -> None:
     """Count which functions of the module the scenarios reach, by the kernel's own word.
 
     The module is built without inlining, of the very source of that kernel, and compared with the
@@ -65,27 +87,37 @@ def coverage(patterns: tuple[str, ...], name: str, jobs: int | None, directory: 
     from harness.scenarios.registry import choose
 
     if update and (patterns or not PAGE.parent.is_dir()):
-        raise ProvisioningError("--update writes the page of the whole catalogue in a checkout: "
-                                "leave patterns out, and start dmsnap there")
+        raise ProvisioningError(
+            "--update writes the page of the whole catalogue in a checkout: "
+            "leave patterns out, and start dmsnap there"
+        )
     traces = [scenario.trace() for scenario in choose(patterns)]
     check_writable(directory)
     noinline.check(catalogue.entry_of(name))
     [kernel] = chosen_kernels([name], None, one=True, progress=note)
     report, recorded = measure(
-        kernel, NAMES, traces, jobs=jobs, directory=directory, progress=note,
-        reporter=Reporters([Terminal(), JsonReporter(directory / "results.json"),
-                            *step_summary(note)]))
+        kernel,
+        NAMES,
+        traces,
+        jobs=jobs,
+        directory=directory,
+        progress=note,
+        reporter=Reporters(
+            [Terminal(), JsonReporter(directory / "results.json"), *step_summary(note)]
+        ),
+    )
     write_whole(directory / "coverage.json", dump(recorded))
     if update:
         write_whole(DATA, dump(recorded))
         write_whole(PAGE, page(recorded).encode())
     missed = unreached(recorded, {each.name: each.note for each in SEED if each.note})
-    click.echo(f"{len(recorded.functions)} of the seed's {len(NAMES)} functions are in this "
-               f"kernel; reached by nothing: {', '.join(missed) or 'none'}")
+    click.echo(
+        f"{len(recorded.functions)} of the seed's {len(NAMES)} functions are in this "
+        f"kernel; reached by nothing: {', '.join(missed) or 'none'}"
+    )
     click.echo(f"report: {PAGE if update else directory / 'coverage.json'}")
     if missed or not report.nothing_differs:
         raise click.exceptions.Exit(EXIT_DIFFERS)
-
 
 
 @click.command("headline")

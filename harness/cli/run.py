@@ -18,32 +18,79 @@ from harness.guest.choice import chosen_kernels
 @click.command()
 @click.argument("patterns", nargs=-1, metavar="[PATTERN]...")
 @kernel_options
-@click.option("--guest", type=click.Choice(["uml", "qemu", "vagrant", "here"]), default=None,
-              help="Where the kernel lives: in guests of that kind, or this disposable machine "
-              "itself.  Beside other kernels, Vagrant's is --kernel vagrant.  [default: what the "
-              "kernel is made for]")
-@click.option("-j", "--jobs", type=click.IntRange(1, 64), metavar="N",
-              help="Guests at the same time; there is one Vagrant machine.  [default: two for "
-              "each core, one in QEMU]")
-@click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), default=1, show_default=True,
-              help="Goes into the contents of every sector.")
-@click.option("--driver", type=click.Choice(["ioctl", "dmsetup"]), default="ioctl",
-              show_default=True, help="How the kernel is driven.")
-@click.option("--defects", type=click.Choice(["faithful", "fixed"]), default="faithful",
-              show_default=True, help="Where kernels are known to break a promise: the twin does "
-              "as they do, or as promised.")
-@click.option("--report", "directory", type=click.Path(path_type=Path, file_okay=False),
-              default=Path("report"), show_default=True, metavar="DIR",
-              help="Where junit.xml, run.ktap and results.json go.")
-@click.option("--resume", is_flag=True,
-              help="Go on where a run into the same report was stopped: what had finished there "
-              "is not run again.")
-@click.option("--step-limit", type=click.FloatRange(min=1), default=30.0, show_default=True,
-              metavar="SECONDS", help="A guest that is silent for longer is lost.")
-def run(patterns: tuple[str, ...], kernels: tuple[str, ...], modules: Path | None,
-        guest: str | None, jobs: int | None, seed: int, driver: str, defects: str,
-        directory: Path, resume: bool,
-        step_limit: float) -> None:
+@click.option(
+    "--guest",
+    type=click.Choice(["uml", "qemu", "vagrant", "here"]),
+    default=None,
+    help="Where the kernel lives: in guests of that kind, or this disposable machine "
+    "itself.  Beside other kernels, Vagrant's is --kernel vagrant.  [default: what the "
+    "kernel is made for]",
+)
+@click.option(
+    "-j",
+    "--jobs",
+    type=click.IntRange(1, 64),
+    metavar="N",
+    help="Guests at the same time; there is one Vagrant machine.  [default: two for "
+    "each core, one in QEMU]",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, (1 << 63) - 1),
+    default=1,
+    show_default=True,
+    help="Goes into the contents of every sector.",
+)
+@click.option(
+    "--driver",
+    type=click.Choice(["ioctl", "dmsetup"]),
+    default="ioctl",
+    show_default=True,
+    help="How the kernel is driven.",
+)
+@click.option(
+    "--defects",
+    type=click.Choice(["faithful", "fixed"]),
+    default="faithful",
+    show_default=True,
+    help="Where kernels are known to break a promise: the twin does as they do, or as promised.",
+)
+@click.option(
+    "--report",
+    "directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("report"),
+    show_default=True,
+    metavar="DIR",
+    help="Where junit.xml, run.ktap and results.json go.",
+)
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on where a run into the same report was stopped: what had finished there "
+    "is not run again.",
+)
+@click.option(
+    "--step-limit",
+    type=click.FloatRange(min=1),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="A guest that is silent for longer is lost.",
+)
+def run(
+    patterns: tuple[str, ...],
+    kernels: tuple[str, ...],
+    modules: Path | None,
+    guest: str | None,
+    jobs: int | None,
+    seed: int,
+    driver: str,
+    defects: str,
+    directory: Path,
+    resume: bool,
+    step_limit: float,
+) -> None:
     """Run scenarios in a kernel and in the twin, and compare.
 
     A PATTERN is the name of a scenario, with or without its parameters, or has * in it; without
@@ -65,21 +112,29 @@ def run(patterns: tuple[str, ...], kernels: tuple[str, ...], modules: Path | Non
     traces = tuple(scenario.trace(seed) for scenario in choose(patterns))
     check_writable(directory)
     reporters: list[Reporter] = [
-        Terminal(), JunitReporter(directory / "junit.xml"), KtapReporter(directory / "run.ktap"),
-        JsonReporter(directory / "results.json"), *step_summary(note)]
+        Terminal(),
+        JunitReporter(directory / "junit.xml"),
+        KtapReporter(directory / "run.ktap"),
+        JsonReporter(directory / "results.json"),
+        *step_summary(note),
+    ]
     if guest == "here":
         from harness.campaign.here import execute_here
+
         if kernels:
-            raise ProvisioningError("--guest here runs the kernel of this machine: leave --kernel "
-                                    "out")
+            raise ProvisioningError(
+                "--guest here runs the kernel of this machine: leave --kernel out"
+            )
         if resume:
             raise ProvisioningError("--guest here starts anew each time: leave --resume out")
         report = execute_here(traces, Reporters(reporters), modules=modules, driver=driver)
     else:
         if guest == VAGRANT and (kernels or modules):
-            raise ProvisioningError("--guest vagrant runs the kernel of that machine: leave "
-                                    "--kernel and --modules out, or name it as one of several "
-                                    "(--kernel vagrant)")
+            raise ProvisioningError(
+                "--guest vagrant runs the kernel of that machine: leave "
+                "--kernel and --modules out, or name it as one of several "
+                "(--kernel vagrant)"
+            )
         own = guest == VAGRANT or VAGRANT in kernels
         others = [name for name in kernels if name != VAGRANT]
         if resume:
@@ -95,8 +150,15 @@ def run(patterns: tuple[str, ...], kernels: tuple[str, ...], modules: Path | Non
             chosen += (launcher.kernel(),)
             launchers[launcher.kernel().name] = launcher
         plan = Plan(
-            traces=traces, kernels=chosen, driver=driver, launchers=launchers, defects=defects,
-            jobs=jobs, directory=directory / GUESTS_DIRECTORY, step_limit_s=step_limit)
+            traces=traces,
+            kernels=chosen,
+            driver=driver,
+            launchers=launchers,
+            defects=defects,
+            jobs=jobs,
+            directory=directory / GUESTS_DIRECTORY,
+            step_limit_s=step_limit,
+        )
         ledger = Ledger(directory / LEDGER_NAME, plan.keys())
         finished = ledger.finished() if resume else []
         try:
@@ -124,8 +186,10 @@ def compare(a: str, b: str) -> None:
 
     left, right = sides.open_run(a), sides.open_run(b)
     found = [sides.compare(left, right, kernels) for kernels in sides.pairs(left, right)]
-    click.echo(f"A  {a}: {left.report.environment.started or 'start unknown'}\n"
-               f"B  {b}: {right.report.environment.started or 'start unknown'}")
+    click.echo(
+        f"A  {a}: {left.report.environment.started or 'start unknown'}\n"
+        f"B  {b}: {right.report.environment.started or 'start unknown'}"
+    )
     for pair in found:
         click.echo(sides.render(pair))
     if not all(pair.same for pair in found):

@@ -52,8 +52,11 @@ class _Patient(io.FileIO):
 def _open(stream: io.TextIOBase, fd: int) -> tuple[io.TextIOWrapper, _Patient]:
     raw = _Patient(fd)
     return io.TextIOWrapper(
-        io.BufferedWriter(raw), encoding=stream.encoding, errors="backslashreplace",
-        line_buffering=True), raw
+        io.BufferedWriter(raw),
+        encoding=stream.encoding,
+        errors="backslashreplace",
+        line_buffering=True,
+    ), raw
 
 
 @contextmanager
@@ -83,11 +86,16 @@ def patient() -> Iterator[None]:
         yield
     except SystemExit as end:
         _flush()
-        lost = next((raw.fault for raw in raws
-                     if raw.fault is not None and raw.fault.errno != errno.EPIPE), None)
+        lost = next(
+            (raw.fault for raw in raws if raw.fault is not None and raw.fault.errno != errno.EPIPE),
+            None,
+        )
         if lost is not None and not end.code:
-            print(f"dmsnap: not all that was said could be written: {lost.strerror}; free space "
-                  "there, or write elsewhere", file=sys.stderr)
+            print(
+                f"dmsnap: not all that was said could be written: {lost.strerror}; free space "
+                "there, or write elsewhere",
+                file=sys.stderr,
+            )
             _flush()
             raise SystemExit(EXIT_CANNOT) from None
         raise

@@ -52,26 +52,46 @@ def trace(name: str, seed: int) -> None:
 
     found = choose([name])
     if len(found) > 1:
-        raise ProvisioningError(f"{name} has {len(found)} variants, name one of them: "
-                                f"{', '.join(scenario.name for scenario in found)}")
+        raise ProvisioningError(
+            f"{name} has {len(found)} variants, name one of them: "
+            f"{', '.join(scenario.name for scenario in found)}"
+        )
     click.echo(dumps(found[0].trace(seed)), nl=False)
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True))
-@click.option("--on", "side", type=click.Choice(["twin", "kernel", "both"]), default="both",
-              show_default=True)
+@click.option(
+    "--on", "side", type=click.Choice(["twin", "kernel", "both"]), default="both", show_default=True
+)
 @kernel_options
-@click.option("--profile", default=None, metavar="NAME",
-              help="Profile of the twin when it runs alone: 6.1, 6.12, 7.2 or seed.  "
-                   "[default: 6.12]")
-@click.option("--output", "directory", type=click.Path(path_type=Path, file_okay=False),
-              default=Path("report/replay"), show_default=True, metavar="DIR",
-              help="Where the observations of each side go.")
-@click.option("--driver", type=click.Choice(["ioctl", "dmsetup"]), default="ioctl",
-              show_default=True)
-def replay(file: Path, side: str, kernels: tuple[str, ...], modules: Path | None,
-           profile: str | None, directory: Path, driver: str) -> None:
+@click.option(
+    "--profile",
+    default=None,
+    metavar="NAME",
+    help="Profile of the twin when it runs alone: 6.1, 6.12, 7.2 or seed.  [default: 6.12]",
+)
+@click.option(
+    "--output",
+    "directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("report/replay"),
+    show_default=True,
+    metavar="DIR",
+    help="Where the observations of each side go.",
+)
+@click.option(
+    "--driver", type=click.Choice(["ioctl", "dmsetup"]), default="ioctl", show_default=True
+)
+def replay(
+    file: Path,
+    side: str,
+    kernels: tuple[str, ...],
+    modules: Path | None,
+    profile: str | None,
+    directory: Path,
+    driver: str,
+) -> None:
     """Run a trace on one side or on both.
 
     The exit status is 0 if they are the same, or hang or die alike, 1 if not, 2 if one of them
@@ -85,11 +105,16 @@ def replay(file: Path, side: str, kernels: tuple[str, ...], modules: Path | None
     from harness.verdict.foresight import foretell, not_modelled, told
     from harness.verdict.judge import judge, unsupported
 
-    document = (traces.loads(read_bounded(sys.stdin.buffer, TRACE_BYTES_MAX))
-                if str(file) == "-" else traces.read(file))
+    document = (
+        traces.loads(read_bounded(sys.stdin.buffer, TRACE_BYTES_MAX))
+        if str(file) == "-"
+        else traces.read(file)
+    )
     if profile is not None and side != "twin":
-        raise ProvisioningError("--profile belongs to --on twin: beside a kernel, the twin takes "
-                                "what the guest's probe found")
+        raise ProvisioningError(
+            "--profile belongs to --on twin: beside a kernel, the twin takes "
+            "what the guest's probe found"
+        )
     if len(kernels) > 1:
         raise ProvisioningError("a replay runs on one kernel: name it once")
     check_writable(directory)
@@ -127,8 +152,10 @@ def _tell_replay(document: "Trace", result: "Result") -> None:
     for step in sorted(named):
         click.echo(f"step {step} is on line {document.line(step)} of the trace")
     release = f" ({result.release})" if result.release else ""
-    click.echo(f"{document.header.scenario} on {result.kernel}{release}: {result.verdict}"
-               + (", promise broken" if result.promise_broken else ""))
+    click.echo(
+        f"{document.header.scenario} on {result.kernel}{release}: {result.verdict}"
+        + (", promise broken" if result.promise_broken else "")
+    )
     if result.verdict is Verdict.UNSUPPORTED:
         raise click.exceptions.Exit(EXIT_CANNOT)
     if result.verdict not in AGREED:

@@ -24,12 +24,25 @@ from harness.trace.observations import DeviceState, Observation, Runs
 from harness.trace.steps import AnyStep, Examine, Parallel, Read, Wait, encode
 from harness.trace.steps import Table as TableStep
 
-__all__ = ["AGREED", "Comparison", "Divergence", "Layer", "LayerLeftOut", "Verdict", "compare",
-           "render", "words"]
+__all__ = [
+    "AGREED",
+    "Comparison",
+    "Divergence",
+    "Layer",
+    "LayerLeftOut",
+    "Verdict",
+    "compare",
+    "render",
+    "words",
+]
 
 _STATE: Final = (
-    ("status", Layer.STATUS), ("table", Layer.TABLE), ("inactive", Layer.TABLE),
-    ("suspended", Layer.TABLE), ("read_only", Layer.TABLE), ("open", Layer.TABLE),
+    ("status", Layer.STATUS),
+    ("table", Layer.TABLE),
+    ("inactive", Layer.TABLE),
+    ("suspended", Layer.TABLE),
+    ("read_only", Layer.TABLE),
+    ("open", Layer.TABLE),
     ("event", Layer.EVENT),
 )
 
@@ -111,9 +124,14 @@ _Compared = tuple[Layer, Divergence | None]
 _Plain = Callable[[Layer, str, str | None, str | None], _Compared]
 
 
-def compare(trace: Trace, left: Sequence[Observation], right: Sequence[Observation], *,
-            not_compared: Sequence[NotCompared] | None = None,
-            sides: tuple[str, str] = SIDES) -> Comparison:
+def compare(
+    trace: Trace,
+    left: Sequence[Observation],
+    right: Sequence[Observation],
+    *,
+    not_compared: Sequence[NotCompared] | None = None,
+    sides: tuple[str, str] = SIDES,
+) -> Comparison:
     """Compare what two sides saw of ``trace``.
 
     Args:
@@ -126,8 +144,10 @@ def compare(trace: Trace, left: Sequence[Observation], right: Sequence[Observati
     Raises:
         BadTrace: a raw run does not hold what it names.
     """
-    left_out = {entry.layer: entry.reason for entry in
-                (trace.header.not_compared if not_compared is None else not_compared)}
+    left_out = {
+        entry.layer: entry.reason
+        for entry in (trace.header.not_compared if not_compared is None else not_compared)
+    }
     values = dict.fromkeys(Layer, 0)
     differing = dict.fromkeys(Layer, 0)
     first: dict[Layer, Divergence] = {}
@@ -149,14 +169,19 @@ def compare(trace: Trace, left: Sequence[Observation], right: Sequence[Observati
         first=first,
         later=max(0, len(steps) - 1),
         compared={layer: count for layer, count in values.items() if layer not in left_out},
-        not_compared=tuple(LayerLeftOut(layer, reason, values[layer], differing[layer])
-                           for layer, reason in left_out.items()),
+        not_compared=tuple(
+            LayerLeftOut(layer, reason, values[layer], differing[layer])
+            for layer, reason in left_out.items()
+        ),
         steps=len(trace.steps),
     )
 
 
-_MISSING: Final = ("an observation of this step", "one observation of this step",
-                   "a step that the trace does not have")
+_MISSING: Final = (
+    "an observation of this step",
+    "one observation of this step",
+    "a step that the trace does not have",
+)
 
 
 class _Comparer:
@@ -168,31 +193,48 @@ class _Comparer:
         self.states: tuple[dict[str, DeviceState], dict[str, DeviceState]] = ({}, {})
         self.geometry = Geometry()
 
-    def run(self, left: Sequence[Observation], right: Sequence[Observation]
-            ) -> Iterator[_Compared]:
+    def run(self, left: Sequence[Observation], right: Sequence[Observation]) -> Iterator[_Compared]:
         both = tuple(_by_step(side) for side in (left, right))
         for index, step in enumerate(self.trace.steps):
             lists = [side.pop(index, []) for side in both]
             verb = words(step)
             if any(len(found) != 1 for found in lists):
                 what = _MISSING[0 if any(not found for found in lists) else 1]
-                yield Layer.ERROR, Divergence(
-                    step=index, verb=verb, layer=Layer.ERROR, what=what,
-                    left=_count(lists[0]), right=_count(lists[1]))
+                yield (
+                    Layer.ERROR,
+                    Divergence(
+                        step=index,
+                        verb=verb,
+                        layer=Layer.ERROR,
+                        what=what,
+                        left=_count(lists[0]),
+                        right=_count(lists[1]),
+                    ),
+                )
             if all(lists):
                 yield from self.step(index, step, verb, lists[0][0], lists[1][0])
         for index in sorted(both[0].keys() | both[1].keys()):
-            yield Layer.ERROR, Divergence(
-                step=index, verb="beyond the trace", layer=Layer.ERROR, what=_MISSING[2],
-                left=_count(both[0].get(index, [])), right=_count(both[1].get(index, [])))
+            yield (
+                Layer.ERROR,
+                Divergence(
+                    step=index,
+                    verb="beyond the trace",
+                    layer=Layer.ERROR,
+                    what=_MISSING[2],
+                    left=_count(both[0].get(index, [])),
+                    right=_count(both[1].get(index, [])),
+                ),
+            )
 
-    def step(self, index: int, step: AnyStep, verb: str, left: Observation, right: Observation
-             ) -> Iterator[_Compared]:
+    def step(
+        self, index: int, step: AnyStep, verb: str, left: Observation, right: Observation
+    ) -> Iterator[_Compared]:
         def plain(layer: Layer, what: str, one: str | None, other: str | None) -> _Compared:
             if one == other:
                 return layer, None
-            return layer, Divergence(step=index, verb=verb, layer=layer, what=what,
-                                     left=_shown(one), right=_shown(other))
+            return layer, Divergence(
+                step=index, verb=verb, layer=layer, what=what, left=_shown(one), right=_shown(other)
+            )
 
         yield plain(Layer.ERROR, "error", left.error or "success", right.error or "success")
         if left.text is not None or right.text is not None:
@@ -200,23 +242,45 @@ class _Comparer:
         touched = self.update(left, right)
         for name in touched:
             for part, layer in _STATE:
-                yield plain(layer, f"{part} of {name}",
-                            *(_part(side.get(name), part) for side in self.states))
+                yield plain(
+                    layer,
+                    f"{part} of {name}",
+                    *(_part(side.get(name), part) for side in self.states),
+                )
         for layer, part, one, other in (
             (Layer.CONTENT, "content", left.content, right.content),
             (Layer.STORE, "image", left.image, right.image),
         ):
             for name in _keys(one, other):
-                yield layer, self.contents(index, step, verb, layer, f"{part} of {name}", name,
-                                           one.get(name), other.get(name))
-        yield self.sequence(plain, Layer.UEVENT, "uevent",
-                            [encode(event).decode() for event in left.uevents],
-                            [encode(event).decode() for event in right.uevents])
+                yield (
+                    layer,
+                    self.contents(
+                        index,
+                        step,
+                        verb,
+                        layer,
+                        f"{part} of {name}",
+                        name,
+                        one.get(name),
+                        other.get(name),
+                    ),
+                )
+        yield self.sequence(
+            plain,
+            Layer.UEVENT,
+            "uevent",
+            [encode(event).decode() for event in left.uevents],
+            [encode(event).decode() for event in right.uevents],
+        )
         yield self.sequence(plain, Layer.LOG, "log line", list(left.log), list(right.log))
         for name in _keys(left.requests, right.requests):
-            yield self.sequence(plain, Layer.REQUESTS, f"request to {name}",
-                                list(left.requests.get(name, ())),
-                                list(right.requests.get(name, ())))
+            yield self.sequence(
+                plain,
+                Layer.REQUESTS,
+                f"request to {name}",
+                list(left.requests.get(name, ())),
+                list(right.requests.get(name, ())),
+            )
 
     def update(self, left: Observation, right: Observation) -> list[str]:
         """Add the changes of one step up; returns the names that either side mentions."""
@@ -233,8 +297,9 @@ class _Comparer:
         return touched
 
     @staticmethod
-    def sequence(plain: _Plain, layer: Layer, what: str, left: list[str], right: list[str]
-                 ) -> _Compared:
+    def sequence(
+        plain: _Plain, layer: Layer, what: str, left: list[str], right: list[str]
+    ) -> _Compared:
         """The first entry in which two sequences differ."""
         for number, (one, other) in enumerate(zip_longest(left, right), 1):
             if one != other:
@@ -242,22 +307,51 @@ class _Comparer:
                 return plain(layer, sizes, one, other)
         return layer, None
 
-    def contents(self, index: int, step: AnyStep, verb: str, layer: Layer, what: str, name: str,
-                 left: Runs | None, right: Runs | None) -> Divergence | None:
+    def contents(
+        self,
+        index: int,
+        step: AnyStep,
+        verb: str,
+        layer: Layer,
+        what: str,
+        name: str,
+        left: Runs | None,
+        right: Runs | None,
+    ) -> Divergence | None:
         if left == right:
             return None
         if left is None or right is None:
-            return Divergence(step=index, verb=verb, layer=layer, what=what,
-                              left="nothing was read" if left is None else "was read",
-                              right="nothing was read" if right is None else "was read")
+            return Divergence(
+                step=index,
+                verb=verb,
+                layer=layer,
+                what=what,
+                left="nothing was read" if left is None else "was read",
+                right="nothing was read" if right is None else "was read",
+            )
         start = step.sector if isinstance(step, Read) else 0
-        place = locate(self.trace.header.seed, self.geometry, name, left, right, start=start,
-                       both_ends=isinstance(step, Examine) and layer is Layer.CONTENT,
-                       store=layer is Layer.STORE, sides=self.sides)
+        place = locate(
+            self.trace.header.seed,
+            self.geometry,
+            name,
+            left,
+            right,
+            start=start,
+            both_ends=isinstance(step, Examine) and layer is Layer.CONTENT,
+            store=layer is Layer.STORE,
+            sides=self.sides,
+        )
         if place is None:  # other runs, the same bytes: a file written by somebody else
             return None
-        return Divergence(step=index, verb=verb, layer=layer, what=what,
-                          left=place.left, right=place.right, place=place)
+        return Divergence(
+            step=index,
+            verb=verb,
+            layer=layer,
+            what=what,
+            left=place.left,
+            right=place.right,
+            place=place,
+        )
 
 
 def words(step: AnyStep) -> str:
@@ -284,8 +378,10 @@ def render(divergence: Divergence, sides: tuple[str, str] = SIDES) -> str:
         lines += [" " * (width + 4) + line for line in more]
     if place and place.hex_at >= 0:
         lines.append(f"  bytes from {place.hex_at}:")
-        lines += [f"  {name:<{width}}  {dump}" for name, dump in
-                  zip(sides, (place.left_hex, place.right_hex), strict=True)]
+        lines += [
+            f"  {name:<{width}}  {dump}"
+            for name, dump in zip(sides, (place.left_hex, place.right_hex), strict=True)
+        ]
     return "\n".join(lines)
 
 
@@ -297,8 +393,11 @@ def _by_step(side: Iterable[Observation]) -> dict[int, list[Observation]]:
 
 
 def _count(found: Sequence[Observation]) -> str:
-    return ("no observation", "one observation")[len(found)] if len(found) < 2 \
+    return (
+        ("no observation", "one observation")[len(found)]
+        if len(found) < 2
         else f"{len(found)} observations"
+    )
 
 
 def _keys(left: Iterable[str], right: Iterable[str]) -> list[str]:

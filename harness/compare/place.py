@@ -69,8 +69,10 @@ class Place(Struct, frozen=True, kw_only=True):
         """The place as lines of text."""
         line = f"sector {self.sector}, byte {self.byte % SECTOR_BYTES} of it"
         if self.chunk is not None and self.chunk_sectors:
-            line += (f"; chunk {self.chunk} ({self.chunk_sectors} sectors each), "
-                     f"sector {self.sector % self.chunk_sectors} of it")
+            line += (
+                f"; chunk {self.chunk} ({self.chunk_sectors} sectors each), "
+                f"sector {self.sector % self.chunk_sectors} of it"
+            )
         lines = [line, f"{self.differ} of {self.of} sectors differ"]
         if self.store:
             lines[1:1] = self.store.split("\n")
@@ -90,8 +92,11 @@ class Geometry:
 
     def sectors(self, name: str) -> int | None:
         """Length of a mapped device, if it has shown a table."""
-        ends = [int(line[0]) + int(line[1]) for line in self._lines.get(name, ())
-                if len(line) > 1 and line[0].isdecimal() and line[1].isdecimal()]
+        ends = [
+            int(line[0]) + int(line[1])
+            for line in self._lines.get(name, ())
+            if len(line) > 1 and line[0].isdecimal() and line[1].isdecimal()
+        ]
         return max(ends, default=None)
 
     def chunk_sectors(self, name: str) -> int | None:
@@ -117,9 +122,18 @@ class Geometry:
         return min(own or others, default=None)
 
 
-def locate(seed: int, geometry: Geometry, name: str, left: Runs, right: Runs, *, start: int = 0,
-           both_ends: bool = False, store: bool = False,
-           sides: tuple[str, str] = SIDES) -> Place | None:
+def locate(
+    seed: int,
+    geometry: Geometry,
+    name: str,
+    left: Runs,
+    right: Runs,
+    *,
+    start: int = 0,
+    both_ends: bool = False,
+    store: bool = False,
+    sides: tuple[str, str] = SIDES,
+) -> Place | None:
     """The first place where the contents differ, or None if they are the same bytes.
 
     Args:
@@ -158,7 +172,7 @@ def locate(seed: int, geometry: Geometry, name: str, left: Runs, right: Runs, *,
         inside = next(i for i, (a, b) in enumerate(zip(data[0], data[1], strict=True)) if a != b)
         shown = inside - inside % HEX_BYTES
         hex_at = byte + shown
-        dumps = [part[shown:shown + HEX_BYTES].hex(" ") for part in data if part is not None]
+        dumps = [part[shown : shown + HEX_BYTES].hex(" ") for part in data if part is not None]
         byte += inside
     chunk_sectors, where = geometry.chunk_sectors(name), ""
     if store:
@@ -170,10 +184,20 @@ def locate(seed: int, geometry: Geometry, name: str, left: Runs, right: Runs, *,
                 where = _in_store(seed, byte, chunk_sectors, left, right, sides)
                 break
     return Place(
-        device=name, byte=byte, sector=sector,
+        device=name,
+        byte=byte,
+        sector=sector,
         chunk=chunk_of_sector(sector, chunk_sectors) if chunk_sectors else None,
-        chunk_sectors=chunk_sectors, differ=differ, of=of, left=texts[0], right=texts[1],
-        hex_at=hex_at, left_hex=dumps[0], right_hex=dumps[1], store=where)
+        chunk_sectors=chunk_sectors,
+        differ=differ,
+        of=of,
+        left=texts[0],
+        right=texts[1],
+        hex_at=hex_at,
+        left_hex=dumps[0],
+        right_hex=dumps[1],
+        store=where,
+    )
 
 
 _Piece = tuple[Run, int] | None
@@ -187,8 +211,12 @@ def _walk(left: Runs, right: Runs) -> Iterator[tuple[int, int, _Piece, _Piece]]:
         rest_i = left[i].count - used_i if i < len(left) else None
         rest_j = right[j].count - used_j if j < len(right) else None
         count = min(rest for rest in (rest_i, rest_j) if rest is not None)
-        yield (at, count, (left[i], used_i) if rest_i is not None else None,
-               (right[j], used_j) if rest_j is not None else None)
+        yield (
+            at,
+            count,
+            (left[i], used_i) if rest_i is not None else None,
+            (right[j], used_j) if rest_j is not None else None,
+        )
         at += count
         if rest_i is not None:
             i, used_i = (i + 1, 0) if count == rest_i else (i, used_i + count)
@@ -204,15 +232,22 @@ def _differing(seed: int, count: int, one: _Piece, other: _Piece) -> tuple[int, 
     match one[0], other[0]:
         case Zeros(), Zeros():
             return None
-        case (Unreadable() as a), (Unreadable() as b):
+        case ((Unreadable() as a), (Unreadable() as b)):
             return None if a.error == b.error else everything
-        case (Stamped() as a), (Stamped() as b):
+        case ((Stamped() as a), (Stamped() as b)):
             same = (a.device, a.generation, a.sector + one[1]) == (
-                b.device, b.generation, b.sector + other[1])
+                b.device,
+                b.generation,
+                b.sector + other[1],
+            )
             return None if same else everything
         case (Raw(), Raw() | Stamped() | Zeros()) | (Stamped() | Zeros(), Raw()):
-            sides = [np.frombuffer(_bytes(seed, *piece, count), dtype=np.uint8)
-                     .reshape(count, SECTOR_BYTES) for piece in (one, other)]
+            sides = [
+                np.frombuffer(_bytes(seed, *piece, count), dtype=np.uint8).reshape(
+                    count, SECTOR_BYTES
+                )
+                for piece in (one, other)
+            ]
             wrong = np.flatnonzero((sides[0] != sides[1]).any(axis=1))
             return (int(wrong[0]), len(wrong)) if len(wrong) else None
         case _:
@@ -226,7 +261,7 @@ def _bytes(seed: int, run: Run, index: int, count: int) -> bytes:
             return pattern.fill(seed, device, sector + index, count, generation).tobytes()
         case Raw():
             data = pattern.decode(seed, (run,))
-            return data[bytes_of_sectors(index):bytes_of_sectors(index + count)]
+            return data[bytes_of_sectors(index) : bytes_of_sectors(index + count)]
         case _:
             return bytes(bytes_of_sectors(count))
 
@@ -252,8 +287,9 @@ def _origin(runs: Runs, sector: int) -> str:
     return pattern.origin_of(*piece) if piece else "the end: no such sector"
 
 
-def _in_store(seed: int, byte: int, chunk_sectors: int, left: Runs, right: Runs,
-              sides: tuple[str, str]) -> str:
+def _in_store(
+    seed: int, byte: int, chunk_sectors: int, left: Runs, right: Runs, sides: tuple[str, str]
+) -> str:
     """Where ``byte`` is in an exception store, and what each side has there."""
     size = bytes_of_sectors(max(pattern.sectors_of(left), pattern.sectors_of(right)))
     found = field_at(byte, chunk_sectors, size)
@@ -265,10 +301,12 @@ def _in_store(seed: int, byte: int, chunk_sectors: int, left: Runs, right: Runs,
             values.append(f"{side} {found.value(data) if data else '?'}")
         text += f"\n{'entry' if found.kind is Kind.ENTRY else 'value'}: {', '.join(values)}"
     elif found.kind is Kind.DATA and chunk_sectors <= _AREA_SECTORS_MAX:
-        first = sector_of_chunk(area_chunk(found.area, entries_per_area(chunk_sectors)),
-                                chunk_sectors)
-        parts = [_sector(seed, left, first + i) or bytes(SECTOR_BYTES)
-                 for i in range(chunk_sectors)]
+        first = sector_of_chunk(
+            area_chunk(found.area, entries_per_area(chunk_sectors)), chunk_sectors
+        )
+        parts = [
+            _sector(seed, left, first + i) or bytes(SECTOR_BYTES) for i in range(chunk_sectors)
+        ]
         table = np.frombuffer(b"".join(parts), dtype="<u8").reshape(-1, 2)
         holds = np.flatnonzero(table[:, 1] == found.chunk)
         if len(holds):

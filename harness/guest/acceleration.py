@@ -92,7 +92,8 @@ def _prove(machine: str, boot: Boot, device: Path) -> Proof:
             f"QEMU does not boot the kernel: no word from it within {TCG_LIMIT_S:g} s, not even "
             "emulated; is it an x86-64 kernel (bzImage or vmlinux) that can start from an "
             "initramfs and prints to a serial port (CONFIG_BLK_DEV_INITRD, "
-            "CONFIG_SERIAL_8250_CONSOLE)?")
+            "CONFIG_SERIAL_8250_CONSOLE)?"
+        )
     return Proof(machine, TCG, slowness(seconds), kvm)
 
 

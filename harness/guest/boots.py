@@ -54,19 +54,23 @@ _NOISE: Final = re.compile(
     r"\[<|\[[ \d.]+\]|<[0-9a-f]+>|R[A-Z0-9]+: |Call Trace|Modules linked in|CPU: |Pid: |Stack:"
     r"|---\[|Aborted|[0-9a-f ]+$|Core dump limits|\s*(?:soft|hard) - |SELinux:"
     # What User-mode Linux always says, for it was given neither.
-    r"|mmapper_init|Failed to initialize ubd device")
+    r"|mmapper_init|Failed to initialize ubd device"
+)
 """Lines of a console that say where a kernel was, and not what was wrong."""
 _TELLING: Final = (
     re.compile(r"^ptrace: "),
     re.compile(r"cannot|not permitted|not implemented|denied|No space|\b[Ee]rror\b|errno = \d"),
-    re.compile(r"Kernel panic"))
+    re.compile(r"Kernel panic"),
+)
 """What says more than the last line, the best first: what fails later fails because of it."""
 _PTRACE: Final = re.compile(r"^ptrace: |check_ptrace")
-_FORBIDDEN: Final = (" (allow ptrace: in the container's seccomp profile, or by "
-                     "kernel.yama.ptrace_scope)")
+_FORBIDDEN: Final = (
+    " (allow ptrace: in the container's seccomp profile, or by kernel.yama.ptrace_scope)"
+)
 _LIMITED: Final = {
     signal.SIGXFSZ: " (files may not be as large as its memory here, see ulimit -f)",
-    signal.SIGKILL: " (perhaps for want of memory, see the host's kernel log)"}
+    signal.SIGKILL: " (perhaps for want of memory, see the host's kernel log)",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +187,13 @@ def home_of(kernel: Kernel) -> Path:
     return cache_dir().parent / "boots" / name
 
 
-def proven(kernel: Kernel, boot: Callable[[Path], Boot], *, fresh: bool = False,
-           progress: Progress = lambda _line: None) -> Proof:
+def proven(
+    kernel: Kernel,
+    boot: Callable[[Path], Boot],
+    *,
+    fresh: bool = False,
+    progress: Progress = lambda _line: None,
+) -> Proof:
     """The proof that a kernel boots here: the one that is kept, else by booting.
 
     Args:
@@ -204,15 +213,22 @@ def proven(kernel: Kernel, boot: Callable[[Path], Boot], *, fresh: bool = False,
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):  # where nothing can be kept, it is proven each time
             home.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(home / ".lock", lambda line: progress(
-                f"{kernel.name}: {line}")))
+            stack.enter_context(
+                locked(home / ".lock", lambda line: progress(f"{kernel.name}: {line}"))
+            )
         if not fresh and (kept := _kept(home, kernel.program, digest)):
             return kept  # somebody else proved it while we waited
         runs, seconds = _prove(kernel, boot, home, progress)
         proof = Proof(
-            kernel=kernel.name, host=this_host(), program_sha256=digest, runs=str(runs),
-            runs_sha256=sha256_of(runs), cured=runs != kernel.program, seconds=seconds,
-            proven_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
+            kernel=kernel.name,
+            host=this_host(),
+            program_sha256=digest,
+            runs=str(runs),
+            runs_sha256=sha256_of(runs),
+            cured=runs != kernel.program,
+            seconds=seconds,
+            proven_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        )
         with contextlib.suppress(OSError):
             write_whole(home / "proof.json", msgspec.json.format(msgspec.json.encode(proof)))
     return proof
@@ -222,18 +238,22 @@ def _kept(home: Path, program: Path, program_sha256: str) -> Proof | None:
     """The proof that is kept, if it holds for this program, here and now."""
     try:
         proof = msgspec.json.decode((home / "proof.json").read_bytes(), type=Proof)
-        holds = (proof.proof_version == _PROOF_VERSION and proof.host == this_host()
-                 and proof.program_sha256 == program_sha256
-                 and Path(proof.runs) in (program, home / "cured" / "linux")
-                 and (not proof.cured or xstate.is_current(Path(proof.runs)))
-                 and sha256_of(Path(proof.runs)) == proof.runs_sha256)
+        holds = (
+            proof.proof_version == _PROOF_VERSION
+            and proof.host == this_host()
+            and proof.program_sha256 == program_sha256
+            and Path(proof.runs) in (program, home / "cured" / "linux")
+            and (not proof.cured or xstate.is_current(Path(proof.runs)))
+            and sha256_of(Path(proof.runs)) == proof.runs_sha256
+        )
     except (OSError, msgspec.MsgspecError):
         return None
     return proof if holds else None
 
 
-def _prove(kernel: Kernel, boot: Callable[[Path], Boot], home: Path, progress: Progress
-           ) -> tuple[Path, float]:
+def _prove(
+    kernel: Kernel, boot: Callable[[Path], Boot], home: Path, progress: Progress
+) -> tuple[Path, float]:
     """Boot; which program did, and how long that took in seconds."""
     first = _attempt(boot, kernel.program)
     if first.works:
@@ -244,12 +264,17 @@ def _prove(kernel: Kernel, boot: Callable[[Path], Boot], home: Path, progress: P
     try:
         program = xstate.cured(kernel.program, home, progress)
     except ProvisioningError as fault:
-        raise _refusal(kernel, f"{xstate.CAUSE}, and that cannot be mended: {fault}", first, home
-                       ) from fault
+        raise _refusal(
+            kernel, f"{xstate.CAUSE}, and that cannot be mended: {fault}", first, home
+        ) from fault
     second = _attempt(boot, program)
     if not second.works:
-        raise _refusal(kernel, f"{cause(second)} (with {xstate.OBJECT}; without it: "
-                       f"{cause(first)})", second, home)
+        raise _refusal(
+            kernel,
+            f"{cause(second)} (with {xstate.OBJECT}; without it: {cause(first)})",
+            second,
+            home,
+        )
     progress(f"{kernel.name} boots with {xstate.OBJECT}")
     return program, second.seconds
 

@@ -27,19 +27,27 @@ def custom(program: Path, modules: Path, guest: str | None = None) -> Kernel:
     """
     program, modules = program.absolute(), modules.absolute()
     if not program.is_file():
-        raise ProvisioningError(f"--kernel {program}: there is no such file; give the program "
-                                "`linux` that `make ARCH=um` builds, or a bzImage")
+        raise ProvisioningError(
+            f"--kernel {program}: there is no such file; give the program "
+            "`linux` that `make ARCH=um` builds, or a bzImage"
+        )
     if not modules.is_dir():
-        raise ProvisioningError(f"--modules {modules}: there is no such directory; give the one "
-                                "that `make modules_install INSTALL_MOD_PATH=DIR` filled")
+        raise ProvisioningError(
+            f"--modules {modules}: there is no such directory; give the one "
+            "that `make modules_install INSTALL_MOD_PATH=DIR` filled"
+        )
     image = guest == QEMU or (guest is None and is_image(program))
     if not image:
         _check_program(program)
     _check_modules(modules, compressed=image)
     # A tree of modules_install is named after the release that it is for.
     releases = sorted(modules.glob("lib/modules/*/"))
-    return Kernel(str(program), program, releases[0] if len(releases) == 1 else modules,
-                  guest=QEMU if image else UML)
+    return Kernel(
+        str(program),
+        program,
+        releases[0] if len(releases) == 1 else modules,
+        guest=QEMU if image else UML,
+    )
 
 
 def is_image(program: Path) -> bool:
@@ -54,21 +62,27 @@ def is_image(program: Path) -> bool:
         return True
     if head[:5] != b"\x7fELF\x02" or len(head) < _HEAD_BYTES:
         return False
-    start, = struct.unpack_from("<Q", head, 32)
+    (start,) = struct.unpack_from("<Q", head, 32)
     size, count = struct.unpack_from("<HH", head, 54)
-    headers = [struct.unpack_from("<IIQQ", head, at)
-               for at in range(start, min(start + size * count, _HEAD_BYTES - 56), size or 56)]
+    headers = [
+        struct.unpack_from("<IIQQ", head, at)
+        for at in range(start, min(start + size * count, _HEAD_BYTES - 56), size or 56)
+    ]
     return any(kind == _PT_LOAD and address >> 63 for kind, _flags, _offset, address in headers)
 
 
 def _check_program(program: Path) -> None:
     if not os.access(program, os.X_OK):
-        raise ProvisioningError(f"--kernel {program} is not executable; if it is the program that "
-                                f"`make ARCH=um` built: chmod +x {program}")
+        raise ProvisioningError(
+            f"--kernel {program} is not executable; if it is the program that "
+            f"`make ARCH=um` built: chmod +x {program}"
+        )
     ok, said = answers(program)
     if not ok:
-        raise ProvisioningError(f"--kernel {program} does not start ({said}); give a User-mode "
-                                "Linux program that runs on this machine (`linux --version`)")
+        raise ProvisioningError(
+            f"--kernel {program} does not start ({said}); give a User-mode "
+            "Linux program that runs on this machine (`linux --version`)"
+        )
 
 
 def _check_modules(modules: Path, *, compressed: bool) -> None:
@@ -77,6 +91,9 @@ def _check_modules(modules: Path, *, compressed: bool) -> None:
     packed = next(modules.rglob(f"{MODULE}.*"), None)
     if packed is not None and compressed and packed.suffix == ".xz":
         return
-    cure = (f"decompress it: {packed} cannot be inserted as it is" if packed else
-            "build it with CONFIG_DM_SNAPSHOT=m and give the directory it was built in")
+    cure = (
+        f"decompress it: {packed} cannot be inserted as it is"
+        if packed
+        else "build it with CONFIG_DM_SNAPSHOT=m and give the directory it was built in"
+    )
     raise ProvisioningError(f"--modules {modules} holds no {MODULE}; {cure}")

@@ -112,8 +112,10 @@ def enter(cage: Cage) -> None:
     """
     _limit()
     if cage.kind == NAMESPACES:
-        _check(_libc.unshare(_CLONE_NEWNS | _CLONE_NEWNET | _CLONE_NEWIPC | _CLONE_NEWUTS),
-               "namespaces")
+        _check(
+            _libc.unshare(_CLONE_NEWNS | _CLONE_NEWNET | _CLONE_NEWIPC | _CLONE_NEWUTS),
+            "namespaces",
+        )
         _build_root(cage)
     _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
     if cage.kind == LANDLOCK:
@@ -160,16 +162,32 @@ _ROOT_OPTIONS: Final = "size=1m,mode=755"
 
 
 def _mount(source: str, target: str, kind: str, flags: int, options: str = "") -> None:
-    _check(_libc.mount(os.fsencode(source), os.fsencode(target), kind.encode(),
-                       ctypes.c_ulong(flags), options.encode()), f"mount {target}")
+    _check(
+        _libc.mount(
+            os.fsencode(source),
+            os.fsencode(target),
+            kind.encode(),
+            ctypes.c_ulong(flags),
+            options.encode(),
+        ),
+        f"mount {target}",
+    )
 
 
 def _set_attributes(path: str, flags: int, *, below: bool = True) -> None:
     """Set mount attributes, which nobody in the cage can take back, there and on all below."""
     attributes = struct.pack("=4Q", flags, 0, 0, 0)
-    _check(_libc.syscall(_SYS_MOUNT_SETATTR, _AT_FDCWD, os.fsencode(path),
-                         _AT_RECURSIVE if below else 0, attributes, len(attributes)),
-           f"mount_setattr {path}")
+    _check(
+        _libc.syscall(
+            _SYS_MOUNT_SETATTR,
+            _AT_FDCWD,
+            os.fsencode(path),
+            _AT_RECURSIVE if below else 0,
+            attributes,
+            len(attributes),
+        ),
+        f"mount_setattr {path}",
+    )
 
 
 def _build_root(cage: Cage) -> None:
@@ -192,8 +210,13 @@ def _build_root(cage: Cage) -> None:
         # The device works as it did; its owner and mode can no longer be changed.
         _set_attributes(root + device, _MS_RDONLY | _MS_NOSUID | _MS_NOEXEC)
     if cage.procfs:
-        _mount("proc", f"{root}/proc", "proc",
-               _MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, "subset=pid")
+        _mount(
+            "proc",
+            f"{root}/proc",
+            "proc",
+            _MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC,
+            "subset=pid",
+        )
     else:
         with open("/proc/cpuinfo", "rb") as known, open(f"{root}/proc/cpuinfo", "wb") as copy:
             copy.write(known.read())
@@ -201,8 +224,13 @@ def _build_root(cage: Cage) -> None:
         os.symlink(cage.program, f"{root}/proc/self/exe")
     if cage.memory_mib:
         os.mkdir(root + MEMORY)
-        _mount("tmpfs", root + MEMORY, "tmpfs", _MS_NOSUID | _MS_NODEV,
-               f"size={cage.memory_mib}m,mode=700")
+        _mount(
+            "tmpfs",
+            root + MEMORY,
+            "tmpfs",
+            _MS_NOSUID | _MS_NODEV,
+            f"size={cage.memory_mib}m,mode=700",
+        )
     _set_attributes(root, _MS_RDONLY, below=False)
     os.chdir(root)
     _check(_libc.syscall(_SYS_PIVOT_ROOT[platform.machine()], b".", b"."), "pivot_root")
@@ -231,7 +259,7 @@ def _place(root: str, path: str, links_left: int) -> str:
             if not links_left:
                 return ""
             target = os.path.normpath(os.path.join(os.path.dirname(way), link))
-            return _place(root, target + path[len(way):], links_left - 1)
+            return _place(root, target + path[len(way) :], links_left - 1)
         if not os.path.lexists(root + way):
             _empty(root + way, directory=stat.S_ISDIR(mode))
     return way
@@ -289,8 +317,7 @@ def _landlock(cage: Cage) -> None:
     ruleset = _libc.syscall(_SYS_CREATE_RULESET, attributes, size, 0)
     _check(ruleset, "Landlock")
     rules = [(path, _EXECUTE | _READ_FILE | _READ_DIR) for path in cage.seen]
-    rules += [(path, handled & ~(_MAKE_CHAR | _MAKE_BLOCK | _IOCTL_DEV))
-              for path in cage.writable]
+    rules += [(path, handled & ~(_MAKE_CHAR | _MAKE_BLOCK | _IOCTL_DEV)) for path in cage.writable]
     rules += [(f"/dev/{name}", _READ_FILE | _WRITE_FILE) for name in _DEVICES]
     rules += [(path, _READ_FILE | _WRITE_FILE | _IOCTL_DEV) for path in cage.devices]
     rules.append(("/proc/cpuinfo", _READ_FILE))
@@ -331,9 +358,14 @@ def _drop_capabilities() -> None:
 
 def _limit() -> None:
     """Resource limits; those of the user stay where they are lower."""
-    for what, most in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, FILE_BYTES_MAX),
-                       (resource.RLIMIT_NPROC, PROCESSES_MAX), (resource.RLIMIT_MEMLOCK, 1 << 20),
-                       (resource.RLIMIT_MSGQUEUE, 0), (resource.RLIMIT_RTPRIO, 0)):
+    for what, most in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, FILE_BYTES_MAX),
+        (resource.RLIMIT_NPROC, PROCESSES_MAX),
+        (resource.RLIMIT_MEMLOCK, 1 << 20),
+        (resource.RLIMIT_MSGQUEUE, 0),
+        (resource.RLIMIT_RTPRIO, 0),
+    ):
         hard = resource.getrlimit(what)[1]
         low = most if hard == resource.RLIM_INFINITY else min(most, hard)
         resource.setrlimit(what, (low, low))
@@ -352,15 +384,58 @@ _AT_NUMBER, _AT_ARCHITECTURE, _AT_ARGUMENT = 0, 4, 16
 _CLONE, _CLONE3, _SOCKET, _CONNECT = 56, 435, 41, 42
 _AF_UNIX: Final = 1
 
-_NEVER: Final = dict.fromkeys((
-    155, 161, 163, 164, 165, 166, 167, 168, 169, 170, 171, 172, 173,  # pivot_root … ioperm
-    175, 176, 179, 227, 246, 248, 249, 250,  # modules, quotas, clock, kexec, keys
-    133, 259, 272, 298, 303, 304, 308, 313, 320, 321, 323,  # mknod, unshare, perf, handles, bpf
-    425, 426, 427, 428, 429, 430, 431, 432, 433, 438, 442,  # io_uring, the new mount calls
-), errno.EPERM) | {_CLONE3: errno.ENOSYS}  # glibc takes clone then, whose flags a filter can see
+_NEVER: Final = dict.fromkeys(
+    (
+        155,
+        161,
+        163,
+        164,
+        165,
+        166,
+        167,
+        168,
+        169,
+        170,
+        171,
+        172,
+        173,  # pivot_root … ioperm
+        175,
+        176,
+        179,
+        227,
+        246,
+        248,
+        249,
+        250,  # modules, quotas, clock, kexec, keys
+        133,
+        259,
+        272,
+        298,
+        303,
+        304,
+        308,
+        313,
+        320,
+        321,
+        323,  # mknod, unshare, perf, handles, bpf
+        425,
+        426,
+        427,
+        428,
+        429,
+        430,
+        431,
+        432,
+        433,
+        438,
+        442,  # io_uring, the new mount calls
+    ),
+    errno.EPERM,
+) | {_CLONE3: errno.ENOSYS}  # glibc takes clone then, whose flags a filter can see
 """x86-64 system calls that no guest needs → the errno that it gets."""
-_WITHOUT_NAMESPACES: Final = {_CONNECT: errno.EPERM} | dict.fromkeys((
-    90, 91, 92, 93, 94, 132, 188, 189, 190, 197, 198, 199, 235, 260, 261, 268, 280, 452), 0)
+_WITHOUT_NAMESPACES: Final = {_CONNECT: errno.EPERM} | dict.fromkeys(
+    (90, 91, 92, 93, 94, 132, 188, 189, 190, 197, 198, 199, 235, 260, 261, 268, 280, 452), 0
+)
 """connect; and what changes mode, owner, times or attributes: it seems to work and does nothing,
 for QEMU and hostfs do it after each file that they make."""
 
@@ -373,17 +448,30 @@ def _filter(refused: dict[int, int]) -> None:
     def line(code: int, value: int, yes: int = 0, no: int = 0) -> bytes:
         return struct.pack("=HBBI", code, yes, no, value)
 
-    program = [line(_LOAD, _AT_ARCHITECTURE), line(_EQUALS, _AUDIT_ARCH_X86_64, 1),
-               line(_RETURN, _KILL_PROCESS),
-               line(_LOAD, _AT_NUMBER), line(_AT_LEAST, _X32, 0, 1), line(_RETURN, _KILL_PROCESS)]
+    program = [
+        line(_LOAD, _AT_ARCHITECTURE),
+        line(_EQUALS, _AUDIT_ARCH_X86_64, 1),
+        line(_RETURN, _KILL_PROCESS),
+        line(_LOAD, _AT_NUMBER),
+        line(_AT_LEAST, _X32, 0, 1),
+        line(_RETURN, _KILL_PROCESS),
+    ]
     for number, answer in refused.items():
         program += [line(_EQUALS, number, 0, 1), line(_RETURN, _ERRNO | answer)]
-    program += [line(_EQUALS, _CLONE, 0, 4), line(_LOAD, _AT_ARGUMENT),
-                line(_ANY_BIT, _CLONE_NEWUSER, 0, 1), line(_RETURN, _ERRNO | errno.EPERM),
-                line(_RETURN, _ALLOW)]
+    program += [
+        line(_EQUALS, _CLONE, 0, 4),
+        line(_LOAD, _AT_ARGUMENT),
+        line(_ANY_BIT, _CLONE_NEWUSER, 0, 1),
+        line(_RETURN, _ERRNO | errno.EPERM),
+        line(_RETURN, _ALLOW),
+    ]
     if _CONNECT in refused:
-        program += [line(_EQUALS, _SOCKET, 0, 3), line(_LOAD, _AT_ARGUMENT),
-                    line(_EQUALS, _AF_UNIX, 1), line(_RETURN, _ERRNO | errno.EPERM)]
+        program += [
+            line(_EQUALS, _SOCKET, 0, 3),
+            line(_LOAD, _AT_ARGUMENT),
+            line(_EQUALS, _AF_UNIX, 1),
+            line(_RETURN, _ERRNO | errno.EPERM),
+        ]
     program.append(line(_RETURN, _ALLOW))
     code = b"".join(program)
     kept = ctypes.create_string_buffer(code, len(code))

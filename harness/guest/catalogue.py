@@ -85,8 +85,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     def age(self) -> str:
         """That its suite's index was past its date, in words; empty if it was not."""
-        return (f"the package list of {self.suite} was past its date when this was fetched (a "
-                "frozen mirror?)" if self.expired else "")
+        return (
+            f"the package list of {self.suite} was past its date when this was fetched (a "
+            "frozen mirror?)"
+            if self.expired
+            else ""
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +129,10 @@ def vm_file(name: str) -> Path:
     for directory in (package / "vm", package.parent / "vm"):
         if (directory / name).is_file():
             return directory / name
-    raise ProvisioningError(f"vm/{name} is missing from this installation of dmsnap; install it "
-                            "again (pip install --force-reinstall dmsnap)")
+    raise ProvisioningError(
+        f"vm/{name} is missing from this installation of dmsnap; install it "
+        "again (pip install --force-reinstall dmsnap)"
+    )
 
 
 def entries() -> tuple[Entry, ...]:
@@ -153,7 +159,8 @@ def entry_of(name: str) -> Entry:
     raise ProvisioningError(
         f"no kernel is called {name!r}; the catalogue has "
         f"{', '.join(entry.name for entry in known)}; "
-        "a kernel of your own is given as --kernel PATH --modules DIR")
+        "a kernel of your own is given as --kernel PATH --modules DIR"
+    )
 
 
 def cache_dir() -> Path:
@@ -186,8 +193,9 @@ def get(name: str) -> Kernel:
     """
     kernel = find(name)
     if kernel is None:
-        raise ProvisioningError(f"kernel {name} is not on this machine yet; fetch it with "
-                                f"`dmsnap kernels fetch {name}`")
+        raise ProvisioningError(
+            f"kernel {name} is not on this machine yet; fetch it with `dmsnap kernels fetch {name}`"
+        )
     return kernel
 
 
@@ -200,13 +208,16 @@ def _load(entry: Entry) -> Kernel | None:
         return None
     kernel = Kernel(name, home / "linux", home / "modules" / record.release, record, entry.guest)
     # A cache that was copied elsewhere has a program whose interpreter is somewhere else.
-    whole = (record.manifest_version == MANIFEST_VERSION and record.name == name
-             and (record.home == str(home) or record.libc_version is None)
-             and record.package == entry.package
-             # One that was fetched when scenarios worked with fewer modules lacks some.
-             and record.kept == _kept(entry)
-             and os.access(kernel.program, os.R_OK if entry.guest == QEMU else os.X_OK)
-             and kernel.modules.is_dir())
+    whole = (
+        record.manifest_version == MANIFEST_VERSION
+        and record.name == name
+        and (record.home == str(home) or record.libc_version is None)
+        and record.package == entry.package
+        # One that was fetched when scenarios worked with fewer modules lacks some.
+        and record.kept == _kept(entry)
+        and os.access(kernel.program, os.R_OK if entry.guest == QEMU else os.X_OK)
+        and kernel.modules.is_dir()
+    )
     return kernel if whole else None
 
 
@@ -248,7 +259,8 @@ def check_free(directory: Path, needed: int, what: str) -> None:
     if free < needed:
         raise ProvisioningError(
             f"{what} needs {needed >> 20} MiB of room in {directory}, and {free >> 20} MiB are "
-            "free; free some, or set XDG_CACHE_HOME to a directory with room")
+            "free; free some, or set XDG_CACHE_HOME to a directory with room"
+        )
 
 
 def sha256_of(path: Path) -> str:
@@ -263,10 +275,15 @@ def sha256_of(path: Path) -> str:
 def answers(program: Path) -> tuple[bool, str]:
     """Whether a User-mode Linux program runs here, and its version, or why it does not."""
     try:
-        done = subprocess.run([str(program), "--version"], stdin=subprocess.DEVNULL,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                              timeout=_VERSION_LIMIT_S, env={"LC_ALL": "C", "PATH": os.defpath},
-                              check=False)
+        done = subprocess.run(
+            [str(program), "--version"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=_VERSION_LIMIT_S,
+            env={"LC_ALL": "C", "PATH": os.defpath},
+            check=False,
+        )
     except subprocess.TimeoutExpired:
         return False, f"no answer to --version within {_VERSION_LIMIT_S:.0f} s"
     except OSError as fault:
@@ -275,10 +292,23 @@ def answers(program: Path) -> tuple[bool, str]:
     lines = said.splitlines() or [f"exit status {done.returncode}"]
     return done.returncode == 0, lines[0]
 
+
 TRANSPORT: Final = ("virtio_pci", "9pnet_virtio", "9p")
 """What mounts the host's file system."""
-SUBJECT: Final = ("dm-mod", "dm-bufio", "dm-snapshot", "dm-zero", "dm-flakey", "dm-delay",
-                  "dm-dust", "dm-log-writes", "loop", "brd", "nbd", "veth")
+SUBJECT: Final = (
+    "dm-mod",
+    "dm-bufio",
+    "dm-snapshot",
+    "dm-zero",
+    "dm-flakey",
+    "dm-delay",
+    "dm-dust",
+    "dm-log-writes",
+    "loop",
+    "brd",
+    "nbd",
+    "veth",
+)
 """What scenarios work with; the guest loads these itself (`harness.kernel.modules`)."""
 KEPT: Final = (*TRANSPORT, *SUBJECT)
 """What is kept of a distribution's modules, where it has them."""

@@ -63,8 +63,9 @@ class Channel(BaseBackend):  # type: ignore[misc] # testinfra's own annotations 
         """
         text = self.get_command(command, *args)
         self._number += 1
-        write_whole(self._results / f"ask-{self._number}.json",
-                    msgspec.json.encode({"command": text}))
+        write_whole(
+            self._results / f"ask-{self._number}.json", msgspec.json.encode({"command": text})
+        )
         answer = self._answer(self._number, f"to answer {text!r}", self._limit_s)
         return self.result(answer.status, text.encode(), answer.stdout, answer.stderr)
 
@@ -77,8 +78,10 @@ class Channel(BaseBackend):  # type: ignore[misc] # testinfra's own annotations 
                 break
             if ended or time.monotonic() > end:
                 why = "ended before it was" if ended else f"took more than {limit_s:.0f} s"
-                raise GuestLost(f"a guest {why} {what}; its console ends with:\n"
-                                f"{self._guest.console_tail()[-2000:]}")
+                raise GuestLost(
+                    f"a guest {why} {what}; its console ends with:\n"
+                    f"{self._guest.console_tail()[-2000:]}"
+                )
         try:
             return msgspec.json.decode(read_stranger(file, _ANSWER_BYTES_MAX), type=_Answer)
         except (msgspec.MsgspecError, UnicodeError, RecursionError, NotAFile) as fault:

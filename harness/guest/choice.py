@@ -10,8 +10,14 @@ from harness.guest.catalogue import Entry, Kernel, Progress
 from harness.guest.fetch import provision
 
 
-def named_kernels(names: Sequence[str], modules: Path | None, guest: str | None = None, *,
-                  one: bool = False, progress: Progress) -> tuple[Entry | Kernel, ...]:
+def named_kernels(
+    names: Sequence[str],
+    modules: Path | None,
+    guest: str | None = None,
+    *,
+    one: bool = False,
+    progress: Progress,
+) -> tuple[Entry | Kernel, ...]:
     """The kernels that a command line names, an entry for each of the catalogue.
 
     Nothing is fetched: a request that cannot be carried out is refused before that.
@@ -28,29 +34,38 @@ def named_kernels(names: Sequence[str], modules: Path | None, guest: str | None 
     """
     found: list[Entry | Kernel] = []
     known = [entry.name for entry in catalogue.entries()]
-    wanted = [name for pattern in names or [catalogue.default()]
-              for name in (_all(progress) if pattern == "all" else
-                           matching(known, pattern) or [pattern])]
+    wanted = [
+        name
+        for pattern in names or [catalogue.default()]
+        for name in (_all(progress) if pattern == "all" else matching(known, pattern) or [pattern])
+    ]
     for name in dict.fromkeys(wanted):
         if name in known:
             if modules is not None:
-                raise ProvisioningError(f"--modules belongs to a kernel given as a path, and "
-                                        f"{name} is one of the catalogue: leave it out")
+                raise ProvisioningError(
+                    f"--modules belongs to a kernel given as a path, and "
+                    f"{name} is one of the catalogue: leave it out"
+                )
             entry = catalogue.entry_of(name)
             if guest not in (None, entry.guest):
-                raise ProvisioningError(f"{name} is a kernel for guest {entry.guest}: leave "
-                                        f"--guest {guest} out")
+                raise ProvisioningError(
+                    f"{name} is a kernel for guest {entry.guest}: leave --guest {guest} out"
+                )
             found.append(entry)
         elif "/" in name or Path(name).exists():
             if modules is None:
-                raise ProvisioningError(f"--kernel {name} is a program of your own: say where its "
-                                        "modules are, with --modules DIR")
+                raise ProvisioningError(
+                    f"--kernel {name} is a program of your own: say where its "
+                    "modules are, with --modules DIR"
+                )
             found.append(built.custom(Path(name), modules, guest))
         else:
             catalogue.entry_of(name)  # which says what there is
     if one and len(found) > 1:
-        raise ProvisioningError(f"one kernel is wanted, and {', '.join(names)} names "
-                                f"{', '.join(each.name for each in found)}: name one of them")
+        raise ProvisioningError(
+            f"one kernel is wanted, and {', '.join(names)} names "
+            f"{', '.join(each.name for each in found)}: name one of them"
+        )
     if any(each.guest == catalogue.QEMU for each in found):
         from harness.guest import qemu
 
@@ -58,8 +73,14 @@ def named_kernels(names: Sequence[str], modules: Path | None, guest: str | None 
     return tuple(found)
 
 
-def chosen_kernels(names: Sequence[str], modules: Path | None, guest: str | None = None, *,
-                   one: bool = False, progress: Progress) -> tuple[Kernel, ...]:
+def chosen_kernels(
+    names: Sequence[str],
+    modules: Path | None,
+    guest: str | None = None,
+    *,
+    one: bool = False,
+    progress: Progress,
+) -> tuple[Kernel, ...]:
     """The kernels that a command line names, on this machine: they are fetched if need be.
 
     The arguments are those of `named_kernels`.  Where none is named and the default one does not
@@ -72,19 +93,25 @@ def chosen_kernels(names: Sequence[str], modules: Path | None, guest: str | None
     catalogue.check_room([each for each in found if isinstance(each, Entry)])
     if not names and guest in (None, catalogue.UML) and modules is None:
         return (fallback.best(progress),)
-    return tuple(each if isinstance(each, Kernel) else
-                 provision.fetch(each.name, progress=progress) for each in found)
+    return tuple(
+        each if isinstance(each, Kernel) else provision.fetch(each.name, progress=progress)
+        for each in found
+    )
 
 
 def _all(progress: Progress) -> list[str]:
     """The kernels of the catalogue that this machine has the guests for."""
     from harness.guest import qemu
 
-    there = [entry.name for entry in catalogue.entries()
-             if entry.guest != catalogue.QEMU or qemu.installed()]
+    there = [
+        entry.name
+        for entry in catalogue.entries()
+        if entry.guest != catalogue.QEMU or qemu.installed()
+    ]
     if len(there) < len(catalogue.entries()):
-        progress("QEMU is not installed, so its kernels are left out (dmsnap doctor says what to "
-                 "type)")
+        progress(
+            "QEMU is not installed, so its kernels are left out (dmsnap doctor says what to type)"
+        )
     return there
 
 

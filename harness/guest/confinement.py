@@ -34,9 +34,22 @@ NO_CAGE: Final = "--no-cage"
 ROOT_NAME: Final = "root"
 """In the private directory: where the root of the cage is built."""
 SYSTEM: Final = (
-    "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store", "/gnu/store",
-    "/etc/alternatives", "/etc/ld.so.cache", "/etc/localtime", "/etc/passwd", "/etc/group",
-    "/etc/nsswitch.conf")
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/libx32",
+    "/nix/store",
+    "/gnu/store",
+    "/etc/alternatives",
+    "/etc/ld.so.cache",
+    "/etc/localtime",
+    "/etc/passwd",
+    "/etc/group",
+    "/etc/nsswitch.conf",
+)
 """What programs need of a system, and everybody may read."""
 
 _MEMORY_BESIDE_MIB: Final = 16
@@ -84,7 +97,8 @@ def allowed(*, procfs: bool = False) -> Allowed:
         raise ProvisioningError(
             f"guests cannot be kept from this host, which allows neither namespaces nor Landlock "
             f"({found.reason}), and root may do everything on it: run dmsnap as another user, or "
-            f"trust the kernels and say {NO_CAGE}")
+            f"trust the kernels and say {NO_CAGE}"
+        )
     return found
 
 
@@ -103,11 +117,23 @@ def _try(kind: str, procfs: bool) -> str:
     """What a small program says in a cage of that kind, or what keeps it from saying it."""
     private = private_dir()
     (private / ROOT_NAME).mkdir()
-    cage = Cage(kind, str(private / ROOT_NAME), SYSTEM, (str(private),), memory_mib=1,
-                program=_TRIAL[0], procfs=procfs)
+    cage = Cage(
+        kind,
+        str(private / ROOT_NAME),
+        SYSTEM,
+        (str(private),),
+        memory_mib=1,
+        program=_TRIAL[0],
+        procfs=procfs,
+    )
     with tempfile.TemporaryDirectory(prefix="dmsnap-") as results:
-        guest = KeptProcess(_TRIAL, results=Path(results), private=private, cage=cage,
-                            env={"PATH": os.defpath, "LC_ALL": "C"})
+        guest = KeptProcess(
+            _TRIAL,
+            results=Path(results),
+            private=private,
+            cage=cage,
+            env={"PATH": os.defpath, "LC_ALL": "C"},
+        )
         try:
             select.select([guest], [], [], _TRIAL_LIMIT_S)
         finally:
@@ -125,14 +151,27 @@ def told(kernels: Iterable[Kernel]) -> str:
     if not kinds:
         return ""
     found = allowed(procfs=QEMU in kinds)
-    what = {NAMESPACES: "", LANDLOCK: ", so guests see which files there are on this host",
-            "": ": the guests' kernels may do on this host what you may"}[found.kind]
+    what = {
+        NAMESPACES: "",
+        LANDLOCK: ", so guests see which files there are on this host",
+        "": ": the guests' kernels may do on this host what you may",
+    }[found.kind]
     return f"{found.words}{what}{f' ({found.reason})' if found.reason else ''}"
 
 
-def confine(program: str, kernel: Kernel, python: Path, argv: Iterable[str], *, results: Path,
-            private: Path, memory: Path | None = None, memory_mib: int = 0,
-            devices: Sequence[str] = (), procfs: bool = False) -> Cage | None:
+def confine(
+    program: str,
+    kernel: Kernel,
+    python: Path,
+    argv: Iterable[str],
+    *,
+    results: Path,
+    private: Path,
+    memory: Path | None = None,
+    memory_mib: int = 0,
+    devices: Sequence[str] = (),
+    procfs: bool = False,
+) -> Cage | None:
     """The cage of one guest; None where there is none.
 
     Args:
@@ -157,11 +196,17 @@ def confine(program: str, kernel: Kernel, python: Path, argv: Iterable[str], *, 
         return None
     root = private / ROOT_NAME
     root.mkdir()
-    seen = [*SYSTEM, *_python(python), program, *libraries(program), str(kernel.program),
-            str(kernel.modules),
-            *(word for word in argv if Path(word).is_absolute()),
-            # Of fetched kernels there is more: their C library, what was built for them.
-            str(cache_dir().parent)]
+    seen = [
+        *SYSTEM,
+        *_python(python),
+        program,
+        *libraries(program),
+        str(kernel.program),
+        str(kernel.modules),
+        *(word for word in argv if Path(word).is_absolute()),
+        # Of fetched kernels there is more: their C library, what was built for them.
+        str(cache_dir().parent),
+    ]
     if is_ours(results.parent):
         seen.append(str(results.parent))
     own_memory, tmpfs_mib = "", 0
@@ -169,11 +214,18 @@ def confine(program: str, kernel: Kernel, python: Path, argv: Iterable[str], *, 
         tmpfs_mib = memory_mib + _MEMORY_BESIDE_MIB
     elif memory is not None:
         own_memory = tempfile.mkdtemp(prefix="dmsnap-memory-", dir=memory)
-    writable = [str(Path(path).absolute())
-                for path in (results, private, own_memory) if str(path)]
-    return Cage(kind, str(root), _outermost(seen), tuple(writable), tmpfs_mib, own_memory,
-                os.path.realpath(program), procfs,
-                tuple(device for device in devices if os.access(device, os.R_OK | os.W_OK)))
+    writable = [str(Path(path).absolute()) for path in (results, private, own_memory) if str(path)]
+    return Cage(
+        kind,
+        str(root),
+        _outermost(seen),
+        tuple(writable),
+        tmpfs_mib,
+        own_memory,
+        os.path.realpath(program),
+        procfs,
+        tuple(device for device in devices if os.access(device, os.R_OK | os.W_OK)),
+    )
 
 
 @functools.cache
@@ -183,9 +235,11 @@ def libraries(program: str) -> tuple[str, ...]:
     A kernel that somebody built may bring its own C library.  What is no program for a loader, or
     is linked statically, names none.
     """
+
     def ask(what: str) -> list[str]:
-        status, output = run([patchelf_program(), f"--print-{what}", program],
-                             limit_s=_TRIAL_LIMIT_S)
+        status, output = run(
+            [patchelf_program(), f"--print-{what}", program], limit_s=_TRIAL_LIMIT_S
+        )
         return output.replace("$ORIGIN", str(Path(program).parent)).split() if not status else []
 
     paths = [*ask("interpreter"), *ask("needed"), *":".join(ask("rpath")).split(":")]
@@ -194,11 +248,22 @@ def libraries(program: str) -> tuple[str, ...]:
 
 def _python(python: Path) -> list[str]:
     """Directories of Python, dmsnap, and the packages of both."""
-    packages = [path for path in (*sys.path, *site.getsitepackages())
-                if Path(path).name in ("site-packages", "dist-packages")]
-    return [str(python), sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix,
-            sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"),
-            str(Path(harness.__file__).parent.parent), *packages]
+    packages = [
+        path
+        for path in (*sys.path, *site.getsitepackages())
+        if Path(path).name in ("site-packages", "dist-packages")
+    ]
+    return [
+        str(python),
+        sys.prefix,
+        sys.exec_prefix,
+        sys.base_prefix,
+        sys.base_exec_prefix,
+        sysconfig.get_path("stdlib"),
+        sysconfig.get_path("platstdlib"),
+        str(Path(harness.__file__).parent.parent),
+        *packages,
+    ]
 
 
 def _outermost(paths: Iterable[str]) -> tuple[str, ...]:
@@ -221,4 +286,3 @@ def _in_ram(directory: Path) -> bool:
             if words[2] == f"{os.major(here)}:{os.minor(here)}":
                 return words[words.index("-") + 1] == "tmpfs"
     return False
-

@@ -62,13 +62,23 @@ def examine(host: Host | None = None) -> list[Finding]:
     as_root = "" if _output(machine, "id -u") == "0" else "sudo "
     questions: list[tuple[str, Callable[[], Finding]]] = [
         ("python", lambda: _python(machine, as_root)),
-        *((name, lambda name=name, package=package, needed=needed: _command(
-            machine, as_root, name, package, needed=needed))
-          for name, package, needed in (
-              ("apt-get", "apt", True), ("dpkg-deb", "dpkg", True), ("dmsetup", "dmsetup", True),
-              ("qemu-system-x86_64", "qemu-system-x86", False),
-              ("busybox", "busybox-static", False), ("vagrant", "vagrant", False),
-              ("lvm", "lvm2", False))),
+        *(
+            (
+                name,
+                lambda name=name, package=package, needed=needed: _command(
+                    machine, as_root, name, package, needed=needed
+                ),
+            )
+            for name, package, needed in (
+                ("apt-get", "apt", True),
+                ("dpkg-deb", "dpkg", True),
+                ("dmsetup", "dmsetup", True),
+                ("qemu-system-x86_64", "qemu-system-x86", False),
+                ("busybox", "busybox-static", False),
+                ("vagrant", "vagrant", False),
+                ("lvm", "lvm2", False),
+            )
+        ),
         ("Debian keys", lambda: _keys(machine, as_root)),
         ("memory", lambda: _memory(machine)),
         ("executable memory files", lambda: _executable(machine)),
@@ -79,8 +89,14 @@ def examine(host: Host | None = None) -> list[Finding]:
         try:
             findings.append(ask())
         except (RuntimeError, OSError, ValueError, AssertionError) as fault:
-            findings.append(Finding(name, False, f"could not be looked at: {fault}",
-                                    "Type: dmsnap doctor, as the user who runs dmsnap"))
+            findings.append(
+                Finding(
+                    name,
+                    False,
+                    f"could not be looked at: {fault}",
+                    "Type: dmsnap doctor, as the user who runs dmsnap",
+                )
+            )
     return findings
 
 
@@ -111,8 +127,13 @@ def boot_all(progress: Progress) -> list[Booted]:
         try:
             trust.verify(kernel)
             age = kernel.record.age() if kernel.record else ""
-            found.append(Booted(kernel.name, True, choice.prove(kernel, fresh=True)
-                                + (f"; {age}" if age else "")))
+            found.append(
+                Booted(
+                    kernel.name,
+                    True,
+                    choice.prove(kernel, fresh=True) + (f"; {age}" if age else ""),
+                )
+            )
         except CannotBoot as fault:
             found.append(Booted(kernel.name, False, str(fault).removeprefix(f"{kernel.name} ")))
         except ProvisioningError as fault:
@@ -139,8 +160,9 @@ def render(findings: Sequence[Finding], boots: Sequence[Booted]) -> str:
         lines.append(f"{mark:7}  {finding.name:{width}}  {finding.detail}")
         if finding.cure:
             lines.append(f"{'':7}  {'':{width}}  {finding.cure}")
-    lines += [f"{'ok' if boot.ok else 'FAILS':7}  {boot.name:{width}}  {boot.detail}"
-              for boot in boots]
+    lines += [
+        f"{'ok' if boot.ok else 'FAILS':7}  {boot.name:{width}}  {boot.detail}" for boot in boots
+    ]
     return "\n".join([*lines, _conclusion(findings, boots)]) + "\n"
 
 
@@ -150,8 +172,10 @@ def _conclusion(findings: Sequence[Finding], boots: Sequence[Booted]) -> str:
     if _missing(findings):
         return "This machine cannot run dmsnap yet: see MISSING above."
     if not boots:
-        return ("Nothing is missing, but that this machine can run dmsnap is not proven: there is "
-                f"no kernel to boot yet. Type: dmsnap kernels fetch {default}; dmsnap doctor")
+        return (
+            "Nothing is missing, but that this machine can run dmsnap is not proven: there is "
+            f"no kernel to boot yet. Type: dmsnap kernels fetch {default}; dmsnap doctor"
+        )
     if not works:
         return "This machine cannot run dmsnap yet: no kernel boots, see FAILS above."
     if default not in works:
@@ -177,8 +201,7 @@ def _python(host: Host, as_root: str) -> Finding:
     if version[:2] < PYTHON_MIN:
         return Finding("python", False, shown, _install(as_root, "python3 python3-venv"))
     if host.run("python3 -c 'import ensurepip, venv'").rc:
-        return Finding("python", False, f"{shown}, without venv",
-                       _install(as_root, "python3-venv"))
+        return Finding("python", False, f"{shown}, without venv", _install(as_root, "python3-venv"))
     return Finding("python", True, shown)
 
 
@@ -195,8 +218,12 @@ def _keys(host: Host, as_root: str) -> Finding:
     path = "/usr/share/keyrings/debian-archive-keyring.gpg"
     if host.file(path).exists:
         return Finding("Debian keys", True, path)
-    return Finding("Debian keys", False, f"{path} is not there: packages cannot be verified",
-                   _install(as_root, "debian-archive-keyring"))
+    return Finding(
+        "Debian keys",
+        False,
+        f"{path} is not there: packages cannot be verified",
+        _install(as_root, "debian-archive-keyring"),
+    )
 
 
 def _memory(host: Host) -> Finding:
@@ -207,8 +234,13 @@ def _memory(host: Host) -> Finding:
             detail = f"{available >> 20} MiB available"
             if available >= MEMORY_BYTES_MIN:
                 return Finding("memory", True, detail)
-            return Finding("memory", False, detail, f"Close something: a guest, the twin and the "
-                           f"report want {MEMORY_BYTES_MIN >> 20} MiB; or type: dmsnap run -j 1")
+            return Finding(
+                "memory",
+                False,
+                detail,
+                f"Close something: a guest, the twin and the "
+                f"report want {MEMORY_BYTES_MIN >> 20} MiB; or type: dmsnap run -j 1",
+            )
     raise ValueError("/proc/meminfo does not tell MemAvailable")
 
 
@@ -226,15 +258,25 @@ def _executable(host: Host) -> Finding:
         mount = max((m for m in options if f"{place}/".startswith(f"{m.rstrip('/')}/")), key=len)
         if "noexec" not in options[mount] and not host.run(f"test -w {shlex.quote(place)}").rc:
             return Finding(name, True, place)
-    return Finding(name, False, f"mounted noexec or not writable: {', '.join(places)}",
-                   "Type: export TMPDIR=$HOME, or another directory where programs may run")
+    return Finding(
+        name,
+        False,
+        f"mounted noexec or not writable: {', '.join(places)}",
+        "Type: export TMPDIR=$HOME, or another directory where programs may run",
+    )
 
 
 def _kvm(host: Host) -> Finding:
     if not host.file("/dev/kvm").exists:
-        return Finding("/dev/kvm", False, "not there: QEMU guests are emulated, and slow",
-                       needed=False)
+        return Finding(
+            "/dev/kvm", False, "not there: QEMU guests are emulated, and slow", needed=False
+        )
     if host.run("sh -c ': <> /dev/kvm'").rc:
-        return Finding("/dev/kvm", False, "there, but it does not open",
-                       "Type: sudo adduser \"$USER\" kvm, then log in again", needed=False)
+        return Finding(
+            "/dev/kvm",
+            False,
+            "there, but it does not open",
+            'Type: sudo adduser "$USER" kvm, then log in again',
+            needed=False,
+        )
     return Finding("/dev/kvm", True, "opens", needed=False)

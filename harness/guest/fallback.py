@@ -75,8 +75,14 @@ def _others() -> list[Entry]:
     released suite before one that moves, newer before older.
     """
     cached = {kernel.name for kernel in catalogue.installed()}
-    newest_first = reversed([entry for entry in catalogue.entries()
-                             if entry.name != catalogue.default()
-                             and (entry.guest == UML or qemu.installed())])
-    return sorted(newest_first, key=lambda entry: (
-        entry.guest != UML, entry.name not in cached, not entry.stable))
+    newest_first = reversed(
+        [
+            entry
+            for entry in catalogue.entries()
+            if entry.name != catalogue.default() and (entry.guest == UML or qemu.installed())
+        ]
+    )
+    return sorted(
+        newest_first,
+        key=lambda entry: (entry.guest != UML, entry.name not in cached, not entry.stable),
+    )

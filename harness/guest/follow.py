@@ -90,8 +90,10 @@ class Follower:
             case Started(step=step):
                 attempt = self._attempt(record)
                 if step != len(attempt.observations) or not attempt.observed:
-                    raise Rubbish(f"step {step} started after step {attempt.step}"
-                                  + ("" if attempt.observed else ", which was not observed"))
+                    raise Rubbish(
+                        f"step {step} started after step {attempt.step}"
+                        + ("" if attempt.observed else ", which was not observed")
+                    )
                 if step >= self._steps.get(attempt.begin.scenario, step + 1):
                     raise Rubbish(f"step {step} started, which {attempt.begin.scenario} has not")
                 attempt.step, attempt.observed = step, False
@@ -118,8 +120,9 @@ class Follower:
         if self.attempt is not None:
             raise Rubbish(f"{record.scenario} begun within {self.attempt.begin.scenario}")
         if self.remaining[:1] != [record.scenario]:
-            raise Rubbish(f"{record.scenario} begun where "
-                          f"{(self.remaining or ['no scenario'])[0]} was next")
+            raise Rubbish(
+                f"{record.scenario} begun where {(self.remaining or ['no scenario'])[0]} was next"
+            )
         self.attempt = Attempt(record, now_s)
 
     def _end(self, record: End) -> Finished:
@@ -130,8 +133,9 @@ class Follower:
             raise Rubbish(f"{record.scenario} ended, and its step {attempt.step} was not observed")
         seen = len(attempt.observations)
         if not record.fault and seen != self._steps.get(record.scenario, seen):
-            raise Rubbish(f"{record.scenario} ended after {seen} of its "
-                          f"{self._steps[record.scenario]} steps")
+            raise Rubbish(
+                f"{record.scenario} ended after {seen} of its {self._steps[record.scenario]} steps"
+            )
         self.attempt = None
         del self.remaining[0]
         self.spoilt = bool(record.leftovers)

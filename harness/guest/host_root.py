@@ -46,13 +46,16 @@ def check_limits(memory_mib: int = 0) -> None:
     """
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if files != resource.RLIM_INFINITY and files < _DESCRIPTORS_MIN:
-        raise ProvisioningError(f"a guest needs {_DESCRIPTORS_MIN} open files, and {files} are "
-                                f"allowed: type ulimit -n {_DESCRIPTORS_MIN}, or more")
+        raise ProvisioningError(
+            f"a guest needs {_DESCRIPTORS_MIN} open files, and {files} are "
+            f"allowed: type ulimit -n {_DESCRIPTORS_MIN}, or more"
+        )
     longest, need_bytes = resource.getrlimit(resource.RLIMIT_FSIZE)[0], memory_mib << 20
     if longest != resource.RLIM_INFINITY and longest < max(need_bytes, _FILE_BYTES_MIN):
         raise ProvisioningError(
             f"a guest needs files of {max(need_bytes, _FILE_BYTES_MIN) >> 20} MiB, and "
-            f"{longest >> 20} MiB are allowed: type ulimit -f unlimited")
+            f"{longest >> 20} MiB are allowed: type ulimit -f unlimited"
+        )
 
 
 def check_seen(kernel: Kernel, python: Path, results: Path) -> None:
@@ -61,13 +64,18 @@ def check_seen(kernel: Kernel, python: Path, results: Path) -> None:
     Raises:
         ProvisioningError: it cannot; cause and cure.
     """
-    seen = {"results directory": results, "modules directory": kernel.modules,
-            "Python": python, "dmsnap": Path(harness.__file__)}
+    seen = {
+        "results directory": results,
+        "modules directory": kernel.modules,
+        "Python": python,
+        "dmsnap": Path(harness.__file__),
+    }
     for what, path in seen.items():
         if _hidden(path):
             raise ProvisioningError(
                 f"the guest cannot see the {what} {path}: it mounts its own "
-                f"{', '.join(_HIDDEN)}; put it elsewhere")
+                f"{', '.join(_HIDDEN)}; put it elsewhere"
+            )
 
 
 def private_dir() -> Path:
@@ -79,14 +87,18 @@ def private_dir() -> Path:
     for parent in ("/tmp", tempfile.gettempdir(), "/var/tmp"):  # noqa: S108
         with contextlib.suppress(OSError):
             path = Path(tempfile.mkdtemp(prefix="dmsnap-", dir=parent))
-            if (len(os.fsencode(path)) <= _SOCKET_PATH_MAX and not _hidden(path)
-                    and not _ENDS_A_WORD.search(str(path))):
+            if (
+                len(os.fsencode(path)) <= _SOCKET_PATH_MAX
+                and not _hidden(path)
+                and not _ENDS_A_WORD.search(str(path))
+            ):
                 return path
             path.rmdir()
     raise ProvisioningError(
         "no place for the private directory of a guest: neither /tmp nor TMPDIR is writable "
         f"with a path of at most {_SOCKET_PATH_MAX} bytes, without spaces and quotes; set TMPDIR "
-        "to such a directory")
+        "to such a directory"
+    )
 
 
 @contextlib.contextmanager
@@ -107,8 +119,15 @@ def _hidden(path: Path) -> bool:
     return any(path.resolve().is_relative_to(top) for top in _HIDDEN)
 
 
-def write_init(private: Path, *, kernel: Kernel, python: Path, argv: Sequence[str],
-               results: Path, mount: Mapping[str, str]) -> None:
+def write_init(
+    private: Path,
+    *,
+    kernel: Kernel,
+    python: Path,
+    argv: Sequence[str],
+    results: Path,
+    mount: Mapping[str, str],
+) -> None:
     """Put ``init`` and what it has to know into ``private``.
 
     Args:

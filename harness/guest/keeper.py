@@ -59,8 +59,9 @@ class Console:
     """A bounded log: head, then a note of how much is left out, then tail."""
 
     def __init__(self, path: Path) -> None:
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-                           | os.O_NOFOLLOW, 0o644)
+        self._fd = os.open(
+            path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644
+        )
         self._head_left = CONSOLE_HEAD_BYTES
         self._tail: deque[bytes] = deque()
         self._tail_bytes = 0
@@ -70,7 +71,7 @@ class Console:
     def add(self, data: bytes) -> None:
         """Take what the guest printed."""
         self._last = (self._last + data)[-TAIL_REPORT_BYTES:]
-        head, data = data[: self._head_left], data[self._head_left:]
+        head, data = data[: self._head_left], data[self._head_left :]
         if head:
             self._head_left -= len(head)
             self._write(head)
@@ -111,7 +112,7 @@ def _children() -> list[int]:
         with contextlib.suppress(OSError):
             stat = Path(f"/proc/{name}/stat").read_bytes()
             # The second field, the command, is in parentheses and may contain anything.
-            if int(stat[stat.rindex(b")") + 1:].split()[1]) == me:
+            if int(stat[stat.rindex(b")") + 1 :].split()[1]) == me:
                 found.append(int(name))
     return found
 
@@ -177,8 +178,13 @@ def _start(command: list[str], output: int, cage: cages.Cage | None) -> int:
     if guest:
         return guest
     try:
-        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE,
-                       signal.SIGXFSZ):
+        for number in (
+            signal.SIGINT,
+            signal.SIGHUP,
+            signal.SIGTERM,
+            signal.SIGPIPE,
+            signal.SIGXFSZ,
+        ):
             signal.signal(number, signal.SIG_DFL)
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         # A parent that died before the line above took effect; in a namespace of its own

@@ -90,8 +90,15 @@ class KeptProcess:
         private: that directory.
     """
 
-    def __init__(self, command: Sequence[str | Path], *, results: Path, env: Mapping[str, str],
-                 private: Path | None = None, cage: Cage | None = None) -> None:
+    def __init__(
+        self,
+        command: Sequence[str | Path],
+        *,
+        results: Path,
+        env: Mapping[str, str],
+        private: Path | None = None,
+        cage: Cage | None = None,
+    ) -> None:
         self._console = results / CONSOLE_NAME
         self._tail: str | None = None
         self.private = private
@@ -103,17 +110,31 @@ class KeptProcess:
         self._lifeline = ours
         try:
             self._keeper = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(_KEEPER), str(self._console), str(private or ""),
-                 json.dumps(cage) if cage else "", *(str(word) for word in command)],
-                stdin=lifeline, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                env={**env, MARK_VARIABLE: self._mark}, cwd="/", start_new_session=True)
+                [
+                    sys.executable,
+                    "-I",
+                    "-S",
+                    str(_KEEPER),
+                    str(self._console),
+                    str(private or ""),
+                    json.dumps(cage) if cage else "",
+                    *(str(word) for word in command),
+                ],
+                stdin=lifeline,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env={**env, MARK_VARIABLE: self._mark},
+                cwd="/",
+                start_new_session=True,
+            )
             self._pidfd = os.pidfd_open(self._keeper.pid)
         except OSError as fault:
             os.close(ours)
             self._remove_private()
             raise ProvisioningError(
                 f"cannot start a process for a guest: {fault.strerror}; free processes, memory "
-                "or file descriptors, or run fewer guests (-j)") from fault
+                "or file descriptors, or run fewer guests (-j)"
+            ) from fault
         finally:
             os.close(lifeline)
 
@@ -156,7 +177,8 @@ class KeptProcess:
             raise ProvisioningError(
                 f"a guest did not end within {_END_LIMIT_S:.0f} s of being killed: the host "
                 "keeps its processes in uninterruptible sleep, see `ps -eo pid,stat,wchan,args` "
-                "and the host's kernel log") from None
+                "and the host's kernel log"
+            ) from None
         finally:
             if self._pidfd >= 0:
                 os.close(self._pidfd)

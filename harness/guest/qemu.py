@@ -75,8 +75,10 @@ def program() -> str:
     """
     found = shutil.which(PROGRAM)
     if found is None:
-        raise ProvisioningError(f"{PROGRAM} is missing on this machine, kernels of guest qemu "
-                                f"need it; type: {initramfs.INSTALL}")
+        raise ProvisioningError(
+            f"{PROGRAM} is missing on this machine, kernels of guest qemu "
+            f"need it; type: {initramfs.INSTALL}"
+        )
     return found
 
 
@@ -85,20 +87,43 @@ def machine(accelerator: str, memory_mib: int) -> list[str]:
     # 5-level page tables, which the emulated `max` has, cost time and give nothing here.
     cpu = "host" if accelerator == acceleration.KVM else "max,la57=off"
     return [
-        program(), "-no-user-config", "-nodefaults", "-display", "none", "-no-reboot",
-        "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
-        "-machine", "q35,usb=off,vmport=off", "-accel", accelerator, "-cpu", cpu,
-        "-smp", "1", "-m", f"{memory_mib}M", "-serial", "stdio",
+        program(),
+        "-no-user-config",
+        "-nodefaults",
+        "-display",
+        "none",
+        "-no-reboot",
+        "-sandbox",
+        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+        "-machine",
+        "q35,usb=off,vmport=off",
+        "-accel",
+        accelerator,
+        "-cpu",
+        cpu,
+        "-smp",
+        "1",
+        "-m",
+        f"{memory_mib}M",
+        "-serial",
+        "stdio",
     ]
 
 
 def booting(kernel: Path, initramfs_file: Path) -> list[str]:
     """What the machine boots."""
-    words = ("console=ttyS0", "quiet", "panic=-1", "oops=panic", MARK,
-             # Nobody attacks the guest from within, and an emulated retpoline is dear.
-             "mitigations=off",
-             # The watchdogs of a kernel take an emulator that has to wait for a hung CPU.
-             "nowatchdog", "rcupdate.rcu_cpu_stall_suppress=1")
+    words = (
+        "console=ttyS0",
+        "quiet",
+        "panic=-1",
+        "oops=panic",
+        MARK,
+        # Nobody attacks the guest from within, and an emulated retpoline is dear.
+        "mitigations=off",
+        # The watchdogs of a kernel take an emulator that has to wait for a hung CPU.
+        "nowatchdog",
+        "rcupdate.rcu_cpu_stall_suppress=1",
+    )
     return ["-kernel", str(kernel), "-initrd", str(initramfs_file), "-append", " ".join(words)]
 
 
@@ -108,8 +133,12 @@ def share(tag: str, path: Path, *, writable: bool) -> list[str]:
     name = str(path).replace(",", ",,")
     # "none": files are the user's that runs QEMU; to change their owner is tried, and may fail.
     access = "security_model=none,multidevs=remap" + ("" if writable else ",readonly=on")
-    return ["-fsdev", f"local,id={tag},path={name},{access}",
-            "-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}"]
+    return [
+        "-fsdev",
+        f"local,id={tag},path={name},{access}",
+        "-device",
+        f"virtio-9p-pci,fsdev={tag},mount_tag={tag}",
+    ]
 
 
 class QemuGuest:
@@ -125,11 +154,18 @@ class QemuGuest:
     memory_mib = 768
     """Enough for the catalogue, and a kernel with many more drivers than User-mode Linux has."""
 
-    def __init__(self, kernel: Kernel, *, python: Path, argv: Iterable[str] = AGENT,
-                 memory_mib: int = memory_mib) -> None:
+    def __init__(
+        self,
+        kernel: Kernel,
+        *,
+        python: Path,
+        argv: Iterable[str] = AGENT,
+        memory_mib: int = memory_mib,
+    ) -> None:
         if memory_mib < MEMORY_MIB_MIN:
-            raise ProvisioningError(f"a guest needs at least {MEMORY_MIB_MIN} MiB of memory, "
-                                    f"{memory_mib} were asked")
+            raise ProvisioningError(
+                f"a guest needs at least {MEMORY_MIB_MIN} MiB of memory, {memory_mib} were asked"
+            )
         self.kernel = kernel
         self._python = python
         self._argv = tuple(argv)
@@ -153,7 +189,8 @@ class QemuGuest:
         if free_mib < need_mib:
             raise ProvisioningError(
                 f"{guests} QEMU guests take {need_mib} MiB of memory, {free_mib} MiB are free: "
-                "run fewer guests (-j)")
+                "run fewer guests (-j)"
+            )
         check_limits()
         check_seen(self.kernel, self._python, results)
         self._proven()
@@ -168,31 +205,55 @@ class QemuGuest:
         private = private_dir()
         try:
             write_init(
-                private, kernel=self.kernel, python=self._python, argv=self._argv,
-                results=results, mount={
-                    "TYPE": "9p", "SOURCE": "results",
+                private,
+                kernel=self.kernel,
+                python=self._python,
+                argv=self._argv,
+                results=results,
+                mount={
+                    "TYPE": "9p",
+                    "SOURCE": "results",
                     # Nothing of it is kept in the guest: the host sees each record at once.
-                    "OPTIONS": "trans=virtio,version=9p2000.L,msize=512000,cache=none"})
+                    "OPTIONS": "trans=virtio,version=9p2000.L,msize=512000,cache=none",
+                },
+            )
             first = private / "initramfs"
             first.write_bytes(initramfs.build(self.kernel.modules, private / "init"))
             command = self.command(accelerator, first, results)
-            cage = confine(command[0], self.kernel, self._python, self._argv, results=results,
-                           private=private, devices=(_KVM,), procfs=True)
+            cage = confine(
+                command[0],
+                self.kernel,
+                self._python,
+                self._argv,
+                results=results,
+                private=private,
+                devices=(_KVM,),
+                procfs=True,
+            )
         except OSError as fault:
             shutil.rmtree(private, ignore_errors=True)
-            raise ProvisioningError(f"cannot prepare a guest in {private}: {fault.strerror}; "
-                                    "free space there") from fault
+            raise ProvisioningError(
+                f"cannot prepare a guest in {private}: {fault.strerror}; free space there"
+            ) from fault
         except BaseException:  # Ctrl-C too
             shutil.rmtree(private, ignore_errors=True)
             raise
-        return KeptProcess(command, results=results, private=private, cage=cage,
-                           env={"PATH": os.defpath, "LC_ALL": "C"})
+        return KeptProcess(
+            command,
+            results=results,
+            private=private,
+            cage=cage,
+            env={"PATH": os.defpath, "LC_ALL": "C"},
+        )
 
     def command(self, accelerator: str, first: Path, results: Path) -> list[str]:
         """QEMU and its arguments."""
-        return [*machine(accelerator, self._memory_mib), *booting(self.kernel.program, first),
-                *share("root", Path("/"), writable=False),
-                *share("results", results, writable=True)]
+        return [
+            *machine(accelerator, self._memory_mib),
+            *booting(self.kernel.program, first),
+            *share("root", Path("/"), writable=False),
+            *share("results", results, writable=True),
+        ]
 
     # -- the proof --
 
@@ -208,15 +269,17 @@ class QemuGuest:
             ProvisioningError: no guest at all can be started here; cause and cure.
         """
         del fresh, progress
-        small = QemuGuest(self.kernel, python=self._python, argv=boots.ARGV,
-                          memory_mib=MEMORY_MIB_MIN)
+        small = QemuGuest(
+            self.kernel, python=self._python, argv=boots.ARGV, memory_mib=MEMORY_MIB_MIN
+        )
         limit_s = boots.LIMIT_S * small.slowness
         with passing_dir() as results:
             small.check(1, results)
             seen = boots.watch(small.start(results), boots.SAYS, limit_s)
         if not seen.works:
-            raise CannotBoot(f"{self.kernel.name} does not boot on this machine: "
-                             f"{boots.cause(seen, limit_s)}")
+            raise CannotBoot(
+                f"{self.kernel.name} does not boot on this machine: {boots.cause(seen, limit_s)}"
+            )
         return f"boots in {seen.seconds:.1f} s ({small.accelerator})"
 
     @property
@@ -229,8 +292,10 @@ class QemuGuest:
             status, said = run([program(), "--version"], limit_s=_VERSION_LIMIT_S)
             version = said.splitlines()[0] if said and not status else ""
             self._proof = acceleration.proven(
-                acceleration.this_machine(version), self._boot_small,
-                cache=cache_dir().parent / "acceleration.json")
+                acceleration.this_machine(version),
+                self._boot_small,
+                cache=cache_dir().parent / "acceleration.json",
+            )
         return self._proof
 
     def _boot_small(self, accelerator: str, limit_s: float) -> float | None:
@@ -241,8 +306,13 @@ class QemuGuest:
         first = private / "initramfs"
         first.write_bytes(initramfs.build(None, None))
         command = [*machine(accelerator, _PROOF_MIB), *booting(self.kernel.program, first)]
-        seen = boots.watch(KeptProcess(command, results=console, private=private,
-                                       env={"PATH": os.defpath, "LC_ALL": "C"}), WORKS, limit_s)
+        seen = boots.watch(
+            KeptProcess(
+                command, results=console, private=private, env={"PATH": os.defpath, "LC_ALL": "C"}
+            ),
+            WORKS,
+            limit_s,
+        )
         return seen.seconds if seen.works else None
 
 

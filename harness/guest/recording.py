@@ -139,14 +139,23 @@ class Earlier:
 
 def next_number(guests: Iterable[Path]) -> int:
     """A number behind those of ``guests``, which are directories; what else is there is none."""
-    return 1 + max((int(number) for guest in guests
-                    if (number := guest.name.removeprefix(GUEST_PREFIX)).isdecimal()), default=0)
+    return 1 + max(
+        (
+            int(number)
+            for guest in guests
+            if (number := guest.name.removeprefix(GUEST_PREFIX)).isdecimal()
+        ),
+        default=0,
+    )
 
 
 def _entries(place: Path) -> set[Path]:
     """What an earlier run left in its directory, but for its mark."""
-    return ({entry for entry in place.iterdir() if entry.name != OURS} if ours_or_empty(place)
-            else set())
+    return (
+        {entry for entry in place.iterdir() if entry.name != OURS}
+        if ours_or_empty(place)
+        else set()
+    )
 
 
 def _remove(entry: Path) -> None:

@@ -26,8 +26,10 @@ def main(results: Path, ssh: list[str]) -> int:
     """Relay until the agent has ended; ssh's exit status, which is the agent's."""
     job = (results / JOB_NAME).read_bytes()
     command = [*ssh, "sudo", "sh", AGENT, str(len(job))]
-    with (subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as there,
-          (results / JOURNAL_NAME).open("ab", buffering=0) as journal):
+    with (
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as there,
+        (results / JOURNAL_NAME).open("ab", buffering=0) as journal,
+    ):
         assert there.stdin is not None
         assert there.stdout is not None
         there.stdin.write(job)

@@ -114,15 +114,24 @@ class Supervisor:
             was finished when it raises.
     """
 
-    def __init__(self, kernel: Kernel, *, guests: int, results: Path,
-                 job: Callable[[list[str]], bytes], python: Path,
-                 step_limit_s: float = STEP_LIMIT_S, boot_limit_s: float = BOOT_LIMIT_S,
-                 memory_mib: int | None = None, argv: Sequence[str] = AGENT,
-                 launcher: Launcher | None = None, steps: Mapping[str, int] | None = None,
-                 first_number: int = 1,
-                 hangs_in: Callable[[str, Ready], int | None] = lambda _name, _ready: None,
-                 dies_in: Callable[[str, Ready, int], bool] = lambda _name, _ready, _step: False
-                 ) -> None:
+    def __init__(
+        self,
+        kernel: Kernel,
+        *,
+        guests: int,
+        results: Path,
+        job: Callable[[list[str]], bytes],
+        python: Path,
+        step_limit_s: float = STEP_LIMIT_S,
+        boot_limit_s: float = BOOT_LIMIT_S,
+        memory_mib: int | None = None,
+        argv: Sequence[str] = AGENT,
+        launcher: Launcher | None = None,
+        steps: Mapping[str, int] | None = None,
+        first_number: int = 1,
+        hangs_in: Callable[[str, Ready], int | None] = lambda _name, _ready: None,
+        dies_in: Callable[[str, Ready, int], bool] = lambda _name, _ready, _step: False,
+    ) -> None:
         if guests < 1:
             raise ProvisioningError(f"{guests} guests cannot run anything; ask for 1 or more (-j)")
         self.outcomes: dict[str, Outcome] = {}
@@ -134,16 +143,18 @@ class Supervisor:
         self._dies_in = dies_in
         self._step_limit_s = step_limit_s
         self._boot_limit_s = boot_limit_s
-        self._launcher = launcher or launcher_of(kernel, python=python, argv=argv,
-                                                memory_mib=memory_mib)
+        self._launcher = launcher or launcher_of(
+            kernel, python=python, argv=argv, memory_mib=memory_mib
+        )
         self._slowness = 1.0
         self._on_event: Callable[[Event], None] = lambda _event: None
         self._losses: dict[str, list[Loss]] = {}
         self._next_number = first_number
         self._selector: selectors.BaseSelector
 
-    def run(self, scenarios: Sequence[str],
-            on_event: Callable[[Event], None] = lambda _event: None) -> dict[str, Outcome]:
+    def run(
+        self, scenarios: Sequence[str], on_event: Callable[[Event], None] = lambda _event: None
+    ) -> dict[str, Outcome]:
         """Run each scenario once; returns outcomes in the order of ``scenarios``.
 
         However it ends, no process of a guest is left.
@@ -163,8 +174,10 @@ class Supervisor:
         try:
             mark_ours(self._results)
         except OSError as fault:
-            raise ProvisioningError(f"cannot make the results directory {self._results}: "
-                                    f"{fault.strerror}; choose another") from fault
+            raise ProvisioningError(
+                f"cannot make the results directory {self._results}: "
+                f"{fault.strerror}; choose another"
+            ) from fault
         if slots:
             self._launcher.check(count, self._results)
             self._slowness = self._launcher.slowness
@@ -190,8 +203,10 @@ class Supervisor:
             slot.number, slot.results = self._new_directory()
             (slot.results / JOB_NAME).write_bytes(self._job(slot.queue))
         except OSError as fault:
-            raise ProvisioningError(f"cannot write into the results directory {self._results}: "
-                                    f"{fault.strerror}; free space or choose another") from fault
+            raise ProvisioningError(
+                f"cannot write into the results directory {self._results}: "
+                f"{fault.strerror}; free space or choose another"
+            ) from fault
         slot.follower = Follower(slot.queue, self._steps)
         slot.reader = JournalReader(slot.results / JOURNAL_NAME)
         slot.started_at = slot.heard_at = time.monotonic()
@@ -217,8 +232,13 @@ class Supervisor:
         try:
             records = slot.reader.new()
         except OSError as fault:
-            self._lose(slot, guest, "vanished", f"its journal is lost ({fault.strerror}): leave "
-                       f"{slot.results} alone while dmsnap runs")
+            self._lose(
+                slot,
+                guest,
+                "vanished",
+                f"its journal is lost ({fault.strerror}): leave "
+                f"{slot.results} alone while dmsnap runs",
+            )
             return
         now_s = time.monotonic()
         if records:
@@ -226,8 +246,12 @@ class Supervisor:
         try:
             self._take(slot, records, now_s)
         except Rubbish as fault:
-            self._lose(slot, guest, "rubbish", f"{fault}; all that it wrote is in "
-                       f"{slot.results / JOURNAL_NAME}")
+            self._lose(
+                slot,
+                guest,
+                "rubbish",
+                f"{fault}; all that it wrote is in {slot.results / JOURNAL_NAME}",
+            )
             return
         # In the time of a guest for which the limits were made.
         follower, silent_s = slot.follower, (now_s - slot.heard_at) / self._slowness
@@ -236,17 +260,29 @@ class Supervisor:
             if ended or follower.spoilt or silent_s > _POWER_OFF_LIMIT_S:
                 self._replace(slot, follower.remaining)
         elif ended:
-            self._lose(slot, guest, "vanished", "the guest ended before its work was done; "
-                       "its console may say why")
+            self._lose(
+                slot,
+                guest,
+                "vanished",
+                "the guest ended before its work was done; its console may say why",
+            )
         elif follower.ready is None and booting_s > self._boot_limit_s:
-            self._lose(slot, guest, "hang",
-                       f"not ready {self._boot_limit_s * self._slowness:.3g} s after its start")
+            self._lose(
+                slot,
+                guest,
+                "hang",
+                f"not ready {self._boot_limit_s * self._slowness:.3g} s after its start",
+            )
         elif silent_s > min(FORETOLD_LIMIT_S, self._step_limit_s) and self._foretold(slot):
             self._lose(slot, guest, "hang", "as was foretold", foretold=True)
         elif follower.ready is not None and silent_s > self._step_limit_s:
-            self._lose(slot, guest, "hang",
-                       f"no progress within {self._step_limit_s * self._slowness:.3g} s; where "
-                       "the machine is only slow, give it more (--step-limit)")
+            self._lose(
+                slot,
+                guest,
+                "hang",
+                f"no progress within {self._step_limit_s * self._slowness:.3g} s; where "
+                "the machine is only slow, give it more (--step-limit)",
+            )
 
     def _foretold(self, slot: _Slot) -> bool:
         """Whether a guest that is silent was to be, in the very step where it is."""
@@ -275,8 +311,9 @@ class Supervisor:
                     slot.hangs_in = None
                     self._on_event(ScenarioBegun(slot.number, name, self._attempt_of(name)))
                 case Observed(observation=observation) if follower.attempt is not None:
-                    self._on_event(StepObserved(
-                        slot.number, follower.attempt.begin.scenario, observation))
+                    self._on_event(
+                        StepObserved(slot.number, follower.attempt.begin.scenario, observation)
+                    )
             if finished is not None:
                 self._finish(finished, follower.ready, now_s)
             if follower.spoilt:
@@ -290,26 +327,36 @@ class Supervisor:
     def _finish(self, finished: Finished, ready: Ready | None, now_s: float) -> None:
         """A scenario's attempt is complete."""
         attempt, end = finished.attempt, finished.end
-        self._conclude(Outcome(
-            scenario=end.scenario, seed=attempt.begin.seed,
-            attempts=self._attempt_of(end.scenario), observations=tuple(attempt.observations),
-            ready=ready, losses=tuple(self._losses.get(end.scenario, [])), fault=end.fault,
-            unsupported=end.unsupported, step=None if attempt.observed else attempt.step,
-            leftovers=end.leftovers, elapsed_s=now_s - attempt.begun_at))
+        self._conclude(
+            Outcome(
+                scenario=end.scenario,
+                seed=attempt.begin.seed,
+                attempts=self._attempt_of(end.scenario),
+                observations=tuple(attempt.observations),
+                ready=ready,
+                losses=tuple(self._losses.get(end.scenario, [])),
+                fault=end.fault,
+                unsupported=end.unsupported,
+                step=None if attempt.observed else attempt.step,
+                leftovers=end.leftovers,
+                elapsed_s=now_s - attempt.begun_at,
+            )
+        )
 
     def _conclude(self, outcome: Outcome) -> None:
         assert outcome.scenario not in self.outcomes
         self.outcomes[outcome.scenario] = outcome
         self._on_event(ScenarioEnded(outcome))
 
-    def _lose(self, slot: _Slot, guest: Guest, reason: Reason, detail: str, *,
-              foretold: bool = False) -> None:
+    def _lose(
+        self, slot: _Slot, guest: Guest, reason: Reason, detail: str, *, foretold: bool = False
+    ) -> None:
         """A guest is lost: end what is left of it, count, and go on with the rest."""
         self._stop(slot)
         follower = slot.follower
         console = guest.console_tail()
         if _PANIC in console and reason != "rubbish":
-            reason, detail = "panic", console[console.rindex(_PANIC):].splitlines()[0]
+            reason, detail = "panic", console[console.rindex(_PANIC) :].splitlines()[0]
         if _full(slot.results):
             # Its records are all read; without their room the next guest could not even start.
             (slot.results / JOURNAL_NAME).unlink(missing_ok=True)
@@ -318,8 +365,14 @@ class Supervisor:
             detail = f"rubbish: {detail}" if reason == "rubbish" else detail
             reason = "never ready"
         attempt = follower.attempt
-        loss = Loss(reason, detail, attempt.step if attempt else None, slot.number,
-                    console[-_CONSOLE_CHARACTERS:], slot.results / CONSOLE_NAME)
+        loss = Loss(
+            reason,
+            detail,
+            attempt.step if attempt else None,
+            slot.number,
+            console[-_CONSOLE_CHARACTERS:],
+            slot.results / CONSOLE_NAME,
+        )
         if follower.ready is None:
             slot.boots_failed += 1
             again = slot.boots_failed < BOOTS_MAX
@@ -328,7 +381,8 @@ class Supervisor:
                 raise ProvisioningError(
                     f"{BOOTS_MAX} guests in a row never became ready: {detail}; its console is "
                     f"in {loss.log}, and ends with:\n{_last_lines(console)}\n"
-                    "`dmsnap doctor` checks what this machine can run")
+                    "`dmsnap doctor` checks what this machine can run"
+                )
             self._replace(slot, follower.remaining)
         elif not follower.remaining:
             # Every result is there; only the word that it was all has not come.
@@ -337,25 +391,34 @@ class Supervisor:
         else:
             if reason == "panic":
                 foretold = loss.step is not None and self._dies_in(
-                    follower.remaining[0], follower.ready, loss.step)
+                    follower.remaining[0], follower.ready, loss.step
+                )
             else:
                 foretold = foretold and reason == "hang"
             seen = tuple(attempt.observations) if foretold and attempt else None
             self._blame(follower.remaining[0], loss, follower.ready, seen)
-            self._replace(slot, [name for name in follower.remaining
-                                 if name not in self.outcomes])
+            self._replace(slot, [name for name in follower.remaining if name not in self.outcomes])
 
-    def _blame(self, name: str, loss: Loss, ready: Ready,
-               foretold: tuple[Observation, ...] | None) -> None:
+    def _blame(
+        self, name: str, loss: Loss, ready: Ready, foretold: tuple[Observation, ...] | None
+    ) -> None:
         """A scenario has lost its guest; ``foretold`` is what was observed, if it had to."""
         losses = self._losses.setdefault(name, [])
         losses.append(loss)
         again = foretold is None and len(losses) < ATTEMPTS_MAX
         self._on_event(GuestWasLost(loss, name, again))
         if not again:
-            self._conclude(Outcome(
-                scenario=name, seed=0, attempts=len(losses), observations=foretold or (),
-                ready=ready, lost=loss, losses=tuple(losses)))
+            self._conclude(
+                Outcome(
+                    scenario=name,
+                    seed=0,
+                    attempts=len(losses),
+                    observations=foretold or (),
+                    ready=ready,
+                    lost=loss,
+                    losses=tuple(losses),
+                )
+            )
 
     def _replace(self, slot: _Slot, queue: list[str]) -> None:
         """End the guest, and start another one if there is something left to do."""
@@ -372,12 +435,17 @@ class Supervisor:
             guest.end()
 
 
-def launcher_of(kernel: Kernel, *, python: Path, argv: Sequence[str] = AGENT,
-                memory_mib: int | None = None) -> QemuGuest | UmlGuest:
+def launcher_of(
+    kernel: Kernel, *, python: Path, argv: Sequence[str] = AGENT, memory_mib: int | None = None
+) -> QemuGuest | UmlGuest:
     """What starts guests of a kernel."""
     guest = QemuGuest if kernel.guest == QEMU else UmlGuest
-    return guest(kernel, python=python, argv=argv,
-                 memory_mib=guest.memory_mib if memory_mib is None else memory_mib)
+    return guest(
+        kernel,
+        python=python,
+        argv=argv,
+        memory_mib=guest.memory_mib if memory_mib is None else memory_mib,
+    )
 
 
 def free_bytes(directory: Path) -> int:

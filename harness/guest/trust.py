@@ -43,12 +43,14 @@ def check_ours(place: Path) -> None:
         if about.st_uid not in (0, os.geteuid()):
             raise ProvisioningError(
                 f"the cache {place} is not used: {path} belongs to {_user(about.st_uid)}, who can "
-                "change what is run from it; set XDG_CACHE_HOME to a directory of your own")
+                "change what is run from it; set XDG_CACHE_HOME to a directory of your own"
+            )
         # In a sticky directory nobody moves what is another's.
         if not about.st_mode & stat.S_ISVTX and _others_write(about):
             raise ProvisioningError(
                 f"the cache {place} is not used: others can write into {path}, and change what is "
-                f"run from it; type: chmod go-w {path}")
+                f"run from it; type: chmod go-w {path}"
+            )
 
 
 def _others_write(about: os.stat_result) -> bool:
@@ -65,8 +67,11 @@ def _is_own_group(group: int) -> bool:
         user, found = pwd.getpwuid(os.geteuid()), grp.getgrgid(group)
     except KeyError:
         return False
-    return (group == user.pw_gid and found.gr_name == user.pw_name
-            and set(found.gr_mem) <= {user.pw_name})
+    return (
+        group == user.pw_gid
+        and found.gr_name == user.pw_name
+        and set(found.gr_mem) <= {user.pw_name}
+    )
 
 
 def _user(number: int) -> str:
@@ -83,8 +88,11 @@ def files_of(home: Path) -> list[Path]:
     """
     found = [home / "linux", *(path for path in (home / "libc").glob("*") if path.is_file())]
     for directory, _, names in os.walk(home / "modules"):
-        found += [Path(directory, name) for name in names
-                  if name.partition(".ko")[0].replace("_", "-") in KEPT]
+        found += [
+            Path(directory, name)
+            for name in names
+            if name.partition(".ko")[0].replace("_", "-") in KEPT
+        ]
     return sorted(path.relative_to(home) for path in found)
 
 
@@ -92,8 +100,13 @@ def digests(home: Path) -> dict[str, str]:
     """File of a kernel, relative to ``home`` → its SHA-256."""
     names = files_of(home)
     with ThreadPoolExecutor(_WORKERS) as workers:
-        return dict(zip(map(str, names), workers.map(lambda name: sha256_of(home / name), names),
-                        strict=True))
+        return dict(
+            zip(
+                map(str, names),
+                workers.map(lambda name: sha256_of(home / name), names),
+                strict=True,
+            )
+        )
 
 
 def verify(kernel: Kernel) -> None:
@@ -114,17 +127,21 @@ def verify(kernel: Kernel) -> None:
             if about.st_uid not in (0, os.geteuid()) or _others_write(about):
                 if stat.S_ISLNK(about.st_mode) and about.st_uid in (0, os.geteuid()):
                     continue
-                raise ProvisioningError(f"{kernel.name} is not run: others can change "
-                                        f"{home / name}; {cure}")
+                raise ProvisioningError(
+                    f"{kernel.name} is not run: others can change {home / name}; {cure}"
+                )
         now = digests(home)
     except OSError as fault:
-        raise ProvisioningError(f"{kernel.name} is not run: {fault.filename} cannot be read "
-                                f"({fault.strerror}); {cure}") from None
+        raise ProvisioningError(
+            f"{kernel.name} is not run: {fault.filename} cannot be read ({fault.strerror}); {cure}"
+        ) from None
     if not kernel.record.files:
         now = {name: now[name] for name in record if name in now}
-    changed = sorted(name for name in record.keys() | now.keys()
-                     if record.get(name) != now.get(name))
+    changed = sorted(
+        name for name in record.keys() | now.keys() if record.get(name) != now.get(name)
+    )
     if changed:
         raise ProvisioningError(
             f"{kernel.name} is not run: {', '.join(changed[:3])} in {home} "
-            f"{'are' if len(changed) > 1 else 'is'} not what was fetched; {cure}")
+            f"{'are' if len(changed) > 1 else 'is'} not what was fetched; {cure}"
+        )

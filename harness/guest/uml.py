@@ -44,8 +44,12 @@ _PROOF_MIB: Final = 128
 
 def memory_dirs() -> list[Path]:
     """Directories that may hold a guest's memory, best first; those in RAM come first."""
-    names = ["/dev/shm", os.environ.get("XDG_RUNTIME_DIR", ""), "/tmp",  # noqa: S108
-             tempfile.gettempdir()]
+    names = [
+        "/dev/shm",  # noqa: S108
+        os.environ.get("XDG_RUNTIME_DIR", ""),
+        "/tmp",  # noqa: S108
+        tempfile.gettempdir(),
+    ]
     return [Path(name) for name in dict.fromkeys(names) if name]
 
 
@@ -65,15 +69,20 @@ def memory_dir(need_mib: int, candidates: Iterable[Path] | None = None) -> Path:
         f"no directory can hold the memory of the guests ({need_mib} MiB): "
         + "; ".join(refused)
         + ". Free space there, run fewer guests (-j), or set TMPDIR to a directory with room "
-        "on a file system that is not mounted noexec (sudo mount -o remount,exec /dev/shm)")
+        "on a file system that is not mounted noexec (sudo mount -o remount,exec /dev/shm)"
+    )
 
 
 def _unfit_for_memory(directory: Path, need_mib: int) -> str:
     try:
         with tempfile.TemporaryFile(dir=directory) as file:
             file.truncate(mmap.PAGESIZE)
-            mmap.mmap(file.fileno(), mmap.PAGESIZE, flags=mmap.MAP_SHARED,
-                      prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC).close()
+            mmap.mmap(
+                file.fileno(),
+                mmap.PAGESIZE,
+                flags=mmap.MAP_SHARED,
+                prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC,
+            ).close()
         room = os.statvfs(directory)
     except PermissionError as fault:
         # A file that can be made and not be mapped: the mount forbids execution.
@@ -99,11 +108,18 @@ class UmlGuest:
     memory_mib = 512
     """Enough for the catalogue."""
 
-    def __init__(self, kernel: Kernel, *, python: Path, argv: Iterable[str] = AGENT,
-                 memory_mib: int = memory_mib) -> None:
+    def __init__(
+        self,
+        kernel: Kernel,
+        *,
+        python: Path,
+        argv: Iterable[str] = AGENT,
+        memory_mib: int = memory_mib,
+    ) -> None:
         if memory_mib < MEMORY_MIB_MIN:
             raise ProvisioningError(
-                f"a guest needs at least {MEMORY_MIB_MIN} MiB of memory, {memory_mib} were asked")
+                f"a guest needs at least {MEMORY_MIB_MIN} MiB of memory, {memory_mib} were asked"
+            )
         self.kernel = kernel
         self._python = python
         self._argv = tuple(argv)
@@ -134,8 +150,9 @@ class UmlGuest:
             ProvisioningError: no guest at all can be started here; cause and cure.
         """
         if self._proof is None or fresh:
-            self._proof = boots.proven(self.kernel, self._boot_small, fresh=fresh,
-                                       progress=progress)
+            self._proof = boots.proven(
+                self.kernel, self._boot_small, fresh=fresh, progress=progress
+            )
         return self._proof.words()
 
     def _boot_small(self, program: Path) -> boots.Boot:
@@ -164,36 +181,60 @@ class UmlGuest:
         memory = memory_dir(self._memory_mib)
         private = private_dir()
         try:
-            write_init(private, kernel=self.kernel, python=self._python, argv=self._argv,
-                       results=results, mount={"TYPE": "hostfs", "SOURCE": "none",
-                                               "OPTIONS": str(results)})
+            write_init(
+                private,
+                kernel=self.kernel,
+                python=self._python,
+                argv=self._argv,
+                results=results,
+                mount={"TYPE": "hostfs", "SOURCE": "none", "OPTIONS": str(results)},
+            )
             command = self.command(private)
-            cage = confine(command[0], self.kernel, self._python, self._argv, results=results,
-                           private=private, memory=memory, memory_mib=self._memory_mib)
+            cage = confine(
+                command[0],
+                self.kernel,
+                self._python,
+                self._argv,
+                results=results,
+                private=private,
+                memory=memory,
+                memory_mib=self._memory_mib,
+            )
         except OSError as fault:
             shutil.rmtree(private, ignore_errors=True)
-            raise ProvisioningError(f"cannot prepare a guest in {private}: {fault.strerror}; "
-                                    "free space there") from fault
+            raise ProvisioningError(
+                f"cannot prepare a guest in {private}: {fault.strerror}; free space there"
+            ) from fault
         except BaseException:  # Ctrl-C too
             shutil.rmtree(private, ignore_errors=True)
             raise
         if cage is not None:
             memory = Path(cage.memory or MEMORY)
         return KeptProcess(
-            command, results=results, private=private, cage=cage,
-            env={"PATH": os.defpath, "LC_ALL": "C", "TMPDIR": str(memory)})
+            command,
+            results=results,
+            private=private,
+            cage=cage,
+            env={"PATH": os.defpath, "LC_ALL": "C", "TMPDIR": str(memory)},
+        )
 
     def command(self, private: Path) -> list[str]:
         """The kernel and its command line; none of its words may contain a space."""
         return [
             self._proof.runs if self._proof else str(self.kernel.program),
             f"mem={self._memory_mib}M",
-            "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro",
+            "root=/dev/root",
+            "rootfstype=hostfs",
+            "rootflags=/",
+            "ro",
             f"init={private}/init",
             # One console, output only: what kernel and agent print goes to the keeper.
-            "con=null", "con0=null,fd:1",
-            f"uml_dir={private}/", "umid=uml",
+            "con=null",
+            "con0=null,fd:1",
+            f"uml_dir={private}/",
+            "umid=uml",
             # Whatever goes wrong ends the guest; printing it is the kernel's last act.
-            "panic=-1", "oops=panic",
+            "panic=-1",
+            "oops=panic",
             "quiet",
         ]

@@ -36,8 +36,9 @@ NAME: Final = "vagrant"
 _UP_LIMIT_S: Final = 1800.0
 _ASK_LIMIT_S: Final = 60.0
 _LAST_LINES: Final = 15
-_LOOP: Final = ("import time; t = time.perf_counter(); sum(range(10**6)); "
-                "print(time.perf_counter() - t)")
+_LOOP: Final = (
+    "import time; t = time.perf_counter(); sum(range(10**6)); print(time.perf_counter() - t)"
+)
 _IS_RELEASE: Final = re.compile(r"\d+\.\d+[\w.+~-]*")
 
 
@@ -69,11 +70,15 @@ class Machine:
         """
         for program in ("vagrant", "ssh", "rsync"):
             if shutil.which(program) is None:
-                raise ProvisioningError(f"{program} is missing on this machine, --guest vagrant "
-                                        "needs it (docs/vagrant.md)")
+                raise ProvisioningError(
+                    f"{program} is missing on this machine, --guest vagrant "
+                    "needs it (docs/vagrant.md)"
+                )
         if not (self._directory / "Vagrantfile").is_file():
-            raise ProvisioningError(f"there is no Vagrantfile in {self._directory}: --guest "
-                                    "vagrant works from a clone of the repository")
+            raise ProvisioningError(
+                f"there is no Vagrantfile in {self._directory}: --guest "
+                "vagrant works from a clone of the repository"
+            )
 
     def up(self) -> None:
         """Have it running, with today's code in it.
@@ -83,8 +88,14 @@ class Machine:
         """
         self.check_installed()
         running = self._state() == "running"
-        self._tell("vagrant: " + ("copying this code into the machine" if running else
-                                  "bringing the machine up; under emulation that takes minutes"))
+        self._tell(
+            "vagrant: "
+            + (
+                "copying this code into the machine"
+                if running
+                else "bringing the machine up; under emulation that takes minutes"
+            )
+        )
         if running:
             self._vagrant("rsync")
             self._vagrant("provision")
@@ -113,7 +124,8 @@ class Machine:
         if done.returncode:
             raise ProvisioningError(
                 f"the machine of {self._directory / 'Vagrantfile'} does not answer "
-                f"({command!r}: {_last_lines(done.stdout)}): vagrant reload")
+                f"({command!r}: {_last_lines(done.stdout)}): vagrant reload"
+            )
         return done.stdout.strip()
 
     def slowness(self) -> float:
@@ -130,18 +142,29 @@ class Machine:
     def _reach(self) -> None:
         """Ask Vagrant how ssh reaches it, and the machine which kernel it runs."""
         self.config.write_text(self._vagrant("ssh-config", MACHINE))
-        self.ssh = ["ssh", "-F", str(self.config), "-o", "BatchMode=yes",
-                    "-o", "ServerAliveInterval=20", MACHINE]
+        self.ssh = [
+            "ssh",
+            "-F",
+            str(self.config),
+            "-o",
+            "BatchMode=yes",
+            "-o",
+            "ServerAliveInterval=20",
+            MACHINE,
+        ]
         self.release = self.ask("uname -r")
         if not _IS_RELEASE.fullmatch(self.release):
-            raise ProvisioningError(f"the machine says that its kernel is {self.release!r}: "
-                                    "vagrant reload")
+            raise ProvisioningError(
+                f"the machine says that its kernel is {self.release!r}: vagrant reload"
+            )
 
     def _vagrant(self, *words: str) -> str:
         done = _run(["vagrant", *words], limit_s=_UP_LIMIT_S, directory=self._directory)
         if done.returncode:
-            raise ProvisioningError(f"vagrant {' '.join(words)} failed in {self._directory}:\n"
-                                    f"{_last_lines(done.stdout)}")
+            raise ProvisioningError(
+                f"vagrant {' '.join(words)} failed in {self._directory}:\n"
+                f"{_last_lines(done.stdout)}"
+            )
         return done.stdout
 
 
@@ -179,8 +202,9 @@ class VagrantGuest:
             ProvisioningError: more than one guest is asked for.
         """
         if guests > 1:
-            raise ProvisioningError("there is one Vagrant machine, and one guest at a time in it: "
-                                    "leave -j out")
+            raise ProvisioningError(
+                "there is one Vagrant machine, and one guest at a time in it: leave -j out"
+            )
 
     def start(self, results: Path) -> KeptProcess:
         """Start an agent, in a machine that is as it booted if the last one was lost.
@@ -193,14 +217,20 @@ class VagrantGuest:
         self._last = results
         return KeptProcess(
             [sys.executable, "-P", "-m", "harness.guest.relay", str(results), *self._machine.ssh],
-            results=results, private=private_dir(),
-            env=environment())
+            results=results,
+            private=private_dir(),
+            env=environment(),
+        )
 
 
 def environment() -> dict[str, str]:
     """What the relay and its ssh need to know."""
-    return {"PATH": os.defpath, "LC_ALL": "C", "HOME": str(Path.home()),
-            "PYTHONPATH": str(Path(harness.__file__).parent.parent)}
+    return {
+        "PATH": os.defpath,
+        "LC_ALL": "C",
+        "HOME": str(Path.home()),
+        "PYTHONPATH": str(Path(harness.__file__).parent.parent),
+    }
 
 
 def _over(results: Path) -> bool:
@@ -209,19 +239,32 @@ def _over(results: Path) -> bool:
         records = JournalReader(results / JOURNAL_NAME).new()
     except OSError:  # somebody removed it: nobody knows what the machine has done since
         return False
-    return bool(records) and isinstance(records[-1], Done) and not any(
-        record.leftovers for record in records if isinstance(record, End))
+    return (
+        bool(records)
+        and isinstance(records[-1], Done)
+        and not any(record.leftovers for record in records if isinstance(record, End))
+    )
 
 
-def _run(command: list[str], *, limit_s: float, directory: Path | None = None
-         ) -> subprocess.CompletedProcess[str]:
+def _run(
+    command: list[str], *, limit_s: float, directory: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(command, cwd=directory, stdin=subprocess.DEVNULL,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                              timeout=limit_s, check=False)
+        return subprocess.run(
+            command,
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=limit_s,
+            check=False,
+        )
     except subprocess.TimeoutExpired:
-        raise ProvisioningError(f"{command[0]} gave no answer within {limit_s:.0f} s "
-                                f"({' '.join(command[:4])}…): vagrant reload") from None
+        raise ProvisioningError(
+            f"{command[0]} gave no answer within {limit_s:.0f} s "
+            f"({' '.join(command[:4])}…): vagrant reload"
+        ) from None
 
 
 def _last_lines(text: str) -> str:

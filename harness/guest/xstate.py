@@ -28,11 +28,11 @@ from harness.guest.fetch.apt import PrivateApt, debian_mirror, patchelf_program,
 
 SOURCE: Final = "ptrace-whole-xstate.c"
 OBJECT: Final = "ptrace-whole-xstate.so"
-CAUSE: Final = ("it has too little room for this processor's floating-point state (AMX; Linux 6.13 "
-                "mended it)")
+CAUSE: Final = (
+    "it has too little room for this processor's floating-point state (AMX; Linux 6.13 mended it)"
+)
 
-_SIGN: Final = re.compile(
-    r"ptrace set fp regs failed|Attempted to kill init! exitcode=0x0000000b")
+_SIGN: Final = re.compile(r"ptrace set fp regs failed|Attempted to kill init! exitcode=0x0000000b")
 _FLAGS: Final = ("-fPIC", "-nostdlib", "-shared")
 _LIMIT_S: Final = 60.0
 
@@ -62,7 +62,8 @@ def cured(program: Path, home: Path, progress: Progress) -> Path:
     if run([patchelf, "--print-interpreter", str(program)], limit_s=_LIMIT_S)[0]:
         raise ProvisioningError(
             f"{program} is linked statically, so that nothing can be put in front of its C "
-            "library; build it without CONFIG_STATIC_LINK, or build Linux 6.13 or newer")
+            "library; build it without CONFIG_STATIC_LINK, or build Linux 6.13 or newer"
+        )
     try:
         built = compiled(vm_file(SOURCE), _object(), progress)
         with tempfile.TemporaryDirectory(prefix=".part-", dir=home) as work:
@@ -73,8 +74,9 @@ def cured(program: Path, home: Path, progress: Progress) -> Path:
             copy.chmod(0o755)
             shutil.copyfile(built, fresh / OBJECT)
             # Found beside the program, wherever a cache is; patchelf puts it before the others.
-            status, said = run([patchelf, "--add-needed", f"$ORIGIN/{OBJECT}", str(copy)],
-                               limit_s=_LIMIT_S)
+            status, said = run(
+                [patchelf, "--add-needed", f"$ORIGIN/{OBJECT}", str(copy)], limit_s=_LIMIT_S
+            )
             runs, version = (False, said.strip()) if status else answers(copy)
             if not runs:
                 raise ProvisioningError(f"{OBJECT} cannot be added to {program}: {version}")
@@ -82,8 +84,10 @@ def cured(program: Path, home: Path, progress: Progress) -> Path:
                 (home / "cured").rename(Path(work, "old"))
             fresh.rename(home / "cured")
     except OSError as fault:
-        raise ProvisioningError(f"cannot write into {home.parents[1]}: {fault.strerror}; free "
-                                "space, or set XDG_CACHE_HOME to another directory") from fault
+        raise ProvisioningError(
+            f"cannot write into {home.parents[1]}: {fault.strerror}; free "
+            "space, or set XDG_CACHE_HOME to another directory"
+        ) from fault
     return home / "cured" / "linux"
 
 
@@ -115,14 +119,19 @@ def compiled(source: Path, target: Path, progress: Progress) -> Path:
             status, said = run(argv, limit_s=_LIMIT_S)
             if not status:
                 # tcc says nothing of the stack, which means: executable, please.
-                run([patchelf_program(), "--clear-execstack", str(work / target.name)],
-                    limit_s=_LIMIT_S)
+                run(
+                    [patchelf_program(), "--clear-execstack", str(work / target.name)],
+                    limit_s=_LIMIT_S,
+                )
                 write_whole(target, (work / target.name).read_bytes())
                 return target
-            failed.append(f"{Path(compiler[0]).name}: "
-                          f"{(said.strip().splitlines() or ['no output'])[-1]}")
-    raise ProvisioningError(f"{source.name} cannot be compiled ({'; '.join(failed)}); install a C "
-                            "compiler: sudo apt-get install -y tcc")
+            failed.append(
+                f"{Path(compiler[0]).name}: {(said.strip().splitlines() or ['no output'])[-1]}"
+            )
+    raise ProvisioningError(
+        f"{source.name} cannot be compiled ({'; '.join(failed)}); install a C "
+        "compiler: sudo apt-get install -y tcc"
+    )
 
 
 def _compilers(work: Path, progress: Progress) -> Iterator[list[str]]:
@@ -144,8 +153,10 @@ def _fetched_tcc(work: Path, progress: Progress) -> list[str]:
         tree = work / "tcc"
         unpack(apt.download("tcc"), tree)
     except ProvisioningError as fault:
-        raise ProvisioningError(f"no C compiler of this machine serves, and Debian's tcc does not "
-                                f"come ({fault}); type: sudo apt-get install -y tcc") from fault
+        raise ProvisioningError(
+            f"no C compiler of this machine serves, and Debian's tcc does not "
+            f"come ({fault}); type: sudo apt-get install -y tcc"
+        ) from fault
     # Its own directory, compiled into it as one of the system's.
     own = next(tree.glob("usr/lib/*/tcc"), tree)
     return [str(tree / "usr/bin/tcc"), f"-B{own}"]

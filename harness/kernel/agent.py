@@ -43,6 +43,7 @@ def make_driver(label: str) -> Driver:
         return IoctlDriver()
     if label == "dmsetup":
         from harness.kernel.drivers.dmsetup import DmsetupDriver
+
         return DmsetupDriver()
     raise ProvisioningError(f"there is no driver {label!r}: take 'ioctl' or 'dmsetup'")
 
@@ -56,16 +57,19 @@ def read_job(directory: Path) -> Job:
     try:
         return decode_job((directory / JOB).read_bytes())
     except OSError as fault:
-        raise ProvisioningError(f"{directory / JOB}: {fault.strerror}; the host writes it before "
-                                "it starts a guest") from None
+        raise ProvisioningError(
+            f"{directory / JOB}: {fault.strerror}; the host writes it before it starts a guest"
+        ) from None
     except msgspec.MsgspecError as fault:
-        raise ProvisioningError(f"{directory / JOB}: {fault}; host and guest must run the same "
-                                "version of dmsnap") from None
+        raise ProvisioningError(
+            f"{directory / JOB}: {fault}; host and guest must run the same version of dmsnap"
+        ) from None
 
 
 @contextmanager
-def bring_up(directory: Path, label: str, *, here: bool = False, files: Path | None = None
-             ) -> Iterator[tuple[KernelBackend, Ready]]:
+def bring_up(
+    directory: Path, label: str, *, here: bool = False, files: Path | None = None
+) -> Iterator[tuple[KernelBackend, Ready]]:
     """Make this kernel ready to work on, and say what it is.
 
     Args:
@@ -89,11 +93,18 @@ def bring_up(directory: Path, label: str, *, here: bool = False, files: Path | N
             facts = probe(prober)
         targets = driver.targets()
         about = os.uname()
-        with closing(KernelBackend(driver, directory, files=files,
-                                   targets=targets)) as backend:
-            yield backend, Ready(
-                release=about.release, version=about.version, machine=about.machine,
-                targets=targets, probe=facts, driver=driver.label)
+        with closing(KernelBackend(driver, directory, files=files, targets=targets)) as backend:
+            yield (
+                backend,
+                Ready(
+                    release=about.release,
+                    version=about.version,
+                    machine=about.machine,
+                    targets=targets,
+                    probe=facts,
+                    driver=driver.label,
+                ),
+            )
 
 
 @contextmanager
@@ -115,8 +126,7 @@ def serve(directory: Path) -> int:
     machine.check(here=job.here)
     with ExitStack() as stack:
         coverage = stack.enter_context(counted(job.functions, directory))
-        backend, ready = stack.enter_context(
-            bring_up(Path(job.modules), job.driver, here=job.here))
+        backend, ready = stack.enter_context(bring_up(Path(job.modules), job.driver, here=job.here))
         journal = stack.enter_context(JournalWriter(directory / JOURNAL))
         coverage(LOADING)
         runner = Runner(backend, journal, job.seed, coverage)

@@ -48,8 +48,9 @@ def _call(number: int, *arguments: object) -> int:
     return result
 
 
-def submit_all(requests: Sequence[Request], then: Callable[[], None] = lambda: None
-               ) -> list[memoryview | OSError]:
+def submit_all(
+    requests: Sequence[Request], then: Callable[[], None] = lambda: None
+) -> list[memoryview | OSError]:
     """Submit all, call ``then``, wait for all; what each read (or wrote), or the refusal.
 
     A request that did less than was asked is a refusal: ENOSPC for a write, EINVAL for a read.
@@ -60,8 +61,10 @@ def submit_all(requests: Sequence[Request], then: Callable[[], None] = lambda: N
     """
     machine = os.uname().machine
     if machine not in _CALLS:
-        raise ProvisioningError(f"asynchronous I/O on {machine} is not known to dmsnap: leave out "
-                                "scenarios with parallel steps")
+        raise ProvisioningError(
+            f"asynchronous I/O on {machine} is not known to dmsnap: leave out "
+            "scenarios with parallel steps"
+        )
     setup, destroy, getevents, submit = _CALLS[machine]
     count = len(requests)
     with ExitStack() as stack:
@@ -81,9 +84,22 @@ def submit_all(requests: Sequence[Request], then: Callable[[], None] = lambda: N
                 np.frombuffer(view, dtype=np.uint8)[:] = np.frombuffer(request.data, dtype=np.uint8)
             views.append(view)
             address = ctypes.addressof(ctypes.c_char.from_buffer(view))
-            _IOCB.pack_into(blocks, _IOCB.size * index, index, 0, 0,
-                            _PREAD if request.data is None else _PWRITE, 0, fds[request.path],
-                            address, size, bytes_of_sectors(request.sector), 0, 0, 0)
+            _IOCB.pack_into(
+                blocks,
+                _IOCB.size * index,
+                index,
+                0,
+                0,
+                _PREAD if request.data is None else _PWRITE,
+                0,
+                fds[request.path],
+                address,
+                size,
+                bytes_of_sectors(request.sector),
+                0,
+                0,
+                0,
+            )
         base = ctypes.addressof(blocks)
         pointers = (ctypes.c_void_p * count)(*(base + _IOCB.size * i for i in range(count)))
         answers: list[memoryview | OSError] = [OSError(errno.EIO, "no answer")] * count

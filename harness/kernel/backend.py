@@ -68,9 +68,16 @@ class KernelBackend:
         spoilt: something of a scenario would not go away, and is in the way of the next.
     """
 
-    def __init__(self, driver: Driver, module_directory: Path, *, log: KernelLog | None = None,
-                 events: Listener | None = None, files: Path | None = None,
-                 targets: Collection[str] | None = None) -> None:
+    def __init__(
+        self,
+        driver: Driver,
+        module_directory: Path,
+        *,
+        log: KernelLog | None = None,
+        events: Listener | None = None,
+        files: Path | None = None,
+        targets: Collection[str] | None = None,
+    ) -> None:
         self._driver = driver
         self._targets = targets
         self._block = BlockIO()
@@ -135,8 +142,9 @@ class KernelBackend:
         """Do one step and observe."""
         if isinstance(step, steps.Resume) or (isinstance(step, steps.Parallel) and step.resume):
             self._merges.may_start()
-        return self._observe(index, str(step.__struct_config__.tag),
-                             lambda found: self._do(step, found))
+        return self._observe(
+            index, str(step.__struct_config__.tag), lambda found: self._do(step, found)
+        )
 
     def watch(self, index: int, label: str, work: Callable[[], None], prefix: str) -> Observation:
         """Observe what another program does to device-mapper, in the place of step ``index``.
@@ -151,16 +159,18 @@ class KernelBackend:
             work()
             own = [name for name, uuid in self._driver.devices().items() if uuid.startswith(prefix)]
             self._mapped += [name for name in own if name not in self._mapped]
-            if any("snapshot-merge" in (info.table or "")
-                   for info in self._driver.survey(own).values()):
+            if any(
+                "snapshot-merge" in (info.table or "") for info in self._driver.survey(own).values()
+            ):
                 self._merges.may_exist()
             self._let_merges_rest()
             found.image = {disk: self._image(disk) for disk in self._disks.all}
 
         return self._observe(index, label, do, named=False)
 
-    def _observe(self, index: int, label: str, work: Callable[[_Found], None], *,
-                 named: bool = True) -> Observation:
+    def _observe(
+        self, index: int, label: str, work: Callable[[_Found], None], *, named: bool = True
+    ) -> Observation:
         """Do something and observe everything around it."""
         found = _Found()
         self._log.mark(f"step {index} {label}")
@@ -174,19 +184,27 @@ class KernelBackend:
         self._let_links_recover()
         self._let_merges_rest()
         if any(" striped " in (info.table or "") for info in self._info.values()):
-            let_events_come(lambda: [info.status or "" for info in
-                                     self._driver.survey(self._mapped).values()])
+            let_events_come(
+                lambda: [info.status or "" for info in self._driver.survey(self._mapped).values()]
+            )
         elapsed_us = (time.perf_counter_ns() - started) // 1000
         numbers, state = self._look()
-        mapped = {number: name for number, name in numbers.items()
-                  if number not in self._disk_numbers}
+        mapped = {
+            number: name for number, name in numbers.items() if number not in self._disk_numbers
+        }
         events = self._events.drain()
         return Observation(
-            step=index, error=found.error,
+            step=index,
+            error=found.error,
             text=None if found.text is None else normalise(found.text, numbers),
-            content=found.content, image=found.image, state=state,
+            content=found.content,
+            image=found.image,
+            state=state,
             uevents=select(events, mapped) if named else numbered(events, self._disk_numbers),
-            log=self._log.lines(numbers), requests=self._requests(), elapsed_us=elapsed_us)
+            log=self._log.lines(numbers),
+            requests=self._requests(),
+            elapsed_us=elapsed_us,
+        )
 
     def _requests(self) -> dict[str, tuple[str, ...]]:
         """What reached the disks that can fail since the last step."""
@@ -201,9 +219,13 @@ class KernelBackend:
 
     def _let_merges_rest(self) -> None:
         self._merges.rest(
-            lambda: [info.status or "" for info in self._driver.survey(self._mapped).values()
-                     if not info.suspended],
-            lambda: [server.served() for server in self._disks.servers().values()])
+            lambda: [
+                info.status or ""
+                for info in self._driver.survey(self._mapped).values()
+                if not info.suspended
+            ],
+            lambda: [server.served() for server in self._disks.servers().values()],
+        )
 
     def _look(self) -> tuple[dict[str, str], dict[str, DeviceState | None]]:
         """Survey the mapped devices: numbers → names for this step, and what changed."""
@@ -216,10 +238,15 @@ class KernelBackend:
                 self._names.setdefault(number, set()).add(name)
         numbers = self._numbers | now
         self._numbers = now
-        states = {name: self._states[name] if same_names and before.get(name) == info
-                  else state_of(info, numbers) for name, info in self._info.items()}
+        states = {
+            name: self._states[name]
+            if same_names and before.get(name) == info
+            else state_of(info, numbers)
+            for name, info in self._info.items()
+        }
         changed: dict[str, DeviceState | None] = {
-            name: state for name, state in states.items() if self._states.get(name) != state}
+            name: state for name, state in states.items() if self._states.get(name) != state
+        }
         changed.update((name, None) for name in self._states if name not in states)
         self._states = states
         return numbers, changed
@@ -242,8 +269,7 @@ class KernelBackend:
                 self._check_targets(table)
                 if any(line.type == "snapshot-merge" for line in table):
                     self._merges.may_exist()
-                self._driver.load(device, [line_of(line) for line in table],
-                                  read_only=read_only)
+                self._driver.load(device, [line_of(line) for line in table], read_only=read_only)
             case steps.Clear(name=name):
                 self._driver.clear(self._command(name))
             case steps.Resume(name=name):
@@ -271,8 +297,14 @@ class KernelBackend:
                 server = self._disks.server(device)
                 rules.check_fault(step, linked=server.linked)
                 to_end = self._disks.all[device].sectors - sector
-                server.fail(op, sector, to_end if step.sectors is None else step.sectors,
-                            nth=step.nth, count=step.count, how=step.how)
+                server.fail(
+                    op,
+                    sector,
+                    to_end if step.sectors is None else step.sectors,
+                    nth=step.nth,
+                    count=step.count,
+                    how=step.how,
+                )
             case steps.Heal(device=device):
                 self._disks.heal(device)
             case steps.Image(device=device):
@@ -289,8 +321,9 @@ class KernelBackend:
     def _disk(self, step: steps.Disk) -> None:
         name = step.name
         rules.check_disk(step, taken=name in self._disks.all or name in self._mapped)
-        self._disks.add(name, step.sectors, step.block_size, can_fail=step.can_fail,
-                        linked=step.linked)
+        self._disks.add(
+            name, step.sectors, step.block_size, can_fail=step.can_fail, linked=step.linked
+        )
         info = self._driver.survey([name])[name]
         self._disk_numbers[info.number] = name
         if step.can_fail:
@@ -301,8 +334,7 @@ class KernelBackend:
                 for sector, sectors in rules.requests(0, step.sectors):
                     server.write(sector, bytes(stamps(sector, sectors)))
         elif step.fill == "stamp":
-            self._block.write(node(name), 0, step.sectors,
-                              self._stamps(name, step.generation))
+            self._block.write(node(name), 0, step.sectors, self._stamps(name, step.generation))
 
     def _command(self, name: str) -> str:
         """``name``, if a command may be sent to it."""
@@ -314,10 +346,15 @@ class KernelBackend:
     def _check_targets(self, table: tuple[steps.TargetLine, ...]) -> None:
         """Say so where this kernel lacks a target; it refuses a name that is none anywhere."""
         for line in table:
-            if self._targets is not None and line.type not in self._targets and (
-                    not line.type.startswith(steps.NO_TARGET)):
-                raise Unsupported(f"this kernel has no target {line.type}: no module that dmsnap "
-                                  "loads brings it, and none is built in")
+            if (
+                self._targets is not None
+                and line.type not in self._targets
+                and (not line.type.startswith(steps.NO_TARGET))
+            ):
+                raise Unsupported(
+                    f"this kernel has no target {line.type}: no module that dmsnap "
+                    "loads brings it, and none is built in"
+                )
 
     def _own(self, table: tuple[steps.TargetLine, ...]) -> None:
         """Refuse a table that names a block device of somebody else.
@@ -326,7 +363,8 @@ class KernelBackend:
         """
         for word in (word for line in table for word in line.args.split()):
             if (match := REFERENCE.fullmatch(word)) and (
-                    match[1] in self._disks.all or match[1] in self._mapped):
+                match[1] in self._disks.all or match[1] in self._mapped
+            ):
                 continue
             path = Path("/dev", line_path(word))
             number = number_of(word)
@@ -335,8 +373,10 @@ class KernelBackend:
             else:
                 foreign = path.is_block_device()
             if foreign:
-                raise BadScenario(f"{word} is a block device that no step made: a table may name "
-                                  "only devices of its scenario")
+                raise BadScenario(
+                    f"{word} is a block device that no step made: a table may name "
+                    "only devices of its scenario"
+                )
 
     def _rename(self, name: str, to: str) -> None:
         name = self._command(name)
@@ -347,12 +387,13 @@ class KernelBackend:
     # -- requests -----------------------------------------------------------------------------
 
     def _stamps(self, device: str, generation: int) -> Source:
-        return lambda sector, sectors: pattern.fill(self._seed, device, sector, sectors,
-                                                    generation)
+        return lambda sector, sectors: pattern.fill(self._seed, device, sector, sectors, generation)
 
     def _request(self, step: AnyStep, found: _Found) -> None:
-        assert isinstance(step, steps.Write | steps.Poke | steps.Read | steps.Flush
-                          | steps.Discard | steps.Zeroout)
+        assert isinstance(
+            step,
+            steps.Write | steps.Poke | steps.Read | steps.Flush | steps.Discard | steps.Zeroout,
+        )
         device = step.device
         if device not in self._disks.all and device not in self._info:
             raise rules.no_device(device)
@@ -369,11 +410,9 @@ class KernelBackend:
                     source = zeros
                 self._block.write(path, sector, sectors, source, buffered=step.buffered)
             case steps.Poke(sector=sector, data=data):
-                self._block.write(path, sector, sectors_of_bytes(len(data)),
-                                  literal(data, sector))
+                self._block.write(path, sector, sectors_of_bytes(len(data)), literal(data, sector))
             case steps.Read(sector=sector, sectors=sectors, buffered=buffered):
-                runs, fault = self._block.read(path, self._seed, sector, sectors,
-                                               buffered=buffered)
+                runs, fault = self._block.read(path, self._seed, sector, sectors, buffered=buffered)
                 if runs or fault is None:
                     found.content[device] = runs
                 if fault is not None:
@@ -401,8 +440,11 @@ class KernelBackend:
             requests.append(aio.Request(node(io.device), io.sector, io.sectors, data))
         for name in step.resume:
             info = self._info.get(name)
-            rules.check_resumable(name, suspended=info is not None and info.suspended,
-                                  loaded=info is not None and info.inactive is not None)
+            rules.check_resumable(
+                name,
+                suspended=info is not None and info.suspended,
+                loaded=info is not None and info.inactive is not None,
+            )
 
         def resume() -> None:
             for name in step.resume:
@@ -429,8 +471,11 @@ class KernelBackend:
             seen.add(name)
             if self._info[name].suspended and name not in but:
                 return True
-            queue += [self._numbers[number] for number in self._driver.dependencies(name)
-                      if number in self._numbers]
+            queue += [
+                self._numbers[number]
+                for number in self._driver.dependencies(name)
+                if number in self._numbers
+            ]
         return False
 
     @staticmethod
@@ -441,21 +486,30 @@ class KernelBackend:
             ProvisioningError: it has not.
         """
         queue = Path("/sys/dev/block", number, "queue")
-        for key, wanted in {"max_sectors_kb": bytes_of_sectors(REQUEST_SECTORS_MAX) >> 10,
-                            "logical_block_size": SECTOR_BYTES,
-                            "physical_block_size": SECTOR_BYTES,
-                            "minimum_io_size": SECTOR_BYTES, "fua": 1}.items():
+        for key, wanted in {
+            "max_sectors_kb": bytes_of_sectors(REQUEST_SECTORS_MAX) >> 10,
+            "logical_block_size": SECTOR_BYTES,
+            "physical_block_size": SECTOR_BYTES,
+            "minimum_io_size": SECTOR_BYTES,
+            "fua": 1,
+        }.items():
             found = (queue / key).read_text().strip()
             if found != str(wanted):
-                raise ProvisioningError(f"disk {name}, which can fail, has {key} {found} and not "
-                                        f"{wanted}: this kernel's nbd driver is not like others")
+                raise ProvisioningError(
+                    f"disk {name}, which can fail, has {key} {found} and not "
+                    f"{wanted}: this kernel's nbd driver is not like others"
+                )
 
     def _image(self, disk: str) -> Runs:
         info = self._disks.all[disk]
         if info.server is not None:
             # Not through the kernel: looking is no request.
-            return pattern.join([pattern.encode(self._seed, info.server.read(sector, sectors))
-                                 for sector, sectors in rules.requests(0, info.sectors)])
+            return pattern.join(
+                [
+                    pattern.encode(self._seed, info.server.read(sector, sectors))
+                    for sector, sectors in rules.requests(0, info.sectors)
+                ]
+            )
         return self._block.examine(node(disk), self._seed, [(0, info.sectors)])
 
     def _examine(self, found: _Found) -> None:
@@ -464,7 +518,8 @@ class KernelBackend:
             if info.table is None or self._waits(name):
                 continue
             found.content[name] = self._block.examine(
-                node(name), self._seed, rules.examined(self._block.size(node(name))))
+                node(name), self._seed, rules.examined(self._block.size(node(name)))
+            )
         for disk in self._disks.all:
             found.image[disk] = self._image(disk)
 
@@ -480,7 +535,7 @@ def literal(data: bytes, first: int) -> Source:
 
     def source(sector: int, sectors: int) -> memoryview:
         at = bytes_of_sectors(sector - first)
-        return view[at:at + bytes_of_sectors(sectors)]
+        return view[at : at + bytes_of_sectors(sectors)]
 
     return source
 
@@ -491,8 +546,11 @@ def number_of(word: str) -> str:
     It reads 32 bits of each half, and lets those beyond fall away.
     """
     numbers = _DEVICE_NUMBER.fullmatch(word)
-    return "" if numbers is None else ":".join(
-        str(int(number) & (1 << 32) - 1) for number in numbers.groups())
+    return (
+        ""
+        if numbers is None
+        else ":".join(str(int(number) & (1 << 32) - 1) for number in numbers.groups())
+    )
 
 
 def line_path(args: str) -> str:
@@ -507,9 +565,16 @@ def line_of(line: steps.TargetLine) -> Line:
 
 def state_of(info: Info, numbers: dict[str, str]) -> DeviceState:
     """The state of a device as an observation has it."""
+
     def named(text: str | None) -> str | None:
         return None if text is None else normalise(text, numbers)
 
     return DeviceState(
-        status=named(info.status), table=named(info.table), inactive=named(info.inactive),
-        suspended=info.suspended, read_only=info.read_only, event=info.event, open=info.open)
+        status=named(info.status),
+        table=named(info.table),
+        inactive=named(info.inactive),
+        suspended=info.suspended,
+        read_only=info.read_only,
+        event=info.event,
+        open=info.open,
+    )

@@ -80,8 +80,9 @@ class BlockIO:
         with self._open(path, os.O_RDONLY) as fd:
             return sectors_of_bytes(os.lseek(fd, 0, os.SEEK_END))
 
-    def write(self, path: str, sector: int, sectors: int, source: Source, *,
-              buffered: bool = False) -> None:
+    def write(
+        self, path: str, sector: int, sectors: int, source: Source, *, buffered: bool = False
+    ) -> None:
         """Write request by request.
 
         Raises:
@@ -102,21 +103,22 @@ class BlockIO:
     def _put(self, fd: int, sector: int, data: pattern.Buffer) -> None:
         """One request; a short one is continued, which makes the kernel say why."""
         given = np.frombuffer(data, dtype=np.uint8)
-        self._bytes[:len(given)] = given
+        self._bytes[: len(given)] = given
         done = 0
         while done < len(given):
-            wrote = os.pwritev(fd, [self._view[done:len(given)]], bytes_of_sectors(sector) + done)
+            wrote = os.pwritev(fd, [self._view[done : len(given)]], bytes_of_sectors(sector) + done)
             if not wrote:
                 raise OSError(errno.EIO, "a write of nothing")
             done += wrote
 
     def _get(self, fd: int, sector: int, sectors: int) -> memoryview:
         """One request; a view of what came, which holds until the next request."""
-        got = os.preadv(fd, [self._view[:bytes_of_sectors(sectors)]], bytes_of_sectors(sector))
-        return self._view[:got - got % SECTOR_BYTES]
+        got = os.preadv(fd, [self._view[: bytes_of_sectors(sectors)]], bytes_of_sectors(sector))
+        return self._view[: got - got % SECTOR_BYTES]
 
-    def read(self, path: str, seed: int, sector: int, sectors: int, *,
-             buffered: bool = False) -> tuple[Runs, OSError | None]:
+    def read(
+        self, path: str, seed: int, sector: int, sectors: int, *, buffered: bool = False
+    ) -> tuple[Runs, OSError | None]:
         """Read request by request: what came, and the refusal that ended it."""
         parts: list[Runs] = []
         try:
@@ -162,5 +164,6 @@ class BlockIO:
             OSError: refused.
         """
         with self._open(path, os.O_RDWR) as fd:
-            fcntl.ioctl(fd, request,
-                        _RANGE.pack(bytes_of_sectors(sector), bytes_of_sectors(sectors)))
+            fcntl.ioctl(
+                fd, request, _RANGE.pack(bytes_of_sectors(sector), bytes_of_sectors(sectors))
+            )

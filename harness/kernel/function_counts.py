@@ -49,8 +49,7 @@ class Coverage:
         ProvisioningError: this kernel has no kprobe events, or refuses a probe.
     """
 
-    def __init__(self, functions: Sequence[str], directory: Path, tracing: Path = _TRACING
-                 ) -> None:
+    def __init__(self, functions: Sequence[str], directory: Path, tracing: Path = _TRACING) -> None:
         self._tracing = tracing
         self._before: dict[str, int] = {}
         self._file = directory / FILE
@@ -63,7 +62,8 @@ class Coverage:
             raise ProvisioningError(
                 f"functions of the module cannot be counted ({fault.filename or tracing}: "
                 f"{fault.strerror}): the kernel needs CONFIG_KPROBE_EVENTS, and the module must "
-                "not be loaded yet") from fault
+                "not be loaded yet"
+            ) from fault
 
     def _append(self, name: str, text: str) -> None:
         # Not a file object: it seeks to the end first, which tracefs refuses.
@@ -74,15 +74,19 @@ class Coverage:
             os.close(fd)
 
     def _counts(self) -> dict[str, int]:
-        rows = (line.split() for line in
-                (self._tracing / "kprobe_profile").read_text().splitlines())
+        rows = (
+            line.split() for line in (self._tracing / "kprobe_profile").read_text().splitlines()
+        )
         return {row[0]: int(row[1]) for row in rows}
 
     def note(self, scenario: str) -> None:
         """Write down what was reached since the last call."""
         counts = self._counts()
-        reached = {name: count - self._before.get(name, 0) for name, count in counts.items()
-                   if count > self._before.get(name, 0)}
+        reached = {
+            name: count - self._before.get(name, 0)
+            for name, count in counts.items()
+            if count > self._before.get(name, 0)
+        }
         self._before = counts
         with self._file.open("ab") as file:
             file.write(msgspec.json.encode(Reached(scenario, reached)) + b"\n")
@@ -103,8 +107,10 @@ def read(directory: Path) -> list[Reached]:
         GuestLost: one of them wrote rubbish.
     """
     try:
-        return [msgspec.json.decode(line, type=Reached)
-                for file in sorted(directory.glob(f"*/{FILE}"))
-                for line in read_stranger(file, _BYTES_MAX).splitlines()]
+        return [
+            msgspec.json.decode(line, type=Reached)
+            for file in sorted(directory.glob(f"*/{FILE}"))
+            for line in read_stranger(file, _BYTES_MAX).splitlines()
+        ]
     except (NotAFile, msgspec.MsgspecError, UnicodeError, RecursionError) as fault:
         raise GuestLost(f"what a guest counted is rubbish: {fault}") from None

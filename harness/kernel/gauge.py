@@ -53,15 +53,17 @@ def read_slab(text: str, page_bytes: int) -> Slab:
             return Slab(active, size, slabs * pages * page_bytes)
     raise ProvisioningError(
         f"/proc/slabinfo has no line {CACHE}: the kernel has merged the cache with another one of "
-        "its size (boot it with slab_nomerge), or shows none (CONFIG_SLUB_DEBUG)")
+        "its size (boot it with slab_nomerge), or shows none (CONFIG_SLUB_DEBUG)"
+    )
 
 
 def _read() -> Slab:
     try:
         return read_slab(_SLABINFO.read_text(), mmap.PAGESIZE)
     except OSError as fault:
-        raise ProvisioningError(f"{_SLABINFO}: {fault.strerror}; the gauge needs a kernel that "
-                                "has it, and root") from None
+        raise ProvisioningError(
+            f"{_SLABINFO}: {fault.strerror}; the gauge needs a kernel that has it, and root"
+        ) from None
 
 
 class GaugedBackend:
@@ -98,8 +100,12 @@ class GaugedBackend:
         finally:
             over.set()
             watcher.join()
-        self.gauged = Gauged(readings[0], max(readings, key=lambda reading: reading.jobs),
-                             seen.elapsed_us, len(readings))
+        self.gauged = Gauged(
+            readings[0],
+            max(readings, key=lambda reading: reading.jobs),
+            seen.elapsed_us,
+            len(readings),
+        )
         return seen
 
 

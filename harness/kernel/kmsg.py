@@ -43,12 +43,14 @@ _SPLAT: Final = re.compile(
     r"^(BUG\b|kernel BUG|WARNING:|Oops|general protection|Unable to handle|INFO: task|"
     r"INFO: rcu|rcu:.*stall|Kernel panic|Call Trace|divide error|Modules linked in:|"
     r"------------\[ cut here)|possible recursive locking|refcount_t:|list_(add|del) corruption|"
-    r"\bKASAN\b|\bUBSAN\b|\bKCSAN\b")
+    r"\bKASAN\b|\bUBSAN\b|\bKCSAN\b"
+)
 _FREED: Final = re.compile(r"(?<=: device ).*(?= not in table devices list$)", re.DOTALL)
 _RATE_LIMITED: Final = re.compile(
     r"attempt to access beyond end of device|^Buffer I/O error on dev|I/O error, dev |"
     r"rw=\d+, (want|sector)=|callbacks suppressed$|mapping table unavailable, erroring io|"
-    r"^Trying to write to read-only block-device")
+    r"^Trying to write to read-only block-device"
+)
 
 
 class Record(NamedTuple):
@@ -99,8 +101,11 @@ def wanted(record: Record, numbers: Mapping[str, str]) -> bool:
     """Whether a record belongs into an observation (see the head of this module)."""
     if record.facility != 0 or _RATE_LIMITED.search(record.text):
         return False
-    return (record.text.startswith("device-mapper:") or bool(_SPLAT.search(record.text))
-            or normalise(record.text, numbers) != record.text)
+    return (
+        record.text.startswith("device-mapper:")
+        or bool(_SPLAT.search(record.text))
+        or normalise(record.text, numbers) != record.text
+    )
 
 
 class KernelLog:
@@ -128,9 +133,11 @@ class KernelLog:
 
     def lines(self, numbers: Mapping[str, str]) -> tuple[str, ...]:
         """The lines that count, normalised."""
-        return tuple(normalise(record.text, numbers) if record.facility == 0 else record.text
-                     for record in self.records()
-                     if record.text == LOST or wanted(record, numbers))
+        return tuple(
+            normalise(record.text, numbers) if record.facility == 0 else record.text
+            for record in self.records()
+            if record.text == LOST or wanted(record, numbers)
+        )
 
 
 def read_records(read: Callable[[], bytes]) -> list[Record]:

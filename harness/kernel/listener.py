@@ -55,11 +55,17 @@ def answer_file(directory: Path, number: int) -> Path:
 def carry_out(command: str) -> Answer:
     """Run a command."""
     try:
-        done = subprocess.run(["sh", "-c", command], stdin=subprocess.DEVNULL,
-                              capture_output=True, timeout=COMMAND_LIMIT_S, check=False)
+        done = subprocess.run(
+            ["sh", "-c", command],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=COMMAND_LIMIT_S,
+            check=False,
+        )
     except subprocess.TimeoutExpired as fault:
-        return Answer(NO_ANSWER, fault.stdout or b"", f"no end within {COMMAND_LIMIT_S:g} s"
-                      .encode())
+        return Answer(
+            NO_ANSWER, fault.stdout or b"", f"no end within {COMMAND_LIMIT_S:g} s".encode()
+        )
     return Answer(done.returncode, done.stdout, done.stderr)
 
 

@@ -106,8 +106,9 @@ class LvmBackend:
         """Do one action."""
         match step:
             case Lvm(words=words):
-                return self._backend.watch(index, " ".join(words),
-                                           lambda: self._run(index, words), UUID_PREFIX)
+                return self._backend.watch(
+                    index, " ".join(words), lambda: self._run(index, words), UUID_PREFIX
+                )
             case PowerCut(words=words, device=device):
                 self._run(index, words)
                 self.cut = True
@@ -123,13 +124,23 @@ class LvmBackend:
         """
         try:
             done = subprocess.run(
-                ["lvm", *words], stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                check=False, timeout=COMMAND_LIMIT_S,
-                env={**os.environ, "LVM_SYSTEM_DIR": str(_SYSTEM), "LC_ALL": "C",
-                     "LVM_SUPPRESS_FD_WARNINGS": "1"})
+                ["lvm", *words],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=COMMAND_LIMIT_S,
+                env={
+                    **os.environ,
+                    "LVM_SYSTEM_DIR": str(_SYSTEM),
+                    "LC_ALL": "C",
+                    "LVM_SUPPRESS_FD_WARNINGS": "1",
+                },
+            )
         except subprocess.TimeoutExpired:
-            raise BadScenario(f"lvm {' '.join(words)}: no end within "
-                              f"{COMMAND_LIMIT_S:.0f} s") from None
+            raise BadScenario(
+                f"lvm {' '.join(words)}: no end within {COMMAND_LIMIT_S:.0f} s"
+            ) from None
         finally:
             with contextlib.suppress(FileNotFoundError):
                 log = self._results / log_name(self.situation, index)
@@ -137,8 +148,10 @@ class LvmBackend:
                 _LOG.unlink()
         agent.say(f"lvm {' '.join(words)}: {done.returncode} {done.stdout} {done.stderr}")
         if done.returncode:
-            raise BadScenario(f"lvm {' '.join(words)}: exit status {done.returncode}: "
-                              f"{' '.join(done.stderr.split())}")
+            raise BadScenario(
+                f"lvm {' '.join(words)}: exit status {done.returncode}: "
+                f"{' '.join(done.stderr.split())}"
+            )
 
     def _middle_of_merge(self, device: str) -> str:
         """Wait until half of what there is to merge is merged; the status line then.
@@ -182,13 +195,13 @@ def serve(directory: Path) -> None:
     try:
         job = msgspec.json.decode((directory / agent.JOB).read_bytes(), type=LvmJob)
     except (OSError, msgspec.MsgspecError) as fault:
-        raise ProvisioningError(f"{directory / agent.JOB}: {fault}; host and guest must run the "
-                                "same version of dmsnap") from None
+        raise ProvisioningError(
+            f"{directory / agent.JOB}: {fault}; host and guest must run the same version of dmsnap"
+        ) from None
     files = directory / DISKS
     files.mkdir()
     with contextlib.ExitStack() as stack:
-        kernel, ready = stack.enter_context(
-            agent.bring_up(Path(job.modules), "ioctl", files=files))
+        kernel, ready = stack.enter_context(agent.bring_up(Path(job.modules), "ioctl", files=files))
         configure()
         journal = stack.enter_context(JournalWriter(directory / agent.JOURNAL))
         backend = LvmBackend(kernel, directory)

@@ -49,8 +49,7 @@ def _words(root: Path) -> list[str]:
 
 def is_marked(root: Path = Path("/")) -> bool:
     """Whether this machine is marked as disposable."""
-    return ((root / MARKER).exists()
-            or COMMAND_LINE_WORD in _words(root))
+    return (root / MARKER).exists() or COMMAND_LINE_WORD in _words(root)
 
 
 def check(*, here: bool = False, root: Path = Path("/")) -> None:
@@ -68,11 +67,13 @@ def check(*, here: bool = False, root: Path = Path("/")) -> None:
     if not here:
         raise UnsafeMachine(
             "the kernel side makes and removes block devices and may crash the kernel, and this "
-            "is no guest: let dmsnap start one, or say --guest here in a disposable machine")
+            "is no guest: let dmsnap start one, or say --guest here in a disposable machine"
+        )
     if not is_marked(root):
         raise UnsafeMachine(
             "--guest here was given, but this machine is not marked as disposable: if nothing on "
-            f"it matters, type  touch /{MARKER}  (or boot it with {COMMAND_LINE_WORD})")
+            f"it matters, type  touch /{MARKER}  (or boot it with {COMMAND_LINE_WORD})"
+        )
 
 
 def keep_memory() -> None:
@@ -82,8 +83,11 @@ def keep_memory() -> None:
     bring 256 of them.
     """
     libc = ctypes.CDLL(None)
-    for option, value in ((_M_MMAP_THRESHOLD, 32 << 20), (_M_TRIM_THRESHOLD, 1 << 30),
-                          (_M_TOP_PAD, 16 << 20)):
+    for option, value in (
+        (_M_MMAP_THRESHOLD, 32 << 20),
+        (_M_TRIM_THRESHOLD, 1 << 30),
+        (_M_TOP_PAD, 16 << 20),
+    ):
         libc.mallopt(option, value)
 
 

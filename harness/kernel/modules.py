@@ -15,8 +15,16 @@ from typing import Final
 from harness.errors import ProvisioningError
 from harness.kernel import udev
 
-WANTED: Final = ("dm-mod", "dm-bufio", "dm-snapshot", "dm-zero", "dm-flakey", "dm-delay",
-                 "dm-dust", "loop")
+WANTED: Final = (
+    "dm-mod",
+    "dm-bufio",
+    "dm-snapshot",
+    "dm-zero",
+    "dm-flakey",
+    "dm-delay",
+    "dm-dust",
+    "loop",
+)
 """In the order of their dependencies; the ram disk is loaded by `harness.kernel.disks.disks`."""
 NEEDED: Final = ("dm-mod", "dm-bufio", "dm-snapshot", "brd")
 """Without these nothing works; the others only widen what scenarios can use."""
@@ -33,7 +41,8 @@ def _number(table: dict[str, int]) -> int:
     except KeyError:
         raise ProvisioningError(
             f"the number of finit_module on {machine} is not known to dmsnap: load the modules "
-            f"{', '.join(WANTED)} and brd before it starts") from None
+            f"{', '.join(WANTED)} and brd before it starts"
+        ) from None
 
 
 def present(name: str) -> bool:
@@ -74,7 +83,8 @@ def load(directory: Path, name: str, parameters: str = "") -> bool:
     elif path.suffix != ".ko":
         raise ProvisioningError(
             f"module {path.name} is compressed in a way that Python 3.11 cannot undo: "
-            f"decompress it (zstd -d {path.name}), or give a directory with plain .ko files")
+            f"decompress it (zstd -d {path.name}), or give a directory with plain .ko files"
+        )
     else:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -85,7 +95,8 @@ def load(directory: Path, name: str, parameters: str = "") -> bool:
     if failed and number != errno.EEXIST:
         raise ProvisioningError(
             f"the kernel refuses module {path.name}: {os.strerror(number)}; was it built for "
-            f"this kernel ({os.uname().release})?")
+            f"this kernel ({os.uname().release})?"
+        )
     return True
 
 
@@ -103,8 +114,9 @@ def unload(name: str) -> bool:
 
 
 def _delete(name: str) -> bool:
-    return not _libc.syscall(_number(_DELETE_MODULE), name.replace("-", "_").encode(),
-                             os.O_NONBLOCK)
+    return not _libc.syscall(
+        _number(_DELETE_MODULE), name.replace("-", "_").encode(), os.O_NONBLOCK
+    )
 
 
 def load_all(directory: Path) -> tuple[str, ...]:
@@ -120,7 +132,8 @@ def load_all(directory: Path) -> tuple[str, ...]:
         if name in NEEDED and not (name != "dm-snapshot" and Path("/dev/mapper/control").exists()):
             raise ProvisioningError(
                 f"module {name} is neither in this kernel ({os.uname().release}) nor below "
-                f"{directory}: give the directory of its modules (--modules)")
+                f"{directory}: give the directory of its modules (--modules)"
+            )
     return tuple(missing)
 
 
@@ -135,8 +148,7 @@ class Parameters:
         """Parameter → value now."""
         if not self._directory.is_dir():
             return {}
-        return {path.name: path.read_text().strip()
-                for path in sorted(self._directory.iterdir())}
+        return {path.name: path.read_text().strip() for path in sorted(self._directory.iterdir())}
 
     def set(self, name: str, value: str) -> None:
         """Write a parameter.

@@ -145,8 +145,11 @@ class _Prober:
 
     def read_only_discard(self) -> str:
         self.do(steps.Create(name="ro"))
-        self.do(steps.Load(name="ro", table=(TargetLine(0, _SECTORS, "linear", "{b4k} 0"),),
-                           read_only=True))
+        self.do(
+            steps.Load(
+                name="ro", table=(TargetLine(0, _SECTORS, "linear", "{b4k} 0"),), read_only=True
+            )
+        )
         self.do(steps.Resume(name="ro"))
         return self.do(steps.Discard(device="ro", sector=_SECTORS, sectors=8)).error or "accepted"
 
@@ -206,8 +209,15 @@ class _Prober:
         self.do(steps.Resume(name="dead"))
         # What goes on to a device is counted, what a target itself fails is not.
         self.do(steps.Create(name="pages"))
-        self.do(steps.Load(name="pages", table=(
-            TargetLine(0, 8, "linear", "{org} 0"), TargetLine(8, 8, "linear", "{dead} 0"))))
+        self.do(
+            steps.Load(
+                name="pages",
+                table=(
+                    TargetLine(0, 8, "linear", "{org} 0"),
+                    TargetLine(8, 8, "linear", "{dead} 0"),
+                ),
+            )
+        )
         self.do(steps.Resume(name="pages"))
         stat = Path("/sys/dev/block", number_of("pages"), "stat")
         before = int(stat.read_text().split()[0])
@@ -250,17 +260,26 @@ class _Prober:
         """
         self.do(steps.Create(name="cache"))
         half = _SECTORS // 2
-        seen = self.do(steps.Load(name="cache", table=(
-            TargetLine(0, half, "linear", "{b4k} 0"),
-            TargetLine(half, half, "flakey", f"{{b4k}} {half} 0 1 1 error_writes"))))
+        seen = self.do(
+            steps.Load(
+                name="cache",
+                table=(
+                    TargetLine(0, half, "linear", "{b4k} 0"),
+                    TargetLine(half, half, "flakey", f"{{b4k}} {half} 0 1 1 error_writes"),
+                ),
+            )
+        )
         if seen.error:
             return "unknown"
         self.do(steps.Resume(name="cache"))
         self.do(steps.Create(name="flushed"))
         self.load("flushed", "snapshot", "{org} {cache} P 8")
         self.do(steps.Resume(name="flushed"))
-        return "reported" if self.do(
-            steps.Write(device="flushed", sector=0, sectors=8)).error else "ignored"
+        return (
+            "reported"
+            if self.do(steps.Write(device="flushed", sector=0, sectors=8)).error
+            else "ignored"
+        )
 
     def flush_bypasses_map(self, number: str) -> bool:
         """Two targets on one disk with a write cache: how many flushes does that see?"""
@@ -272,9 +291,15 @@ class _Prober:
 
         self.do(steps.Create(name="two"))
         half = _SECTORS // 2
-        self.do(steps.Load(name="two", table=(
-            TargetLine(0, half, "linear", "{b4k} 0"),
-            TargetLine(half, half, "linear", f"{{b4k}} {half}"))))
+        self.do(
+            steps.Load(
+                name="two",
+                table=(
+                    TargetLine(0, half, "linear", "{b4k} 0"),
+                    TargetLine(half, half, "linear", f"{{b4k}} {half}"),
+                ),
+            )
+        )
         self.do(steps.Resume(name="two"))
         before = flushes()
         self.do(steps.Flush(device="two"))
@@ -299,12 +324,17 @@ class _Prober:
         self.load("cut", "striped", "2 4 {b4k} 0 {b4k} 1024", 16)
         self.do(steps.Resume(name="cut"))
         refused = bool(self.do(steps.Read(device="cut", sector=0, sectors=8)).error)
-        return {"striped_io_min_kept": kept, "striped_chunk_sectors": chunk,
-                "striped_discards_more": more, "readahead_kept": readahead,
-                "unaligned_refused": refused}
+        return {
+            "striped_io_min_kept": kept,
+            "striped_chunk_sectors": chunk,
+            "striped_discards_more": more,
+            "readahead_kept": readahead,
+            "unaligned_refused": refused,
+        }
 
     def readahead_kept(self, name: str, number: str) -> bool:
         """Whether a device that was ``striped`` with long rows still reads ahead as far."""
+
         def read_ahead() -> int:
             return _queue(number, "read_ahead_kb")
 
@@ -336,9 +366,14 @@ class _Prober:
         [below] = Path("/sys/dev/block", number, "slaves").iterdir()
         (below / "queue" / "scheduler").write_text("none")
         for _ in range(_PLUG_TRIES):
-            self.do(steps.Parallel(ios=tuple(
-                steps.Write(device="b4k", sector=0, sectors=8, generation=generation)
-                for generation in range(1, 5))))
+            self.do(
+                steps.Parallel(
+                    ios=tuple(
+                        steps.Write(device="b4k", sector=0, sectors=8, generation=generation)
+                        for generation in range(1, 5)
+                    )
+                )
+            )
             match self.do(steps.Read(device="b4k", sector=0, sectors=8)).content.get("b4k"):
                 case (Stamped(generation=1),):
                     return True
@@ -357,8 +392,8 @@ class _Prober:
         self.do(steps.Clear(name="s"))
         short = self.flakey_text("1 0 1 corrupt_bio_byte")
         return {
-            "flakey_error_reads": self.answer(
-                "s", "flakey", "{org} 0 1 0 1 error_reads") == "accepted",
+            "flakey_error_reads": self.answer("s", "flakey", "{org} 0 1 0 1 error_reads")
+            == "accepted",
             "flakey_table_blank": line.endswith(" "),
             "flakey_bad_down": self.flakey_text("1 x"),
             # A byte and no direction: refused for the count, or for what is missing.
@@ -366,7 +401,8 @@ class _Prober:
             "flakey_short_corrupt": short,
             "flakey_drop_conflict": self.flakey_text("1 0 6 drop_writes corrupt_bio_byte 1 w 0 0"),
             "flakey_error_conflict": self.flakey_text(
-                "1 0 6 error_writes corrupt_bio_byte 1 w 0 0"),
+                "1 0 6 error_writes corrupt_bio_byte 1 w 0 0"
+            ),
         }
 
     def facts(self, number_of: Callable[[str], str]) -> Facts:

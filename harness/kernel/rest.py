@@ -31,9 +31,12 @@ def workers_runnable() -> int:
     return runnable(_LOADAVG.read_text()) - 1
 
 
-def let_events_come(statuses: Callable[[], Sequence[str]], *,
-                    workers: Callable[[], int] = workers_runnable,
-                    pause: Callable[[float], None] = time.sleep) -> None:
+def let_events_come(
+    statuses: Callable[[], Sequence[str]],
+    *,
+    workers: Callable[[], int] = workers_runnable,
+    pause: Callable[[float], None] = time.sleep,
+) -> None:
     """Let a worker raise the event of a stripe that has failed (dm-stripe.c, ``trigger_event``).
 
     The letter in the status line is there before the event.  What could run does while this
@@ -60,9 +63,14 @@ class Merges:
         moved, workers, pause: what is known of the machine; a test plays one.
     """
 
-    def __init__(self, *, on_files: bool = False, moved: Callable[[], int] = sectors_moved,
-                 workers: Callable[[], int] = workers_runnable,
-                 pause: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self,
+        *,
+        on_files: bool = False,
+        moved: Callable[[], int] = sectors_moved,
+        workers: Callable[[], int] = workers_runnable,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._polls = _POLLS_FILES if on_files else _POLLS
         self._moved = moved
         self._workers = workers

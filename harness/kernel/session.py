@@ -36,8 +36,13 @@ class Runner:
         after: called with the name of each scenario that has ended.
     """
 
-    def __init__(self, backend: Backend, journal: JournalWriter, seed: int,
-                 after: Callable[[str], None] = lambda _name: None) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        journal: JournalWriter,
+        seed: int,
+        after: Callable[[str], None] = lambda _name: None,
+    ) -> None:
         self._backend = backend
         self._journal = journal
         self._seed = seed
@@ -54,7 +59,8 @@ class Runner:
         except OSError as fault:
             raise JournalLost(
                 f"the journal cannot be written ({fault.strerror}): make room where the results "
-                "go, and run again") from fault
+                "go, and run again"
+            ) from fault
 
     def run(self, scenario: JobScenario) -> End:
         """Carry out one scenario from `Begin` to `End`."""
@@ -122,11 +128,14 @@ class ScenarioPlugin:
     def pytest_collection(self, session: pytest.Session) -> bool:
         """One item for each scenario."""
         session.items = [
-            ScenarioItem.from_parent(session, name=scenario.name, scenario=scenario,
-                                     runner=self._runner)
-            for scenario in self._scenarios]
+            ScenarioItem.from_parent(
+                session, name=scenario.name, scenario=scenario, runner=self._runner
+            )
+            for scenario in self._scenarios
+        ]
         session.config.hook.pytest_collection_modifyitems(
-            session=session, config=session.config, items=session.items)
+            session=session, config=session.config, items=session.items
+        )
         session.config.hook.pytest_collection_finish(session=session)
         session.testscollected = len(session.items)
         return True
@@ -142,17 +151,45 @@ class ScenarioPlugin:
             raise
 
 
-UNUSED = ("cacheprovider", "stepwise", "doctest", "junitxml", "pastebin", "setuponly", "setupplan",
-          "faulthandler", "unraisableexception", "threadexception", "warnings", "legacypath",
-          "tmpdir", "monkeypatch", "recwarn", "nose", "unittest", "pytester_assertions",
-          "debugging", "logging")
+UNUSED = (
+    "cacheprovider",
+    "stepwise",
+    "doctest",
+    "junitxml",
+    "pastebin",
+    "setuponly",
+    "setupplan",
+    "faulthandler",
+    "unraisableexception",
+    "threadexception",
+    "warnings",
+    "legacypath",
+    "tmpdir",
+    "monkeypatch",
+    "recwarn",
+    "nose",
+    "unittest",
+    "pytester_assertions",
+    "debugging",
+    "logging",
+)
 """Plugins of pytest that a session of scenarios has no use for; each import costs a guest."""
 
 
 def run_session(plugin: ScenarioPlugin, arguments: Sequence[str], root: str) -> int:
     """Run pytest over the scenarios; its exit status."""
     # Third-party plugins that happen to be installed would cost a guest their imports.
-    fixed = ["--disable-plugin-autoload", "-c", "/dev/null", f"--rootdir={root}",
-             "--assert=plain", "--capture=no", "-q", "--no-header", "--tb=short", "--color=no"]
+    fixed = [
+        "--disable-plugin-autoload",
+        "-c",
+        "/dev/null",
+        f"--rootdir={root}",
+        "--assert=plain",
+        "--capture=no",
+        "-q",
+        "--no-header",
+        "--tb=short",
+        "--color=no",
+    ]
     unused = [word for name in UNUSED for word in ("-p", f"no:{name}")]
     return int(pytest.main([*fixed, *unused, *arguments], plugins=[plugin]))

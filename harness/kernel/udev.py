@@ -21,7 +21,8 @@ _RULES: Final = Path("/run/udev/rules.d/55-dmsnap.rules")
 _RULE: Final = (
     f'SUBSYSTEM=="block", KERNEL=="dm-*", ENV{{DM_UUID}}=="{UUID_PREFIX}*", SYMLINK="", '
     'ENV{DM_UDEV_DISABLE_DISK_RULES_FLAG}="1", ENV{DM_UDEV_DISABLE_SUBSYSTEM_RULES_FLAG}="1", '
-    'ENV{DM_UDEV_DISABLE_OTHER_RULES_FLAG}="1"\n')
+    'ENV{DM_UDEV_DISABLE_OTHER_RULES_FLAG}="1"\n'
+)
 _LIMIT_S: Final = 60.0
 
 

@@ -30,9 +30,20 @@ from harness.trace.observations import UEvent
 Event = tuple[str, dict[str, str]]
 """Action and properties."""
 
-UNCOMPARED: Final = frozenset({
-    "SEQNUM", "DEVPATH", "DEVNAME", "MAJOR", "MINOR", "SUBSYSTEM", "DEVTYPE", "ACTION",
-    "DISKSEQ", "DM_COOKIE"})
+UNCOMPARED: Final = frozenset(
+    {
+        "SEQNUM",
+        "DEVPATH",
+        "DEVNAME",
+        "MAJOR",
+        "MINOR",
+        "SUBSYSTEM",
+        "DEVTYPE",
+        "ACTION",
+        "DISKSEQ",
+        "DM_COOKIE",
+    }
+)
 _BUFFER_BYTES: Final = 8 << 20
 _NETLINK_KOBJECT_UEVENT: Final = 15
 _KERNEL_GROUP: Final = 1
@@ -66,27 +77,37 @@ class Listener(EventSource, Protocol):
         """
 
 
-def select(events: Iterable[tuple[str, Mapping[str, str]]],
-           mapped: Mapping[str, str]) -> tuple[UEvent, ...]:
+def select(
+    events: Iterable[tuple[str, Mapping[str, str]]], mapped: Mapping[str, str]
+) -> tuple[UEvent, ...]:
     """The events of mapped devices; ``mapped`` is ``major:minor`` → name."""
     chosen = []
     for action, properties in events:
         number = f"{properties.get('MAJOR')}:{properties.get('MINOR')}"
         if properties.get("SUBSYSTEM") == "block" and number in mapped:
-            chosen.append(UEvent(action, mapped[number], {
-                key: properties[key] for key in sorted(properties) if key not in UNCOMPARED}))
+            chosen.append(
+                UEvent(
+                    action,
+                    mapped[number],
+                    {key: properties[key] for key in sorted(properties) if key not in UNCOMPARED},
+                )
+            )
     return tuple(chosen)
 
 
-def numbered(events: Iterable[tuple[str, Mapping[str, str]]], leave_out: Iterable[str]
-             ) -> tuple[UEvent, ...]:
+def numbered(
+    events: Iterable[tuple[str, Mapping[str, str]]], leave_out: Iterable[str]
+) -> tuple[UEvent, ...]:
     """The events of all mapped devices except some, with ``major:minor`` for a name.
 
     Where many commands ran since the last drain, one number may have been that of several devices.
     """
     found = list(events)
-    numbers = {f"{properties.get('MAJOR')}:{properties.get('MINOR')}" for _, properties in found
-               if properties.get("DEVNAME", "").removeprefix("/dev/").startswith("dm-")}
+    numbers = {
+        f"{properties.get('MAJOR')}:{properties.get('MINOR')}"
+        for _, properties in found
+        if properties.get("DEVNAME", "").removeprefix("/dev/").startswith("dm-")
+    }
     return select(found, {number: number for number in numbers.difference(leave_out)})
 
 
@@ -112,7 +133,8 @@ class NetlinkUEvents:
 
     def __init__(self) -> None:
         self._socket = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _NETLINK_KOBJECT_UEVENT)
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _NETLINK_KOBJECT_UEVENT
+        )
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
         self._socket.bind((0, _KERNEL_GROUP))
 
@@ -130,7 +152,6 @@ class NetlinkUEvents:
                 return found
             if event is not None and event[1].get("SUBSYSTEM") == "block":
                 found.append(event)
-
 
     def close(self) -> None:
         """Close the socket."""
@@ -165,7 +186,8 @@ class Witnesses:
             if not one and not other:
                 raise WitnessesDisagree(
                     f"the uevents of a step: pyudev saw {_told(_testimony(ours))}; netlink's own "
-                    f"socket saw {_told(_testimony(theirs))}")
+                    f"socket saw {_told(_testimony(theirs))}"
+                )
 
     def close(self) -> None:
         """Dismiss both."""
@@ -193,10 +215,13 @@ class Testimony(NamedTuple):
 
 
 def _testimony(events: Iterable[Event]) -> list[Testimony]:
-    return [Testimony(action, device, properties.get("DM_NAME", _UNNAMED),
-                      properties.get("SEQNUM", "-"))
-            for action, properties in events
-            if (device := properties.get("DEVPATH", "").rpartition("/")[2]).startswith("dm-")]
+    return [
+        Testimony(
+            action, device, properties.get("DM_NAME", _UNNAMED), properties.get("SEQNUM", "-")
+        )
+        for action, properties in events
+        if (device := properties.get("DEVPATH", "").rpartition("/")[2]).startswith("dm-")
+    ]
 
 
 def _told(said: Iterable[Testimony]) -> str:
@@ -220,8 +245,13 @@ class Retold:
         WitnessesDisagree: udevd does not tell the same (when it is drained, or at the end).
     """
 
-    def __init__(self, kernel: Listener, udevd: EventSource, settle: Callable[[], None],
-                 number: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        kernel: Listener,
+        udevd: EventSource,
+        settle: Callable[[], None],
+        number: Callable[[], int],
+    ) -> None:
         self._kernel = kernel
         self._udevd = udevd
         self._settle = settle
@@ -243,7 +273,8 @@ class Retold:
             if not due or not due[0].retold(said):
                 raise WitnessesDisagree(
                     f"the uevents of a scenario: udevd told {_told([said])}; what the kernel had "
-                    f"told of {said.device}, and udevd not yet, is {_told(due)}")
+                    f"told of {said.device}, and udevd not yet, is {_told(due)}"
+                )
             due.popleft()
             self._named.setdefault((said.device, said.name), said)
         return events
@@ -260,14 +291,17 @@ class Retold:
                 self.drain()
             missing = [said for due in self._outstanding.values() for said in due]
             if missing:
-                raise WitnessesDisagree(f"the uevents of a scenario: udevd did not tell "
-                                        f"{_told(missing)} after the kernel")
+                raise WitnessesDisagree(
+                    f"the uevents of a scenario: udevd did not tell "
+                    f"{_told(missing)} after the kernel"
+                )
             borne = {f"dm-{number.partition(':')[2]}": names[number] for number in names}
             for (device, name), said in self._named.items():
                 if name != _UNNAMED and name not in borne.get(device, [name]):
                     raise WitnessesDisagree(
                         f"the uevents of a scenario: udevd told {_told([said])}; {device} was "
-                        f"called {', '.join(sorted(borne[device]))}")
+                        f"called {', '.join(sorted(borne[device]))}"
+                    )
         finally:
             # What comes too late is not the fault of the next scenario.
             self._since = self._number()
@@ -293,10 +327,13 @@ class PyudevUEvents:
         """Every event that has come since the last call."""
         found = []
         while (device := self._monitor.poll(timeout=0)) is not None:
-            found.append((str(device.action), {str(key): str(value)
-                                               for key, value in device.properties.items()}))
+            found.append(
+                (
+                    str(device.action),
+                    {str(key): str(value) for key, value in device.properties.items()},
+                )
+            )
         return found
-
 
     def close(self) -> None:
         """Nothing to do: libudev's socket goes with the last reference to it."""
@@ -307,5 +344,4 @@ def kernel_uevents() -> Listener:
     kernel = Witnesses(PyudevUEvents("kernel"), NetlinkUEvents())
     if not udev.runs():
         return kernel
-    return Retold(kernel, PyudevUEvents("udev"), udev.settle,
-                  lambda: int(_LAST_NUMBER.read_text()))
+    return Retold(kernel, PyudevUEvents("udev"), udev.settle, lambda: int(_LAST_NUMBER.read_text()))

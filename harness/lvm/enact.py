@@ -123,9 +123,15 @@ def chosen(names: Sequence[str]) -> tuple[Situation, ...]:
 # -- running --------------------------------------------------------------------------------------
 
 
-def run(kernel: Kernel, situations: Sequence[Situation], directory: Path, *, jobs: int = 1,
-        tell: Callable[[str], None] = lambda _: None,
-        simulate: Simulate = explore.run) -> tuple[str, list[Findings]]:
+def run(
+    kernel: Kernel,
+    situations: Sequence[Situation],
+    directory: Path,
+    *,
+    jobs: int = 1,
+    tell: Callable[[str], None] = lambda _: None,
+    simulate: Simulate = explore.run,
+) -> tuple[str, list[Findings]]:
     """Carry out situations in guests of ``kernel``; its release and a row for each.
 
     Args:
@@ -154,9 +160,15 @@ def run(kernel: Kernel, situations: Sequence[Situation], directory: Path, *, job
         earlier.bring_back(aside)
 
 
-def _run(kernel: Kernel, situations: Sequence[Situation], directory: Path, jobs: int,
-         tell: Callable[[str], None], simulate: Simulate, earlier: Earlier
-         ) -> tuple[str, list[Findings]]:
+def _run(
+    kernel: Kernel,
+    situations: Sequence[Situation],
+    directory: Path,
+    jobs: int,
+    tell: Callable[[str], None],
+    simulate: Simulate,
+    earlier: Earlier,
+) -> tuple[str, list[Findings]]:
     rows = {situation.name: Findings(situation) for situation in situations}
     release = ""
     last: dict[str, _Replay] = {}
@@ -166,14 +178,23 @@ def _run(kernel: Kernel, situations: Sequence[Situation], directory: Path, jobs:
         alone = [[each] for each in booting if len(each.boots) > number + 1]
         together = [each for each in booting if len(each.boots) == number + 1]
         for group in (*alone, *([together] if together else [])):
-            boots = {each.name: Boot(each.name, each.boots[number], SEED, str(last[each.name].left)
-                                     if number else "") for each in group}
+            boots = {
+                each.name: Boot(
+                    each.name, each.boots[number], SEED, str(last[each.name].left) if number else ""
+                )
+                for each in group
+            }
             tell(f"{kernel.name}: {', '.join(boots)}{f', boot {number + 1}' if number else ''}")
             for name, outcome, results in _outcomes(kernel, boots, directory, jobs, earlier):
                 ready = answered(outcome)
                 release = ready.release
-                replay = _Replay(rows[name], boots[name], outcome.observations, results,
-                                 Profile.from_probe(ready.probe))
+                replay = _Replay(
+                    rows[name],
+                    boots[name],
+                    outcome.observations,
+                    results,
+                    Profile.from_probe(ready.probe),
+                )
                 replay.compare(simulate)
                 replay.keep(directory / f"{name}{f'-{number + 1}' if number else ''}.jsonl")
                 if number:
@@ -208,14 +229,23 @@ class Boots:
         return False
 
 
-def _outcomes(kernel: Kernel, boots: dict[str, Boot], directory: Path, jobs: int,
-              earlier: Earlier) -> Iterator[tuple[str, Outcome, Path]]:
+def _outcomes(
+    kernel: Kernel, boots: dict[str, Boot], directory: Path, jobs: int, earlier: Earlier
+) -> Iterator[tuple[str, Outcome, Path]]:
     """Name, outcome and results directory of each boot."""
     results = directory / GUESTS
-    outcomes = observe(Boots(list(boots.values())), Guests(
-        kernel=kernel, results=results, count=jobs, argv=LVM_AGENT,
-        step_limit_s=_STEP_LIMIT_S, boot_limit_s=_BOOT_LIMIT_S,
-        first_number=next_number(results.glob("*"))))
+    outcomes = observe(
+        Boots(list(boots.values())),
+        Guests(
+            kernel=kernel,
+            results=results,
+            count=jobs,
+            argv=LVM_AGENT,
+            step_limit_s=_STEP_LIMIT_S,
+            boot_limit_s=_BOOT_LIMIT_S,
+            first_number=next_number(results.glob("*")),
+        ),
+    )
     earlier.forget()
     for name, outcome in outcomes.items():
         answered(outcome)
@@ -230,8 +260,14 @@ def _outcomes(kernel: Kernel, boots: dict[str, Boot], directory: Path, jobs: int
 class _Replay:
     """One boot: its trace, and both sides of it."""
 
-    def __init__(self, row: Findings, boot: Boot, seen: Sequence[Observation], results: Path,
-                 profile: Profile) -> None:
+    def __init__(
+        self,
+        row: Findings,
+        boot: Boot,
+        seen: Sequence[Observation],
+        results: Path,
+        profile: Profile,
+    ) -> None:
         self._row = row
         self._boot = boot
         self._seen = list(seen)
@@ -271,8 +307,9 @@ class _Replay:
             self._steps += [*self._metadata(self._seen[index].image[DISK]), shown]
             error = next((call.error for call in calls if call.error), None)
             seen = self._seen[index]
-            self._seen[index] = msgspec.structs.replace(seen, error=error, uevents=name_events(
-                seen.uevents, calls, before, reader.names))
+            self._seen[index] = msgspec.structs.replace(
+                seen, error=error, uevents=name_events(seen.uevents, calls, before, reader.names)
+            )
             words = f"lvm {' '.join(action.words)}"
         else:
             self._steps.append(action)
@@ -283,21 +320,22 @@ class _Replay:
 
     def _metadata(self, image: Runs) -> Iterator[Poke]:
         """What LVM wrote in front of the first extent."""
-        head = pattern.decode(SEED, image)[:len(self._head)]
+        head = pattern.decode(SEED, image)[: len(self._head)]
         yield from _pokes(self._head, head)
         self._head = head
 
     def _image(self, image: bytes) -> Iterator[Poke]:
         """What was on the disk before this boot."""
         yield from _pokes(bytes(len(image)), image)
-        self._head = image[:len(self._head)]
+        self._head = image[: len(self._head)]
 
     @property
     def trace(self) -> Trace:
         """Everything as an ordinary trace."""
         name = f"lvm {self._boot.name}"
-        return Trace(Header(scenario=name, seed=SEED, about=self._row.situation.about),
-                     tuple(self._steps))
+        return Trace(
+            Header(scenario=name, seed=SEED, about=self._row.situation.about), tuple(self._steps)
+        )
 
     def keep(self, path: Path) -> None:
         """Write the trace down."""
@@ -309,12 +347,16 @@ class _Replay:
         twin = simulate(self._steps, SEED, self._profile)
         parts = self._parts
         view = Trace(self.trace.header, tuple(part.shown for part in parts))
-        comparison = diff.compare(view, self._seen[:len(parts)], [
-            _sum(index, twin[part.first:part.end]) for index, part in enumerate(parts)])
+        comparison = diff.compare(
+            view,
+            self._seen[: len(parts)],
+            [_sum(index, twin[part.first : part.end]) for index, part in enumerate(parts)],
+        )
         self._row.values += sum(comparison.compared.values())
         self._row.faults += [
             diff.render(msgspec.structs.replace(divergence, verb=parts[divergence.step].words))
-            for divergence in comparison.divergences]
+            for divergence in comparison.divergences
+        ]
         for part, observation in zip(parts, self._seen, strict=False):
             self._learn(part, observation)
         if len(parts) < len(self._seen):
@@ -329,8 +371,11 @@ class _Replay:
                 self._states.pop(name, None)
             else:
                 self._states[name] = state
-        content = {name: pattern.decode(SEED, runs) for name, runs in seen.content.items()
-                   if isinstance(part.shown, Examine)}
+        content = {
+            name: pattern.decode(SEED, runs)
+            for name, runs in seen.content.items()
+            if isinstance(part.shown, Examine)
+        }
         if ORIGIN in content:
             self._origin = content[ORIGIN]
         for name, whole in content.items():
@@ -342,8 +387,10 @@ class _Replay:
             self._say(f"{name} at {part.words}", lvm_store.check(volumes, status))
             if name == SNAPSHOT:
                 self._before = volumes
-                self._places = {each: self._states[each].table or ""
-                                for each in (f"{name}-cow", f"{ORIGIN}-real")}
+                self._places = {
+                    each: self._states[each].table or ""
+                    for each in (f"{name}-cow", f"{ORIGIN}-real")
+                }
 
     def _say(self, where: str, report: lvm_store.Report) -> None:
         self._row.store.append(report.words)
@@ -374,16 +421,20 @@ def _sum(index: int, seen: Sequence[Observation]) -> Observation:
         state |= observation.state
     last = seen[-1]
     return Observation(
-        step=index, error=next((each.error for each in seen if each.error), None),
-        text=last.text, content=last.content, image=last.image, state=state,
+        step=index,
+        error=next((each.error for each in seen if each.error), None),
+        text=last.text,
+        content=last.content,
+        image=last.image,
+        state=state,
         uevents=tuple(event for each in seen for event in each.uevents),
-        log=tuple(line for each in seen for line in each.log))
+        log=tuple(line for each in seen for line in each.log),
+    )
 
 
 def _pokes(before: bytes, after: bytes) -> Iterator[Poke]:
     """Steps that make ``after`` of ``before``: the sectors that differ, run by run."""
-    old, new = (np.frombuffer(data, np.uint8).reshape(-1, SECTOR_BYTES)
-                for data in (before, after))
+    old, new = (np.frombuffer(data, np.uint8).reshape(-1, SECTOR_BYTES) for data in (before, after))
     changed = np.flatnonzero((old != new).any(axis=1))
     for run in np.split(changed, np.flatnonzero(np.diff(changed) != 1) + 1):
         if len(run):
@@ -396,12 +447,17 @@ def _pokes(before: bytes, after: bytes) -> Iterator[Poke]:
 
 def table(kernel: str, release: str, rows: Sequence[Findings]) -> list[str]:
     """A table in Markdown, and below it everything that differs."""
-    lines = [f"{kernel} ({release})", "",
-             "| situation | LVM commands | ioctls | values compared | its store | verdict |",
-             "|---|---|---|---|---|---|"]
-    lines += [f"| {row.situation.name} | {row.commands} | {row.calls} | {row.values:,} | "
-              f"{', '.join(row.store)} | {'DIFFERENT' if row.faults else 'same'} |"
-              for row in rows]
+    lines = [
+        f"{kernel} ({release})",
+        "",
+        "| situation | LVM commands | ioctls | values compared | its store | verdict |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row.situation.name} | {row.commands} | {row.calls} | {row.values:,} | "
+        f"{', '.join(row.store)} | {'DIFFERENT' if row.faults else 'same'} |"
+        for row in rows
+    ]
     for row in rows:
         lines += [f"\n{row.situation.name}: {fault}" for fault in row.faults]
     return lines

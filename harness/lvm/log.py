@@ -39,19 +39,22 @@ from harness.trace.steps import (
 )
 from harness.units import SECTOR_BYTES
 
-ASKING: Final = frozenset({"info", "deps", "status", "table", "version", "versions", "names",
-                           "mknodes"})
+ASKING: Final = frozenset(
+    {"info", "deps", "status", "table", "version", "versions", "names", "mknodes"}
+)
 """Commands that change nothing."""
 _SECTORS: Final = {"B": 1 / SECTOR_BYTES, "KiB": 2, "MiB": 2048}
 _NUMBER: Final = r"\((\d+:\d+)\)"
 _IOCTL: Final = re.compile(r"dm ([a-z_]+) +(.*?) *\[ ([a-z ]+) \]")
 _NAMED: Final = re.compile(
-    rf"(?:Loading table for|Resuming|Suspending|Removing|Suppressed) (\S+) {_NUMBER}")
+    rf"(?:Loading table for|Resuming|Suspending|Removing|Suppressed) (\S+) {_NUMBER}"
+)
 _FOUND: Final = re.compile(r"Found dev (\d+:\d+) /dev/mapper/(\S+)")
 _RENAMED: Final = re.compile(rf"Renaming (\S+) {_NUMBER} to (\S+)")
 _TARGET: Final = re.compile(rf"Adding target to {_NUMBER}: (\d+) (\d+) (\S+) ?(.*)")
 _ZEROED: Final = re.compile(
-    r"Initializing ([\d.]+) (B|KiB|MiB) of logical volume (\S+)/(\S+) with value 0\.")
+    r"Initializing ([\d.]+) (B|KiB|MiB) of logical volume (\S+)/(\S+) with value 0\."
+)
 _REFUSED: Final = re.compile(r"device-mapper: .*ioctl on .* failed: (.*)")
 _WORD: Final = re.compile(r"\d+:\d+")
 _ERRNOS: Final = {os.strerror(number): name for number, name in errno.errorcode.items()}
@@ -107,11 +110,20 @@ class LogReader:
             name = self._name(match[1])
             args = " ".join(self._word(word) for word in match[5].split())
             self._targets.setdefault(name, []).append(
-                TargetLine(int(match[2]), int(match[3]), match[4], args))
+                TargetLine(int(match[2]), int(match[3]), match[4], args)
+            )
         elif match := _ZEROED.match(line):
             sectors = float(match[1]) * _SECTORS[match[2]]
-            calls.append(Call(Write(device=device_name(match[3], match[4]), sector=0,
-                                    sectors=int(sectors), fill="zero")))
+            calls.append(
+                Call(
+                    Write(
+                        device=device_name(match[3], match[4]),
+                        sector=0,
+                        sectors=int(sectors),
+                        fill="zero",
+                    )
+                )
+            )
         elif match := _REFUSED.match(line):
             if not calls or match[1] not in _ERRNOS:
                 raise LvmLogError("a refusal of nothing that is known")
@@ -130,13 +142,19 @@ class LogReader:
         name = self._name(number)
         match command:
             case "reload":
-                return Load(name=name, table=tuple(self._targets.pop(name, ())),
-                            **({"read_only": True} if "readonly" in flags else {}))
+                return Load(
+                    name=name,
+                    table=tuple(self._targets.pop(name, ())),
+                    **({"read_only": True} if "readonly" in flags else {}),
+                )
             case "resume":
                 return Resume(name=name)
             case "suspend":
-                refused = {field: False for flag, field in
-                           (("noflush", "flush"), ("skiplockfs", "lockfs")) if flag in flags}
+                refused = {
+                    field: False
+                    for flag, field in (("noflush", "flush"), ("skiplockfs", "lockfs"))
+                    if flag in flags
+                }
                 return Suspend(name=name, **refused)
             case "remove":
                 del self._names[number]
@@ -155,8 +173,12 @@ class LogReader:
         return f"{{{self._name(word)}}}" if _WORD.fullmatch(word) else word
 
 
-def name_events(events: Sequence[UEvent], calls: Sequence[Call], before: Mapping[str, str],
-                after: Mapping[str, str]) -> tuple[UEvent, ...]:
+def name_events(
+    events: Sequence[UEvent],
+    calls: Sequence[Call],
+    before: Mapping[str, str],
+    after: Mapping[str, str],
+) -> tuple[UEvent, ...]:
     """The uevents of one command with names in the place of ``major:minor``.
 
     The kernel may give one number to several devices in turn.  They are created in the log's
@@ -167,12 +189,15 @@ def name_events(events: Sequence[UEvent], calls: Sequence[Call], before: Mapping
     Raises:
         LvmLogError: an event is of a device that the log does not know.
     """
-    created = iter([call.step.name for call in calls
-                    if isinstance(call.step, Create) and call.error is None])
+    created = iter(
+        [call.step.name for call in calls if isinstance(call.step, Create) and call.error is None]
+    )
     anew = {event.device for event in events if event.action == "add"}
     # A device that stays has its new name, where it was given one.
-    names = {number: name if number in anew else after.get(number, name)
-             for number, name in {**after, **before}.items()}
+    names = {
+        number: name if number in anew else after.get(number, name)
+        for number, name in {**after, **before}.items()
+    }
     named = []
     for event in events:
         if event.action == "add":

@@ -64,15 +64,20 @@ class _Pen:
 
     def pv(self, kind: str, args: str) -> None:
         """Give the physical volume a table."""
-        self.actions += [Load(name=PV, table=(TargetLine(0, SECTORS, kind, args),)),
-                         Suspend(name=PV), Resume(name=PV)]
+        self.actions += [
+            Load(name=PV, table=(TargetLine(0, SECTORS, kind, args),)),
+            Suspend(name=PV),
+            Resume(name=PV),
+        ]
 
     def disk(self) -> None:
         """The disk and the physical volume on it, as the kernel has them; not yet LVM's."""
         self.actions += [
-            Disk(name=DISK, sectors=SECTORS), Create(name=PV),
+            Disk(name=DISK, sectors=SECTORS),
+            Create(name=PV),
             Load(name=PV, table=(TargetLine(0, SECTORS, "linear", f"{{{DISK}}} 0"),)),
-            Resume(name=PV)]
+            Resume(name=PV),
+        ]
 
     def origin(self) -> None:
         """A volume group with one volume, full of stamps."""
@@ -87,8 +92,9 @@ class _Pen:
 
     def write(self, device: str, sector: int, sectors: int) -> None:
         self._generation += 1
-        self.actions.append(Write(device=device, sector=sector, sectors=sectors,
-                                  generation=self._generation))
+        self.actions.append(
+            Write(device=device, sector=sector, sectors=sectors, generation=self._generation)
+        )
 
     def read(self, device: str, sector: int, sectors: int) -> None:
         self.actions.append(Read(device=device, sector=sector, sectors=sectors))
@@ -239,7 +245,10 @@ SITUATIONS: Final = (
     _one_boot("extend", _extend, "snapshot-usage, lvextend-snapshot-policy"),
     _one_boot("reactivate", _reactivate, "snapshot-reactivate, snapshot-rename"),
     _one_boot("merge", _merge, "snapshot-merge"),
-    Situation("merge-interrupted", "Power is lost in the middle of a merge; the next boot goes on.",
-              "snapshot-merge, snapshot-merge-stack",
-              (_boot(_before_the_cut, last=False), _boot(_after_the_cut))),
+    Situation(
+        "merge-interrupted",
+        "Power is lost in the middle of a merge; the next boot goes on.",
+        "snapshot-merge, snapshot-merge-stack",
+        (_boot(_before_the_cut, last=False), _boot(_after_the_cut)),
+    ),
 )

@@ -45,21 +45,33 @@ def check(volumes: Volumes, status: str) -> Report:
         return Report(DAMAGED, (str(fault),))
     words = status.split()[3:]
     if found.state is store.State.INVALID:
-        said = () if words == ["Invalid"] else (
-            f"the header says invalid, the kernel {' '.join(words)}",)
+        said = (
+            ()
+            if words == ["Invalid"]
+            else (f"the header says invalid, the kernel {' '.join(words)}",)
+        )
         return Report("invalid", said)
     origin_sectors, cow_sectors = map(sector_of_byte, (len(volumes.origin), len(volumes.cow)))
-    faults = [finding.message for finding in
-              store.check(found, origin_sectors=origin_sectors) if finding.damage]
+    faults = [
+        finding.message
+        for finding in store.check(found, origin_sectors=origin_sectors)
+        if finding.damage
+    ]
     read = [f"{found.allocated_sectors}/{cow_sectors}", str(found.metadata_sectors)]
     if words != read:
         faults.append(f"the store says {' '.join(read)}, the kernel {' '.join(words)}")
-    wrong = unexplained(0, found, **{  # nothing here carries stamps, and the seed says nothing
-        name: pattern.encode(0, getattr(volumes, name)) for name in ("cow", "origin", "shown")})
+    wrong = unexplained(
+        0,
+        found,
+        **{  # nothing here carries stamps, and the seed says nothing
+            name: pattern.encode(0, getattr(volumes, name)) for name in ("cow", "origin", "shown")
+        },
+    )
     if wrong:
         sector, promised, shown = wrong
-        faults.append(f"sector {sector} of the snapshot is not what the store says: "
-                      f"{shown}, not {promised}")
+        faults.append(
+            f"sector {sector} of the snapshot is not what the store says: {shown}, not {promised}"
+        )
     return Report(f"{found.count} exceptions", tuple(faults))
 
 
@@ -72,7 +84,7 @@ def check_cut(before: Volumes, cow: bytes, origin: bytes) -> Report:
     entries, left = _entries(old), _entries(new)
     words = f"power lost with {len(left)} of {len(entries)} exceptions left to merge"
     faults = [] if 0 < len(left) < len(entries) else ["the merge was not interrupted"]
-    if not np.array_equal(entries[:len(left)], left):
+    if not np.array_equal(entries[: len(left)], left):
         faults.append("what is left of the store is not its beginning")
     size = bytes_of_sectors(new.chunk_sectors)
     pending = {int(chunk) for chunk in left["old"]}
@@ -101,7 +113,7 @@ def cut_out(table: str, disk: bytes, below: str) -> bytes:
         if kind != "linear" or device != f"{{{below}}}":
             raise BadScenario(f"{line}: not a piece of {below}")
         at = bytes_of_sectors(int(start))
-        parts.append(disk[at:at + bytes_of_sectors(int(sectors))])
+        parts.append(disk[at : at + bytes_of_sectors(int(sectors))])
     return b"".join(parts)
 
 
@@ -111,5 +123,7 @@ def _entries(found: store.Store) -> store.Entries:
 
 def _from_either(now: bytes, one: bytes, other: bytes) -> bool:
     """Whether each sector is one of two: a copy in flight may have reached the disk in part."""
-    return all(now[at:at + SECTOR_BYTES] in (one[at:at + SECTOR_BYTES], other[at:at + SECTOR_BYTES])
-               for at in range(0, len(now), SECTOR_BYTES))
+    return all(
+        now[at : at + SECTOR_BYTES] in (one[at : at + SECTOR_BYTES], other[at : at + SECTOR_BYTES])
+        for at in range(0, len(now), SECTOR_BYTES)
+    )

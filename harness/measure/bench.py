@@ -75,8 +75,9 @@ Chunks = npt.NDArray[np.int64]
 KINDS: Final[dict[str, Callable[[int], Chunks]]] = {
     "dense": np.arange,
     "one in each group of 256": lambda count: np.arange(count) * 256,
-    "at random, a quarter of all": lambda count: np.random.default_rng(1).permutation(
-        4 * count)[:count],
+    "at random, a quarter of all": lambda count: np.random.default_rng(1).permutation(4 * count)[
+        :count
+    ],
 }
 """Old chunks of so many exceptions, in the order in which they were made."""
 
@@ -139,11 +140,18 @@ class _Shown:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._bar = Progress(TextColumn("{task.description}"), BarColumn(bar_width=None),
-                             MofNCompleteColumn(), TimeElapsedColumn(), console=console,
-                             expand=True, auto_refresh=False, transient=True,
-                             # Figures go above the bar, but not into it when they are piped.
-                             redirect_stdout=sys.stdout.isatty())
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            expand=True,
+            auto_refresh=False,
+            transient=True,
+            # Figures go above the bar, but not into it when they are piped.
+            redirect_stdout=sys.stdout.isatty(),
+        )
         self._task: TaskID | None = None
 
     def __enter__(self) -> "_Shown":
@@ -215,17 +223,25 @@ def best(work: Callable[[], object], rounds: int = 5) -> float:
 def bench_store() -> Figure:
     """Parsing a store of a million exceptions, against copying its bytes."""
     image = store.build(_CHUNK_SECTORS, store.allocate(range(_STORE_EXCEPTIONS), _CHUNK_SECTORS))
-    metadata = b"".join(data for _, data in store.pieces(
-        _CHUNK_SECTORS, store.allocate(range(_STORE_EXCEPTIONS), _CHUNK_SECTORS)))
+    metadata = b"".join(
+        data
+        for _, data in store.pieces(
+            _CHUNK_SECTORS, store.allocate(range(_STORE_EXCEPTIONS), _CHUNK_SECTORS)
+        )
+    )
     source = np.frombuffer(metadata, dtype=np.uint8)
     parse_s = best(lambda: store.parse(image))
     copy_s = best(source.copy)
     size = len(metadata) / 1e6
-    return Figure("store", (
-        f"store, {_STORE_EXCEPTIONS:,} exceptions, {size:.1f} MB of metadata: parsed at "
-        f"{size / parse_s:,.0f} MB/s, plain copy {size / copy_s:,.0f} MB/s, "
-        f"ratio {parse_s / copy_s:.1f}"), {
-            "parse_s": parse_s, "copy_s": copy_s, "metadata_bytes": len(metadata)})
+    return Figure(
+        "store",
+        (
+            f"store, {_STORE_EXCEPTIONS:,} exceptions, {size:.1f} MB of metadata: parsed at "
+            f"{size / parse_s:,.0f} MB/s, plain copy {size / copy_s:,.0f} MB/s, "
+            f"ratio {parse_s / copy_s:.1f}"
+        ),
+        {"parse_s": parse_s, "copy_s": copy_s, "metadata_bytes": len(metadata)},
+    )
 
 
 def _world(steps: Sequence[AnyStep]) -> TwinBackend:
@@ -246,14 +262,20 @@ class _Loaded:
         free = 2 * _ROUNDS * _OPERATIONS
         self._free = int(olds.max()) + 1
         sectors = (self._free + free) * _CHUNK_SECTORS
-        self._twin = _world((
-            Disk(name="base", sectors=sectors), Create(name="snap"),
-            Disk(name="cow", sectors=(count + count // 256 + free) * _CHUNK_SECTORS)))
+        self._twin = _world(
+            (
+                Disk(name="base", sectors=sectors),
+                Create(name="snap"),
+                Disk(name="cow", sectors=(count + count // 256 + free) * _CHUNK_SECTORS),
+            )
+        )
         cow = self._twin.world.disks["cow"]
         for offset, data in store.pieces(_CHUNK_SECTORS, store.allocate(olds, _CHUNK_SECTORS)):
             cow.view(sectors_of_bytes(offset), sectors_of_bytes(len(data)))[:] = data
-        self._load = Load(name="snap", table=(TargetLine(
-            0, sectors, "snapshot", f"{{base}} {{cow}} P {_CHUNK_SECTORS}"),))
+        self._load = Load(
+            name="snap",
+            table=(TargetLine(0, sectors, "snapshot", f"{{base}} {{cow}} P {_CHUNK_SECTORS}"),),
+        )
         # The same ones in each turn, so that the disk's own memory is there when it counts.
         self._some: list[int] = np.random.default_rng(2).choice(olds, _OPERATIONS).tolist()
         self._row: list[int] = np.sort(olds)[:_OPERATIONS].tolist()
@@ -274,23 +296,34 @@ class _Loaded:
         device = self._twin.world.mapped["snap"]
         if device.live is None:
             self._twin.execute(0, Resume(name="snap"))
-        self._time("read, random", _OPERATIONS, lambda: [
-            self._io.read_direct(device, chunk * _CHUNK_SECTORS, _CHUNK_SECTORS)
-            for chunk in self._some])
+        self._time(
+            "read, random",
+            _OPERATIONS,
+            lambda: [
+                self._io.read_direct(device, chunk * _CHUNK_SECTORS, _CHUNK_SECTORS)
+                for chunk in self._some
+            ],
+        )
         self._free += _OPERATIONS
         buffer = memoryview(bytes(bytes_of_sectors(_CHUNK_SECTORS)))
         chunks = range(self._free - _OPERATIONS, self._free)
-        self._time("write", _OPERATIONS, lambda: [
-            self._io.write_direct(device, chunk * _CHUNK_SECTORS, buffer) for chunk in chunks])
+        self._time(
+            "write",
+            _OPERATIONS,
+            lambda: [
+                self._io.write_direct(device, chunk * _CHUNK_SECTORS, buffer) for chunk in chunks
+            ],
+        )
         table = self._twin.world.origins.snapshots(self._twin.world.disks["base"])[0].complete
-        self._time("lookup, random", _OPERATIONS, lambda: [
-            table.lookup(old) for old in self._some])
-        self._time("lookup, in a row", _OPERATIONS, lambda: [
-            table.lookup(old) for old in self._row])
+        self._time("lookup, random", _OPERATIONS, lambda: [table.lookup(old) for old in self._some])
+        self._time(
+            "lookup, in a row", _OPERATIONS, lambda: [table.lookup(old) for old in self._row]
+        )
         plain = self._dict.get
         self._time("plain dict, random", _OPERATIONS, lambda: [plain(old) for old in self._some])
-        self._time("array, random", _OPERATIONS, lambda: [
-            self._array[place] for place in self._places])
+        self._time(
+            "array, random", _OPERATIONS, lambda: [self._array[place] for place in self._places]
+        )
 
     def _time(self, what: str, operations: int, work: Callable[[], object]) -> None:
         started = time.process_time()
@@ -318,13 +351,19 @@ def bench_exceptions(sizes: Sequence[int], shown: _Shown) -> Iterator[Figure]:
         for what, base in loaded[0].best.items():
             figures = "  ".join(f"{one.best[what] * 1e9:8,.0f}" for one in loaded)
             lines.append(
-                f"  {what:18} {figures}   largest/smallest {loaded[-1].best[what] / base:.2f}")
-        values = {f"{what}, {size} exceptions, s": each for size, one in
-                  zip(sizes, loaded, strict=True) for what, each in one.best.items()}
+                f"  {what:18} {figures}   largest/smallest {loaded[-1].best[what] / base:.2f}"
+            )
+        values = {
+            f"{what}, {size} exceptions, s": each
+            for size, one in zip(sizes, loaded, strict=True)
+            for what, each in one.best.items()
+        }
         del loaded
         memory = {count: _memory(chunks(count)) for count in sizes if count <= 1_000_000}
-        lines.append("  memory (tracemalloc), bytes for each: " + ", ".join(
-            f"{each:.1f} of {count:,}" for count, each in memory.items()))
+        lines.append(
+            "  memory (tracemalloc), bytes for each: "
+            + ", ".join(f"{each:.1f} of {count:,}" for count, each in memory.items())
+        )
         values |= {f"memory, {count} exceptions, bytes": each for count, each in memory.items()}
         yield Figure(f"exceptions, {kind}", "\n".join(lines), values)
 
@@ -349,20 +388,33 @@ def bench_stream(shown: _Shown) -> Figure:
     data = source.data
 
     def stream(device: str) -> float:
-        twin = _world((
-            Disk(name="base", sectors=sectors),
-            Disk(name="cow", sectors=sectors + sectors // 64), Create(name="snap"),
-            Load(name="snap", table=(TargetLine(
-                0, sectors, "snapshot", f"{{base}} {{cow}} P {_CHUNK_SECTORS}"),)),
-            Resume(name="snap"), Create(name="origin"),
-            Load(name="origin", table=(TargetLine(0, sectors, "snapshot-origin", "{base}"),)),
-            Resume(name="origin")))
+        twin = _world(
+            (
+                Disk(name="base", sectors=sectors),
+                Disk(name="cow", sectors=sectors + sectors // 64),
+                Create(name="snap"),
+                Load(
+                    name="snap",
+                    table=(
+                        TargetLine(0, sectors, "snapshot", f"{{base}} {{cow}} P {_CHUNK_SECTORS}"),
+                    ),
+                ),
+                Resume(name="snap"),
+                Create(name="origin"),
+                Load(name="origin", table=(TargetLine(0, sectors, "snapshot-origin", "{base}"),)),
+                Resume(name="origin"),
+            )
+        )
         twin.world.disks["base"].view(0, sectors)[:] = data
         io = BlockIO(twin.world.clock, twin.world.profile)
         target = twin.world.mapped[device]
-        return best(lambda: [io.write_direct(target, sectors_of_bytes(at),
-                                             data[at : at + _REQUEST_BYTES])
-                             for at in range(0, size, _REQUEST_BYTES)], 1)
+        return best(
+            lambda: [
+                io.write_direct(target, sectors_of_bytes(at), data[at : at + _REQUEST_BYTES])
+                for at in range(0, size, _REQUEST_BYTES)
+            ],
+            1,
+        )
 
     copy_s = snap_s = origin_s = float("inf")
     for _ in range(_ROUNDS):
@@ -371,28 +423,39 @@ def bench_stream(shown: _Shown) -> Figure:
         origin_s = min(origin_s, stream("origin"))
         shown.step()
     speed = size / 1e6
-    return Figure("stream", (
-        f"streaming copy-on-write, chunks of 4 KiB: snapshot {speed / snap_s:,.0f} MB/s, "
-        f"origin {speed / origin_s:,.0f} MB/s, plain copy {speed / copy_s:,.0f} MB/s; ratio "
-        f"{copy_s / snap_s:.2f} and {copy_s / origin_s:.2f}"), {
-            "snapshot_s": snap_s, "origin_s": origin_s, "copy_s": copy_s, "bytes": size})
+    return Figure(
+        "stream",
+        (
+            f"streaming copy-on-write, chunks of 4 KiB: snapshot {speed / snap_s:,.0f} MB/s, "
+            f"origin {speed / origin_s:,.0f} MB/s, plain copy {speed / copy_s:,.0f} MB/s; ratio "
+            f"{copy_s / snap_s:.2f} and {copy_s / origin_s:.2f}"
+        ),
+        {"snapshot_s": snap_s, "origin_s": origin_s, "copy_s": copy_s, "bytes": size},
+    )
 
 
 def _sides(label: str, results: Sequence[Result]) -> Figure:
     steps = sum(result.steps for result in results)
     kernel_s = sum(result.kernel_us for result in results) / 1e6
     twin_s = sum(result.twin_us for result in results) / 1e6
-    return Figure(label, (
-        f"{label}: {steps:,} steps; kernel {kernel_s:.2f} s ({steps / kernel_s:,.0f} steps/s), "
-        f"twin {twin_s:.2f} s ({steps / twin_s:,.0f} steps/s), twin/kernel "
-        f"{twin_s / kernel_s:.2f}"), {"steps": steps, "kernel_s": kernel_s, "twin_s": twin_s})
+    return Figure(
+        label,
+        (
+            f"{label}: {steps:,} steps; kernel {kernel_s:.2f} s ({steps / kernel_s:,.0f} steps/s), "
+            f"twin {twin_s:.2f} s ({steps / twin_s:,.0f} steps/s), twin/kernel "
+            f"{twin_s / kernel_s:.2f}"
+        ),
+        {"steps": steps, "kernel_s": kernel_s, "twin_s": twin_s},
+    )
 
 
 def _size(text: str) -> int:
     size = int(text)
     if size < _SIZES[0]:
-        raise argparse.ArgumentTypeError(f"{size:,} exceptions are too few: the smallest table "
-                                         f"that is measured has {_SIZES[0]:,}")
+        raise argparse.ArgumentTypeError(
+            f"{size:,} exceptions are too few: the smallest table "
+            f"that is measured has {_SIZES[0]:,}"
+        )
     return size
 
 
@@ -403,17 +466,30 @@ def _tell(line: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point."""
     parser = argparse.ArgumentParser(prog="dmsnap bench", description=__doc__)
-    parser.add_argument("--kernel", help=f"of the catalogue  [default: {catalogue.default()}, or "
-                        "the best that boots here]")
-    parser.add_argument("--exceptions", type=_size, default=_SIZES[-1], metavar="N",
-                        help="the largest table measured; ten million take 6 GB")
-    parser.add_argument("--output", type=Path, default=Path("report/bench.json"), metavar="FILE",
-                        help="where the figures go, too")
+    parser.add_argument(
+        "--kernel",
+        help=f"of the catalogue  [default: {catalogue.default()}, or the best that boots here]",
+    )
+    parser.add_argument(
+        "--exceptions",
+        type=_size,
+        default=_SIZES[-1],
+        metavar="N",
+        help="the largest table measured; ten million take 6 GB",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("report/bench.json"),
+        metavar="FILE",
+        help="where the figures go, too",
+    )
     options = parser.parse_args(arguments)
     try:
         check_writable(options.output.parent)
-        [kernel] = choice.chosen_kernels([options.kernel] if options.kernel else [], None, one=True,
-                                         progress=_tell)
+        [kernel] = choice.chosen_kernels(
+            [options.kernel] if options.kernel else [], None, one=True, progress=_tell
+        )
         sizes = [size for size in _SIZES if size <= options.exceptions]
         book = _Book(options.output, kernel.name)
         with _Shown(Console(stderr=True)) as shown:
@@ -435,13 +511,21 @@ def _all(kernel: Kernel, sizes: Sequence[int], book: _Book, shown: _Shown) -> It
     traces = tuple(scenario.trace() for scenario in choose([]))
     with tempfile.TemporaryDirectory(prefix="dmsnap-") as directory:
         started = time.perf_counter()
-        report = execute(Plan(traces=(*traces, small_writes()), kernels=(kernel,), jobs=1,
-                              directory=Path(directory)), shown)
+        report = execute(
+            Plan(
+                traces=(*traces, small_writes()),
+                kernels=(kernel,),
+                jobs=1,
+                directory=Path(directory),
+            ),
+            shown,
+        )
         wall_s = time.perf_counter() - started
     release = report.release(kernel.name)
     book.note(release=release)
-    yield Figure("run", f"{kernel.name} ({release}), one guest, {wall_s:.1f} s in all",
-                 {"wall_s": wall_s})
+    yield Figure(
+        "run", f"{kernel.name} ({release}), one guest, {wall_s:.1f} s in all", {"wall_s": wall_s}
+    )
     yield _sides("catalogue", report.results[:-1])
     yield _sides(f"{_WRITES:,} copy-on-write writes of 4 KiB", report.results[-1:])
     shown.part("store", 1)

@@ -59,9 +59,16 @@ class Counted(msgspec.Struct, frozen=True):
     functions: dict[str, Function]
 
 
-def measure(kernel: Kernel, functions: Iterable[str], traces: Sequence[Trace], *, jobs: int | None,
-            directory: Path, reporter: Reporter, progress: Callable[[str], None]
-            ) -> tuple[RunReport, Counted]:
+def measure(
+    kernel: Kernel,
+    functions: Iterable[str],
+    traces: Sequence[Trace],
+    *,
+    jobs: int | None,
+    directory: Path,
+    reporter: Reporter,
+    progress: Callable[[str], None],
+) -> tuple[RunReport, Counted]:
     """Run ``traces`` and count what they reach of ``functions``.
 
     Raises:
@@ -69,14 +76,23 @@ def measure(kernel: Kernel, functions: Iterable[str], traces: Sequence[Trace], *
     """
     build = noinline.build(kernel, progress)
     wanted = tuple(name for name in functions if name in build.functions)
-    plan = Plan(traces=tuple(traces), kernels=(build.kernel,), jobs=jobs,
-                directory=directory / GUESTS_DIRECTORY, functions=wanted)
+    plan = Plan(
+        traces=tuple(traces),
+        kernels=(build.kernel,),
+        jobs=jobs,
+        directory=directory / GUESTS_DIRECTORY,
+        functions=wanted,
+    )
     report = execute(plan, reporter)
     counted = read(files_of(plan.directory, build.kernel.name))
     record = build.kernel.record
     return report, Counted(
-        kernel=kernel.name, release=kernel.release, version=record.version if record else "",
-        scenarios=len(traces), functions=summary(wanted, counted))
+        kernel=kernel.name,
+        release=kernel.release,
+        version=record.version if record else "",
+        scenarios=len(traces),
+        functions=summary(wanted, counted),
+    )
 
 
 def summary(functions: Iterable[str], counted: Iterable[Reached]) -> dict[str, Function]:
@@ -87,9 +103,15 @@ def summary(functions: Iterable[str], counted: Iterable[Reached]) -> dict[str, F
     loading, unloading = (reached.pop(name, set()) for name in (LOADING, UNLOADING))
     # Of the variants of a scenario one is enough for a reader.
     order = sorted(reached, key=lambda name: (len(reached[name]), name))
-    return {name: Function(len(by := [each for each in order if name in reached[each]]),
-                           _few(by), name in loading, name in unloading)
-            for name in sorted(functions)}
+    return {
+        name: Function(
+            len(by := [each for each in order if name in reached[each]]),
+            _few(by),
+            name in loading,
+            name in unloading,
+        )
+        for name in sorted(functions)
+    }
 
 
 def _few(names: Sequence[str]) -> tuple[str, ...]:
@@ -113,6 +135,9 @@ def dump(recorded: Counted) -> bytes:
 
 def unreached(recorded: Counted, excused: Mapping[str, object]) -> list[str]:
     """Functions that nothing reaches, and for which no reason is known."""
-    return [name for name, function in recorded.functions.items()
-            if not (function.scenarios or function.loading or function.unloading)
-            and name not in excused]
+    return [
+        name
+        for name, function in recorded.functions.items()
+        if not (function.scenarios or function.loading or function.unloading)
+        and name not in excused
+    ]

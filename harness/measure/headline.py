@@ -91,20 +91,22 @@ class Measured:
     @property
     def kept(self) -> bool:
         """Whether both sides kept to the bound."""
-        return (self.twin.jobs <= self.bound
-                and self.kernel.jobs <= self.bound + SLAB_JOBS)
+        return self.twin.jobs <= self.bound and self.kernel.jobs <= self.bound + SLAB_JOBS
 
 
-def scenario(threshold: int, snapshots: int = SNAPSHOTS, sectors: int = SECTORS,
-             delay_ms: int = DELAY_MS) -> Trace:
+def scenario(
+    threshold: int, snapshots: int = SNAPSHOTS, sectors: int = SECTORS, delay_ms: int = DELAY_MS
+) -> Trace:
     """The origin is overwritten through the page cache, under snapshots on slow COW devices."""
     s = Script()
     s.parameter("snapshot_cow_threshold", str(threshold))
     s.disk("base", sectors, stamped=True)
     for number in range(snapshots):
         s.disk(f"disk{number}", sectors)
-        s.device(f"cow{number}", TargetLine(
-            0, sectors, "delay", f"{{disk{number}}} 0 0 {{disk{number}}} 0 {delay_ms}"))
+        s.device(
+            f"cow{number}",
+            TargetLine(0, sectors, "delay", f"{{disk{number}}} 0 0 {{disk{number}}} 0 {delay_ms}"),
+        )
         s.snapshot(f"snap{number}", "base", f"cow{number}", "N", CHUNK_SECTORS)
     s.origin("org", "base")
     s.write("org", 0, sectors, buffered=True)
@@ -133,18 +135,25 @@ def simulate(trace: Trace, profile: Profile) -> tuple[list[Observation], Peak]:
         nonlocal begun
         begun = twin.world.clock.now
 
-    for step, observation in zip(trace.steps, carry_out(
-            twin, trace.steps, trace.header.seed, note), strict=True):
+    for step, observation in zip(
+        trace.steps, carry_out(twin, trace.steps, trace.header.seed, note), strict=True
+    ):
         seen.append(observation)
         if isinstance(step, Write):
             ticks = twin.world.clock.now - begun
-    jobs = sum(snapshot.kcopyd.jobs_peak
-               for snapshot in twin.world.origins.snapshots(twin.world.disks["base"]))
+    jobs = sum(
+        snapshot.kcopyd.jobs_peak
+        for snapshot in twin.world.origins.snapshots(twin.world.disks["base"])
+    )
     return seen, Peak(jobs, ticks / (1000 * TICKS_PER_MS))
 
 
-def measure(kernel: Kernel, directory: Path, thresholds: tuple[int, ...] = (LIMIT, NO_LIMIT),
-            tell: Callable[[str], None] = lambda _: None) -> tuple[str, list[Measured]]:
+def measure(
+    kernel: Kernel,
+    directory: Path,
+    thresholds: tuple[int, ...] = (LIMIT, NO_LIMIT),
+    tell: Callable[[str], None] = lambda _: None,
+) -> tuple[str, list[Measured]]:
     """Both sides, with each limit; the kernel's release and the rows.
 
     Raises:
@@ -152,15 +161,24 @@ def measure(kernel: Kernel, directory: Path, thresholds: tuple[int, ...] = (LIMI
         GuestLost: it did not survive.
         BadScenario: it could not do what was asked of it.
     """
-    launcher = launcher_of(kernel, python=Path(sys.executable), argv=("-m", "harness.kernel.gauge"),
-                           memory_mib=MEMORY_MIB)
+    launcher = launcher_of(
+        kernel,
+        python=Path(sys.executable),
+        argv=("-m", "harness.kernel.gauge"),
+        memory_mib=MEMORY_MIB,
+    )
     delay_ms = round(DELAY_MS * launcher.slowness)
-    traces = {trace.header.scenario: (threshold, trace) for threshold, trace in
-              ((threshold, scenario(threshold, delay_ms=delay_ms)) for threshold in thresholds)}
+    traces = {
+        trace.header.scenario: (threshold, trace)
+        for threshold, trace in (
+            (threshold, scenario(threshold, delay_ms=delay_ms)) for threshold in thresholds
+        )
+    }
     tell(f"{kernel.name}: {len(traces)} runs in a guest of {MEMORY_MIB} MiB")
     outcomes = observe(
         Scenarios(trace for _, trace in traces.values()),
-        Guests(kernel=kernel, results=directory, launcher=launcher, step_limit_s=_STEP_LIMIT_S))
+        Guests(kernel=kernel, results=directory, launcher=launcher, step_limit_s=_STEP_LIMIT_S),
+    )
     rows = []
     release = ""
     for name, (threshold, trace) in traces.items():
@@ -174,11 +192,18 @@ def measure(kernel: Kernel, directory: Path, thresholds: tuple[int, ...] = (LIMI
         found = _gauged(directory).get(name)
         if found is None:
             raise GuestLost(f"{name}: the guest did not say what it measured")
-        rows.append(Measured(
-            threshold=threshold, bound=bound(threshold, profile), delay_ms=delay_ms, twin=twin,
-            kernel=Peak(found.peak.jobs - found.before.jobs, found.elapsed_us / 1e6),
-            job_bytes=found.peak.job_bytes, slab_bytes=found.peak.slab_bytes,
-            differs=None if comparison.same else diff.render(comparison.divergences[0])))
+        rows.append(
+            Measured(
+                threshold=threshold,
+                bound=bound(threshold, profile),
+                delay_ms=delay_ms,
+                twin=twin,
+                kernel=Peak(found.peak.jobs - found.before.jobs, found.elapsed_us / 1e6),
+                job_bytes=found.peak.job_bytes,
+                slab_bytes=found.peak.slab_bytes,
+                differs=None if comparison.same else diff.render(comparison.divergences[0]),
+            )
+        )
     return release, rows
 
 
@@ -190,8 +215,9 @@ def _gauged(directory: Path) -> dict[str, gauged.Gauged]:
     """
     found = sorted(directory.glob(f"guest-*/{gauged.NAME}"))
     try:
-        return msgspec.json.decode(read_stranger(found[-1], _FIGURES_BYTES_MAX),
-                                   type=dict[str, gauged.Gauged])
+        return msgspec.json.decode(
+            read_stranger(found[-1], _FIGURES_BYTES_MAX), type=dict[str, gauged.Gauged]
+        )
     except (IndexError, NotAFile, msgspec.MsgspecError, UnicodeError, RecursionError) as fault:
         raise GuestLost(f"what the guest measured is missing, or rubbish: {fault}") from None
 
@@ -208,26 +234,42 @@ class SeedMeasured:
 def seed_rows(delay_ms: int) -> list[SeedMeasured]:
     """What the seed's semaphores do, in the twin; there is no kernel of that age."""
     profile = named("seed")
-    return [SeedMeasured(threshold, bound(threshold, profile),
-                    simulate(scenario(threshold, delay_ms=delay_ms), profile)[1])
-            for threshold in (LIMIT, 0)]
+    return [
+        SeedMeasured(
+            threshold,
+            bound(threshold, profile),
+            simulate(scenario(threshold, delay_ms=delay_ms), profile)[1],
+        )
+        for threshold in (LIMIT, 0)
+    ]
 
 
-def table(kernel: str, release: str, rows: Sequence[Measured], seed: Sequence[SeedMeasured] = ()
-          ) -> list[str]:
+def table(
+    kernel: str, release: str, rows: Sequence[Measured], seed: Sequence[SeedMeasured] = ()
+) -> list[str]:
     """A table in Markdown."""
-    about = (f"{kernel} ({release}): {SNAPSHOTS} snapshots, chunks of 4 KiB, {SECTORS // 2048} MiB "
-             f"written through the page cache, COW devices {rows[0].delay_ms} ms late")
-    lines = [about, "",
-             "| limit | jobs at most | kernel: peak, memory, time | twin: peak, time | contents |",
-             "|---|---|---|---|---|"]
+    about = (
+        f"{kernel} ({release}): {SNAPSHOTS} snapshots, chunks of 4 KiB, {SECTORS // 2048} MiB "
+        f"written through the page cache, COW devices {rows[0].delay_ms} ms late"
+    )
+    lines = [
+        about,
+        "",
+        "| limit | jobs at most | kernel: peak, memory, time | twin: peak, time | contents |",
+        "|---|---|---|---|---|",
+    ]
     lines += [
         f"| {_words(row.threshold)} | {row.bound:,} | {row.kernel.jobs:,} jobs of "
         f"{row.job_bytes:,} bytes, {row.slab_bytes / (1 << 20):.0f} MiB, "
         f"{row.kernel.seconds:.1f} s | {row.twin.jobs:,} jobs, {row.twin.seconds:.1f} s | "
-        f"{'same' if row.differs is None else 'DIFFERENT'} |" for row in rows]
-    lines += [f"| {_words(row.threshold)}, as the seed | {row.bound:,} | no such kernel | "
-              f"{row.twin.jobs:,} jobs, {row.twin.seconds:.1f} s | |" for row in seed]
+        f"{'same' if row.differs is None else 'DIFFERENT'} |"
+        for row in rows
+    ]
+    lines += [
+        f"| {_words(row.threshold)}, as the seed | {row.bound:,} | no such kernel | "
+        f"{row.twin.jobs:,} jobs, {row.twin.seconds:.1f} s | |"
+        for row in seed
+    ]
     lines += [f"\n{row.differs}" for row in rows if row.differs]
     return lines
 

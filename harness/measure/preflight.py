@@ -66,8 +66,9 @@ def examine(host: Host, *, python: str, release: str = "") -> list[Finding]:
         try:
             findings.append(ask())
         except (ValueError, IndexError, AssertionError) as fault:
-            findings.append(Finding(name, False, f"no sense in the answer: {fault}",
-                                    "Boot the guest anew"))
+            findings.append(
+                Finding(name, False, f"no sense in the answer: {fault}", "Boot the guest anew")
+            )
     return findings
 
 
@@ -88,8 +89,11 @@ def of_guest(kernel: Kernel) -> list[Finding]:
         try:
             channel = Channel(guest, results, _ANSWER_LIMIT_S * launcher.slowness)
             channel.wait_until_up(_BOOT_LIMIT_S * launcher.slowness)
-            return examine(testinfra.host.Host(channel), python=str(python),
-                           release=kernel.record.release if kernel.record else "")
+            return examine(
+                testinfra.host.Host(channel),
+                python=str(python),
+                release=kernel.record.release if kernel.record else "",
+            )
         finally:
             guest.end()
 
@@ -101,8 +105,11 @@ def of_vagrant(guest: Machine) -> list[Finding]:
         ProvisioningError: it does not answer.
     """
     guest.ask("sudo modprobe -a dm-snapshot 2>/dev/null || :")
-    return examine(testinfra.get_host(f"ssh://{MACHINE}", ssh_config=str(guest.config), sudo=True),
-                   python=PYTHON, release=guest.release)
+    return examine(
+        testinfra.get_host(f"ssh://{MACHINE}", ssh_config=str(guest.config), sudo=True),
+        python=PYTHON,
+        release=guest.release,
+    )
 
 
 def of_this_machine(directory: Path) -> list[Finding]:
@@ -126,8 +133,11 @@ def require(findings: Sequence[Finding], guest: str) -> None:
     Raises:
         ProvisioningError: it is not; all that is wrong, each with its cure.
     """
-    wrong = [f"{finding.name}: {finding.detail}; {finding.cure}" for finding in findings
-             if not finding.ok]
+    wrong = [
+        f"{finding.name}: {finding.detail}; {finding.cure}"
+        for finding in findings
+        if not finding.ok
+    ]
     if wrong:
         raise ProvisioningError(f"{guest} is not fit to run scenarios. " + ". ".join(wrong))
 
@@ -137,8 +147,9 @@ def render(findings: Sequence[Finding], guest: str) -> str:
     width = max(len(finding.name) for finding in findings)
     lines = []
     for finding in findings:
-        lines.append(f"  {'ok' if finding.ok else 'UNFIT':5}  {finding.name:{width}}  "
-                     f"{finding.detail}")
+        lines.append(
+            f"  {'ok' if finding.ok else 'UNFIT':5}  {finding.name:{width}}  {finding.detail}"
+        )
         if finding.cure:
             lines.append(f"{'':9}{'':{width}}  {finding.cure}")
     fit = all(finding.ok for finding in findings)
@@ -160,8 +171,12 @@ def _first_line(done: Any) -> str:
 def _kernel(host: Host, release: str) -> Finding:
     found = _said(host, "uname -r")
     if release and found != release:
-        return Finding("kernel", False, f"{found}, not {release}",
-                       "The modules belong to another kernel: give --modules of this one")
+        return Finding(
+            "kernel",
+            False,
+            f"{found}, not {release}",
+            "The modules belong to another kernel: give --modules of this one",
+        )
     return Finding("kernel", True, found)
 
 
@@ -170,29 +185,47 @@ def _targets(host: Host) -> Finding:
     rows = dict(re.findall(r"^(\S+)\s+v(\S+)", host.run("dmsetup targets").stdout, re.MULTILINE))
     missing = [name for name in TARGETS if name not in rows]
     if missing:
-        return Finding("targets", False, f"no {', '.join(missing)}",
-                       "Type: modprobe dm_snapshot; or give the kernel's modules (--modules)")
+        return Finding(
+            "targets",
+            False,
+            f"no {', '.join(missing)}",
+            "Type: modprobe dm_snapshot; or give the kernel's modules (--modules)",
+        )
     return Finding("targets", True, ", ".join(f"{name} {rows[name]}" for name in TARGETS))
 
 
 def _parameters(host: Host) -> Finding:
     name = "module parameters"
     directory = "/sys/module/dm_snapshot/parameters"
-    found = {parameter: _said(host, f"cat {directory}/{parameter}") for parameter in DEFAULTS
-             if host.file(f"{directory}/{parameter}").exists}
+    found = {
+        parameter: _said(host, f"cat {directory}/{parameter}")
+        for parameter in DEFAULTS
+        if host.file(f"{directory}/{parameter}").exists
+    }
     odd = [parameter for parameter, value in found.items() if value not in DEFAULTS[parameter]]
     detail = ", ".join(f"{parameter} {value}" for parameter, value in found.items())
     if odd:
-        return Finding(name, False, detail, "; ".join(
-            f"Type: echo {DEFAULTS[parameter][0]} > {directory}/{parameter}" for parameter in odd))
+        return Finding(
+            name,
+            False,
+            detail,
+            "; ".join(
+                f"Type: echo {DEFAULTS[parameter][0]} > {directory}/{parameter}"
+                for parameter in odd
+            ),
+        )
     return Finding(name, True, detail or "the module has none")
 
 
 def _dmsetup(host: Host) -> Finding:
     done = host.run("dmsetup version")
     if done.rc:
-        return Finding("dmsetup", False, _first_line(done),
-                       "Type: apt-get install -y dmsetup; and modprobe dm_mod")
+        return Finding(
+            "dmsetup",
+            False,
+            _first_line(done),
+            "Type: apt-get install -y dmsetup; and modprobe dm_mod",
+        )
     versions = re.findall(r"version:\s+(\S+)", done.stdout)
     return Finding("dmsetup", True, f"library {versions[0]}, driver {versions[1]}")
 
@@ -200,8 +233,12 @@ def _dmsetup(host: Host) -> Finding:
 def _python(host: Host, python: str) -> Finding:
     text = host.run(f"{python} -c 'import sys, harness; print(*sys.version_info[:3])'")
     if text.rc:
-        return Finding("python", False, text.stderr.strip().splitlines()[-1],
-                       "dmsnap is not installed there: make setup, or vagrant provision")
+        return Finding(
+            "python",
+            False,
+            text.stderr.strip().splitlines()[-1],
+            "dmsnap is not installed there: make setup, or vagrant provision",
+        )
     version = tuple(int(part) for part in text.stdout.split())
     shown = ".".join(map(str, version))
     if version[:2] < PYTHON_MIN:
@@ -214,8 +251,12 @@ def _memory(host: Host) -> Finding:
     free, total = int(rows["MemAvailable"]) >> 10, int(rows["MemTotal"]) >> 10
     detail = f"{free} of {total} MiB available"
     if free < MEMORY_MIB_MIN:
-        return Finding("memory", False, detail, f"Give the guest more: {MEMORY_MIB_MIN} MiB must "
-                       "be free when a scenario starts")
+        return Finding(
+            "memory",
+            False,
+            detail,
+            f"Give the guest more: {MEMORY_MIB_MIN} MiB must be free when a scenario starts",
+        )
     return Finding("memory", True, detail)
 
 
@@ -232,15 +273,27 @@ def _leftovers(host: Host) -> Finding:
     rows = host.run("dmsetup info -c --noheadings --separator ' ' -o uuid,name").stdout
     ours = [row.split()[-1] for row in rows.splitlines() if row.startswith(UUID_PREFIX)]
     if ours:
-        return Finding(name, False, f"devices of an earlier run: {', '.join(ours)}",
-                       f"Type: dmsetup remove -f {' '.join(ours)}; or boot the guest anew")
+        return Finding(
+            name,
+            False,
+            f"devices of an earlier run: {', '.join(ours)}",
+            f"Type: dmsetup remove -f {' '.join(ours)}; or boot the guest anew",
+        )
     return Finding(name, True, "no device of ours")
 
 
 def _clock(host: Host) -> Finding:
-    before, after = (float(line.split()[0]) for line in _said(
-        host, f"cat /proc/uptime; sleep {_CLOCK_S}; cat /proc/uptime").splitlines())
+    before, after = (
+        float(line.split()[0])
+        for line in _said(
+            host, f"cat /proc/uptime; sleep {_CLOCK_S}; cat /proc/uptime"
+        ).splitlines()
+    )
     if after <= before:
-        return Finding("clock", False, f"stands at {before:.2f} s after the boot",
-                       "Boot the guest anew; under an emulator, with another clock source")
+        return Finding(
+            "clock",
+            False,
+            f"stands at {before:.2f} s after the boot",
+            "Boot the guest anew; under an emulator, with another clock source",
+        )
     return Finding("clock", True, f"{after:.2f} s after the boot, and running")

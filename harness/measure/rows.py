@@ -15,12 +15,18 @@ from typing import Final
 
 from harness.scenarios.registry import Scenario, catalogue
 
-MOUNTED: Final = ("The requests are issued as such a file system would issue them; mounting it is "
-                  "the business of a real file system, which the twin does not have.")
-SPEED: Final = ("The requests and their results are compared; how fast they are is not a question "
-                "of same or different (`make bench` measures that).")
-PLACEMENT: Final = ("The requests are compared; on which CPU each of them is issued and completed "
-                    "(blktrace) is no behaviour of dm-snapshot.")
+MOUNTED: Final = (
+    "The requests are issued as such a file system would issue them; mounting it is "
+    "the business of a real file system, which the twin does not have."
+)
+SPEED: Final = (
+    "The requests and their results are compared; how fast they are is not a question "
+    "of same or different (`make bench` measures that)."
+)
+PLACEMENT: Final = (
+    "The requests are compared; on which CPU each of them is issued and completed "
+    "(blktrace) is no behaviour of dm-snapshot."
+)
 LVM: Final = "LVM's own decisions are left out; what it then asks of device-mapper is here."
 ENGINE: Final = "Another engine with its own format: the idea is mirrored, not its commands."
 FORMAT: Final = "Another format and another daemon: the idea is mirrored with the persistent store."
@@ -35,11 +41,13 @@ class Row:
     beyond: str = ""
 
 
-def _variants(name: str, tests: str, beyond: str = "", *,
-              stores: tuple[str, ...] = ("P", "N")) -> list[Row]:
+def _variants(
+    name: str, tests: str, beyond: str = "", *, stores: tuple[str, ...] = ("P", "N")
+) -> list[Row]:
     words = {"P": "persistent", "N": "transient"}
-    return [Row(f"dmtest: {name}_{store}", f"{tests}, {words[store]} store", beyond)
-            for store in stores]
+    return [
+        Row(f"dmtest: {name}_{store}", f"{tests}, {words[store]} store", beyond) for store in stores
+    ]
 
 
 def _dmtest() -> list[Row]:
@@ -47,63 +55,112 @@ def _dmtest() -> list[Row]:
     rows = [
         *_variants("bring_up_snapshot_target", "a snapshot comes up and goes"),
         *_variants("create_lots_of_snaps", "101 snapshots of one origin"),
-        Row("dmtest: huge_chunk_size_P", "one chunk of 524288 sectors, persistent store",
+        Row(
+            "dmtest: huge_chunk_size_P",
+            "one chunk of 524288 sectors, persistent store",
             "Chunks of up to 16384 sectors are used: one of 524288 needs 768 MiB for the store's "
-            "three buffers alone, and a guest has 512 MiB."),
+            "three buffers alone, and a guest has 512 MiB.",
+        ),
         Row("dmtest: huge_chunk_size_N", "one chunk of 524288 sectors, transient store"),
         Row("dmtest: non_power_of_2_chunk_size_fails", "a chunk of 65 sectors is refused"),
         Row("dmtest: too_large_chunk_size_fails", "a chunk of 2^22 sectors is refused"),
-        Row("dmtest: largest_chunk_size_succeeds_P", "a chunk of 2^21 sectors, persistent store",
+        Row(
+            "dmtest: largest_chunk_size_succeeds_P",
+            "a chunk of 2^21 sectors, persistent store",
             "Header and first area are a chunk each: 2 GiB written and 3 GiB of kernel memory, "
             "which no guest here has. `largest_chunk` shows that the size is accepted, with a "
-            "transient store."),
+            "transient store.",
+        ),
         Row("dmtest: largest_chunk_size_succeeds_N", "a chunk of 2^21 sectors, transient store"),
     ]
     for fs in ("ext4", "xfs"):
-        rows += _variants(f"create_snap_{fs}",
-                          f"a data set on an {fs} origin, another on its snapshot", MOUNTED)
+        rows += _variants(
+            f"create_snap_{fs}", f"a data set on an {fs} origin, another on its snapshot", MOUNTED
+        )
     rows += [
-        *_variants("many_snaps_with_changes", "31 versions of a source tree, a snapshot of each",
-                   MOUNTED),
-        *_variants("parallel_io_to_many_snaps", "16 snapshots and their origin written at once",
-                   "One request of each device is in flight at a time; queues as deep as dt's are "
-                   "not explored."),
-        *_variants("many_snapshots_of_same_volume",
-                   "16 snapshots; the origin before and after, then the first snapshot",
-                   "Memory and time of copy jobs in flight are measured apart, by `dmsnap "
-                   "headline`; contents are the same with any limit (`cow_threshold`, "
-                   "`threshold_in_flight`)."),
-        *_variants("snapshot_writes_do_not_affect_origin",
-                   "a tenth of the snapshot is overwritten; the origin keeps its pattern"),
-        *_variants("origin_writes_do_not_affect_snapshot",
-                   "a tenth of the origin is overwritten; the snapshot keeps its pattern"),
-        *_variants("snap_breaking_throughput",
-                   "the origin overwritten, chunks of 4 to 64 KiB, requests of 64 KiB to 1 MiB",
-                   SPEED),
-        *_variants("snap_already_broken_throughput", "the same when everything is copied already",
-                   SPEED),
+        *_variants(
+            "many_snaps_with_changes", "31 versions of a source tree, a snapshot of each", MOUNTED
+        ),
+        *_variants(
+            "parallel_io_to_many_snaps",
+            "16 snapshots and their origin written at once",
+            "One request of each device is in flight at a time; queues as deep as dt's are "
+            "not explored.",
+        ),
+        *_variants(
+            "many_snapshots_of_same_volume",
+            "16 snapshots; the origin before and after, then the first snapshot",
+            "Memory and time of copy jobs in flight are measured apart, by `dmsnap "
+            "headline`; contents are the same with any limit (`cow_threshold`, "
+            "`threshold_in_flight`).",
+        ),
+        *_variants(
+            "snapshot_writes_do_not_affect_origin",
+            "a tenth of the snapshot is overwritten; the origin keeps its pattern",
+        ),
+        *_variants(
+            "origin_writes_do_not_affect_snapshot",
+            "a tenth of the origin is overwritten; the snapshot keeps its pattern",
+        ),
+        *_variants(
+            "snap_breaking_throughput",
+            "the origin overwritten, chunks of 4 to 64 KiB, requests of 64 KiB to 1 MiB",
+            SPEED,
+        ),
+        *_variants(
+            "snap_already_broken_throughput", "the same when everything is copied already", SPEED
+        ),
         Row("dmtest: linear_throughput", "the same on a linear device", SPEED),
     ]
     for fs in ("xfs", "ext4"):
-        rows += _variants(f"multithreaded_layout_reread_throughput_{fs}",
-                          f"eight interleaved files on {fs} under a snapshot, one read again",
-                          f"{MOUNTED} {SPEED}")
-    rows += [Row(f"dmtest: bonnie_raw_device_{fs}", f"bonnie++ on {fs} without a snapshot",
-                 f"{MOUNTED} {SPEED}") for fs in ("xfs", "ext4")]
+        rows += _variants(
+            f"multithreaded_layout_reread_throughput_{fs}",
+            f"eight interleaved files on {fs} under a snapshot, one read again",
+            f"{MOUNTED} {SPEED}",
+        )
+    rows += [
+        Row(
+            f"dmtest: bonnie_raw_device_{fs}",
+            f"bonnie++ on {fs} without a snapshot",
+            f"{MOUNTED} {SPEED}",
+        )
+        for fs in ("xfs", "ext4")
+    ]
     for fs in ("xfs", "ext4"):
-        rows += _variants(f"bonnie_rolling_snap_{fs}",
-                          f"bonnie++ on {fs}; twice under a snapshot; and under the next",
-                          f"{MOUNTED} {SPEED}")
-    kinds = {"throughput": ("throughput", SPEED), "iod": ("distribution over CPUs", PLACEMENT),
-             "latency": ("latency", SPEED)}
-    patterns = {"randwrite": "random writes of 4 KiB", "seqwrite": "writes of 256 KiB in order",
-                "randread": "random reads of 4 KiB", "seqread": "reads of 256 KiB in order"}
+        rows += _variants(
+            f"bonnie_rolling_snap_{fs}",
+            f"bonnie++ on {fs}; twice under a snapshot; and under the next",
+            f"{MOUNTED} {SPEED}",
+        )
+    kinds = {
+        "throughput": ("throughput", SPEED),
+        "iod": ("distribution over CPUs", PLACEMENT),
+        "latency": ("latency", SPEED),
+    }
+    patterns = {
+        "randwrite": "random writes of 4 KiB",
+        "seqwrite": "writes of 256 KiB in order",
+        "randread": "random reads of 4 KiB",
+        "seqread": "reads of 256 KiB in order",
+    }
     measured = {
-        "origin": ("randwrite throughput", "randwrite iod", "randwrite latency",
-                   "seqwrite throughput", "seqwrite iod"),
-        "snapshot": ("randwrite throughput", "randwrite iod", "randwrite latency",
-                     "seqwrite throughput", "seqwrite iod", "randread throughput",
-                     "randread latency", "seqread throughput"),
+        "origin": (
+            "randwrite throughput",
+            "randwrite iod",
+            "randwrite latency",
+            "seqwrite throughput",
+            "seqwrite iod",
+        ),
+        "snapshot": (
+            "randwrite throughput",
+            "randwrite iod",
+            "randwrite latency",
+            "seqwrite throughput",
+            "seqwrite iod",
+            "randread throughput",
+            "randread latency",
+            "seqread throughput",
+        ),
     }
     measured["raw_device"] = measured["snapshot"]
     for device, tests in measured.items():
@@ -119,78 +176,138 @@ def _dmtest() -> list[Row]:
 
 
 LVM_ROWS: Final = (
-    Row("lvm2: snapshot-usage (a store that ends where its data ends)",
-        "fills of 32 KiB, 128 KiB and 4 MiB fit their stores; 33 KiB do not fit one of 32"),
-    Row("lvm2: snapshot-usage (full, extended, filled again)",
-        "three chunks are full after one sector; extended, the snapshot goes on", LVM),
-    Row("lvm2: snapshot-usage (a snapshot of 4095 GiB)",
-        "100 KiB for 4095 GiB: one sector makes 12 percent of them"),
-    Row("lvm2: snapshot-usage (stale header of another chunk size)",
-        "a COW device that holds an older store's header"),
+    Row(
+        "lvm2: snapshot-usage (a store that ends where its data ends)",
+        "fills of 32 KiB, 128 KiB and 4 MiB fit their stores; 33 KiB do not fit one of 32",
+    ),
+    Row(
+        "lvm2: snapshot-usage (full, extended, filled again)",
+        "three chunks are full after one sector; extended, the snapshot goes on",
+        LVM,
+    ),
+    Row(
+        "lvm2: snapshot-usage (a snapshot of 4095 GiB)",
+        "100 KiB for 4095 GiB: one sector makes 12 percent of them",
+    ),
+    Row(
+        "lvm2: snapshot-usage (stale header of another chunk size)",
+        "a COW device that holds an older store's header",
+    ),
     Row("lvm2: snapshot-usage (read-only)", "a snapshot that is activated read-only"),
     Row("lvm2: snapshot-usage (15 PiB)", "a virtual device of 15 PiB and a snapshot of half of it"),
-    Row("lvm2: snapshot-usage (metadata sectors)", "the third number of the status line",
-        "Targets before 1.8 do not print it; every kernel here does."),
-    Row("lvm2: snapshot-usage-exa", "a virtual size of 15 EiB",
+    Row(
+        "lvm2: snapshot-usage (metadata sectors)",
+        "the third number of the status line",
+        "Targets before 1.8 do not print it; every kernel here does.",
+    ),
+    Row(
+        "lvm2: snapshot-usage-exa",
+        "a virtual size of 15 EiB",
         "8191 PiB and the first size that a table cannot have (2^54 sectors) are shown: a kernel "
-        "refuses what lies beyond the largest file offset."),
+        "refuses what lies beyond the largest file offset.",
+    ),
     Row("lvm2: snapshot-maxsize", "a store as large as it can ever need stays valid"),
-    Row("lvm2: lvcreate-small-snap", "three chunks are enough, one and two are not",
+    Row(
+        "lvm2: lvcreate-small-snap",
+        "three chunks are enough, one and two are not",
         "That two chunks are too few is LVM's decision: the kernel takes them, and the first "
-        "write overflows."),
-    Row("lvm2: lvcreate-usage", "chunks of 3 and 1024 KiB rejected, of 4 and 512 KiB accepted",
-        "Only LVM rejects 1024 KiB; the kernel takes up to 1 GiB."),
-    Row("lvm2: snapshot-reactivate", "contents across two cycles of deactivation, with unaligned "
-        "writes", "Writes are whole sectors: 2411 of them stand for 1234567 bytes."),
-    Row("lvm2: snapshot-cow-reduce", "a store shrunk below what is used; overflow by direct write",
-        "LVM refuses to shrink it; here it is shrunk, which shows why."),
+        "write overflows.",
+    ),
+    Row(
+        "lvm2: lvcreate-usage",
+        "chunks of 3 and 1024 KiB rejected, of 4 and 512 KiB accepted",
+        "Only LVM rejects 1024 KiB; the kernel takes up to 1 GiB.",
+    ),
+    Row(
+        "lvm2: snapshot-reactivate",
+        "contents across two cycles of deactivation, with unaligned writes",
+        "Writes are whole sectors: 2411 of them stand for 1234567 bytes.",
+    ),
+    Row(
+        "lvm2: snapshot-cow-reduce",
+        "a store shrunk below what is used; overflow by direct write",
+        "LVM refuses to shrink it; here it is shrunk, which shows why.",
+    ),
     Row("lvm2: lvextend-snapshot-policy", "the COW volume grows under a live snapshot", LVM),
-    Row("lvm2: lvextend-snapshot-dmeventd", "the monitor lets it grow, and stops at overflow",
+    Row(
+        "lvm2: lvextend-snapshot-dmeventd",
+        "the monitor lets it grow, and stops at overflow",
         "The monitor is a daemon of its own that polls; its polls, its growth and the event that "
-        "it waits for are here."),
-    Row("lvm2: snapshot-merge (in use)", "a merge while the origin is mounted",
+        "it waits for are here.",
+    ),
+    Row(
+        "lvm2: snapshot-merge (in use)",
+        "a merge while the origin is mounted",
         "A device above the origin stands for the mounted file system; that LVM may put a merge "
-        "off is its own affair."),
-    Row("lvm2: snapshot-merge (copies out to one more)",
-        "a merge beside another snapshot, which gets copies of what is overwritten"),
+        "off is its own affair.",
+    ),
+    Row(
+        "lvm2: snapshot-merge (copies out to one more)",
+        "a merge beside another snapshot, which gets copies of what is overwritten",
+    ),
     Row("lvm2: snapshot-merge (a second one refused)", "one merge for each origin"),
-    Row("lvm2: snapshot-merge-stack",
+    Row(
+        "lvm2: snapshot-merge-stack",
         "a merge onto a slow device, then an error of the COW device; re-activated, finished",
         "A suspended device stands for the slow one, so that nothing depends on time; thin "
-        "volumes are another module."),
+        "volumes are another module.",
+    ),
     Row("lvm2: merge resumed by activation", "a merge is loaded where its snapshot never ran"),
-    Row("lvm2: snapshot-remove-dmsetup",
+    Row(
+        "lvm2: snapshot-remove-dmsetup",
         "suspended without flush over a suspended device; forced removal leaves an error target",
-        "No file system is mounted; a device on top keeps the snapshot open."),
+        "No file system is mounted; a device on top keeps the snapshot open.",
+    ),
     Row("lvm2: snapshot-rename", "volumes get other names while they are active"),
-    Row("lvm2: snapshots over raid, mirror, cache, thin",
+    Row(
+        "lvm2: snapshots over raid, mirror, cache, thin",
         "origin and COW volume are no plain disks",
         "dm-raid, dm-cache and dm-thin are modules of their own, and dm-snapshot sees nothing of "
-        "them but a block device. Stacks of linear segments, two layers deep, are here."),
-    Row("lvm2: usage percent", "0 when new, less than 50 later, 100 after an overflow",
-        "Percent are LVM's; the numbers that it computes them from are compared at each step."),
+        "them but a block device. Stacks of linear segments, two layers deep, are here.",
+    ),
+    Row(
+        "lvm2: usage percent",
+        "0 when new, less than 50 later, 100 after an overflow",
+        "Percent are LVM's; the numbers that it computes them from are compared at each step.",
+    ),
 )
 
 ANDROID_ROWS: Final = (
-    Row("android: DmSnapshotArgs", "PO is accepted, and what the table says",
-        "What an older target would get (P) is decided by libdm from its version."),
+    Row(
+        "android: DmSnapshotArgs",
+        "PO is accepted, and what the table says",
+        "What an older target would get (P) is decided by libdm from its version.",
+    ),
     Row("android: DmSnapshot", "isolation, merge, poll until all is merged, base holds the data"),
     Row("android: DmSnapshotOverflow", "EIO of write or fsync, then Overflow or Invalid"),
-    Row("android: ParseStatusText", "four good and ten malformed status lines",
+    Row(
+        "android: ParseStatusText",
+        "four good and ten malformed status lines",
         "Everything that a kernel says is here; the malformed lines are for a parser that no "
-        "kernel ever feeds."),
-    Row("android: DmSnapshotMergePercent", "percent from the numbers of the status line",
+        "kernel ever feeds.",
+    ),
+    Row(
+        "android: DmSnapshotMergePercent",
+        "percent from the numbers of the status line",
         "The percentage is libdm's arithmetic; the numbers are compared at four places of one "
-        "merge."),
+        "merge.",
+    ),
     Row("android: Snapshot_Metadata", "areas of 256: old 256 is new 2, old 512 is new 259"),
     Row("android: Snapshot_Metadata_Overlap", "operations that overlap each other", FORMAT),
     Row("android: Merge_Resume", "a merge is interrupted, and goes on", FORMAT),
-    *(Row(f"android: Merge_Crash_{stops}_{order}",
-          f"interrupted at {stops.lower()} places, chunks written in {order.lower()} order",
-          f"{FORMAT} The merge stops at an error, not at a kill.")
-      for stops, order in product(("Fixed", "Random"), ("Ordered", "Inverted"))),
-    Row("android: InterruptMergeDuringPhaseUpdate",
-        "two partitions merge one after the other, interrupted between", FORMAT),
+    *(
+        Row(
+            f"android: Merge_Crash_{stops}_{order}",
+            f"interrupted at {stops.lower()} places, chunks written in {order.lower()} order",
+            f"{FORMAT} The merge stops at an error, not at a kill.",
+        )
+        for stops, order in product(("Fixed", "Random"), ("Ordered", "Inverted"))
+    ),
+    Row(
+        "android: InterruptMergeDuringPhaseUpdate",
+        "two partitions merge one after the other, interrupted between",
+        FORMAT,
+    ),
     Row("android: MergeInRecovery", "a merge from what is on the disk alone"),
 )
 
@@ -203,10 +320,16 @@ _ENGINES: Final = {
 }
 
 OTHER_ROWS: Final = (
-    Row("xfstests: generic/081", "5 MiB through a 4 MiB snapshot of a 256 MiB volume: overflow, "
-        "and a clean log", MOUNTED),
-    Row("xfstests: btrfs/291", "a throw-away snapshot at every FUA of a replayed log",
-        f"{MOUNTED} The log is that of the scenario's own writes."),
+    Row(
+        "xfstests: generic/081",
+        "5 MiB through a 4 MiB snapshot of a 256 MiB volume: overflow, and a clean log",
+        MOUNTED,
+    ),
+    Row(
+        "xfstests: btrfs/291",
+        "a throw-away snapshot at every FUA of a replayed log",
+        f"{MOUNTED} The log is that of the scenario's own writes.",
+    ),
     Row("huge sparse disk: chunks of 16, 128, 512", "a small COW device makes a huge disk"),
     Row("huge sparse disk: 17 TiB", "a disk of 17 TiB, written all over"),
     *(Row(f"blksnap: {name}", text, ENGINE) for name, text in _ENGINES.items()),
@@ -221,44 +344,74 @@ READER_ROWS: Final = (
 )
 
 FIX_ROWS: Final = (
-    Row("F: header and metadata at invalidation",
+    Row(
+        "F: header and metadata at invalidation",
         "61578dcd: an invalidation could write an area over the header, or the other way round",
         "The two writes race in the kernel; they are in flight at once here, but nothing forces "
-        "the fatal order."),
-    Row("F: read of the origin and the exception that overtakes it",
-        "a8d41b59: a read of the origin could see what was written after its chunk was copied"),
-    Row("F: origin or merge suspended during handover",
+        "the fatal order.",
+    ),
+    Row(
+        "F: read of the origin and the exception that overtakes it",
+        "a8d41b59: a read of the origin could see what was written after its chunk was copied",
+    ),
+    Row(
+        "F: origin or merge suspended during handover",
         "09ee96b2 and its sibling: resume quiesces whatever stands on the origin",
-        "Handover while a merge copies is not held in that state; it is suspended, or over."),
-    Row("F: commits in the order of allocation",
+        "Handover while a merge copies is not held in that state; it is suspended, or over.",
+    ),
+    Row(
+        "F: commits in the order of allocation",
         "1.12.0: exceptions committed out of order leaked chunks of the store at a crash",
-        "The order on the disk is shown; cutting the power between two commits is not."),
-    Row("F: a whole chunk is written without reading the origin",
-        "a6e50b40: nothing is copied that is overwritten at once"),
+        "The order on the disk is shown; cutting the power between two commits is not.",
+    ),
+    Row(
+        "F: a whole chunk is written without reading the origin",
+        "a6e50b40: nothing is copied that is overwritten at once",
+    ),
     Row("F: discard features", "1.16.0: discard_zeroes_cow and discard_passdown_origin"),
-    Row("F: merged data flushed before the metadata is committed",
-        "5.11: a power cut could find the entry gone and its data not yet on the origin"),
+    Row(
+        "F: merged data flushed before the metadata is committed",
+        "5.11: a power cut could find the entry gone and its data not yet on the origin",
+    ),
 )
 
 NOBODY_ROWS: Final = (
-    Row("G1: kernel and twin compared at every step", "data, status and store",
-        "Answered by the harness: each scenario of the catalogue is such a comparison."),
+    Row(
+        "G1: kernel and twin compared at every step",
+        "data, status and store",
+        "Answered by the harness: each scenario of the catalogue is such a comparison.",
+    ),
     Row("G2: every byte of the store, areas exactly full", "an oracle for the format"),
-    Row("G3: handover in every order", "the right order of steps, and every wrong one",
+    Row(
+        "G3: handover in every order",
+        "the right order of steps, and every wrong one",
         "A suspend waits for exceptions that are pending, and a step for its own I/O, so none is "
-        "pending when a handover takes place."),
+        "pending when a handover takes place.",
+    ),
     Row("G4: the status line step by step", "through fill, overflow and merge"),
     Row("G5: the discard features", "zeroes and passdown, aligned and not"),
-    Row("G6: crash consistency of the store", "power cuts anywhere, in a merge too",
+    Row(
+        "G6: crash consistency of the store",
+        "power cuts anywhere, in a merge too",
         "Needs the state of the disks after each write; no step takes it yet. Stores as such cuts "
-        "leave them are loaded by `entries_with_holes` and `stale_entries`."),
+        "leave them are loaded by `entries_with_holes` and `stale_entries`.",
+    ),
     Row("G7: faults placed by count", "the third write to a range fails"),
-    Row("G8: a fuzzer that shrinks what it finds", "tables, states and I/O at random",
-        "A program, not a scenario; traces are data so that they can be shortened."),
-    Row("G9: a self-contained bug bundle", "one command replays it",
-        "A program, not a scenario; `dmsnap trace` and `dmsnap replay` are its core."),
-    Row("G10: a published matrix", "scenario × kernel × store × chunk, resumable after a panic",
-        "A report, not a scenario; `dmsnap run --kernel … --kernel …` writes one for machines."),
+    Row(
+        "G8: a fuzzer that shrinks what it finds",
+        "tables, states and I/O at random",
+        "A program, not a scenario; traces are data so that they can be shortened.",
+    ),
+    Row(
+        "G9: a self-contained bug bundle",
+        "one command replays it",
+        "A program, not a scenario; `dmsnap trace` and `dmsnap replay` are its core.",
+    ),
+    Row(
+        "G10: a published matrix",
+        "scenario × kernel × store × chunk, resumable after a panic",
+        "A report, not a scenario; `dmsnap run --kernel … --kernel …` writes one for machines.",
+    ),
 )
 
 SECTIONS: Final[dict[str, tuple[Row, ...]]] = {
@@ -313,12 +466,17 @@ def page() -> str:
     lines = [INTRODUCTION]
     rows = all_rows()
     shown = sum(bool(answered[name]) for name in rows)
-    lines.append(f"{len(rows)} rows: {shown} are answered by scenarios, {len(rows) - shown} are "
-                 "not, each with its reason.\n")
+    lines.append(
+        f"{len(rows)} rows: {shown} are answered by scenarios, {len(rows) - shown} are "
+        "not, each with its reason.\n"
+    )
     for title, section in SECTIONS.items():
         lines += [f"## {title}", "", "| row | scenarios | out of reach |", "|---|---|---|"]
-        lines += [f"| **{row.name}**<br>{row.tests} | {_listed(answered[row.name]) or '–'} | "
-                  f"{row.beyond} |" for row in section]
+        lines += [
+            f"| **{row.name}**<br>{row.tests} | {_listed(answered[row.name]) or '–'} | "
+            f"{row.beyond} |"
+            for row in section
+        ]
         lines.append("")
     return "\n".join(lines)
 

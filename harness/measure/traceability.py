@@ -40,8 +40,10 @@ _MODULE: Final = "The module as such is no part of the twin: types are there fro
 _HASH: Final = "A Python dict, which has its own hash, size and growth."
 _PLAIN: Final = "A plain attribute; nothing that could differ."
 _DAX: Final = "DAX is not modelled, and newer kernels no longer have the function."
-_EXIT: Final = (f"{_MODULE} It lies in a section of its own and takes no probe; "
-                "`exit_origin_hash`, which it alone calls when it is unloaded, is reached.")
+_EXIT: Final = (
+    f"{_MODULE} It lies in a section of its own and takes no probe; "
+    "`exit_origin_hash`, which it alone calls when it is unloaded, is reached."
+)
 
 SEED: Final = (
     Seed("dm_snap_origin", ("exception_store:ExceptionStore",), _PLAIN),
@@ -53,8 +55,10 @@ SEED: Final = (
     Seed("track_chunk", ("snapshot:Snapshot._track",)),
     Seed("stop_tracking_chunk", ("snapshot:Snapshot.end_io",)),
     Seed("__chunk_is_tracked", ("snapshot:Snapshot.when_untracked",)),
-    Seed("__check_for_conflicting_io", ("snapshot:Snapshot.when_untracked",
-                                        "merge:SnapshotMerge._wait_for_writes")),
+    Seed(
+        "__check_for_conflicting_io",
+        ("snapshot:Snapshot.when_untracked", "merge:SnapshotMerge._wait_for_writes"),
+    ),
     Seed("init_origin_hash", (), _MODULE),
     Seed("exit_origin_hash", (), _MODULE),
     Seed("origin_hash", ("origins:Origins",), _HASH),
@@ -78,23 +82,26 @@ SEED: Final = (
     Seed("free_completed_exception", (), "Python frees what nobody holds."),
     Seed("alloc_pending_exception", ("pending:PendingException.__init__",)),
     Seed("free_pending_exception", (), "Python frees what nobody holds."),
-    Seed("dm_insert_exception", ("exceptions.table:ExceptionTable.insert",
-                                 "exceptions.lists:ExceptionLists.insert")),
+    Seed(
+        "dm_insert_exception",
+        ("exceptions.table:ExceptionTable.insert", "exceptions.lists:ExceptionLists.insert"),
+    ),
     Seed("dm_add_exception", ("exceptions.table:ExceptionTable.load",)),
     Seed("__minimum_chunk_size", ("origins:Origins.minimum_chunk_sectors",)),
     Seed("calc_max_buckets", ("exceptions.table:table_slots",)),
-    Seed("init_hash_tables", ("exceptions.table:table_slots",
-                              "snapshot:Snapshot._construct_store")),
+    Seed(
+        "init_hash_tables", ("exceptions.table:table_slots", "snapshot:Snapshot._construct_store")
+    ),
     Seed("merge_shutdown", ("merge:SnapshotMerge._next_chunks",)),
     Seed("__release_queued_bios_after_merge", ("merge:SnapshotMerge._release",)),
     Seed("__remove_single_exception_chunk", ("exceptions.table:ExceptionTable.remove",)),
     Seed("remove_single_exception_chunk", ("merge:SnapshotMerge._committed",)),
-    Seed("read_pending_exceptions_done_count",
-         ("world:World.when_exception_done",)),
-    Seed("increment_pending_exceptions_done_count",
-         ("world:World.exception_done",)),
-    Seed("snapshot_merge_next_chunks", ("merge:SnapshotMerge._next_chunks",
-                                        "merge:SnapshotMerge._copy_out")),
+    Seed("read_pending_exceptions_done_count", ("world:World.when_exception_done",)),
+    Seed("increment_pending_exceptions_done_count", ("world:World.exception_done",)),
+    Seed(
+        "snapshot_merge_next_chunks",
+        ("merge:SnapshotMerge._next_chunks", "merge:SnapshotMerge._copy_out"),
+    ),
     Seed("merge_callback", ("merge:SnapshotMerge._merged", "merge:SnapshotMerge._committed")),
     Seed("start_merge", ("merge:SnapshotMerge.start_merge",)),
     Seed("stop_merge", ("merge:SnapshotMerge._stop",)),
@@ -162,20 +169,28 @@ def page(recorded: Counted) -> str:
     lines = [
         "# Traceability: the seed, the twin, and what reaches them",
         "",
-        ("<!-- Made by `dmsnap coverage --update`; edit harness/measure/traceability.py "
-         "instead. -->"),
+        (
+            "<!-- Made by `dmsnap coverage --update`; edit harness/measure/traceability.py "
+            "instead. -->"
+        ),
         "",
-        (f"The {len(SEED)} functions of the seed, `drivers/md/dm-snap.c` of December 2018, in "
-         "the order of the file: what stands for each in the twin, and how many scenarios reach "
-         "it on a real module, with some that reach little else."),
+        (
+            f"The {len(SEED)} functions of the seed, `drivers/md/dm-snap.c` of December 2018, in "
+            "the order of the file: what stands for each in the twin, and how many scenarios reach "
+            "it on a real module, with some that reach little else."
+        ),
         "",
-        (f"Counted by the kernel itself: {recorded.release} ({recorded.kernel}, package version "
-         f"{recorded.version}), a probe on the entry of each function, {recorded.scenarios} "
-         "scenarios. The module is that kernel's own source, built without inlining, for a "
-         f"function that is inlined has no entry. {len(reached)} of {len(SEED)} are reached."),
+        (
+            f"Counted by the kernel itself: {recorded.release} ({recorded.kernel}, package version "
+            f"{recorded.version}), a probe on the entry of each function, {recorded.scenarios} "
+            "scenarios. The module is that kernel's own source, built without inlining, for a "
+            f"function that is inlined has no entry. {len(reached)} of {len(SEED)} are reached."
+        ),
         "",
-        ("`dmsnap coverage --kernel deb-6.1` counts anew. How much of the twin the same "
-         "catalogue runs: [TWIN-COVERAGE.md](TWIN-COVERAGE.md)."),
+        (
+            "`dmsnap coverage --kernel deb-6.1` counts anew. How much of the twin the same "
+            "catalogue runs: [TWIN-COVERAGE.md](TWIN-COVERAGE.md)."
+        ),
         "",
         "| function | in the twin | scenarios | for example | remark |",
         "|---|---|---|---|---|",
@@ -185,8 +200,7 @@ def page(recorded: Counted) -> str:
 
 
 def _is_reached(counted: Function | None) -> bool:
-    return counted is not None and bool(
-        counted.scenarios or counted.loading or counted.unloading)
+    return counted is not None and bool(counted.scenarios or counted.loading or counted.unloading)
 
 
 def _row(function: Seed, counted: Function | None) -> str:

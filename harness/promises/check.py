@@ -32,7 +32,8 @@ from harness.trace.observations import Observation, Runs
 from harness.trace.steps import AnyStep
 
 SNAPSHOT_RULE: Final = (
-    "a snapshot shows its origin as it was when it became active, plus its own writes")
+    "a snapshot shows its origin as it was when it became active, plus its own writes"
+)
 OWN_RULE: Final = "a device keeps what was written to it"
 
 
@@ -56,11 +57,13 @@ class BrokenPromise(Struct, frozen=True, kw_only=True):
     rule: str
 
     def __str__(self) -> str:
-        return (f"step {self.step}: sector {self.sector} of {self.device} "
-                f"({self.sectors} break it in all)\n"
-                f"  promised  {self.promised}\n"
-                f"  read      {self.read}\n"
-                f"  ({self.rule})")
+        return (
+            f"step {self.step}: sector {self.sector} of {self.device} "
+            f"({self.sectors} break it in all)\n"
+            f"  promised  {self.promised}\n"
+            f"  read      {self.read}\n"
+            f"  ({self.rule})"
+        )
 
 
 def check(trace: Trace, observations: Sequence[Observation]) -> tuple[BrokenPromise, ...]:
@@ -119,8 +122,7 @@ class _Checker:
 
     # -- what was read ------------------------------------------------------------------------
 
-    def _verify(self, step: AnyStep, index: int, name: str, runs: Runs
-                ) -> Iterator[BrokenPromise]:
+    def _verify(self, step: AnyStep, index: int, name: str, runs: Runs) -> Iterator[BrokenPromise]:
         """Compare what was read of one device."""
         for start, part in self._ranges(step, name, runs):
             end = start + pattern.sectors_of(part)
@@ -149,10 +151,14 @@ class _Checker:
         sector, content = first.promised.start, first.promised.content
         leaf = next((piece.leaf for piece in self.world.pieces(name, sector, sector + 1)), None)
         return BrokenPromise(
-            step=step, device=name, sector=sector,
+            step=step,
+            device=name,
+            sector=sector,
             sectors=sum(breach.promised.sectors for breach in found),
-            promised=_words(content, sector), read=first.read,
-            rule=SNAPSHOT_RULE if isinstance(leaf, Snapshot) else OWN_RULE)
+            promised=_words(content, sector),
+            read=first.read,
+            rule=SNAPSHOT_RULE if isinstance(leaf, Snapshot) else OWN_RULE,
+        )
 
     def _settle(self, name: str, found: Sequence[Breach]) -> None:
         """Promise nothing more of what is broken: said once is enough."""
@@ -165,6 +171,7 @@ class _Checker:
 
 def _words(content: Content, sector: int) -> str:
     if isinstance(content, Stamp):
-        return (f"sector {sector + content.shift} of {content.device}, "
-                f"generation {content.generation}")
+        return (
+            f"sector {sector + content.shift} of {content.device}, generation {content.generation}"
+        )
     return "zeros"

@@ -142,9 +142,12 @@ class Extents:
 
     def differing(self, other: "Extents", end: int) -> list[Extent]:
         """Where in [0, end) not both are known to hold the same, with what the other one holds."""
-        return [there for here in self.between(0, end)
-                for there in other.between(here.start, here.end)
-                if here.content is UNKNOWN or here.content != there.content]
+        return [
+            there
+            for here in self.between(0, end)
+            for there in other.between(here.start, here.end)
+            if here.content is UNKNOWN or here.content != there.content
+        ]
 
     def _first_behind(self, sector: int) -> int:
         """Index of the first extent that ends behind ``sector``."""
@@ -162,7 +165,7 @@ def written(seed: int, step: Write | Poke | Zeroout | Discard, *, failed: bool) 
     if failed or isinstance(step, Discard) or (isinstance(step, Write) and step.buffered):
         return data
     if isinstance(step, Poke):
-        _poke(data, pattern.encode(seed, step.data[:bytes_of_sectors(sectors)]))
+        _poke(data, pattern.encode(seed, step.data[: bytes_of_sectors(sectors)]))
     elif isinstance(step, Zeroout) or step.fill == "zero":
         data.put(data.start, data.end, ZERO)
     else:
@@ -206,4 +209,5 @@ def _kept(promised: Extent, run: Run, index: int) -> bool:
         return isinstance(run, Zeros)
     return isinstance(run, Stamped) and (
         (run.device, run.generation, run.sector + index)
-        == (content.device, content.generation, promised.start + content.shift))
+        == (content.device, content.generation, promised.start + content.shift)
+    )

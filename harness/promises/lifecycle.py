@@ -53,8 +53,9 @@ def _disk(world: World, step: do.Disk) -> None:
     disk.keep(Extent(0, step.sectors, content))
 
 
-def _write(world: World, step: do.Write | do.Poke | do.Zeroout | do.Discard, error: str | None
-           ) -> None:
+def _write(
+    world: World, step: do.Write | do.Poke | do.Zeroout | do.Discard, error: str | None
+) -> None:
     """A write that was not even begun changes nothing; one that failed may have changed it all."""
     if error in (observations.SUSPENDED, "EOPNOTSUPP"):
         return
@@ -77,8 +78,11 @@ def _parallel(world: World, step: do.Parallel, observation: Observation) -> None
     for name in step.resume:
         _resume(world, name, failed=False)
     ended = (observation.text or "").splitlines()
-    writes = [(io, said == "ok") for io, said in zip(step.ios, ended, strict=False)
-              if isinstance(io, do.Write)]
+    writes = [
+        (io, said == "ok")
+        for io, said in zip(step.ios, ended, strict=False)
+        if isinstance(io, do.Write)
+    ]
     for io, done in writes:
         shared = any(other is not io and _overlap(io, other) for other, _ in writes)
         world.write(io.device, written(world.seed, io, failed=shared or not done))
@@ -86,8 +90,11 @@ def _parallel(world: World, step: do.Parallel, observation: Observation) -> None
 
 def _overlap(one: do.Write, other: do.Write) -> bool:
     """True if both write to some sector of one device."""
-    return (one.device == other.device and other.sector < one.sector + one.sectors
-            and one.sector < other.sector + other.sectors)
+    return (
+        one.device == other.device
+        and other.sector < one.sector + one.sectors
+        and one.sector < other.sector + other.sectors
+    )
 
 
 # -- a table is loaded --------------------------------------------------------------------------
@@ -115,8 +122,9 @@ def _attach(world: World, line: Line, *, failed: bool) -> Snapshot | None:
     cow = list(world.pieces(line.device(1), 0, do.SECTOR_MAX))
     transient = line.words[2][0] in "nN"
     # The kernel makes a store where the COW device begins with zeros.
-    fresh = transient or [extent.content for extent in
-                          world.content(line.device(1), 0, 1).between(0, 1)] == [ZERO]
+    fresh = transient or [
+        extent.content for extent in world.content(line.device(1), 0, 1).between(0, 1)
+    ] == [ZERO]
     known, shared = None, False
     reached = [piece for piece in cow if piece.leaf is not NOWHERE]
     for snapshot in [each for each in world.snapshots if overlap(reached, each.cow_pieces)]:
@@ -155,8 +163,12 @@ def _supplant(world: World, snapshot: Snapshot) -> bool:
 
 def _followed(new: Snapshot, line: Line) -> bool:
     """True if the model can follow a snapshot: where it is, its origin, and its COW device."""
-    return (line.start == 0 and new.origin != "" and new.cow_pieces != []
-            and all(piece.leaf is not None for piece in new.cow_pieces))
+    return (
+        line.start == 0
+        and new.origin != ""
+        and new.cow_pieces != []
+        and all(piece.leaf is not None for piece in new.cow_pieces)
+    )
 
 
 def _become_cow(world: World, cow: list[Piece]) -> None:
@@ -201,8 +213,9 @@ def _swap_tables(world: World, mapped: Mapped, name: str) -> None:
     lines = mapped.take_inactive()
     _let_go(world, mapped.take_live(), name)
     mapped.live, mapped.opaque = lines, False
-    world.snapshots += [line.snapshot for line in lines
-                        if line.snapshot and line.snapshot not in world.snapshots]
+    world.snapshots += [
+        line.snapshot for line in lines if line.snapshot and line.snapshot not in world.snapshots
+    ]
 
 
 def _activate(world: World, name: str, line: Line, snapshot: Snapshot) -> None:
@@ -267,8 +280,7 @@ def _let_go(world: World, lines: list[Line], name: str = "") -> None:
             continue
         if snapshot.active_in == name:
             snapshot.active_in = ""
-        if (snapshot.transient and not world.referenced(snapshot)
-                and snapshot in world.snapshots):
+        if snapshot.transient and not world.referenced(snapshot) and snapshot in world.snapshots:
             world.snapshots.remove(snapshot)
 
 

@@ -87,7 +87,8 @@ class Snapshot(Leaf):
     def renamed(self, old: str, new: str) -> None:
         """A device that it may stand on, or be active in, takes another name."""
         self.active_in, self.origin, self.cow = (
-            new if name == old else name for name in (self.active_in, self.origin, self.cow))
+            new if name == old else name for name in (self.active_in, self.origin, self.cow)
+        )
 
 
 NOWHERE: Final = Leaf(0)
@@ -136,13 +137,20 @@ class Piece(Struct, frozen=True):
 
     def overlaps(self, other: "Piece") -> bool:
         """True if both have sectors of one leaf in common."""
-        return (self.leaf is other.leaf is not None
-                and self.at < other.at_end and other.at < self.at_end)
+        return (
+            self.leaf is other.leaf is not None
+            and self.at < other.at_end
+            and other.at < self.at_end
+        )
 
     def holds(self, other: "Piece") -> bool:
         """True if all of ``other`` is in here, at the same sectors of device and leaf."""
-        return (self.leaf is other.leaf and self.start <= other.start and other.end <= self.end
-                and self.at - self.start == other.at - other.start)
+        return (
+            self.leaf is other.leaf
+            and self.start <= other.start
+            and other.end <= self.end
+            and self.at - self.start == other.at - other.start
+        )
 
 
 def overlap(some: Sequence[Piece], others: Sequence[Piece]) -> bool:

@@ -84,8 +84,7 @@ class Line(Struct, frozen=True):
         if self.type != "striped" or len(words) < 4 or not all(map(str.isdecimal, numbers)):
             return False
         stripes, chunk = int(words[0]), int(words[1])
-        return (stripes * 2 + 2 == len(words) and chunk > 0
-                and self.length <= CHUNKS_MAX * chunk)
+        return stripes * 2 + 2 == len(words) and chunk > 0 and self.length <= CHUNKS_MAX * chunk
 
     def _stripes(self, start: int, end: int) -> Iterator[Part]:
         """Chunks go to the stripes in turn (words: stripes, chunk, then device and sector)."""

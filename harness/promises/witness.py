@@ -123,8 +123,10 @@ class _Witness:
 
     def _active_on(self, disk: Leaf) -> bool:
         """True if a snapshot is active whose store is on ``disk``."""
-        return any(snapshot.active_in and snapshot.cow_pieces
-                   and snapshot.cow_pieces[0].leaf is disk for snapshot in self.world.snapshots)
+        return any(
+            snapshot.active_in and snapshot.cow_pieces and snapshot.cow_pieces[0].leaf is disk
+            for snapshot in self.world.snapshots
+        )
 
     def _below(self, name: str) -> Leaf | None:
         """The disk that is ``name``, from its first sector on."""
@@ -140,8 +142,12 @@ class _Witness:
             if len(mapped.live) != 1 or mapped.opaque:
                 continue
             line, snapshot = mapped.live[0], mapped.live[0].snapshot
-            if (snapshot and not snapshot.transient and snapshot.active_in == device
-                    and self._below(snapshot.cow) is disk):
+            if (
+                snapshot
+                and not snapshot.transient
+                and snapshot.active_in == device
+                and self._below(snapshot.cow) is disk
+            ):
                 state = self.states.get(device)
                 status = state.status if state and state.status else ""
                 found.append(_Standing(device, line, snapshot, status.split()[3:]))
@@ -152,8 +158,11 @@ class _Witness:
     def _disk(self, name: str, disk: Leaf, observation: Observation) -> Iterator[BrokenPromise]:
         """All that the store on one disk can say."""
         loaded, image = self.loads.get(disk), observation.image[name]
-        if loaded is None or loaded.writes != disk.writes or any(
-                isinstance(run, Unreadable) for run in image):
+        if (
+            loaded is None
+            or loaded.writes != disk.writes
+            or any(isinstance(run, Unreadable) for run in image)
+        ):
             return
         step = observation.step
         try:
@@ -167,15 +176,17 @@ class _Witness:
         if loaded.errno:
             # The disk may have been unreadable then, or its blocks be larger than the chunks.
             if loaded.errno != "EIO" and not self.large_blocks:
-                yield _broken(step, name, LOAD_RULE, "a store that can be read",
-                              f"{loaded.errno}: {_REFUSED}")
+                yield _broken(
+                    step, name, LOAD_RULE, "a store that can be read", f"{loaded.errno}: {_REFUSED}"
+                )
             return
         standing = self._standing_on(disk)
         if len(standing) == 1:
             yield from self._snapshot(name, found, standing[0], observation)
 
-    def _snapshot(self, name: str, found: Store, on: _Standing, observation: Observation
-                  ) -> Iterator[BrokenPromise]:
+    def _snapshot(
+        self, name: str, found: Store, on: _Standing, observation: Observation
+    ) -> Iterator[BrokenPromise]:
         """What the store on disk ``name`` says of the one snapshot that stands on it."""
         step, words = observation.step, on.status
         if found.state is State.INVALID and words != ["Invalid"]:
@@ -187,23 +198,34 @@ class _Witness:
         findings = store.check(found, origin_sectors=on.line.length)
         damage = [finding for finding in findings if finding.damage]
         if damage and not on.snapshot.store_found:
-            yield _broken(step, name, SOUND_RULE, "a sound store", damage[0].message,
-                          sector=sector_of_byte(damage[0].places[0]))
+            yield _broken(
+                step,
+                name,
+                SOUND_RULE,
+                "a sound store",
+                damage[0].message,
+                sector=sector_of_byte(damage[0].places[0]),
+            )
         if damage or len(rules.examined(on.line.length)) > 1:
             return
-        shown, origin = (observation.content.get(each, observation.image.get(each, ()))
-                         for each in (on.device, on.line.device(0)))
-        wrong = unexplained(self.seed, found, cow=observation.image[name], origin=origin,
-                            shown=shown)
+        shown, origin = (
+            observation.content.get(each, observation.image.get(each, ()))
+            for each in (on.device, on.line.device(0))
+        )
+        wrong = unexplained(
+            self.seed, found, cow=observation.image[name], origin=origin, shown=shown
+        )
         if wrong:
             sector, promised, read = wrong
             yield _broken(step, on.device, EXPLAINS_RULE, promised, read, sector=sector)
 
 
-def _broken(step: int, device: str, rule: str, promised: str, read: str, *, sector: int = 0
-            ) -> BrokenPromise:
-    return BrokenPromise(step=step, device=device, sector=sector, sectors=1, promised=promised,
-                         read=read, rule=rule)
+def _broken(
+    step: int, device: str, rule: str, promised: str, read: str, *, sector: int = 0
+) -> BrokenPromise:
+    return BrokenPromise(
+        step=step, device=device, sector=sector, sectors=1, promised=promised, read=read, rule=rule
+    )
 
 
 def _numbers(found: Store, words: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -215,8 +237,9 @@ def _numbers(found: Store, words: Sequence[str]) -> Iterator[tuple[str, str]]:
         yield f"{found.allocated_sectors} sectors allocated", words[0]
 
 
-def unexplained(seed: int, found: Store, *, cow: Runs, origin: Runs, shown: Runs
-                ) -> tuple[int, str, str] | None:
+def unexplained(
+    seed: int, found: Store, *, cow: Runs, origin: Runs, shown: Runs
+) -> tuple[int, str, str] | None:
     """The first sector of a snapshot that is not what store and origin make of it.
 
     Args:
@@ -250,8 +273,9 @@ def unexplained(seed: int, found: Store, *, cow: Runs, origin: Runs, shown: Runs
     at = 0
     for run in above.cut(0, end):
         for part in (run,) if isinstance(run, Unreadable) else made.cut(at, at + run.count):
-            known.append(above.cut(at, at + part.count) if isinstance(part, Unreadable)
-                         else (part,))
+            known.append(
+                above.cut(at, at + part.count) if isinstance(part, Unreadable) else (part,)
+            )
             at += part.count
     place = locate(seed, Geometry(), "", pattern.join(known), above.cut(0, end))
     return (place.sector, place.left, place.right) if place else None
@@ -277,7 +301,7 @@ class _File(io.RawIOBase):
         first = sector_of_byte(self._at)
         end = sector_of_byte(self._at + len(view) + SECTOR_BYTES - 1)
         data = pattern.decode(self._contents.seed, self._contents.cut(first, end))
-        part = data[self._at - bytes_of_sectors(first):][:len(view)]
-        view[:len(part)] = part
+        part = data[self._at - bytes_of_sectors(first) :][: len(view)]
+        view[: len(part)] = part
         self._at += len(part)
         return len(part)

@@ -74,20 +74,24 @@ class World:
 
     def snapshots_of(self, origin: str) -> Told:
         """Snapshots that every write through a target on ``origin`` is announced to."""
-        return tuple(snapshot for snapshot in self.snapshots if snapshot.active_in
-                     and snapshot.origin == origin and not snapshot.merging)
+        return tuple(
+            snapshot
+            for snapshot in self.snapshots
+            if snapshot.active_in and snapshot.origin == origin and not snapshot.merging
+        )
 
     def referenced(self, snapshot: Snapshot) -> bool:
         """True while a table, live or not, names the snapshot."""
-        return any(line.snapshot is snapshot
-                   for mapped in self.mapped.values() for line in mapped.lines)
+        return any(
+            line.snapshot is snapshot for mapped in self.mapped.values() for line in mapped.lines
+        )
 
     def handed_over(self, name: str) -> bool:
         """True for a device whose snapshot another device has taken over: it refuses all I/O."""
         mapped = self.mapped.get(name)
         return bool(mapped and not mapped.opaque and mapped.live) and all(
-            line.snapshot and line.snapshot.active_in not in ("", name)
-            for line in self.live(name))
+            line.snapshot and line.snapshot.active_in not in ("", name) for line in self.live(name)
+        )
 
     # -- writes -----------------------------------------------------------------------------
 
@@ -138,8 +142,7 @@ class World:
                 if snapshot is not leaf:
                     self._written_below(snapshot, leaf, extent, told=snapshot in told)
 
-    def _written_below(self, snapshot: Snapshot, leaf: Leaf, extent: Extent, *, told: bool
-                       ) -> None:
+    def _written_below(self, snapshot: Snapshot, leaf: Leaf, extent: Extent, *, told: bool) -> None:
         """What a write to a leaf takes from a snapshot that may stand on it."""
         if any(piece.under(leaf, extent.start, extent.end) for piece in snapshot.cow_pieces):
             snapshot.forget()  # somebody wrote to its COW device

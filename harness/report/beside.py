@@ -76,20 +76,26 @@ def open_run(name: str) -> OneRun:
     try:
         report = loads(read_stranger(file, _RESULTS_BYTES_MAX))
     except FileNotFoundError:
-        raise ProvisioningError(f"{name}: there is no {file}; name the directory that "
-                                "`dmsnap run --report` wrote") from None
+        raise ProvisioningError(
+            f"{name}: there is no {file}; name the directory that `dmsnap run --report` wrote"
+        ) from None
     known = list(report.by_kernel())
     if kernel and kernel not in known:
-        raise ProvisioningError(f"{name}: that run has no results of {kernel!r}; it has "
-                                f"{', '.join(known) or 'none at all'}")
+        raise ProvisioningError(
+            f"{name}: that run has no results of {kernel!r}; it has "
+            f"{', '.join(known) or 'none at all'}"
+        )
     return OneRun(name, report, file.parent, kernel)
 
 
 def trajectory(seen: Sequence[Observation]) -> Trajectory:
     """The status lines of a scenario."""
-    return tuple((each.step, device, state.status) for each in seen
-                 for device, state in sorted(each.state.items())
-                 if state is not None and state.status is not None)
+    return tuple(
+        (each.step, device, state.status)
+        for each in seen
+        for device, state in sorted(each.state.items())
+        if state is not None and state.status is not None
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +146,8 @@ def pairs(a: OneRun, b: OneRun) -> list[tuple[str, str]]:
             f"the two runs have no kernel in common ({', '.join(left) or 'none'} and "
             f"{', '.join(right) or 'none'}): name one of each, as in "
             f"`dmsnap compare {a.name}:{left[0] if left else 'KERNEL'} "
-            f"{b.name}:{right[0] if right else 'KERNEL'}`")
+            f"{b.name}:{right[0] if right else 'KERNEL'}`"
+        )
     return common
 
 
@@ -161,16 +168,25 @@ def compare(a: OneRun, b: OneRun, kernels: tuple[str, str]) -> Pair:
             status[name] = _first_difference(one, other)
     times = {name: (left[name].kernel_us, right[name].kernel_us) for name in both}
     return Pair(
-        kernels=kernels, both=len(both),
+        kernels=kernels,
+        both=len(both),
         only_a=tuple(name for name in left if name not in right),
         only_b=tuple(name for name in right if name not in left),
-        verdicts={name: (_verdict(left[name]), _verdict(right[name])) for name in both
-                  if _verdict(left[name]) != _verdict(right[name])},
-        lines=lines, status=status, unknown=unknown,
+        verdicts={
+            name: (_verdict(left[name]), _verdict(right[name]))
+            for name in both
+            if _verdict(left[name]) != _verdict(right[name])
+        },
+        lines=lines,
+        status=status,
+        unknown=unknown,
         kernel_us=(sum(one for one, _ in times.values()), sum(two for _, two in times.values())),
-        twin_us=(sum(left[name].twin_us for name in both),
-                 sum(right[name].twin_us for name in both)),
-        times={name: each for name, each in times.items() if _telling(*each)})
+        twin_us=(
+            sum(left[name].twin_us for name in both),
+            sum(right[name].twin_us for name in both),
+        ),
+        times={name: each for name, each in times.items() if _telling(*each)},
+    )
 
 
 def _verdict(result: Result) -> str:
@@ -184,27 +200,36 @@ def _telling(one_us: int, other_us: int) -> bool:
 
 def _first_difference(one: Trajectory, other: Trajectory) -> str:
     """The first line that only one of them has, or that the two have differently."""
-    at = next((index for index, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
-              min(len(one), len(other)))
+    at = next(
+        (index for index, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
+        min(len(one), len(other)),
+    )
     left, right = (path[at] if at < len(path) else None for path in (one, other))
     if left and right and left[:2] == right[:2]:
         return f"step {left[0]}, {left[1]}: A {left[2]!r}, B {right[2]!r}"
-    return "; ".join(f"only {who} has, at step {line[0]}, {line[1]}: {line[2]!r}"
-                     for who, line in (("A", left), ("B", right)) if line)
+    return "; ".join(
+        f"only {who} has, at step {line[0]}, {line[1]}: {line[2]!r}"
+        for who, line in (("A", left), ("B", right))
+        if line
+    )
 
 
 def render(pair: Pair) -> str:
     """What there is to say of a pair, for people."""
     one, other = pair.kernels
-    lines = [one if one == other else f"{one} against {other}",
-             f"  scenarios: {pair.both} on both sides"]
+    lines = [
+        one if one == other else f"{one} against {other}",
+        f"  scenarios: {pair.both} on both sides",
+    ]
     lines += _listed("only in A", pair.only_a) + _listed("only in B", pair.only_b)
     lines.append(f"  verdicts: {pair.both - len(pair.verdicts)} equal, {len(pair.verdicts)} not")
-    lines += _listed("", [f"{name}: {before} → {now}"
-                          for name, (before, now) in pair.verdicts.items()])
+    lines += _listed(
+        "", [f"{name}: {before} → {now}" for name, (before, now) in pair.verdicts.items()]
+    )
     missing = f"; {pair.unknown} scenarios have no journal any more" if pair.unknown else ""
-    lines.append(f"  status: {pair.lines} lines equal, {len(pair.status)} scenarios differ"
-                 f"{missing}")
+    lines.append(
+        f"  status: {pair.lines} lines equal, {len(pair.status)} scenarios differ{missing}"
+    )
     lines += _listed("", [f"{name}: {what}" for name, what in pair.status.items()])
     lines.append(f"  time: kernel {_ratio(*pair.kernel_us)}; twin {_ratio(*pair.twin_us)}")
     slowest = sorted(pair.times.items(), key=lambda item: -abs(item[1][1] - item[1][0]))

@@ -57,7 +57,7 @@ class _Stream:
             first = _escaped(text[0])
         elif text[0] == ":" and line.strip():
             first = ":"  # within a line it begins no order
-        return first + printable(text[bool(first):])
+        return first + printable(text[bool(first) :])
 
     def _after(self, text: str) -> str:
         """What matters of the line behind ``text``: with what it began, and how it ends."""
@@ -110,8 +110,12 @@ def guarded(console: Console) -> Console:
     render, stream = console._render_buffer, _Stream()
 
     def clean(buffer: Iterable[Segment]) -> str:
-        return render([each if each.control else each._replace(text=stream.clean(each.text))
-                       for each in buffer])
+        return render(
+            [
+                each if each.control else each._replace(text=stream.clean(each.text))
+                for each in buffer
+            ]
+        )
 
     console._render_buffer = clean  # type: ignore[method-assign]
     return console
@@ -121,8 +125,7 @@ def guarded(console: Console) -> Console:
 def gated() -> Iterator[None]:
     """Standard output and error behind the gate."""
     old = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (None if each is None else cast("TextIO", Gate(each))
-                              for each in old)
+    sys.stdout, sys.stderr = (None if each is None else cast("TextIO", Gate(each)) for each in old)
     try:
         yield
     finally:

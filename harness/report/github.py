@@ -32,22 +32,51 @@ _MORE_BYTES: Final = 200
 
 def render(report: RunReport, room: int = BYTES_MAX) -> bytes:
     """The summary, in ``room`` bytes at most; nothing where there is no room for its head."""
-    head = ["## dm-snapshot: " + ("nothing differs" if report.nothing_differs else
-                                  "not everything is the same"),
-            "", plain(verdicts(report)), "", f"Values compared: {plain(compared(report))}", "",
-            *_table(("kernel", "release", "guest", *map(str, Verdict)), (
-                (code(kernel), code(report.release(kernel)), code(report.guest(kernel)),
-                 *(str(sum(result.verdict is verdict for result in results))
-                   for verdict in Verdict))
-                for kernel, results in report.by_kernel().items())), ""]
+    head = [
+        "## dm-snapshot: "
+        + ("nothing differs" if report.nothing_differs else "not everything is the same"),
+        "",
+        plain(verdicts(report)),
+        "",
+        f"Values compared: {plain(compared(report))}",
+        "",
+        *_table(
+            ("kernel", "release", "guest", *map(str, Verdict)),
+            (
+                (
+                    code(kernel),
+                    code(report.release(kernel)),
+                    code(report.guest(kernel)),
+                    *(
+                        str(sum(result.verdict is verdict for result in results))
+                        for verdict in Verdict
+                    ),
+                )
+                for kernel, results in report.by_kernel().items()
+            ),
+        ),
+        "",
+    ]
     text = _lines(head)
     if len(text) > room:
         return b""
     for title, columns, rows in (
-            ("Not plainly the same", ("kernel", "scenario", "verdict", "why"), [
-                (code(result.kernel), code(result.scenario), plain(result.verdict),
-                 code(headline(result))) for result in report.results if _told(result)]),
-            ("Not compared", ("layer and reason",), [(code(line),) for line in left_out(report)])):
+        (
+            "Not plainly the same",
+            ("kernel", "scenario", "verdict", "why"),
+            [
+                (
+                    code(result.kernel),
+                    code(result.scenario),
+                    plain(result.verdict),
+                    code(headline(result)),
+                )
+                for result in report.results
+                if _told(result)
+            ],
+        ),
+        ("Not compared", ("layer and reason",), [(code(line),) for line in left_out(report)]),
+    ):
         if rows:
             text += _bounded([f"### {title}", ""], _table(columns, rows), room - len(text))
     return text
@@ -132,8 +161,10 @@ class StepSummary:
             with self._path.open("ab") as file:
                 file.write(render(report, BYTES_MAX - file.tell()))
         except OSError as fault:
-            self._tell(f"the summary cannot be written to {self._path} ({VARIABLE}): "
-                       f"{fault.strerror}; the report is whole")
+            self._tell(
+                f"the summary cannot be written to {self._path} ({VARIABLE}): "
+                f"{fault.strerror}; the report is whole"
+            )
 
     def close(self) -> None:
         """Nothing to do."""

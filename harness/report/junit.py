@@ -26,18 +26,27 @@ def render(report: RunReport) -> bytes:
     """The XML document."""
     counts = _counts(report.results)
     del counts["skipped"]  # which the schema has at a suite only
-    root = ET.Element("testsuites", {"name": "dmsnap", **counts,
-                                     "time": f"{report.environment.seconds:.3f}"})
+    root = ET.Element(
+        "testsuites", {"name": "dmsnap", **counts, "time": f"{report.environment.seconds:.3f}"}
+    )
     classes = class_names(report.by_kernel())
     for kernel, results in report.by_kernel().items():
-        suite = ET.SubElement(root, "testsuite", {
-            "name": printable(kernel), **_counts(results), "time": _seconds(*results)})
+        suite = ET.SubElement(
+            root,
+            "testsuite",
+            {"name": printable(kernel), **_counts(results), "time": _seconds(*results)},
+        )
         if report.environment.started:
             suite.set("timestamp", printable(report.environment.started))
-        _properties(suite, {"kernel.release": report.release(kernel),
-                            "guest": report.guest(kernel),
-                            "dmsnap.version": report.environment.dmsnap,
-                            "host": report.environment.machine})
+        _properties(
+            suite,
+            {
+                "kernel.release": report.release(kernel),
+                "guest": report.guest(kernel),
+                "dmsnap.version": report.environment.dmsnap,
+                "host": report.environment.machine,
+            },
+        )
         for result in results:
             _case(suite, result, classes[kernel])
     ET.indent(root, " ")
@@ -62,8 +71,13 @@ def class_names(kernels: Iterable[str]) -> dict[str, str]:
 
 
 def _case(suite: ET.Element, result: Result, classname: str) -> None:
-    case = ET.SubElement(suite, "testcase", classname=classname, name=printable(result.scenario),
-                         time=_seconds(result))
+    case = ET.SubElement(
+        suite,
+        "testcase",
+        classname=classname,
+        name=printable(result.scenario),
+        time=_seconds(result),
+    )
     facts = {
         "verdict": result.verdict,
         "kernel.release": result.release,
@@ -94,8 +108,12 @@ def _counts(results: Sequence[Result]) -> dict[str, str]:
     def of(*verdicts: Verdict) -> str:
         return str(sum(result.verdict in verdicts for result in results))
 
-    return {"tests": str(len(results)), "failures": of(*_FAILURES), "errors": of(*_ERRORS),
-            "skipped": of(Verdict.UNSUPPORTED)}
+    return {
+        "tests": str(len(results)),
+        "failures": of(*_FAILURES),
+        "errors": of(*_ERRORS),
+        "skipped": of(Verdict.UNSUPPORTED),
+    }
 
 
 def _seconds(*results: Result) -> str:

@@ -19,8 +19,11 @@ from harness.report.words import compared, details, headline, left_out, verdicts
 from harness.verdict.result import Result, RunReport
 
 _INDENT: Final = "  "
-_LAST_WORDS: Final = ("List of all partitions:", "Kernel panic - not syncing: VFS:",
-                      "reboot: System halted")
+_LAST_WORDS: Final = (
+    "List of all partitions:",
+    "Kernel panic - not syncing: VFS:",
+    "reboot: System halted",
+)
 """Where the kernel's reader stops, wherever in a line they stand (``KTAP_END``)."""
 _DIRECTIVE: Final = re.compile(r"#(?=\s|$)")
 _HEADER: Final = "Subtest:"
@@ -42,8 +45,7 @@ def render(report: RunReport) -> bytes:
         lines += [_INDENT + line for line in inner]
         verdict = {result.verdict for result in results} - {Verdict.UNSUPPORTED}
         skip = "" if verdict else " # SKIP none of the scenarios is supported"
-        lines.append(f"{'ok' if verdict <= AGREED else 'not ok'} {number} "
-                     f"{_name(kernel)}{skip}")
+        lines.append(f"{'ok' if verdict <= AGREED else 'not ok'} {number} {_name(kernel)}{skip}")
     lines += _diagnostics(verdicts(report))
     lines += _diagnostics(f"compared: {compared(report)}")
     lines += [line for text in left_out(report) for line in _diagnostics(f"not compared: {text}")]

@@ -55,7 +55,8 @@ class Ledger:
         if not path.is_file():
             raise ProvisioningError(
                 f"there is no run to resume in {path.parent}: leave --resume out, or name "
-                "the directory of the run with --report")
+                "the directory of the run with --report"
+            )
 
     def finished(self) -> list[Result]:
         """The results of an earlier run that this one need not make again.

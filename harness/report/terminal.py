@@ -62,8 +62,13 @@ class Terminal:
         self._counts: dict[Verdict, int] = {}
         self._total = self._done = 0
         self._bar = Progress(
-            TextColumn("[progress.description]{task.description}"), BarColumn(bar_width=None),
-            MofNCompleteColumn(), TimeElapsedColumn(), console=self.console, expand=True)
+            TextColumn("[progress.description]{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=self.console,
+            expand=True,
+        )
 
     # -- while the run goes on ------------------------------------------------------------------
 
@@ -73,8 +78,12 @@ class Terminal:
         self._say(f"{total} results to come on {', '.join(kernels)}")
         if self.console.is_terminal and not self.console.is_dumb_terminal:
             self._bar.add_task("scenarios", total=total)
-            self._live = Live(get_renderable=self._moving, console=self.console,
-                              refresh_per_second=8, transient=True)
+            self._live = Live(
+                get_renderable=self._moving,
+                console=self.console,
+                refresh_per_second=8,
+                transient=True,
+            )
             self._live.start()
 
     def progress(self, guest: str, doing: str) -> None:
@@ -114,12 +123,16 @@ class Terminal:
     def _counted(self, between: str) -> Text:
         return Text(between).join(
             Text(f"{self._counts[verdict]} {verdict}", STYLE[verdict])
-            for verdict in Verdict if verdict in self._counts)
+            for verdict in Verdict
+            if verdict in self._counts
+        )
 
     def _moving(self) -> RenderableType:
         guests = tuple(self._guests.items())  # at once: the run goes on in another thread
-        lines = [Text(printable(f"{guest}  {doing}"), no_wrap=True, overflow="ellipsis")
-                 for guest, doing in sorted(guests)]
+        lines = [
+            Text(printable(f"{guest}  {doing}"), no_wrap=True, overflow="ellipsis")
+            for guest, doing in sorted(guests)
+        ]
         counts = self._counted("  ")
         counts.no_wrap, counts.overflow = True, "ellipsis"
         return Group(*lines, self._bar, counts)
@@ -146,8 +159,9 @@ class Terminal:
     def _summary(self, report: RunReport) -> None:
         for kernel in report.by_kernel():
             guest = f"guest {report.guest(kernel)}, " if report.guest(kernel) else ""
-            self._say(f"{kernel}: {guest}release "
-                      f"{report.release(kernel) or 'unknown (never came up)'}")
+            self._say(
+                f"{kernel}: {guest}release {report.release(kernel) or 'unknown (never came up)'}"
+            )
             if instead := report.environment.instead.get(kernel):
                 self._say(instead, indent="  ")
         if report.environment.cage not in ("", "namespaces"):
@@ -162,8 +176,9 @@ class Terminal:
         resumed = report.environment.resumed
         if resumed:
             self._say(f"{resumed} results are of an earlier start of this run")
-        self._say(verdicts(report) + (f", in {seconds:.1f} s" if seconds else ""),
-                  style=f"bold {color}")
+        self._say(
+            verdicts(report) + (f", in {seconds:.1f} s" if seconds else ""), style=f"bold {color}"
+        )
 
     def close(self) -> None:
         """Stop the moving display."""
@@ -174,10 +189,14 @@ class Terminal:
     def _say(self, text: str, *, indent: str = "", style: str = "") -> None:
         """Print lines, folded to the width with a hanging indent."""
         for line in printable(text).split("\n"):
-            own = line[:len(line) - len(line.lstrip())]
+            own = line[: len(line) - len(line.lstrip())]
             folded = textwrap.wrap(
-                line.strip(), max(20, self.console.width - 1), initial_indent=indent + own,
-                subsequent_indent=indent + own + "  ", break_on_hyphens=False) or [""]
+                line.strip(),
+                max(20, self.console.width - 1),
+                initial_indent=indent + own,
+                subsequent_indent=indent + own + "  ",
+                break_on_hyphens=False,
+            ) or [""]
             for part in folded:
                 self.console.print(Text(part, style), soft_wrap=True)
 
@@ -195,14 +214,16 @@ class _TableRow:
 
     def layers(self) -> str:
         """The fewest layers that were compared anywhere in this row."""
-        fewest = min(len(result.compared) for by_kernel in self.results
-                     for result in by_kernel.values())
+        fewest = min(
+            len(result.compared) for by_kernel in self.results for result in by_kernel.values()
+        )
         return f"{fewest}/{len(Layer)}"
 
     def steps(self) -> str:
         """Steps of all scenarios of this row."""
-        return str(sum(max(result.steps for result in by_kernel.values())
-                       for by_kernel in self.results))
+        return str(
+            sum(max(result.steps for result in by_kernel.values()) for by_kernel in self.results)
+        )
 
 
 def _rows(report: RunReport) -> list[_TableRow]:
@@ -229,19 +250,25 @@ def _rows(report: RunReport) -> list[_TableRow]:
         if len(set(looks.values())) == 1:
             rows.append(row(base, names))
             continue
-        plain = [name for name in names if all(
-            verdict is Verdict.SAME and not broken for _, verdict, broken in looks[name])]
+        plain = [
+            name
+            for name in names
+            if all(verdict is Verdict.SAME and not broken for _, verdict, broken in looks[name])
+        ]
         # After an interrupt some may lack a kernel: that must not be hidden either.
-        rows += [row(base, [name for name in plain if looks[name] == look])
-                 for look in dict.fromkeys(looks[name] for name in plain)]
+        rows += [
+            row(base, [name for name in plain if looks[name] == look])
+            for look in dict.fromkeys(looks[name] for name in plain)
+        ]
         rows += [row(base, [name]) for name in names if name not in plain]
     return rows
 
 
 def _looks(results: Mapping[str, Result]) -> tuple[tuple[str, Verdict, bool], ...]:
     """All that a row shows of the verdicts of one scenario."""
-    return tuple((kernel, result.verdict, result.promise_broken)
-                 for kernel, result in results.items())
+    return tuple(
+        (kernel, result.verdict, result.promise_broken) for kernel, result in results.items()
+    )
 
 
 def _one_kernel(report: RunReport) -> Table:
@@ -252,9 +279,14 @@ def _one_kernel(report: RunReport) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for row in _rows(report):
         results = [result for by_kernel in row.results for result in by_kernel.values()]
-        table.add_row(Text(printable(row.name)), _verdict(results[0], short=False), row.layers(),
-                      row.steps(), _time(sum(result.kernel_us for result in results)),
-                      _time(sum(result.twin_us for result in results)))
+        table.add_row(
+            Text(printable(row.name)),
+            _verdict(results[0], short=False),
+            row.layers(),
+            row.steps(),
+            _time(sum(result.kernel_us for result in results)),
+            _time(sum(result.twin_us for result in results)),
+        )
     return table
 
 
@@ -267,10 +299,22 @@ def _matrix(report: RunReport) -> Table:
     for name in ("layers", "steps", "twin"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in _rows(report):
-        cells = [Text("–") if (result := row.one_of(kernel)) is None
-                 else _verdict(result, short=True) for kernel in kernels]
-        table.add_row(Text(printable(row.name)), *cells, row.layers(), row.steps(), _time(sum(
-            max(result.twin_us for result in by_kernel.values()) for by_kernel in row.results)))
+        cells = [
+            Text("–") if (result := row.one_of(kernel)) is None else _verdict(result, short=True)
+            for kernel in kernels
+        ]
+        table.add_row(
+            Text(printable(row.name)),
+            *cells,
+            row.layers(),
+            row.steps(),
+            _time(
+                sum(
+                    max(result.twin_us for result in by_kernel.values())
+                    for by_kernel in row.results
+                )
+            ),
+        )
     return table
 
 

@@ -24,8 +24,9 @@ def details(result: Result, *, console_lines: int = 20) -> str:
     parts = [result.reason] if result.reason else []
     parts += [render(divergence) for divergence in result.divergences]
     if result.later:
-        parts.append(f"{result.later} later step{'s differ' if result.later > 1 else ' differs'} "
-                     "as well")
+        parts.append(
+            f"{result.later} later step{'s differ' if result.later > 1 else ' differs'} as well"
+        )
     parts += [f"promise broken by {who}, {promise}" for who, promise in _promises(result)]
     if result.attempts > 1:
         parts.append(f"{result.attempts} guests were tried")
@@ -53,8 +54,11 @@ def verdicts(report: RunReport) -> str:
     other = sum(result.by_other_order for result in report.results)
     notes = {Verdict.SAME: f" ({other} by another permitted order)"} if other else {}
     counts = [(verdict, report.count(verdict)) for verdict in Verdict]
-    text = ", ".join(f"{count} {verdict}{notes.get(verdict, '')}" for verdict, count in counts
-                     if count or verdict in always)
+    text = ", ".join(
+        f"{count} {verdict}{notes.get(verdict, '')}"
+        for verdict, count in counts
+        if count or verdict in always
+    )
     broken = sum(result.promise_broken for result in report.results)
     return f"{text}; {broken} with a promise broken" if broken else text
 
@@ -75,6 +79,8 @@ def left_out(report: RunReport) -> list[str]:
         for entry in result.not_compared:
             counts[entry.layer, entry.reason] += 1
             values[entry.layer, entry.reason] += entry.values
-    return [f"{layer} in {count} result{'s' if count > 1 else ''} "
-            f"({values[layer, reason]} values): {reason}"
-            for (layer, reason), count in sorted(counts.items())]
+    return [
+        f"{layer} in {count} result{'s' if count > 1 else ''} "
+        f"({values[layer, reason]} values): {reason}"
+        for (layer, reason), count in sorted(counts.items())
+    ]

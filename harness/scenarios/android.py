@@ -76,8 +76,7 @@ def overflow_seen_by(s: Script, by: str) -> None:
     s.read("system", 0, 64)
 
 
-@scenario(rows=("android: ParseStatusText",),
-          line=("numbers", "invalid", "overflow", "failed"))
+@scenario(rows=("android: ParseStatusText",), line=("numbers", "invalid", "overflow", "failed"))
 def every_status_line(s: Script, line: str) -> None:
     """The four things that a kernel ever says of a snapshot, from load to removal."""
     s.disk("disk", 128, stamped=True)
@@ -155,8 +154,11 @@ def overlapping_writes_merged(s: Script, order: str) -> None:
     s.read("system", 0, 256)
 
 
-@scenario(order=("ordered",), stops=("fixed",), rows=(
-    "android: Merge_Crash_Fixed_Ordered", "android: Merge_Resume"))
+@scenario(
+    order=("ordered",),
+    stops=("fixed",),
+    rows=("android: Merge_Crash_Fixed_Ordered", "android: Merge_Resume"),
+)
 @scenario(order=("ordered",), stops=("random",), rows=("android: Merge_Crash_Random_Ordered",))
 @scenario(order=("inverted",), stops=("fixed",), rows=("android: Merge_Crash_Fixed_Inverted",))
 @scenario(order=("inverted",), stops=("random",), rows=("android: Merge_Crash_Random_Inverted",))
@@ -196,7 +198,8 @@ def merge_in_two_phases(s: Script, between: bool) -> None:
         s.device(f"{name}-base", linear("disk", 128, 128 * number))
         s.device(f"{name}-cow", linear("store", 256, 256 * number))
         line = (s.snapshot_line if target == "snapshot" else s.merge_line)(
-            f"{name}-base", f"{name}-cow", "P", 8)
+            f"{name}-base", f"{name}-cow", "P", 8
+        )
         s.device(name, line)
 
     for number, name in enumerate(names):
@@ -228,8 +231,7 @@ def merge_in_recovery(s: Script, loaded: str) -> None:
         s.read("recovery", 0, 128)
         s.reload("recovery", s.merge_line("base", "cow", "P", 8))
     else:
-        s.device("recovery", s.merge_line("base", "cow", "P", 8),
-                 read_only=loaded == "readonly")
+        s.device("recovery", s.merge_line("base", "cow", "P", 8), read_only=loaded == "readonly")
     s.read("recovery", 0, 128)
     s.write("recovery", 0, 3)
     s.flush("recovery")

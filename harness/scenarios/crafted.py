@@ -36,8 +36,11 @@ def _scattered(seed: int) -> list[int]:
     """Short runs anywhere, no chunk twice."""
     found: list[int] = []
     for number in _numbers(60, seed):
-        found += [chunk for chunk in range(_place(number), _place(number) + 1 + number % 4)
-                  if chunk not in found]
+        found += [
+            chunk
+            for chunk in range(_place(number), _place(number) + 1 + number % 4)
+            if chunk not in found
+        ]
     return found
 
 
@@ -66,8 +69,13 @@ def _few(seed: int) -> list[int]:
 
 
 _ORDERS: dict[str, Callable[[int], list[int]]] = {
-    "ascending": _ascending, "scattered": _scattered, "backwards": _backwards, "twice": _twice,
-    "interleaved": _interleaved, "few": _few}
+    "ascending": _ascending,
+    "scattered": _scattered,
+    "backwards": _backwards,
+    "twice": _twice,
+    "interleaved": _interleaved,
+    "few": _few,
+}
 
 
 def _store(s: Script, order: str, seed: int, *, new_backwards: bool) -> list[int]:
@@ -131,8 +139,18 @@ def handover_in_the_middle(s: Script, order: str, seed: int) -> None:
     _look(s)
 
 
-@scenario(chunks=("99", "100", "101", "99 100", "98 99 100 101", "1099511627776",
-                  "36028797018963968", "18446744073709551615"))
+@scenario(
+    chunks=(
+        "99",
+        "100",
+        "101",
+        "99 100",
+        "98 99 100 101",
+        "1099511627776",
+        "36028797018963968",
+        "18446744073709551615",
+    )
+)
 def merge_beyond_the_origin(s: Script, chunks: str) -> None:
     """Exceptions at the end of the origin, right behind it, and far beyond, are merged."""
     s.disk("base", 100, stamped=True)
@@ -169,8 +187,9 @@ def exceptions_far_apart(s: Script, seed: int, bits: int) -> None:
     The origin is made of zeros, since no disk is that large.
     """
     numbers = _numbers(48, seed)
-    chunks = sorted({(number << bits - 16) + part for number in numbers for part in range(
-        1 + number % 3)})
+    chunks = sorted(
+        {(number << bits - 16) + part for number in numbers for part in range(1 + number % 3)}
+    )
     sectors = (1 << bits) + 8
     s.disk("cow", 256, stamped=True)
     s.poke("cow", 0, build(1, allocate(chunks, 1)))
@@ -202,8 +221,12 @@ def merge_of_an_area_that_changed(s: Script, entry: int, becomes: str) -> None:
     s.poke("cow", 0, build(1, pairs))
     s.snapshot("snap", "base", "cow", "P", 1)
     s.origin("org", "base")
-    other = {"nowhere": (90, pairs[entry][1]), "middle": (12, pairs[12][1]),
-             "first": (0, pairs[0][1]), "metadata": (pairs[entry][0], 1)}[becomes]
+    other = {
+        "nowhere": (90, pairs[entry][1]),
+        "middle": (12, pairs[12][1]),
+        "first": (0, pairs[0][1]),
+        "metadata": (pairs[entry][0], 1),
+    }[becomes]
     area = [other if index == entry else pair for index, pair in enumerate(pairs[:32])]
     s.poke("cow", 1, b"".join(ENTRY.pack(*pair) for pair in area))
     s.merge("org", "snap", "base", "cow", 1)

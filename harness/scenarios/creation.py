@@ -41,8 +41,16 @@ def ctr_argument_count(s: Script) -> None:
     """Too few words; blanks of any number between them; backslashes, which are literal."""
     s.disk("base", 64)
     s.disk("cow", 64)
-    _try_tables(s, "", "{base}", "{base} {cow}", "{base} {cow} P", "  {base}   {cow}  P  8  ",
-                "{base} {cow} P\\ 8", "{base} {cow} P \\8")
+    _try_tables(
+        s,
+        "",
+        "{base}",
+        "{base} {cow}",
+        "{base} {cow} P",
+        "  {base}   {cow}  P  8  ",
+        "{base} {cow} P\\ 8",
+        "{base} {cow} P \\8",
+    )
 
 
 @scenario()
@@ -50,9 +58,36 @@ def ctr_store_types(s: Script) -> None:
     """Which words name a store, and what may follow the first letter."""
     s.disk("base", 64)
     s.disk("cow", 64)
-    _try_tables(s, *(f"{{base}} {{cow}} {word} 8" for word in (
-        "P", "p", "N", "n", "PO", "po", "pO", "POxx", "PX", "Px", "P8", "persistent", "transient",
-        "NO", "NOPE", "nx", "X", "O", "0", "-", "PP", "PN")))
+    _try_tables(
+        s,
+        *(
+            f"{{base}} {{cow}} {word} 8"
+            for word in (
+                "P",
+                "p",
+                "N",
+                "n",
+                "PO",
+                "po",
+                "pO",
+                "POxx",
+                "PX",
+                "Px",
+                "P8",
+                "persistent",
+                "transient",
+                "NO",
+                "NOPE",
+                "nx",
+                "X",
+                "O",
+                "0",
+                "-",
+                "PP",
+                "PN",
+            )
+        ),
+    )
 
 
 @scenario()
@@ -60,15 +95,43 @@ def ctr_chunk_sizes(s: Script) -> None:
     """Which words are a chunk size."""
     s.disk("base", 64)
     s.disk("cow", 4096)
-    _try_tables(s, *(f"{{base}} {{cow}} P {word}" for word in (
-        "1", "2", "64", "0", "+8", "008", "-8", "0x8", "8k", "8.0", "x", "3", "24", "65",
-        "4294967295", "4294967296", "18446744073709551616", "4194304", "4194303", "2147483648")))
-    _try_tables(s, *(f"{{base}} {{cow}} N {word}" for word in (
-        "1", "0", "3", "65", "2097152", "4194304")))
+    _try_tables(
+        s,
+        *(
+            f"{{base}} {{cow}} P {word}"
+            for word in (
+                "1",
+                "2",
+                "64",
+                "0",
+                "+8",
+                "008",
+                "-8",
+                "0x8",
+                "8k",
+                "8.0",
+                "x",
+                "3",
+                "24",
+                "65",
+                "4294967295",
+                "4294967296",
+                "18446744073709551616",
+                "4194304",
+                "4194303",
+                "2147483648",
+            )
+        ),
+    )
+    _try_tables(
+        s, *(f"{{base}} {{cow}} N {word}" for word in ("1", "0", "3", "65", "2097152", "4194304"))
+    )
 
 
-@scenario(rows=("dmtest: non_power_of_2_chunk_size_fails", "dmtest: too_large_chunk_size_fails"),
-          store=("P", "N"))
+@scenario(
+    rows=("dmtest: non_power_of_2_chunk_size_fails", "dmtest: too_large_chunk_size_fails"),
+    store=("P", "N"),
+)
 def chunk_size_refused(s: Script, store: str) -> None:
     """No power of two, and beyond the limit: refused, and nothing is written."""
     s.disk("base", 64, stamped=True)
@@ -82,18 +145,44 @@ def ctr_features(s: Script) -> None:
     """Feature arguments: counts, names, their order, and which complaint wins."""
     s.disk("base", 64)
     s.disk("cow", 64)
-    _try_tables(s, *(f"{{base}} {{cow}} P 8 {words}" for words in (
-        "0", "0 junk", "00", "+0", "-1", "x", "1", "2", "3", "3 a b c", "1 bogus", "2 bogus",
-        "1 discard_passdown_origin", "2 discard_passdown_origin bogus",
-        "2 bogus discard_passdown_origin", "2 discard_zeroes_cow bogus", "1 DISCARD_BOGUS")))
+    _try_tables(
+        s,
+        *(
+            f"{{base}} {{cow}} P 8 {words}"
+            for words in (
+                "0",
+                "0 junk",
+                "00",
+                "+0",
+                "-1",
+                "x",
+                "1",
+                "2",
+                "3",
+                "3 a b c",
+                "1 bogus",
+                "2 bogus",
+                "1 discard_passdown_origin",
+                "2 discard_passdown_origin bogus",
+                "2 bogus discard_passdown_origin",
+                "2 discard_zeroes_cow bogus",
+                "1 DISCARD_BOGUS",
+            )
+        ),
+    )
 
 
 @scenario()
 def ctr_faults_in_order(s: Script) -> None:
     """Features are read before devices are opened, and devices before the store."""
     s.disk("base", 64)
-    _try_tables(s, "{nobody} {nothing} X 3 1 bogus", "{nobody} {nothing} X 3",
-                "{base} {nothing} X 3", "{base} {base} X 3")
+    _try_tables(
+        s,
+        "{nobody} {nothing} X 3 1 bogus",
+        "{nobody} {nothing} X 3",
+        "{base} {nothing} X 3",
+        "{base} {base} X 3",
+    )
 
 
 @scenario()
@@ -101,8 +190,15 @@ def ctr_devices(s: Script) -> None:
     """Devices that are not there: paths, numbers, and both at once."""
     s.disk("base", 64)
     s.disk("cow", 64)
-    _try_tables(s, "{nobody} {cow} P 8", "{base} {nobody} P 8", "999:7 {cow} P 8",
-                "{base} 999:7 P 8", "/nowhere {cow} P 8", "nowhere {cow} P 8")
+    _try_tables(
+        s,
+        "{nobody} {cow} P 8",
+        "{base} {nobody} P 8",
+        "999:7 {cow} P 8",
+        "{base} 999:7 P 8",
+        "/nowhere {cow} P 8",
+        "nowhere {cow} P 8",
+    )
 
 
 @scenario()

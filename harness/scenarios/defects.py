@@ -96,8 +96,11 @@ def merge_run_over_2_tib(s: Script) -> None:
     The COW device is as writes in ascending order leave it, but for where its data starts; most of
     it, and of the origin, is made of dm-zero.
     """
-    s.leave_out(Layer.LOG, "7.2 warns of dm-bufio's vmalloc flags, once after each boot, where "
-                "chunks are of more than 4 MiB")
+    s.leave_out(
+        Layer.LOG,
+        "7.2 warns of dm-bufio's vmalloc flags, once after each boot, where "
+        "chunks are of more than 4 MiB",
+    )
     chunk, data = 65536, 256
     chunks = (1 << 32) // chunk + 1
     sectors, real = chunks * chunk, 2 * chunk
@@ -110,8 +113,9 @@ def merge_run_over_2_tib(s: Script) -> None:
     s.poke("meta", 0, DiskHeader(chunk_sectors=chunk).pack())
     s.poke("meta", chunk, b"".join(ENTRY.pack(old, old + data) for old in range(chunks)))
     s.device("base", linear("old", real), zero(sectors - real))
-    s.device("cow", linear("meta", real), zero(data * chunk - real), linear("new", real),
-             zero(sectors))
+    s.device(
+        "cow", linear("meta", real), zero(data * chunk - real), linear("new", real), zero(sectors)
+    )
     s.snapshot("snap", "base", "cow", "P", chunk)
     for number in (0, 1):
         s.read("snap", number * chunk, 8)

@@ -43,8 +43,11 @@ def discard_parts(s: Script, features: str) -> None:
     s.read("snap", 0, 6 * CHUNK)
 
 
-@scenario(sector=(8, 256, 504), features=FEATURES,
-          rows=("F: discard features", "G5: the discard features"))
+@scenario(
+    sector=(8, 256, 504),
+    features=FEATURES,
+    rows=("F: discard features", "G5: the discard features"),
+)
 def discard_unaligned(s: Script, sector: int, features: str) -> None:
     """A chunk's length from the middle of one: zeros run into the neighbour on the COW device."""
     _snapshot(s, features)
@@ -99,9 +102,12 @@ def discard_through_concatenation(s: Script, lengths: tuple[int, int, int], last
     s.disk("one", 256, stamped=True)
     s.disk("two", 256, stamped=True)
     first, second, third = lengths
-    s.device("joined", linear("one", first, 8),
-             linear("two", second, 3),
-             Segment(third, last, "{one} 100" if last == "linear" else ""))
+    s.device(
+        "joined",
+        linear("one", first, 8),
+        linear("two", second, 3),
+        Segment(third, last, "{one} 100" if last == "linear" else ""),
+    )
     _discard_places(s, "joined")
     s.discard("joined", 0, 128)
 
@@ -112,8 +118,12 @@ def discard_requests(s: Script, can_fail: tuple[str, ...]) -> None:
     s.disk("base", 4096, stamped=True, can_fail="base" in can_fail)
     s.disk("cow", 8192, can_fail="cow" in can_fail)
     s.device("shifted", linear("base", 4090, 5))
-    s.device("snap", Segment(4090, "snapshot", "{shifted} {cow} N 512 2 discard_zeroes_cow "
-                             "discard_passdown_origin"))
+    s.device(
+        "snap",
+        Segment(
+            4090, "snapshot", "{shifted} {cow} N 512 2 discard_zeroes_cow discard_passdown_origin"
+        ),
+    )
     s.write("snap", 512, 1024)
     for sector, sectors in ((5, 20), (511, 514), (100, 2000), (512, 512), (0, 4090)):
         s.discard("snap", sector, sectors)
@@ -125,8 +135,14 @@ def discard_larger_chunks(s: Script, chunk: int, sector: int) -> None:
     """With chunks of 8192 sectors and more, the granularity is more than a page."""
     s.disk("base", 4 * chunk + 100, stamped=True)
     s.disk("cow", 6 * chunk)
-    s.device("snap", Segment(4 * chunk + 100, "snapshot", f"{{base}} {{cow}} N {chunk} 2 "
-                             "discard_zeroes_cow discard_passdown_origin"))
+    s.device(
+        "snap",
+        Segment(
+            4 * chunk + 100,
+            "snapshot",
+            f"{{base}} {{cow}} N {chunk} 2 discard_zeroes_cow discard_passdown_origin",
+        ),
+    )
     s.write("snap", chunk, chunk)
     s.write("snap", 3 * chunk, 10)
     for start, sectors in ((sector, chunk), (chunk + sector, 2 * chunk), (3 * chunk + sector, 50)):
@@ -141,8 +157,14 @@ def discard_smaller_chunks(s: Script, chunk: int, sector: int) -> None:
     """Chunks that are smaller than the granularity of the disks: a discard is not cut at them."""
     s.disk("base", 256, stamped=True, block_size=512)
     s.disk("cow", 1024, can_fail=True)
-    s.device("snap", Segment(256, "snapshot", f"{{base}} {{cow}} N {chunk} 2 "
-                             "discard_zeroes_cow discard_passdown_origin"))
+    s.device(
+        "snap",
+        Segment(
+            256,
+            "snapshot",
+            f"{{base}} {{cow}} N {chunk} 2 discard_zeroes_cow discard_passdown_origin",
+        ),
+    )
     s.write("snap", 0, 64)
     for sectors in (3, chunk, 2 * chunk, 5 * chunk + 3):
         s.discard("snap", sector, sectors)

@@ -14,8 +14,11 @@ from harness.store.layout import ENTRY, DiskHeader, area_chunk, entries_per_area
 STORES: Final = ("P", "N")
 
 
-@scenario(rows=("F: header and metadata at invalidation",), by=("space", "copy", "metadata"),
-          writer=("snap", "org"))
+@scenario(
+    rows=("F: header and metadata at invalidation",),
+    by=("space", "copy", "metadata"),
+    writer=("snap", "org"),
+)
 def header_at_invalidation(s: Script, by: str, writer: str) -> None:
     """Invalidated for each reason: the header says so, and nothing else of the store changes."""
     s.disk("store", 256)
@@ -77,14 +80,18 @@ def read_overtaken(s: Script, chunk: int) -> None:
     s.snapshot("snap", "base", "cow", "P", chunk)
     s.origin("org", "base")
     for number, (sector, sectors) in enumerate(((0, chunk), (chunk + 2, 3), (3 * chunk, chunk))):
-        s.parallel(reading("snap", sector, sectors),
-                   writing("org", number * chunk, chunk, 70 + number))
+        s.parallel(
+            reading("snap", sector, sectors), writing("org", number * chunk, chunk, 70 + number)
+        )
     s.read("snap", 0, 4 * chunk)
     s.read("org", 0, 4 * chunk)
 
 
-@scenario(rows=("F: a whole chunk is written without reading the origin",), store=STORES,
-          chunk=(1, 8, 128))
+@scenario(
+    rows=("F: a whole chunk is written without reading the origin",),
+    store=STORES,
+    chunk=(1, 8, 128),
+)
 def whole_chunks_over_a_dead_origin(s: Script, store: str, chunk: int) -> None:
     """Every chunk of an origin that cannot be read is written whole; then one in part."""
     sectors = 4 * chunk
@@ -152,7 +159,8 @@ def handover_in_every_order(s: Script, store: str, order: str) -> None:
     s.prepare("heir", s.snapshot_line("base", "cow", store, 8))
     for turn, act in enumerate(order.split("+")):
         {"suspend": s.suspend, "heir": s.resume, "remove": s.remove}[act](
-            "heir" if act == "heir" else "snap")
+            "heir" if act == "heir" else "snap"
+        )
         s.write("org", 16 + 16 * turn, 3)
     s.read("heir", 0, 64)
     s.write("heir", 100, 3)
@@ -169,7 +177,8 @@ def merge_in_every_order(s: Script, order: str) -> None:
     s.suspend("org")
     for act in order.split("+"):
         {"suspend": s.suspend, "heir": s.resume, "remove": s.remove}[act](
-            "org" if act == "heir" else "snap")
+            "org" if act == "heir" else "snap"
+        )
     s.suspend("org")
     s.resume("org")
     s.read("org", 0, 64)
@@ -204,8 +213,7 @@ def thousand_areas(s: Script) -> None:
     for area in range(areas):
         at = area_chunk(area, entries)
         used = entries if area + 1 < areas else entries - 1
-        s.poke("cow", at, b"".join(ENTRY.pack(area * entries + n, at + 1 + n)
-                                   for n in range(used)))
+        s.poke("cow", at, b"".join(ENTRY.pack(area * entries + n, at + 1 + n) for n in range(used)))
     s.write("cow", area_chunk(1000, entries) + 1, entries)
     s.snapshot("snap", "base", "cow", "P", 1)
     s.read("snap", 1000 * entries - 8, 64)

@@ -10,8 +10,9 @@ from harness.scenarios.script import Script, delay, error, linear, reading, writ
 from harness.trace.files import Layer
 
 
-def _cast(s: Script, *, sectors: int = 256, chunk: int = 8, can_fail: bool = False,
-          late_ms: int = 0) -> None:
+def _cast(
+    s: Script, *, sectors: int = 256, chunk: int = 8, can_fail: bool = False, late_ms: int = 0
+) -> None:
     """Snapshot and origin over mapped devices: ``base``, and ``cow`` in pieces.
 
     The store's header and first area lie on ``meta``, all else on ``data``, which may take its
@@ -23,15 +24,16 @@ def _cast(s: Script, *, sectors: int = 256, chunk: int = 8, can_fail: bool = Fal
     s.disk("data-disk", 512)
     s.device("base", linear("base-disk", sectors))
     s.device("meta", linear("meta-disk", meta))
-    s.device("data", delay("data-disk", 512, 0, write_ms=late_ms) if late_ms
-             else linear("data-disk", 512))
+    s.device(
+        "data",
+        delay("data-disk", 512, 0, write_ms=late_ms) if late_ms else linear("data-disk", 512),
+    )
     s.device("cow", linear("meta", meta), linear("data", 512))
     s.snapshot("snap", "base", "cow", "P", chunk)
     s.origin("org", "base")
 
 
-def _ready_to_merge(s: Script, suspended: str, *, can_fail: bool = False, late_ms: int = 0
-                    ) -> None:
+def _ready_to_merge(s: Script, suspended: str, *, can_fail: bool = False, late_ms: int = 0) -> None:
     """Four runs; the merge of the last one, chunks 20 and 21, has come as far as it can."""
     _cast(s, can_fail=can_fail, late_ms=late_ms)
     s.write("snap", 24, 24)
@@ -47,8 +49,13 @@ def _ready_to_merge(s: Script, suspended: str, *, can_fail: bool = False, late_m
 def write_during_its_merge(s: Script, suspended: str, where: int) -> None:
     """Writes to chunks that are being merged wait; others go to the COW device or the origin."""
     _ready_to_merge(s, suspended)
-    s.parallel(("org", where, 3), ("org", where + 1, 4), ("org", 208, 2),
-               reading("org", where, 8), resume=(suspended,))
+    s.parallel(
+        ("org", where, 3),
+        ("org", where + 1, 4),
+        ("org", 208, 2),
+        reading("org", where, 8),
+        resume=(suspended,),
+    )
     s.read("org", 0, 256)
     s.write("org", where, 8)
 
@@ -57,8 +64,11 @@ def write_during_its_merge(s: Script, suspended: str, where: int) -> None:
 def everything_during_a_merge(s: Script, suspended: str) -> None:
     """Reads and writes of all that there is, across chunks."""
     _ready_to_merge(s, suspended)
-    s.parallel(*(("org", sector, 13) for sector in range(0, 240, 11)),
-               reading("org", 5, 200), resume=(suspended,))
+    s.parallel(
+        *(("org", sector, 13) for sector in range(0, 240, 11)),
+        reading("org", 5, 200),
+        resume=(suspended,),
+    )
     s.read("org", 0, 256)
 
 
@@ -67,8 +77,11 @@ def merge_waits_for_writes(s: Script, first: str, where: int) -> None:
     """A write to a chunk that is still to be merged is on its way to the COW device."""
     _ready_to_merge(s, "meta")
     s.suspend("data")
-    s.parallel(("org", where, 3), ("org", where + 2, 5),
-               resume=(first, "data" if first == "meta" else "meta"))
+    s.parallel(
+        ("org", where, 3),
+        ("org", where + 2, 5),
+        resume=(first, "data" if first == "meta" else "meta"),
+    )
     s.read("org", 0, 256)
 
 
@@ -89,8 +102,14 @@ def queued_behind_a_merge_that_fails(s: Script, run: int) -> None:
     s.leave_out(Layer.REQUESTS, RACE)
     _ready_to_merge(s, "base", can_fail=True)
     s.fault("base-disk", "write", run, 8)
-    s.parallel(("org", 160, 3), ("org", 162, 6), ("org", 72, 2), ("org", 208, 2),
-               reading("org", 150, 30), resume=("base",))
+    s.parallel(
+        ("org", 160, 3),
+        ("org", 162, 6),
+        ("org", 72, 2),
+        ("org", 208, 2),
+        reading("org", 150, 30),
+        resume=("base",),
+    )
     s.heal("base-disk")
     s.write("org", 160, 3)
     s.read("org", 0, 256)
@@ -125,22 +144,35 @@ def merge_beside_a_snapshot(s: Script, chunk: int) -> None:
     s.write("snap2", 160, 16)
     s.suspend("other")
     s.merge("org", "snap", "base", "cow", 8)
-    s.parallel(("org", 160, 4), ("org", 170, 4), ("org", 100, 4), ("org", 28, 8),
-               reading("org", 150, 40), resume=("other",))
+    s.parallel(
+        ("org", 160, 4),
+        ("org", 170, 4),
+        ("org", 100, 4),
+        ("org", 28, 8),
+        reading("org", 150, 40),
+        resume=("other",),
+    )
     s.read("org", 0, 256)
     s.read("snap2", 0, 256)
 
 
-@scenario(order=("read first", "write first"), write=("org", "snap"), sectors=(3, 8),
-          rows=("F: read of the origin and the exception that overtakes it",))
+@scenario(
+    order=("read first", "write first"),
+    write=("org", "snap"),
+    sectors=(3, 8),
+    rows=("F: read of the origin and the exception that overtakes it",),
+)
 def read_of_the_origin_in_flight(s: Script, order: str, write: str, sectors: int) -> None:
     """A snapshot reads from the origin the chunk that is about to be copied."""
     _cast(s)
     s.device("above", linear("snap", 256))
     s.suspend("base")
     ios = (reading("snap", 8, sectors), writing(write, 8, sectors, 77))
-    s.parallel(*(ios if order == "read first" else ios[::-1]), reading("above", 9, sectors),
-               resume=("base",))
+    s.parallel(
+        *(ios if order == "read first" else ios[::-1]),
+        reading("above", 9, sectors),
+        resume=("base",),
+    )
     s.read("snap", 0, 32)
     s.read("org", 0, 32)
 
@@ -150,9 +182,18 @@ def writes_of_one_chunk_in_flight(s: Script, suspended: str) -> None:
     """Origin and snapshot write one chunk and its neighbours while its copy is held up."""
     _cast(s)
     s.suspend(suspended)
-    s.parallel(("org", 8, 3), ("snap", 9, 4), ("snap", 16, 8), ("org", 16, 8), ("org", 6, 12),
-               ("snap", 4, 2), ("org", 12, 1), reading("org", 0, 24), reading("snap", 0, 24),
-               resume=(suspended,))
+    s.parallel(
+        ("org", 8, 3),
+        ("snap", 9, 4),
+        ("snap", 16, 8),
+        ("org", 16, 8),
+        ("org", 6, 12),
+        ("snap", 4, 2),
+        ("org", 12, 1),
+        reading("org", 0, 24),
+        reading("snap", 0, 24),
+        resume=(suspended,),
+    )
     s.read("snap", 0, 32)
     s.read("org", 0, 32)
 
@@ -162,8 +203,9 @@ def long_writes_in_flight(s: Script, suspended: str) -> None:
     """Requests of many chunks find copies pending, on both sides."""
     _cast(s, sectors=512)
     s.suspend(suspended)
-    s.parallel(("org", 0, 100), ("snap", 40, 100), ("org", 60, 200), ("snap", 200, 64),
-               resume=(suspended,))
+    s.parallel(
+        ("org", 0, 100), ("snap", 40, 100), ("org", 60, 200), ("snap", 200, 64), resume=(suspended,)
+    )
     s.read("snap", 0, 512)
     s.read("org", 0, 512)
 
@@ -197,8 +239,15 @@ def copies_out_of_order(s: Script, cow: str, store: str) -> None:
     s.snapshot("snap", "base", "cow" if cow == "late" else "store", store, 8)
     s.origin("org", "base")
     s.suspend("part")
-    s.parallel(("org", 8, 3), ("snap", 24, 5), ("org", 96, 20), ("snap", 72, 5), ("snap", 200, 8),
-               ("org", 160, 2), resume=("part",))
+    s.parallel(
+        ("org", 8, 3),
+        ("snap", 24, 5),
+        ("org", 96, 20),
+        ("snap", 72, 5),
+        ("snap", 200, 8),
+        ("org", 160, 2),
+        resume=("part",),
+    )
     s.write("snap", 128, 3)
     s.read("snap", 0, 256)
 

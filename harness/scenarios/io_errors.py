@@ -12,12 +12,15 @@ from harness.trace.files import Layer
 PERSISTENT = ("P", "PO")
 STORES = ("P", "PO", "N")
 WRITERS = ("snap", "org")
-RACE = ("several exceptions are in flight at once: how many of them one write of metadata holds, "
-        "and which request is the first, is a race")
+RACE = (
+    "several exceptions are in flight at once: how many of them one write of metadata holds, "
+    "and which request is the first, is a race"
+)
 
 
-def cast(s: Script, store: str, chunk: int, *, origin_sectors: int = 128,
-          cow_sectors: int = 256) -> None:
+def cast(
+    s: Script, store: str, chunk: int, *, origin_sectors: int = 128, cow_sectors: int = 256
+) -> None:
     """Disks ``base`` (stamped) and ``cow`` that can fail; snapshot ``snap``, origin ``org``."""
     s.disk("base", origin_sectors, stamped=True, can_fail=True)
     s.disk("cow", cow_sectors, can_fail=True)
@@ -281,8 +284,12 @@ def discard_fails(s: Script, device: str) -> None:
     """A discard that is passed down, or zeroes a chunk of the COW device, fails in one of both."""
     s.disk("base", 4096, stamped=True, can_fail=True)
     s.disk("cow", 4096, can_fail=True)
-    s.device("snap", s.snapshot_line("base", "cow", "P", 512,
-                                     features="2 discard_zeroes_cow discard_passdown_origin"))
+    s.device(
+        "snap",
+        s.snapshot_line(
+            "base", "cow", "P", 512, features="2 discard_zeroes_cow discard_passdown_origin"
+        ),
+    )
     s.write("snap", 512, 512)
     s.write("snap", 1030, 8)
     s.discard("snap", 0, 512)

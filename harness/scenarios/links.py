@@ -240,8 +240,7 @@ def link_under_queued_reads_and_writes(s: Script, how: How) -> None:
         s.write("snap", 8 * chunk, 8)
     for op in ("read", "write"):
         s.fault("cow", op, 16, 240, how=how)
-    s.parallel(reading("snap", 8, 2),
-               *(writing("snap", sector, 2, 50) for sector in (2, 16, 28)))
+    s.parallel(reading("snap", 8, 2), *(writing("snap", sector, 2, 50) for sector in (2, 16, 28)))
     s.read("snap", 0, 32)
     s.heal("cow")
     s.read("snap", 0, 32)

@@ -43,20 +43,29 @@ def chunk_sizes_of_lvcreate(s: Script, sectors: int) -> None:
     s.write("snap", 3, 9)
 
 
-@scenario(rows=("lvm2: snapshot-usage (a store that ends where its data ends)",),
-          kib=(32, 128, 4096), more=(0, 1), writer=("snap", "org"))
+@scenario(
+    rows=("lvm2: snapshot-usage (a store that ends where its data ends)",),
+    kib=(32, 128, 4096),
+    more=(0, 1),
+    writer=("snap", "org"),
+)
 def fill_to_the_last_chunk(s: Script, kib: int, more: int, writer: str) -> None:
     """Room for 32 KiB, 128 KiB or 4 MiB of data: all of it fits, and not one KiB more."""
     count = kib // 4
-    s.snapshot_and_origin("P", 8, origin_sectors=2 * (kib + 64),
-                          cow_sectors=8 * chunks_needed(count, entries_per_area(8)))
+    s.snapshot_and_origin(
+        "P",
+        8,
+        origin_sectors=2 * (kib + 64),
+        cow_sectors=8 * chunks_needed(count, entries_per_area(8)),
+    )
     s.write(writer, 0, 2 * (kib + more))
     s.read("snap", 0, 64)
     s.write("snap", 0, 8)
 
 
-@scenario(rows=("lvm2: snapshot-usage (a store that ends where its data ends)",),
-          kib=(33, 64, 128, 4096))
+@scenario(
+    rows=("lvm2: snapshot-usage (a store that ends where its data ends)",), kib=(33, 64, 128, 4096)
+)
 def fill_too_much(s: Script, kib: int) -> None:
     """33 KiB and more into a store with room for 32 KiB, in one request of each size."""
     s.snapshot_and_origin("P", 8, origin_sectors=2 * (kib + 64), cow_sectors=2 * (8 + 32))
@@ -66,8 +75,13 @@ def fill_too_much(s: Script, kib: int) -> None:
     s.read("snap", 0, 8)
 
 
-@scenario(rows=("lvm2: snapshot-usage (full, extended, filled again)",
-                "lvm2: lvextend-snapshot-policy", "lvm2: usage percent"))
+@scenario(
+    rows=(
+        "lvm2: snapshot-usage (full, extended, filled again)",
+        "lvm2: lvextend-snapshot-policy",
+        "lvm2: usage percent",
+    )
+)
 def full_and_extended(s: Script) -> None:
     """12 KiB hold one chunk of data: full at once; 18, then 28 KiB hold all that 20 KiB need."""
     _volumes(s, 20 * KIB, 12 * KIB, room=28 * KIB)
@@ -88,8 +102,13 @@ def full_and_extended(s: Script) -> None:
     s.read("snap", 0, 20 * KIB)
 
 
-@scenario(rows=("lvm2: lvextend-snapshot-policy", "lvm2: lvextend-snapshot-dmeventd",
-                "lvm2: usage percent"))
+@scenario(
+    rows=(
+        "lvm2: lvextend-snapshot-policy",
+        "lvm2: lvextend-snapshot-dmeventd",
+        "lvm2: usage percent",
+    )
+)
 def extended_by_policy(s: Script) -> None:
     """A fifth more whenever half is used, until nothing is left to add: then it overflows."""
     size, limit, used = 48, 144, 16
@@ -127,8 +146,11 @@ def large_origin_small_store(s: Script) -> None:
     s.read("lv", sectors - 8, 8)
 
 
-@scenario(pib=(15, 8191), store=("P", "N"),
-          rows=("lvm2: snapshot-usage (15 PiB)", "lvm2: snapshot-usage-exa"))
+@scenario(
+    pib=(15, 8191),
+    store=("P", "N"),
+    rows=("lvm2: snapshot-usage (15 PiB)", "lvm2: snapshot-usage-exa"),
+)
 def virtual_size(s: Script, pib: int, store: str) -> None:
     """A device of PiB over dm-zero, and a snapshot of half of it: both ends are written."""
     huge = pib * PIB
@@ -162,8 +184,7 @@ def longest_device(s: Script, over: int) -> None:
     s.remove("nothing")
 
 
-@scenario(chunk=(1, 8, 64), spare=(0, -1), writer=("snap", "org"),
-          rows=("lvm2: snapshot-maxsize",))
+@scenario(chunk=(1, 8, 64), spare=(0, -1), writer=("snap", "org"), rows=("lvm2: snapshot-maxsize",))
 def store_as_large_as_it_can_need(s: Script, chunk: int, spare: int, writer: str) -> None:
     """Every chunk of the origin is written: the store stays valid, with one chunk less it dies.
 
@@ -172,8 +193,9 @@ def store_as_large_as_it_can_need(s: Script, chunk: int, spare: int, writer: str
     """
     count = {1: 64, 8: 256, 64: 20}[chunk]
     needed = chunks_needed(count, entries_per_area(chunk))
-    s.snapshot_and_origin("P", chunk, origin_sectors=count * chunk,
-                          cow_sectors=(needed + spare) * chunk)
+    s.snapshot_and_origin(
+        "P", chunk, origin_sectors=count * chunk, cow_sectors=(needed + spare) * chunk
+    )
     s.write(writer, 0, (count - 1) * chunk)
     s.write(writer, (count - 1) * chunk, chunk)
     s.status("snap")

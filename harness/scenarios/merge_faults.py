@@ -66,8 +66,11 @@ def merge_write_fails(s: Script, nth: int, retry: bool) -> None:
     _again(s, retry)
 
 
-@scenario(nth=(1, 2, 3), retry=(False, True),
-          rows=("F: merged data flushed before the metadata is committed",))
+@scenario(
+    nth=(1, 2, 3),
+    retry=(False, True),
+    rows=("F: merged data flushed before the metadata is committed",),
+)
 def merge_flush_fails(s: Script, nth: int, retry: bool) -> None:
     """The origin cannot be flushed behind the nth run: its metadata is not touched."""
     _ready_to_merge(s)

@@ -17,8 +17,11 @@ def _origin_again(s: Script) -> None:
     s.remove("snap")
 
 
-@scenario(store=("P", "PO"), chunk=(1, 8, 16), rows=(
-    "android: DmSnapshot", "lvm2: snapshot-merge (in use)"))
+@scenario(
+    store=("P", "PO"),
+    chunk=(1, 8, 16),
+    rows=("android: DmSnapshot", "lvm2: snapshot-merge (in use)"),
+)
 def merge_recipe(s: Script, store: str, chunk: int) -> None:
     """Written on both sides, merged as LVM does it, then an origin again."""
     s.snapshot_and_origin(store, chunk)
@@ -70,8 +73,10 @@ def merge_tail(s: Script, rest: int) -> None:
     s.read("org", 0, 64 + rest)
 
 
-@scenario(state=("valid", "overflowed", "invalid"), rows=(
-    "lvm2: merge resumed by activation", "android: MergeInRecovery"))
+@scenario(
+    state=("valid", "overflowed", "invalid"),
+    rows=("lvm2: merge resumed by activation", "android: MergeInRecovery"),
+)
 def merge_after_activation(s: Script, state: str) -> None:
     """The snapshot is gone when the merge is loaded: the store is read from the disk."""
     s.disk("base", 128, stamped=True)
@@ -334,10 +339,19 @@ def merge_ctr(s: Script) -> None:
     """What snapshot-merge refuses."""
     s.disk("base", 64)
     s.disk("cow", 64)
-    for number, args in enumerate(("", "{base} {cow} P", "{nobody} {cow} P 8",
-                                   "{base} {nobody} P 8",
-                                   "{base} {base} P 8", "{base} {cow} X 8", "{base} {cow} P 3",
-                                   "{base} {cow} P 8 1 bogus", "{base} {cow} P 8 0")):
+    for number, args in enumerate(
+        (
+            "",
+            "{base} {cow} P",
+            "{nobody} {cow} P 8",
+            "{base} {nobody} P 8",
+            "{base} {base} P 8",
+            "{base} {cow} X 8",
+            "{base} {cow} P 3",
+            "{base} {cow} P 8 1 bogus",
+            "{base} {cow} P 8 0",
+        )
+    ):
         name = f"try{number}"
         s.prepare(name, Segment(64, "snapshot-merge", args))
         s.table(name, inactive=True)

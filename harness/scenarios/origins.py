@@ -304,8 +304,11 @@ def one_table_two_snapshots(s: Script) -> None:
     s.disk("base", 128, stamped=True)
     s.disk("cow1", 256)
     s.disk("cow2", 256)
-    s.device("snap", s.snapshot_line("base", "cow1", "P", 8, sectors=64),
-             s.snapshot_line("base", "cow2", "P", 32, sectors=64))
+    s.device(
+        "snap",
+        s.snapshot_line("base", "cow1", "P", 8, sectors=64),
+        s.snapshot_line("base", "cow2", "P", 32, sectors=64),
+    )
     s.origin("org", "base")
     s.write("snap", 60, 10)
     s.write("org", 0, 128)

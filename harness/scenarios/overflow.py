@@ -84,8 +84,9 @@ def overflow_in_one_write(s: Script, store: str, writer: str) -> None:
     s.read("org", 0, 256)
 
 
-@scenario(store=STORES, chunk=(1, 16),
-          rows=("G4: the status line step by step", "lvm2: usage percent"))
+@scenario(
+    store=STORES, chunk=(1, 16), rows=("G4: the status line step by step", "lvm2: usage percent")
+)
 def fill_chunk_by_chunk(s: Script, store: str, chunk: int) -> None:
     """Status after every chunk until nothing fits any more."""
     s.snapshot_and_origin(store, chunk, origin_sectors=64 * chunk, cow_sectors=20 * chunk + 5)

@@ -58,8 +58,14 @@ def several_snapshots(s: Script, store: str) -> None:
         s.disk(f"cow{number}", 512)
         s.snapshot(f"snap{number}", "base", f"cow{number}", store, chunk)
     s.origin("org", "base")
-    s.parallel(("org", 0, 20), ("snap1", 3, 3), ("org", 30, 6), ("snap0", 30, 10),
-               ("snap2", 2, 1), ("org", 64, 32))
+    s.parallel(
+        ("org", 0, 20),
+        ("snap1", 3, 3),
+        ("org", 30, 6),
+        ("snap0", 30, 10),
+        ("snap2", 2, 1),
+        ("org", 64, 32),
+    )
     for number in range(3):
         s.read(f"snap{number}", 0, 128)
 
@@ -83,8 +89,7 @@ def slow_cow(s: Script, store: str) -> None:
     s.read("snap", 32, 16)
 
 
-@scenario(store=STORES,
-          rows=("F: read of the origin and the exception that overtakes it",))
+@scenario(store=STORES, rows=("F: read of the origin and the exception that overtakes it",))
 def slow_origin(s: Script, store: str) -> None:
     """The origin reads slowly: a read of it is in flight while an origin write wants to go on."""
     s.disk("disk", 128, stamped=True)

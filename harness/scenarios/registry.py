@@ -16,10 +16,33 @@ from harness.scenarios.script import Script
 from harness.trace.files import Header, Trace, dumps, loads
 from harness.trace.steps import Examine
 
-THEMES: Final = ("creation", "writes", "origins", "stores", "crafted", "overflow", "tables",
-                 "merging", "io_errors", "metadata_faults", "merge_faults", "links",
-                 "rotten_disks", "discards", "stacks", "striped", "hangs", "requests", "parallel",
-                 "in_flight", "workloads", "lvm_tables", "android", "fixes", "defects")
+THEMES: Final = (
+    "creation",
+    "writes",
+    "origins",
+    "stores",
+    "crafted",
+    "overflow",
+    "tables",
+    "merging",
+    "io_errors",
+    "metadata_faults",
+    "merge_faults",
+    "links",
+    "rotten_disks",
+    "discards",
+    "stacks",
+    "striped",
+    "hangs",
+    "requests",
+    "parallel",
+    "in_flight",
+    "workloads",
+    "lvm_tables",
+    "android",
+    "fixes",
+    "defects",
+)
 """Modules of this package that hold scenarios, in the order of the catalogue."""
 DEFAULT_SEED: Final = 1
 
@@ -54,8 +77,15 @@ class Scenario:
         steps = script.steps
         if not steps or not isinstance(steps[-1], Examine):
             steps.append(Examine())
-        written = Trace(Header(scenario=self.name, seed=seed, about=self.about,
-                               not_compared=tuple(script.not_compared)), tuple(steps))
+        written = Trace(
+            Header(
+                scenario=self.name,
+                seed=seed,
+                about=self.about,
+                not_compared=tuple(script.not_compared),
+            ),
+            tuple(steps),
+        )
         try:
             return loads(dumps(written))  # which checks every field
         except BadTrace as fault:
@@ -65,8 +95,9 @@ class Scenario:
 _scenarios: dict[str, Scenario] = {}
 
 
-def scenario(*, rows: Iterable[str] = (), loses_guest: bool = False,
-             **parameters: Iterable[Any]) -> Callable[[Author], Author]:
+def scenario(
+    *, rows: Iterable[str] = (), loses_guest: bool = False, **parameters: Iterable[Any]
+) -> Callable[[Author], Author]:
     """Enter a function into the catalogue, once for each combination of ``parameters``.
 
     ``rows`` may name parameters: ``create_lots_of_snaps_{store}``.
@@ -82,8 +113,14 @@ def scenario(*, rows: Iterable[str] = (), loses_guest: bool = False,
             name = f"{author.__name__}[{label}]" if label else author.__name__
             assert name not in _scenarios, f"two scenarios are named {name}"
             _scenarios[name] = Scenario(
-                name=name, theme=theme, about=about, author=author, parameters=chosen,
-                rows=tuple(row.format(**chosen) for row in rows), loses_guest=loses_guest)
+                name=name,
+                theme=theme,
+                about=about,
+                author=author,
+                parameters=chosen,
+                rows=tuple(row.format(**chosen) for row in rows),
+                loses_guest=loses_guest,
+            )
         return author
 
     return enter
@@ -98,8 +135,11 @@ def catalogue() -> dict[str, Scenario]:
 
 def _matches(name: str, pattern: str) -> bool:
     """A name, a name without its parameters, or a shell pattern (where ``[`` is literal)."""
-    return (name == pattern or name.partition("[")[0] == pattern
-            or fnmatchcase(name, pattern.replace("[", "[[]")))
+    return (
+        name == pattern
+        or name.partition("[")[0] == pattern
+        or fnmatchcase(name, pattern.replace("[", "[[]"))
+    )
 
 
 def choose(patterns: Iterable[str]) -> list[Scenario]:
@@ -112,14 +152,20 @@ def choose(patterns: Iterable[str]) -> list[Scenario]:
     wanted = list(patterns)
     if not wanted:
         return [entry for entry in entries.values() if not entry.loses_guest]
-    unmatched = [pattern for pattern in wanted
-                 if not any(_matches(name, pattern) for name in entries)]
+    unmatched = [
+        pattern for pattern in wanted if not any(_matches(name, pattern) for name in entries)
+    ]
     if unmatched:
         raise BadScenario(f"no scenario matches {', '.join(unmatched)}: see dmsnap list")
-    return [entry for name, entry in entries.items()
-            if any(_matches(name, pattern) for pattern in wanted)
-            and (not entry.loses_guest or any(name == pattern or name.startswith(f"{pattern}[")
-                                              for pattern in wanted))]
+    return [
+        entry
+        for name, entry in entries.items()
+        if any(_matches(name, pattern) for pattern in wanted)
+        and (
+            not entry.loses_guest
+            or any(name == pattern or name.startswith(f"{pattern}[") for pattern in wanted)
+        )
+    ]
 
 
 def by_theme() -> Iterator[tuple[str, list[Scenario]]]:

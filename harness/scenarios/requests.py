@@ -49,7 +49,8 @@ def edges_in_flight(s: Script, block_size: int) -> None:
         writing("half", 64, 8, 93),
         writing("half", 0, 8, 94),
         reading("half", 60, 8),
-        reading("snap", 68, 8))
+        reading("snap", 68, 8),
+    )
     s.parallel(reading("half", 72, 8), reading("snap", 64, 16))
 
 
@@ -181,8 +182,9 @@ def parts_of_pages(s: Script, sectors: int, block_size: int) -> None:
     s.write("snap", 60, 20, buffered=True)
 
 
-@scenario(where=("origin 72", "origin 70", "origin 65", "middle 72", "middle 70", "middle 65",
-                 "cow 72"))
+@scenario(
+    where=("origin 72", "origin 70", "origin 65", "middle 72", "middle 70", "middle 65", "cow 72")
+)
 def parts_of_pages_that_cannot_be_read(s: Script, where: str) -> None:
     """A page that is written in part is read first; where that fails, whole pages still go.
 
@@ -236,8 +238,12 @@ def pages_read_at_once(s: Script) -> None:
 def pages_read_ahead_of_zeros(s: Script, last: str, sectors: int) -> None:
     """Zeros are not read ahead of who asks for them: the request fails, and each page is read."""
     s.disk("base", 128, stamped=True, can_fail=True)
-    s.device("joined", linear("base", 24), zero(24),
-             Segment(sectors - 48, last, "{base} 48" if last == "linear" else ""))
+    s.device(
+        "joined",
+        linear("base", 24),
+        zero(24),
+        Segment(sectors - 48, last, "{base} 48" if last == "linear" else ""),
+    )
     s.read("joined", 0, 16, buffered=True)
     s.read("joined", 16, 16, buffered=True)
     s.read("joined", 3, sectors - 3, buffered=True)

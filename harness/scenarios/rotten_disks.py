@@ -17,9 +17,24 @@ def _tries(s: Script, kind: str, *args: str) -> None:
 @scenario()
 def dust_ctr(s: Script) -> None:
     """What dust refuses: counts, devices, offsets, block sizes."""
-    _tries(s, "dust", "", "{base} 0", "{base} 0 512 more", "{nobody} 0 512", "{base} x 512",
-           "{base} 0 x", "{base} 0 0", "{base} 0 256", "{base} 0 768", "{base} 0 4096",
-           "{base} 0 32768", "{base} 0 65536", "{base} 0 4294967296", "{nobody} x 0")
+    _tries(
+        s,
+        "dust",
+        "",
+        "{base} 0",
+        "{base} 0 512 more",
+        "{nobody} 0 512",
+        "{base} x 512",
+        "{base} 0 x",
+        "{base} 0 0",
+        "{base} 0 256",
+        "{base} 0 768",
+        "{base} 0 4096",
+        "{base} 0 32768",
+        "{base} 0 65536",
+        "{base} 0 4294967296",
+        "{nobody} x 0",
+    )
 
 
 @scenario()
@@ -27,17 +42,49 @@ def dust_messages(s: Script) -> None:
     """Blocks become bad and good by message; what is refused, what is answered, what is logged."""
     s.disk("base", 64, stamped=True)
     s.device("dust", Segment(64, "dust", "{base} 0 1024"))
-    for text in ("addbadblock", "addbadblock 3", "addbadblock 3", "addbadblock 32",
-                 "addbadblock 33", "addbadblock x", "addbadblock 5 2", "addbadblock 6 256",
-                 "addbadblock 6 x", "addbadblock 8 4294967295", "addbadblock 8 4294967296",
-                 "addbadblock 8 4294967298", "addbadblock 18446744073709551616",
-                 "addbadblock 6 1 1", "queryblock", "queryblock 3",
-                 "QUERYblock 4", "queryblock x", "queryblock 33", "countbadblocks",
-                 "listbadblocks", "removebadblock", "removebadblock 9", "removebadblock 32",
-                 "quiet", "removebadblock 9", "addbadblock 3", "addbadblock 7", "clearbadblocks",
-                 "clearbadblocks", "quiet", "clearbadblocks", "listbadblocks", "bogus", "bogus 1",
-                 "bogus 1 2", "enable", "disable", "countbadblocks 3", "removebadblock 1 2",
-                 "a b c d"):
+    for text in (
+        "addbadblock",
+        "addbadblock 3",
+        "addbadblock 3",
+        "addbadblock 32",
+        "addbadblock 33",
+        "addbadblock x",
+        "addbadblock 5 2",
+        "addbadblock 6 256",
+        "addbadblock 6 x",
+        "addbadblock 8 4294967295",
+        "addbadblock 8 4294967296",
+        "addbadblock 8 4294967298",
+        "addbadblock 18446744073709551616",
+        "addbadblock 6 1 1",
+        "queryblock",
+        "queryblock 3",
+        "QUERYblock 4",
+        "queryblock x",
+        "queryblock 33",
+        "countbadblocks",
+        "listbadblocks",
+        "removebadblock",
+        "removebadblock 9",
+        "removebadblock 32",
+        "quiet",
+        "removebadblock 9",
+        "addbadblock 3",
+        "addbadblock 7",
+        "clearbadblocks",
+        "clearbadblocks",
+        "quiet",
+        "clearbadblocks",
+        "listbadblocks",
+        "bogus",
+        "bogus 1",
+        "bogus 1 2",
+        "enable",
+        "disable",
+        "countbadblocks 3",
+        "removebadblock 1 2",
+        "a b c d",
+    ):
         s.message("dust", text)
 
 
@@ -110,27 +157,60 @@ def store_on_dust(s: Script, fails: int) -> None:
 @scenario()
 def flakey_ctr(s: Script) -> None:
     """What flakey refuses, and how it writes down what it takes."""
-    _tries(s, "flakey", "", "{base} 0 0", "{nobody} 0 0 1", "{base} x 0 1", "{base} 0 x 1",
-           "{base} 0 0 x", "{base} 0 0 0", "{base} 0 4294967295 1",
-           "{base} 0 4294967295 2", "{base} 0 2 4294967295", "{base} 0 5 5",
-           "{base} 0 4294967296 1",
-           "{base} 0 0 1", "{base} 0 0 1 0", "{base} 0 0 1 1 error_reads",
-           "{base} 0 0 1 1 drop_writes", "{base} 0 0 1 1 ERROR_writes",
-           "{base} 0 0 1 2 drop_writes error_writes", "{base} 0 0 1 2 error_writes drop_writes",
-           "{base} 0 0 1 2 drop_writes drop_writes", "{base} 0 0 1 5 corrupt_bio_byte 3 r 7 0",
-           "{base} 0 0 1 5 corrupt_bio_byte 3 W 7 2048",
-           "{base} 0 0 1 6 drop_writes corrupt_bio_byte 3 w 7 0",
-           "{base} 0 0 1 6 drop_writes corrupt_bio_byte 3 r 7 0",
-           "{base} 0 0 1 6 corrupt_bio_byte 3 r 7 0 error_writes", "{base} 0 0 1 1 bogus",
-           "{base} 0 0 1 2 drop_writes", "{base} 0 0 1 99", "{base} 0 0 1 x",
-           "{base} 0 0 1 1 corrupt_bio_byte", "{base} 0 0 1 2 corrupt_bio_byte 0",
-           "{base} 0 0 1 3 corrupt_bio_byte 3 x", "{base} 0 0 1 5 corrupt_bio_byte 3 r 256 0",
-           "{base} 0 0 1 5 corrupt_bio_byte 3 r 7 x", "{base} 0 0 1 4 corrupt_bio_byte 3 r 7",
-           "{base} 0 0 1 1 drop_writes junk", "{base} 3 5 7 1 drop_writes", "{nobody} 0 0 0")
+    _tries(
+        s,
+        "flakey",
+        "",
+        "{base} 0 0",
+        "{nobody} 0 0 1",
+        "{base} x 0 1",
+        "{base} 0 x 1",
+        "{base} 0 0 x",
+        "{base} 0 0 0",
+        "{base} 0 4294967295 1",
+        "{base} 0 4294967295 2",
+        "{base} 0 2 4294967295",
+        "{base} 0 5 5",
+        "{base} 0 4294967296 1",
+        "{base} 0 0 1",
+        "{base} 0 0 1 0",
+        "{base} 0 0 1 1 error_reads",
+        "{base} 0 0 1 1 drop_writes",
+        "{base} 0 0 1 1 ERROR_writes",
+        "{base} 0 0 1 2 drop_writes error_writes",
+        "{base} 0 0 1 2 error_writes drop_writes",
+        "{base} 0 0 1 2 drop_writes drop_writes",
+        "{base} 0 0 1 5 corrupt_bio_byte 3 r 7 0",
+        "{base} 0 0 1 5 corrupt_bio_byte 3 W 7 2048",
+        "{base} 0 0 1 6 drop_writes corrupt_bio_byte 3 w 7 0",
+        "{base} 0 0 1 6 drop_writes corrupt_bio_byte 3 r 7 0",
+        "{base} 0 0 1 6 corrupt_bio_byte 3 r 7 0 error_writes",
+        "{base} 0 0 1 1 bogus",
+        "{base} 0 0 1 2 drop_writes",
+        "{base} 0 0 1 99",
+        "{base} 0 0 1 x",
+        "{base} 0 0 1 1 corrupt_bio_byte",
+        "{base} 0 0 1 2 corrupt_bio_byte 0",
+        "{base} 0 0 1 3 corrupt_bio_byte 3 x",
+        "{base} 0 0 1 5 corrupt_bio_byte 3 r 256 0",
+        "{base} 0 0 1 5 corrupt_bio_byte 3 r 7 x",
+        "{base} 0 0 1 4 corrupt_bio_byte 3 r 7",
+        "{base} 0 0 1 1 drop_writes junk",
+        "{base} 3 5 7 1 drop_writes",
+        "{nobody} 0 0 0",
+    )
 
 
-@scenario(features=("0", "1 drop_writes", "1 error_writes", "5 corrupt_bio_byte 3 r 7 0",
-                    "5 corrupt_bio_byte 3 w 7 0", "6 drop_writes corrupt_bio_byte 3 r 7 0"))
+@scenario(
+    features=(
+        "0",
+        "1 drop_writes",
+        "1 error_writes",
+        "5 corrupt_bio_byte 3 r 7 0",
+        "5 corrupt_bio_byte 3 w 7 0",
+        "6 drop_writes corrupt_bio_byte 3 r 7 0",
+    )
+)
 def flakey_reads_and_writes(s: Script, features: str) -> None:
     """A device that is always down: what is read, written, dropped, spoiled; then one that is up.
 

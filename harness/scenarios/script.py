@@ -69,8 +69,9 @@ def zero(sectors: int) -> Segment:
     return Segment(sectors, "zero")
 
 
-def delay(device: str, sectors: int, ms: int, offset: int = 0, *,
-          write_ms: int | None = None) -> Segment:
+def delay(
+    device: str, sectors: int, ms: int, offset: int = 0, *, write_ms: int | None = None
+) -> Segment:
     """As `linear`, but everything arrives ``ms`` milliseconds later; writes, ``write_ms``."""
     args = f"{{{device}}} {offset} {ms}"
     if write_ms is not None:
@@ -111,8 +112,10 @@ class Script:
         try:
             return self._sectors[name]
         except KeyError:
-            raise BadScenario(f"the size of {name} is not known: make it with disk() or device(), "
-                              "or say how many sectors") from None
+            raise BadScenario(
+                f"the size of {name} is not known: make it with disk() or device(), "
+                "or say how many sectors"
+            ) from None
 
     def _new_generation(self) -> int:
         self._generation += 1
@@ -120,17 +123,32 @@ class Script:
 
     # -- devices --
 
-    def disk(self, name: str, sectors: int, *, stamped: bool = False,
-             block_size: int = 512, can_fail: bool = False, linked: bool = False) -> None:
+    def disk(
+        self,
+        name: str,
+        sectors: int,
+        *,
+        stamped: bool = False,
+        block_size: int = 512,
+        can_fail: bool = False,
+        linked: bool = False,
+    ) -> None:
         """Make a disk; ``stamped`` fills it with sectors that describe themselves.
 
         One that ``can_fail`` takes faults, and every request that reaches it is compared.  One that
         is ``linked`` can fail, too, and its faults may stop it.
         """
         self._sectors[name] = sectors
-        self.steps.append(Disk(name=name, sectors=sectors, fill="stamp" if stamped else "zero",
-                               block_size=block_size,  # type: ignore[arg-type]
-                               can_fail=can_fail or linked, linked=linked))
+        self.steps.append(
+            Disk(
+                name=name,
+                sectors=sectors,
+                fill="stamp" if stamped else "zero",
+                block_size=block_size,  # type: ignore[arg-type]
+                can_fail=can_fail or linked,
+                linked=linked,
+            )
+        )
 
     def create(self, name: str) -> None:
         """Make a mapped device without a table."""
@@ -188,8 +206,16 @@ class Script:
         self.suspend(name)
         self.resume(name)
 
-    def snapshot_line(self, origin: str, cow: str, store: str, chunk: int, *,
-                      sectors: int | None = None, features: str = "") -> Segment:
+    def snapshot_line(
+        self,
+        origin: str,
+        cow: str,
+        store: str,
+        chunk: int,
+        *,
+        sectors: int | None = None,
+        features: str = "",
+    ) -> Segment:
         """The table line of a snapshot, as long as its origin unless ``sectors`` says else."""
         args = f"{{{origin}}} {{{cow}}} {store} {chunk} {features}".rstrip()
         return Segment(sectors or self._sectors_of(origin), "snapshot", args)
@@ -198,11 +224,23 @@ class Script:
         """The table line of a snapshot-origin, as long as its device."""
         return Segment(sectors or self._sectors_of(device), "snapshot-origin", f"{{{device}}}")
 
-    def snapshot(self, name: str, origin: str, cow: str, store: str, chunk: int, *,
-                 sectors: int | None = None, read_only: bool = False) -> None:
+    def snapshot(
+        self,
+        name: str,
+        origin: str,
+        cow: str,
+        store: str,
+        chunk: int,
+        *,
+        sectors: int | None = None,
+        read_only: bool = False,
+    ) -> None:
         """Create, load and resume a snapshot."""
-        self.device(name, self.snapshot_line(origin, cow, store, chunk, sectors=sectors),
-                    read_only=read_only)
+        self.device(
+            name,
+            self.snapshot_line(origin, cow, store, chunk, sectors=sectors),
+            read_only=read_only,
+        )
 
     def reactivate(self, name: str, origin: str, cow: str, store: str, chunk: int) -> None:
         """Remove a snapshot, and make it again over what its COW device holds by then."""
@@ -213,14 +251,16 @@ class Script:
         """Create, load and resume a snapshot-origin."""
         self.device(name, self.origin_line(device))
 
-    def merge_line(self, origin: str, cow: str, store: str, chunk: int, *,
-                   sectors: int | None = None) -> Segment:
+    def merge_line(
+        self, origin: str, cow: str, store: str, chunk: int, *, sectors: int | None = None
+    ) -> Segment:
         """The table line of a snapshot-merge."""
         args = f"{{{origin}}} {{{cow}}} {store} {chunk}"
         return Segment(sectors or self._sectors_of(origin), "snapshot-merge", args)
 
-    def merge(self, name: str, snapshot: str, origin: str, cow: str, chunk: int, *,
-              store: str = "P") -> None:
+    def merge(
+        self, name: str, snapshot: str, origin: str, cow: str, chunk: int, *, store: str = "P"
+    ) -> None:
         """Merge ``snapshot`` into ``origin`` through device ``name``, as LVM does it.
 
         Before this, other snapshots must run; afterwards ``snapshot`` is an error target.
@@ -231,8 +271,9 @@ class Script:
         self.load(snapshot, error(self._sectors_of(origin)))
         self.resume(snapshot)
 
-    def snapshot_and_origin(self, store: str, chunk: int, *, origin_sectors: int = 256,
-                            cow_sectors: int = 512) -> None:
+    def snapshot_and_origin(
+        self, store: str, chunk: int, *, origin_sectors: int = 256, cow_sectors: int = 512
+    ) -> None:
         """The usual cast: disks ``base`` (stamped), ``cow``; snapshot ``snap``, origin ``org``."""
         self.disk("base", origin_sectors, stamped=True)
         self.disk("cow", cow_sectors)
@@ -259,32 +300,43 @@ class Script:
 
     # -- I/O --
 
-    def write(self, device: str, sector: int, sectors: int, *, zeros: bool = False,
-              buffered: bool = False) -> None:
+    def write(
+        self, device: str, sector: int, sectors: int, *, zeros: bool = False, buffered: bool = False
+    ) -> None:
         """Write sectors of a new generation."""
-        self.steps.append(Write(device=device, sector=sector, sectors=sectors,
-                                generation=self._new_generation(),
-                                fill="zero" if zeros else "stamp", buffered=buffered))
+        self.steps.append(
+            Write(
+                device=device,
+                sector=sector,
+                sectors=sectors,
+                generation=self._new_generation(),
+                fill="zero" if zeros else "stamp",
+                buffered=buffered,
+            )
+        )
 
     def poke(self, device: str, sector: int, data: bytes) -> None:
         """Write literal bytes, filled up with zeros to whole sectors."""
-        self.steps.append(Poke(device=device, sector=sector,
-                               data=data + bytes(-len(data) % SECTOR_BYTES)))
+        self.steps.append(
+            Poke(device=device, sector=sector, data=data + bytes(-len(data) % SECTOR_BYTES))
+        )
 
     def read(self, device: str, sector: int, sectors: int, *, buffered: bool = False) -> None:
         """Read."""
         self.steps.append(Read(device=device, sector=sector, sectors=sectors, buffered=buffered))
 
-    def parallel(self, *ios: tuple[str, int, int] | Read | Write,
-                 resume: tuple[str, ...] = ()) -> None:
+    def parallel(
+        self, *ios: tuple[str, int, int] | Read | Write, resume: tuple[str, ...] = ()
+    ) -> None:
         """Several requests in flight at once, submitted in this order.
 
         A write of a new generation is (device, sector, sectors); there are `reading` and `writing`
         besides.  Devices to ``resume`` are suspended; they are resumed once everything is
         submitted.
         """
-        made = tuple(writing(*io, self._new_generation()) if isinstance(io, tuple) else io
-                     for io in ios)
+        made = tuple(
+            writing(*io, self._new_generation()) if isinstance(io, tuple) else io for io in ios
+        )
         self.steps.append(Parallel(ios=made, resume=resume))
 
     def flush(self, device: str) -> None:
@@ -299,15 +351,25 @@ class Script:
         """Zero a range (BLKZEROOUT)."""
         self.steps.append(Zeroout(device=device, sector=sector, sectors=sectors))
 
-    def fault(self, disk: str, op: Op, sector: int = 0, sectors: int | None = None, *,
-              nth: int = 1, count: int = 1, how: How = "error") -> None:
+    def fault(
+        self,
+        disk: str,
+        op: Op,
+        sector: int = 0,
+        sectors: int | None = None,
+        *,
+        nth: int = 1,
+        count: int = 1,
+        how: How = "error",
+    ) -> None:
         """The ``nth`` request of a kind to a range of a disk fails, and ``count`` in all.
 
         ``count`` 0: until it is healed; no ``sectors``: to the end of the disk; ``how``: the disk
         may stop there, for a while or until it is healed.
         """
-        self.steps.append(Fault(device=disk, op=op, sector=sector, sectors=sectors, nth=nth,
-                                count=count, how=how))
+        self.steps.append(
+            Fault(device=disk, op=op, sector=sector, sectors=sectors, nth=nth, count=count, how=how)
+        )
 
     def heal(self, *disks: str) -> None:
         """Nothing fails any more."""

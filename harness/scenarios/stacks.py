@@ -23,10 +23,23 @@ def _line(kind: str) -> Segment:
     return Segment(_SECTORS, kind.removesuffix("_of"), _KINDS[kind])
 
 
-@scenario(tables=("error", "zero", "error_of", "linear error", "linear zero", "snapshot error",
-                  "snapshot zero error", "snapshot error error", "snapshot-origin error",
-                  "snapshot error_of", "error snapshot error", "snapshot delay error",
-                  "zero error linear"))
+@scenario(
+    tables=(
+        "error",
+        "zero",
+        "error_of",
+        "linear error",
+        "linear zero",
+        "snapshot error",
+        "snapshot zero error",
+        "snapshot error error",
+        "snapshot-origin error",
+        "snapshot error_of",
+        "error snapshot error",
+        "snapshot delay error",
+        "zero error linear",
+    )
+)
 def limits_are_kept(s: Script, tables: str) -> None:
     """Tables one after another: one that stands on no device keeps what queue limits there are."""
     s.disk("base", _SECTORS, stamped=True)
@@ -94,10 +107,37 @@ def blocks_that_do_not_line_up(s: Script, start: int, length: int) -> None:
     s.write("snap", 1, 5)
 
 
-@scenario(word=("5000:1", "4096:0", "4095:0", "9:1048576", "9:1048575", "9:4294967297", "9:2:3",
-                "9:1:2:3", "9:1:2x", "9:2x", "9:", "-9:2", "+9:2", "0x9:2", "0:0", "0", "00", "008",
-                "fe", "0x8", "0xg", "12g", "ffffffffff", "4294967296", "1ffffffff", "cafe",
-                "/dev/nosuch"))
+@scenario(
+    word=(
+        "5000:1",
+        "4096:0",
+        "4095:0",
+        "9:1048576",
+        "9:1048575",
+        "9:4294967297",
+        "9:2:3",
+        "9:1:2:3",
+        "9:1:2x",
+        "9:2x",
+        "9:",
+        "-9:2",
+        "+9:2",
+        "0x9:2",
+        "0:0",
+        "0",
+        "00",
+        "008",
+        "fe",
+        "0x8",
+        "0xg",
+        "12g",
+        "ffffffffff",
+        "4294967296",
+        "1ffffffff",
+        "cafe",
+        "/dev/nosuch",
+    )
+)
 def device_numbers(s: Script, word: str) -> None:
     """A table that names a device by number, or by what some kernels take for one."""
     s.disk("cow", _SECTORS)
@@ -112,8 +152,17 @@ def numbers_beyond_their_bits(s: Script) -> None:
     s.disk("base", _SECTORS, stamped=True)
     s.disk("cow", _SECTORS)
     s.device("d", zero(8))
-    for number in ("-1", "+1", "0x1", "1x", "", "18446744073709551615", "18446744073709551616",
-                   "18446744073709551624", "99999999999999999999999999999"):
+    for number in (
+        "-1",
+        "+1",
+        "0x1",
+        "1x",
+        "",
+        "18446744073709551615",
+        "18446744073709551616",
+        "18446744073709551624",
+        "99999999999999999999999999999",
+    ):
         s.load("d", Segment(8, "linear", f"{{base}} {number}"))
         s.load("d", Segment(8, "error", f"{{base}} {number}"))
         s.load("d", Segment(8, "delay", f"{{base}} {number} 0"))
@@ -134,9 +183,20 @@ def delay_tables(s: Script) -> None:
     s.disk("base", _SECTORS, stamped=True)
     s.create("d")
     group = "{base} 0 0"
-    for args in ("", "{base}", "{base} 0", f"{group} 1", "{base} x 0", "{nosuch} 0 0",
-                 f"{group} {{base}} 0", f"{group} {{nosuch}} 0 0", f"{group} {group} {{base}} 0 x",
-                 f"{group} {group} {group} 1", "{base} 100 0", "{base} 60 0"):
+    for args in (
+        "",
+        "{base}",
+        "{base} 0",
+        f"{group} 1",
+        "{base} x 0",
+        "{nosuch} 0 0",
+        f"{group} {{base}} 0",
+        f"{group} {{nosuch}} 0 0",
+        f"{group} {group} {{base}} 0 x",
+        f"{group} {group} {group} 1",
+        "{base} 100 0",
+        "{base} 60 0",
+    ):
         s.load("d", Segment(8, "delay", args))
     s.load("d", delay("base", 8, 1, 8))
     s.resume("d")
@@ -185,8 +245,18 @@ def simple_tables(s: Script, kind: str) -> None:
     """Arguments of the simple targets, too few, too many, and out of range."""
     s.disk("base", _SECTORS, stamped=True)
     s.create("d")
-    for args in ("", "{base}", "{base} 0", "{base} 0 0", "{base} x", "{base} 64", "{base} 60",
-                 "{nosuch} 0", "{nosuch}", "{base} 56"):
+    for args in (
+        "",
+        "{base}",
+        "{base} 0",
+        "{base} 0 0",
+        "{base} x",
+        "{base} 64",
+        "{base} 60",
+        "{nosuch} 0",
+        "{nosuch}",
+        "{base} 56",
+    ):
         s.load("d", Segment(8, kind, args))
     s.resume("d")
     s.write("d", 0, 3)

@@ -11,8 +11,9 @@ from harness.units import bytes_of_sectors
 _COW_SECTORS = 256
 
 
-def _found(s: Script, image: bytes, *, sectors: int = _COW_SECTORS,
-           origin_sectors: int = 256) -> None:
+def _found(
+    s: Script, image: bytes, *, sectors: int = _COW_SECTORS, origin_sectors: int = 256
+) -> None:
     """Disks ``base`` and ``cow``, the latter stamped and then overwritten by ``image``."""
     s.disk("base", origin_sectors, stamped=True)
     s.disk("cow", sectors, stamped=True)
@@ -29,9 +30,15 @@ def _use(s: Script, chunk: int = 8, store: str = "P") -> None:
     s.write("snap", 100, 12)
 
 
-@scenario(chunk=(1, 2, 8), delta=(-1, 0, 1), rows=(
-    "android: Snapshot_Metadata", "lvmsync: an exactly full area",
-    "G2: every byte of the store, areas exactly full"))
+@scenario(
+    chunk=(1, 2, 8),
+    delta=(-1, 0, 1),
+    rows=(
+        "android: Snapshot_Metadata",
+        "lvmsync: an exactly full area",
+        "G2: every byte of the store, areas exactly full",
+    ),
+)
 def full_area(s: Script, chunk: int, delta: int) -> None:
     """One exception less than an area holds, exactly as many, one more; then loaded again."""
     count = entries_per_area(chunk) + delta
@@ -47,9 +54,15 @@ def full_area(s: Script, chunk: int, delta: int) -> None:
     s.read("snap", 0, (count + 8) * chunk)
 
 
-@scenario(chunk=(1, 2), areas=(2, 3), rows=(
-    "lvmsync: an exactly full area", "lvmsync_go: data chunks between areas",
-    "G2: every byte of the store, areas exactly full"))
+@scenario(
+    chunk=(1, 2),
+    areas=(2, 3),
+    rows=(
+        "lvmsync: an exactly full area",
+        "lvmsync_go: data chunks between areas",
+        "G2: every byte of the store, areas exactly full",
+    ),
+)
 def full_areas(s: Script, chunk: int, areas: int) -> None:
     """Several areas, the last exactly full, built and loaded again; then one more exception."""
     count = entries_per_area(chunk) * areas
@@ -132,8 +145,11 @@ def reactivate_invalid(s: Script) -> None:
     s.write("snap", 0, 3)
 
 
-@scenario(rows=("lvm2: snapshot-usage (stale header of another chunk size)",),
-          disk=(4, 16, 32), table=(0, 4, 8, 16))
+@scenario(
+    rows=("lvm2: snapshot-usage (stale header of another chunk size)",),
+    disk=(4, 16, 32),
+    table=(0, 4, 8, 16),
+)
 def other_chunk_size_on_disk(s: Script, disk: int, table: int) -> None:
     """The header names another chunk size than the table: the header wins."""
     s.disk("base", 256, stamped=True)

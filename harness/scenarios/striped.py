@@ -4,8 +4,14 @@ from harness.scenarios.registry import scenario
 from harness.scenarios.script import Script, Segment, error, linear, zero
 
 _SECTORS = 192
-_SHAPES = {"2x8": (2, 8), "2x16": (2, 16), "3x8": (3, 8), "3x5": (3, 5), "4x3": (4, 3),
-           "1x24": (1, 24)}
+_SHAPES = {
+    "2x8": (2, 8),
+    "2x16": (2, 16),
+    "3x8": (3, 8),
+    "3x5": (3, 5),
+    "4x3": (4, 3),
+    "1x24": (1, 24),
+}
 """Stripes and sectors of a chunk; not all of them powers of two."""
 _PERSISTENT_OR_NOT = ("P", "N")
 
@@ -30,13 +36,41 @@ def striped_ctr(s: Script) -> None:
     s.disk("b", 64, stamped=True)
     s.create("d")
     for args in (
-            "", "2", "0 8", "x 8", "-2 8", "+2 8 {a} 0 {b} 0", "2x 8", "4294967296 8", "2 0",
-            "2 x", "2 -8", "2 +8 {a} 0 {b} 0", "2 4294967296", "3 8 {a} 0 {b} 0 {a} 8",
-            "2 12 {a} 0 {b} 0", "2 8", "2 8 {a}", "2 8 {a} 0 {b}", "2 8 {a} 0", "2 8 {a} 0 {b} 0 0",
-            "2 8 {a} 0 {b} 0 {a} 0", "2 8 {nosuch} 0 {b} 0", "2 8 {a} 0 {nosuch} 0",
-            "2 8 {a} x {b} 0", "2 8 {a} 0 {b} -1", "2 8 {a} 0 {b} 8x", "2 8 {d} 0 {a} 0",
-            "2 8 {a} 0 {b} 18446744073709551616", "2 8 {a} 60 {b} 0", "2 8 {a} 0 {b} 64",
-            "2 08 {a} 00 {b} 0", "1 64 {a} 0", "1 32 {a} 0", "4 8 {a} 0 {a} 8 {b} 0 {b} 8"):
+        "",
+        "2",
+        "0 8",
+        "x 8",
+        "-2 8",
+        "+2 8 {a} 0 {b} 0",
+        "2x 8",
+        "4294967296 8",
+        "2 0",
+        "2 x",
+        "2 -8",
+        "2 +8 {a} 0 {b} 0",
+        "2 4294967296",
+        "3 8 {a} 0 {b} 0 {a} 8",
+        "2 12 {a} 0 {b} 0",
+        "2 8",
+        "2 8 {a}",
+        "2 8 {a} 0 {b}",
+        "2 8 {a} 0",
+        "2 8 {a} 0 {b} 0 0",
+        "2 8 {a} 0 {b} 0 {a} 0",
+        "2 8 {nosuch} 0 {b} 0",
+        "2 8 {a} 0 {nosuch} 0",
+        "2 8 {a} x {b} 0",
+        "2 8 {a} 0 {b} -1",
+        "2 8 {a} 0 {b} 8x",
+        "2 8 {d} 0 {a} 0",
+        "2 8 {a} 0 {b} 18446744073709551616",
+        "2 8 {a} 60 {b} 0",
+        "2 8 {a} 0 {b} 64",
+        "2 08 {a} 00 {b} 0",
+        "1 64 {a} 0",
+        "1 32 {a} 0",
+        "4 8 {a} 0 {a} 8 {b} 0 {b} 8",
+    ):
         s.load("d", Segment(64, "striped", args))
     s.resume("d")
     s.table("d")
@@ -53,14 +87,27 @@ def striped_ranges(s: Script, shape: str) -> None:
     disks = _disks(s, stripes, can_fail=True)
     length = stripes * chunk * 6
     s.device("wide", _line(disks, chunk, length))
-    for sector, sectors in ((0, 1), (chunk - 1, 2), (1, stripes * chunk), (chunk, 2 * chunk),
-                            (3, length - 3), (length - 1, 1), (length - 2, 4)):
+    for sector, sectors in (
+        (0, 1),
+        (chunk - 1, 2),
+        (1, stripes * chunk),
+        (chunk, 2 * chunk),
+        (3, length - 3),
+        (length - 1, 1),
+        (length - 2, 4),
+    ):
         s.write("wide", sector, sectors)
         s.read("wide", sector, sectors)
     s.zeroout("wide", 2, 2 * chunk)
     s.flush("wide")
-    for sector, sectors in ((0, length), (chunk, chunk), (1, 1), (chunk - 1, 2),
-                            (2, stripes * chunk), (chunk + 1, 2 * chunk)):
+    for sector, sectors in (
+        (0, length),
+        (chunk, chunk),
+        (1, 1),
+        (chunk - 1, 2),
+        (2, stripes * chunk),
+        (chunk + 1, 2 * chunk),
+    ):
         s.write("wide", 0, length)
         s.discard("wide", sector, sectors)
         s.image(*disks)
@@ -89,9 +136,13 @@ def striped_on_one_disk(s: Script) -> None:
 def striped_limits(s: Script, chunk: int, disk: str) -> None:
     """Chunks smaller than a block, or none of its multiples, and what stands on such devices."""
     for name in ("a", "b", "cow"):
-        s.disk(name, 512, stamped=name != "cow",
-               can_fail=disk == "fallible" and name != "cow",
-               block_size=4096 if disk == "large" and name != "cow" else 512)
+        s.disk(
+            name,
+            512,
+            stamped=name != "cow",
+            can_fail=disk == "fallible" and name != "cow",
+            block_size=4096 if disk == "large" and name != "cow" else 512,
+        )
     for stripes in (2, 3):
         name = f"d{stripes}"
         places = " ".join(f"{{{'ab'[at % 2]}}} {at * 64}" for at in range(stripes))
@@ -103,8 +154,7 @@ def striped_limits(s: Script, chunk: int, disk: str) -> None:
         s.create(f"s{stripes}")
         s.load(f"s{stripes}", s.snapshot_line(name, "cow", "N", 8))
         s.create(f"m{stripes}")
-        s.load(f"m{stripes}", linear("cow", 8, 4),
-               linear(name, stripes * chunk, 0))
+        s.load(f"m{stripes}", linear("cow", 8, 4), linear(name, stripes * chunk, 0))
 
 
 @scenario(store=_PERSISTENT_OR_NOT, shape=tuple(_SHAPES), chunk=(4, 16))
@@ -235,8 +285,12 @@ def stripes_of_stripes(s: Script) -> None:
     s.disk("cow", 512)
     s.device("part", linear("a", 128, 16))
     s.device("low", Segment(96, "striped", "3 8 {part} 0 {b} 0 {b} 64"))
-    s.device("top", Segment(64, "striped", "2 16 {low} 32 {b} 128"),
-             error(8), Segment(24, "striped", "1 8 {low} 0"))
+    s.device(
+        "top",
+        Segment(64, "striped", "2 16 {low} 32 {b} 128"),
+        error(8),
+        Segment(24, "striped", "1 8 {low} 0"),
+    )
     s.snapshot("snap", "top", "cow", "P", 8)
     s.origin("org", "top")
     s.write("org", 10, 50)
@@ -269,8 +323,9 @@ def discard_of_striped_snapshots(s: Script, chunk: int, sectors: int) -> None:
     s.disk("base", 2048, stamped=True)
     for name in ("one", "two"):
         s.disk(f"cow_{name}", 2048, can_fail=True)
-        s.device(name, Segment(2048, "snapshot",
-                               f"{{base}} {{cow_{name}}} N 512 1 discard_zeroes_cow"))
+        s.device(
+            name, Segment(2048, "snapshot", f"{{base}} {{cow_{name}}} N 512 1 discard_zeroes_cow")
+        )
         # Chunk by chunk: through the stripes, a hundred pieces would wait for copies at once.
         for sector in (0, 512):
             s.write(name, sector, 512)

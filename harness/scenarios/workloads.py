@@ -138,16 +138,25 @@ def many_devices_at_once(s: Script, store: str) -> None:
     names = _sixteen(s, store, sectors)
     for turn, place in zip(range(4), scattered(sectors, 37), strict=False):
         places = [(place + 29 * number) % sectors for number in range(17)]
-        s.parallel(*((name, at, min(1 + (number + 5 * turn) % 17, sectors - at))
-                     for number, (name, at) in enumerate(zip(["org", *names], places,
-                                                             strict=True))))
+        s.parallel(
+            *(
+                (name, at, min(1 + (number + 5 * turn) % 17, sectors - at))
+                for number, (name, at) in enumerate(zip(["org", *names], places, strict=True))
+            )
+        )
     for name in names[::5]:
         s.read(name, 0, sectors)
 
 
-@scenario(chunk=(8, 16, 32, 64, 128), io=(128, 512, 2048), store=STORES,
-          rows=("dmtest: snap_breaking_throughput_{store}",
-                "dmtest: snap_already_broken_throughput_{store}"))
+@scenario(
+    chunk=(8, 16, 32, 64, 128),
+    io=(128, 512, 2048),
+    store=STORES,
+    rows=(
+        "dmtest: snap_breaking_throughput_{store}",
+        "dmtest: snap_already_broken_throughput_{store}",
+    ),
+)
 def breaking(s: Script, chunk: int, io: int, store: str) -> None:
     """The whole origin in requests of one size, under a snapshot; once more when all is copied."""
     sectors = 2048
@@ -158,8 +167,12 @@ def breaking(s: Script, chunk: int, io: int, store: str) -> None:
     s.read("snap", 0, sectors)
 
 
-WORKLOADS: Final = {"randwrite": (8, 64), "seqwrite": (512, 8), "randread": (8, 64),
-                    "seqread": (512, 8)}
+WORKLOADS: Final = {
+    "randwrite": (8, 64),
+    "seqwrite": (512, 8),
+    "randread": (8, 64),
+    "seqread": (512, 8),
+}
 """Sectors of a request, and how many there are."""
 
 
@@ -174,18 +187,44 @@ def _work(s: Script, device: str, pattern: str, workers: int) -> None:
             act(device, (worker * each + block) * io, io)
 
 
-@scenario(which=("origin", "snapshot"), pattern=("randwrite",), workers=(1, 8), store=STORES,
-          rows=("dmtest: fio_{which}_randwrite_throughput_{store}",
-                "dmtest: fio_{which}_randwrite_iod_{store}",
-                "dmtest: fio_{which}_randwrite_latency_{store}"))
-@scenario(which=("origin", "snapshot"), pattern=("seqwrite",), workers=(1, 8), store=STORES,
-          rows=("dmtest: fio_{which}_seqwrite_throughput_{store}",
-                "dmtest: fio_{which}_seqwrite_iod_{store}"))
-@scenario(which=("snapshot",), pattern=("randread",), workers=(1, 8), store=STORES,
-          rows=("dmtest: fio_{which}_randread_throughput_{store}",
-                "dmtest: fio_{which}_randread_latency_{store}"))
-@scenario(which=("snapshot",), pattern=("seqread",), workers=(1, 8), store=STORES,
-          rows=("dmtest: fio_{which}_seqread_throughput_{store}",))
+@scenario(
+    which=("origin", "snapshot"),
+    pattern=("randwrite",),
+    workers=(1, 8),
+    store=STORES,
+    rows=(
+        "dmtest: fio_{which}_randwrite_throughput_{store}",
+        "dmtest: fio_{which}_randwrite_iod_{store}",
+        "dmtest: fio_{which}_randwrite_latency_{store}",
+    ),
+)
+@scenario(
+    which=("origin", "snapshot"),
+    pattern=("seqwrite",),
+    workers=(1, 8),
+    store=STORES,
+    rows=(
+        "dmtest: fio_{which}_seqwrite_throughput_{store}",
+        "dmtest: fio_{which}_seqwrite_iod_{store}",
+    ),
+)
+@scenario(
+    which=("snapshot",),
+    pattern=("randread",),
+    workers=(1, 8),
+    store=STORES,
+    rows=(
+        "dmtest: fio_{which}_randread_throughput_{store}",
+        "dmtest: fio_{which}_randread_latency_{store}",
+    ),
+)
+@scenario(
+    which=("snapshot",),
+    pattern=("seqread",),
+    workers=(1, 8),
+    store=STORES,
+    rows=("dmtest: fio_{which}_seqread_throughput_{store}",),
+)
 def workers(s: Script, which: str, pattern: str, workers: int, store: str) -> None:
     """A benchmark's requests: 4 KiB scattered or 256 KiB in order, by workers in turns."""
     io, count = WORKLOADS[pattern]
@@ -196,15 +235,28 @@ def workers(s: Script, which: str, pattern: str, workers: int, store: str) -> No
     _work(s, {"origin": "org", "snapshot": "snap"}[which], pattern, workers)
 
 
-@scenario(pattern=("randwrite",), rows=(
-    "dmtest: fio_raw_device_randwrite_throughput", "dmtest: fio_raw_device_randwrite_iod",
-    "dmtest: fio_raw_device_randwrite_latency"))
-@scenario(pattern=("seqwrite",), rows=(
-    "dmtest: fio_raw_device_seqwrite_throughput", "dmtest: fio_raw_device_seqwrite_iod",
-    "dmtest: linear_throughput", "dmtest: bonnie_raw_device_xfs",
-    "dmtest: bonnie_raw_device_ext4"))
-@scenario(pattern=("randread",), rows=(
-    "dmtest: fio_raw_device_randread_throughput", "dmtest: fio_raw_device_randread_latency"))
+@scenario(
+    pattern=("randwrite",),
+    rows=(
+        "dmtest: fio_raw_device_randwrite_throughput",
+        "dmtest: fio_raw_device_randwrite_iod",
+        "dmtest: fio_raw_device_randwrite_latency",
+    ),
+)
+@scenario(
+    pattern=("seqwrite",),
+    rows=(
+        "dmtest: fio_raw_device_seqwrite_throughput",
+        "dmtest: fio_raw_device_seqwrite_iod",
+        "dmtest: linear_throughput",
+        "dmtest: bonnie_raw_device_xfs",
+        "dmtest: bonnie_raw_device_ext4",
+    ),
+)
+@scenario(
+    pattern=("randread",),
+    rows=("dmtest: fio_raw_device_randread_throughput", "dmtest: fio_raw_device_randread_latency"),
+)
 @scenario(pattern=("seqread",), rows=("dmtest: fio_raw_device_seqread_throughput",))
 def no_snapshot(s: Script, pattern: str) -> None:
     """The same requests where there is no snapshot: on a linear device, and on a lone origin."""
@@ -237,9 +289,14 @@ def rolling_snapshot(s: Script, fs: str, store: str) -> None:
         s.remove("snap")
 
 
-@scenario(chunk=(8, 128), store=STORES,
-          rows=("dmtest: multithreaded_layout_reread_throughput_xfs_{store}",
-                "dmtest: multithreaded_layout_reread_throughput_ext4_{store}"))
+@scenario(
+    chunk=(8, 128),
+    store=STORES,
+    rows=(
+        "dmtest: multithreaded_layout_reread_throughput_xfs_{store}",
+        "dmtest: multithreaded_layout_reread_throughput_ext4_{store}",
+    ),
+)
 def interleaved_files(s: Script, chunk: int, store: str) -> None:
     """Eight files grow in turns under a snapshot, so each lies in pieces; then one is read."""
     files, pieces, piece = 8, 4, 128
@@ -389,8 +446,9 @@ def image_stays(s: Script, store: str, chunk: int) -> None:
             s.read("snap", 0, sectors)
 
 
-@scenario(rows=("blksnap: boundary writes", "dattobd: boundary writes"), store=STORES,
-          rest=(0, 1, 7))
+@scenario(
+    rows=("blksnap: boundary writes", "dattobd: boundary writes"), store=STORES, rest=(0, 1, 7)
+)
 def boundary_writes(s: Script, store: str, rest: int) -> None:
     """One sector, and two, on either side of every boundary: chunk, page, end of the device."""
     sectors = 64 + rest
@@ -403,8 +461,10 @@ def boundary_writes(s: Script, store: str, rest: int) -> None:
     s.read("org", 0, sectors)
 
 
-@scenario(rows=("blksnap: writes to the snapshot image", "dattobd: writes to the snapshot image"),
-          store=STORES)
+@scenario(
+    rows=("blksnap: writes to the snapshot image", "dattobd: writes to the snapshot image"),
+    store=STORES,
+)
 def image_is_written(s: Script, store: str) -> None:
     """The snapshot is written over and over, before and after the origin loses the same place."""
     s.snapshot_and_origin(store, 8)

@@ -61,8 +61,10 @@ def write_across_areas(s: Script, store: str, chunk: int) -> None:
     s.read("snap", 0, sectors)
 
 
-@scenario(chunk=(1, 2, 8), rows=("lvm2: snapshot-usage (metadata sectors)",
-                                 "G4: the status line step by step"))
+@scenario(
+    chunk=(1, 2, 8),
+    rows=("lvm2: snapshot-usage (metadata sectors)", "G4: the status line step by step"),
+)
 def one_by_one_through_areas(s: Script, chunk: int) -> None:
     """Status after each exception: where allocation and metadata jump at the end of an area."""
     count = {1: 70, 2: 70, 8: 12}[chunk]
@@ -102,8 +104,9 @@ def origin_writes_do_not_affect_snapshot(s: Script, store: str) -> None:
     s.read("snap", 0, 1024)
 
 
-@scenario(store=STORES, rest=(1, 5, 7),
-          rows=("blksnap: boundary writes", "dattobd: boundary writes"))
+@scenario(
+    store=STORES, rest=(1, 5, 7), rows=("blksnap: boundary writes", "dattobd: boundary writes")
+)
 def tail_chunk(s: Script, store: str, rest: int) -> None:
     """An origin that is no multiple of the chunk: its last chunk is copied as far as it goes."""
     s.disk("base", 64 + rest, stamped=True)
@@ -207,8 +210,7 @@ def zeros_are_data(s: Script, store: str) -> None:
     s.read("snap", 0, 64)
 
 
-@scenario(rows=("huge sparse disk: chunks of 16, 128, 512",),
-          chunk=(16, 128, 512))
+@scenario(rows=("huge sparse disk: chunks of 16, 128, 512",), chunk=(16, 128, 512))
 def over_zero_target(s: Script, chunk: int) -> None:
     """A snapshot of dm-zero: a huge sparse disk of 17 TiB, written at both ends."""
     huge = 17 << 31

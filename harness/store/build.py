@@ -28,9 +28,16 @@ def allocate(old_chunks: Iterable[int], chunk_sectors: int) -> Entries:
     return out
 
 
-def build(chunk_sectors: int, exceptions: Pairs = (), *, sectors: int | None = None,
-          header: DiskHeader | None = None, header_tail: bytes = b"", stale: Pairs = (),
-          data: Mapping[int, bytes] | None = None) -> bytes:
+def build(
+    chunk_sectors: int,
+    exceptions: Pairs = (),
+    *,
+    sectors: int | None = None,
+    header: DiskHeader | None = None,
+    header_tail: bytes = b"",
+    stale: Pairs = (),
+    data: Mapping[int, bytes] | None = None,
+) -> bytes:
     """The image of a COW device with a store on it.
 
     Args:
@@ -49,21 +56,31 @@ def build(chunk_sectors: int, exceptions: Pairs = (), *, sectors: int | None = N
     """
     used = as_entries(exceptions)
     chunk_bytes = bytes_of_sectors(chunk_sectors)
-    size = (bytes_of_sectors(sectors) if sectors is not None
-            else chunks_needed(len(used), entries_per_area(chunk_sectors)) * chunk_bytes)
+    size = (
+        bytes_of_sectors(sectors)
+        if sectors is not None
+        else chunks_needed(len(used), entries_per_area(chunk_sectors)) * chunk_bytes
+    )
     image = bytearray(size)
     contents = itertools.chain(
         pieces(chunk_sectors, used, header=header, header_tail=header_tail, stale=stale),
-        ((chunk * chunk_bytes, content) for chunk, content in (data or {}).items()))
+        ((chunk * chunk_bytes, content) for chunk, content in (data or {}).items()),
+    )
     for offset, content in contents:
         if offset < size:
             part = content[: size - offset]
-            image[offset:offset + len(part)] = part
+            image[offset : offset + len(part)] = part
     return bytes(image)
 
 
-def pieces(chunk_sectors: int, exceptions: Pairs = (), *, header: DiskHeader | None = None,
-           header_tail: bytes = b"", stale: Pairs = ()) -> Iterator[tuple[int, bytes]]:
+def pieces(
+    chunk_sectors: int,
+    exceptions: Pairs = (),
+    *,
+    header: DiskHeader | None = None,
+    header_tail: bytes = b"",
+    stale: Pairs = (),
+) -> Iterator[tuple[int, bytes]]:
     """The metadata chunks of a store, each with its byte offset: the header, then every area.
 
     For devices that are too large to hold in memory; the arguments are those of `build`.
@@ -77,7 +94,7 @@ def pieces(chunk_sectors: int, exceptions: Pairs = (), *, header: DiskHeader | N
     head = (header or DiskHeader(chunk_sectors=chunk_sectors)).pack() + header_tail
     yield 0, head.ljust(chunk_bytes, b"\0")
     for area in range(len(used) // entries + 1):
-        content = used[area * entries:(area + 1) * entries].tobytes()
+        content = used[area * entries : (area + 1) * entries].tobytes()
         if len(content) < chunk_bytes:
             content += bytes(ENTRY_DTYPE.itemsize) + left.tobytes()
         yield area_chunk(area, entries) * chunk_bytes, content.ljust(chunk_bytes, b"\0")

@@ -32,9 +32,16 @@ _CONSECUTIVE_SHIFT: Final = 56
 
 Numbers = npt.NDArray[np.uint64]
 Indexes = npt.NDArray[np.intp]
-Code = Literal["new-chunk-in-metadata", "new-chunk-beyond-device", "duplicate-old-chunk",
-               "duplicate-new-chunk", "old-chunk-beyond-origin", "hole", "header-tail",
-               "stale-entries"]
+Code = Literal[
+    "new-chunk-in-metadata",
+    "new-chunk-beyond-device",
+    "duplicate-old-chunk",
+    "duplicate-new-chunk",
+    "old-chunk-beyond-origin",
+    "hole",
+    "header-tail",
+    "stale-entries",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +79,15 @@ def check(store: Store, *, origin_sectors: int | None = None) -> list[Finding]:
 def _header(store: Store) -> list[Finding]:
     if store.state is State.NEW or len(store.header_chunk) <= HEADER.size:
         return []
-    tail = np.frombuffer(store.header_chunk, np.uint8)[HEADER.size:]
-    return [_finding(store, "header-tail", "bytes that are not zero follow the header",
-                     np.flatnonzero(tail) + HEADER.size)]
+    tail = np.frombuffer(store.header_chunk, np.uint8)[HEADER.size :]
+    return [
+        _finding(
+            store,
+            "header-tail",
+            "bytes that are not zero follow the header",
+            np.flatnonzero(tail) + HEADER.size,
+        )
+    ]
 
 
 def _stale(store: Store) -> list[Finding]:
@@ -82,11 +95,16 @@ def _stale(store: Store) -> list[Finding]:
     used = np.flatnonzero((stale["old"] != 0) | (stale["new"] != 0))
     if not len(used):
         return []
-    return [_finding(store, "stale-entries",
-                     "bytes from the end marker on are not zero: left by an earlier life of the "
-                     "device, or the area was written in part; the kernel writes them back, and "
-                     "they become live once the marker is overwritten",
-                     _places(store, used + store.count))]
+    return [
+        _finding(
+            store,
+            "stale-entries",
+            "bytes from the end marker on are not zero: left by an earlier life of the "
+            "device, or the area was written in part; the kernel writes them back, and "
+            "they become live once the marker is overwritten",
+            _places(store, used + store.count),
+        )
+    ]
 
 
 def _entries(store: Store, origin_sectors: int | None) -> list[Finding]:
@@ -99,28 +117,45 @@ def _entries(store: Store, origin_sectors: int | None) -> list[Finding]:
     if beyond.any():
         text = f"new_chunk lies beyond the device, which has {chunks_on_device} chunks"
         if (new >> np.uint64(_CONSECUTIVE_SHIFT)).any():
-            text += ("; some are 2^56 or more, where the kernel keeps the length of a run: what it "
-                     "does with them is undefined")
+            text += (
+                "; some are 2^56 or more, where the kernel keeps the length of a run: what it "
+                "does with them is undefined"
+            )
         findings.append(_entry_finding(store, "new-chunk-beyond-device", text, beyond))
     if metadata.any():
-        findings.append(_entry_finding(store, "new-chunk-in-metadata",
-                                       "new_chunk is a metadata chunk", metadata))
+        findings.append(
+            _entry_finding(
+                store, "new-chunk-in-metadata", "new_chunk is a metadata chunk", metadata
+            )
+        )
     sound = ~(beyond | metadata)
-    findings += _duplicates(store, "duplicate-new-chunk",
-                            "two exceptions share a new_chunk: one shows the other's data", new)
+    findings += _duplicates(
+        store,
+        "duplicate-new-chunk",
+        "two exceptions share a new_chunk: one shows the other's data",
+        new,
+    )
     findings += _holes(store, new[sound])
     del new, beyond, metadata, sound
     old = _column(store, "old")
-    findings += _duplicates(store, "duplicate-old-chunk",
-                            "an old_chunk appears more than once: which exception wins depends on "
-                            "the kernel", old)
+    findings += _duplicates(
+        store,
+        "duplicate-old-chunk",
+        "an old_chunk appears more than once: which exception wins depends on the kernel",
+        old,
+    )
     if origin_sectors is not None:
         chunks = -(-origin_sectors // store.chunk_sectors)
         outside = old >= np.uint64(chunks)
         if outside.any():
-            findings.append(_entry_finding(
-                store, "old-chunk-beyond-origin",
-                f"old_chunk lies beyond the origin, which has {chunks} chunks", outside))
+            findings.append(
+                _entry_finding(
+                    store,
+                    "old-chunk-beyond-origin",
+                    f"old_chunk lies beyond the origin, which has {chunks} chunks",
+                    outside,
+                )
+            )
     return findings
 
 
@@ -129,7 +164,7 @@ def _column(store: Store, name: str) -> Numbers:
     out = np.empty(store.count, dtype=np.uint64)
     start = 0
     for block in store.exceptions():
-        out[start:start + len(block)] = block[name]
+        out[start : start + len(block)] = block[name]
         start += len(block)
     return out
 
@@ -163,10 +198,20 @@ def _holes(store: Store, new: Numbers) -> list[Finding]:
     for gap in np.flatnonzero(position - before > 1)[:PLACES_MAX]:
         first = int(before[gap]) + 1
         end = min(int(position[gap]), first + PLACES_MAX - len(places))
-        places += [data_chunk(index, entries) * bytes_of_sectors(store.chunk_sectors)
-                   for index in range(first, end)]
-    return [_finding(store, "hole", "data chunks that no exception uses: the store was merged in "
-                     "part, or copies were lost in a crash", np.array(places), count=missing)]
+        places += [
+            data_chunk(index, entries) * bytes_of_sectors(store.chunk_sectors)
+            for index in range(first, end)
+        ]
+    return [
+        _finding(
+            store,
+            "hole",
+            "data chunks that no exception uses: the store was merged in "
+            "part, or copies were lost in a crash",
+            np.array(places),
+            count=missing,
+        )
+    ]
 
 
 def _places(store: Store, indexes: Indexes) -> Indexes:
@@ -184,12 +229,16 @@ def _entry_finding(store: Store, code: Code, text: str, mask: npt.NDArray[np.boo
     return _finding(store, code, text, _places(store, np.flatnonzero(mask)))
 
 
-def _finding(store: Store, code: Code, text: str, places: Indexes, *,
-             count: int | None = None) -> Finding:
+def _finding(
+    store: Store, code: Code, text: str, places: Indexes, *, count: int | None = None
+) -> Finding:
     total = len(places) if count is None else count
     first = int(places[0])
     where = describe(first, store.chunk_sectors, store.size_bytes)
-    return Finding(code, code not in ("hole", "header-tail", "stale-entries"),
-                   f"{text} ({total} in all, the first at byte {first}: {where})", total,
-                   tuple(int(place) for place in places[:PLACES_MAX]))
-
+    return Finding(
+        code,
+        code not in ("hole", "header-tail", "stale-entries"),
+        f"{text} ({total} in all, the first at byte {first}: {where})",
+        total,
+        tuple(int(place) for place in places[:PLACES_MAX]),
+    )

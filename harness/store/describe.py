@@ -69,8 +69,10 @@ class Field:
                 half = self.name.replace("_", " ")
                 return f"metadata area {self.area}, entry {self.number}, {half}"
             case Kind.DATA:
-                return (f"data chunk {self.chunk} of the store, number {self.number} of area "
-                        f"{self.area}")
+                return (
+                    f"data chunk {self.chunk} of the store, number {self.number} of area "
+                    f"{self.area}"
+                )
             case Kind.PARTIAL:
                 return f"partial chunk {self.chunk} at the end of the device, never used"
             case Kind.BEYOND:
@@ -89,7 +91,8 @@ class Field:
         match self.kind:
             case Kind.HEADER:
                 return _header_value(
-                    self.name, int.from_bytes(sector[inside:inside + self.length], "little"))
+                    self.name, int.from_bytes(sector[inside : inside + self.length], "little")
+                )
             case Kind.ENTRY:
                 old, new = ENTRY.unpack_from(sector, inside - inside % ENTRY.size)
                 return f"{old} → {new}"
@@ -114,8 +117,13 @@ def field_at(byte: int, chunk_sectors: int, size_bytes: int) -> Field:
         if inside >= HEADER.size:
             return Field(Kind.PADDING, "", HEADER.size, length - HEADER.size, chunk)
         index = inside // _HEADER_FIELD_BYTES
-        return Field(Kind.HEADER, HEADER_FIELDS[index], index * _HEADER_FIELD_BYTES,
-                     _HEADER_FIELD_BYTES, chunk)
+        return Field(
+            Kind.HEADER,
+            HEADER_FIELDS[index],
+            index * _HEADER_FIELD_BYTES,
+            _HEADER_FIELD_BYTES,
+            chunk,
+        )
     if length < chunk_bytes:
         return Field(Kind.PARTIAL, "", start, length, chunk)
     entries = entries_per_area(chunk_sectors)
@@ -123,10 +131,16 @@ def field_at(byte: int, chunk_sectors: int, size_bytes: int) -> Field:
     if is_metadata_chunk(chunk, entries):
         half = inside // _ENTRY_FIELD_BYTES
         entry, which = divmod(half, len(ENTRY_FIELDS))
-        return Field(Kind.ENTRY, ENTRY_FIELDS[which], start + half * _ENTRY_FIELD_BYTES,
-                     _ENTRY_FIELD_BYTES, chunk, area, entry)
-    return Field(Kind.DATA, "", start, length, chunk, area,
-                 chunk - area_chunk(area, entries) - 1)
+        return Field(
+            Kind.ENTRY,
+            ENTRY_FIELDS[which],
+            start + half * _ENTRY_FIELD_BYTES,
+            _ENTRY_FIELD_BYTES,
+            chunk,
+            area,
+            entry,
+        )
+    return Field(Kind.DATA, "", start, length, chunk, area, chunk - area_chunk(area, entries) - 1)
 
 
 def describe(byte: int, chunk_sectors: int, size_bytes: int) -> str:

@@ -89,7 +89,8 @@ def opened(device: Device) -> Iterator[Source]:
         if not (hasattr(device, "readinto") and hasattr(device, "seek")):
             raise TypeError(
                 f"{type(device).__name__} is no COW device: pass bytes, a map, or a file that was "
-                "opened in binary mode") from None
+                "opened in binary mode"
+            ) from None
         yield _File(device)  # type: ignore[arg-type]
         return
     with view, view.cast("B") as flat:

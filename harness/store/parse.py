@@ -138,7 +138,7 @@ class Store:
         """The last area from its end marker on; all zero in a fresh store."""
         if not self.blocks:
             return np.empty(0, ENTRY_DTYPE)
-        rest: Entries = self.blocks[-1][-1][self.committed:]
+        rest: Entries = self.blocks[-1][-1][self.committed :]
         return rest
 
 
@@ -156,8 +156,12 @@ def parse(device: Device) -> Store:
         state, header = _read_header(source)
         if state is not State.VALID:
             length = SECTOR_BYTES if state is State.NEW else bytes_of_sectors(header.chunk_sectors)
-            return Store(state, header, trimmed(source, min(length, source.size_bytes)),
-                         Bytes(source.size_bytes))
+            return Store(
+                state,
+                header,
+                trimmed(source, min(length, source.size_bytes)),
+                Bytes(source.size_bytes),
+            )
         blocks: list[Entries] = []
         next_free: int = FIRST_FREE_CHUNK
         committed = 0
@@ -166,9 +170,15 @@ def parse(device: Device) -> Store:
             blocks.append(block)
             next_free = _advance(next_free, block.reshape(-1)[:used])
             committed = used - (len(block) - 1) * block.shape[1]
-        return Store(state, header, trimmed(source, bytes_of_sectors(header.chunk_sectors)),
-                     Bytes(source.size_bytes), tuple(blocks), committed,
-                     _skip_metadata(next_free, header.chunk_sectors))
+        return Store(
+            state,
+            header,
+            trimmed(source, bytes_of_sectors(header.chunk_sectors)),
+            Bytes(source.size_bytes),
+            tuple(blocks),
+            committed,
+            _skip_metadata(next_free, header.chunk_sectors),
+        )
 
 
 def iter_exceptions(device: Device) -> Iterator[Entries]:
@@ -196,13 +206,18 @@ def serialise(store: Store, device: BinaryIO | bytearray | memoryview) -> None:
         ValueError: ``device`` is too small.
         OSError: the device cannot be written.
     """
-    target = (_FileSink(device) if hasattr(device, "write")
-              else _MemorySink(memoryview(device).cast("B")))
+    target = (
+        _FileSink(device) if hasattr(device, "write") else _MemorySink(memoryview(device).cast("B"))
+    )
     if target.size_bytes < store.size_bytes:
-        raise ValueError(f"a device of {target.size_bytes} bytes cannot take a store that was "
-                         f"made for {store.size_bytes} bytes")
-    end = min(store.size_bytes,
-              SECTOR_BYTES if store.state is State.NEW else bytes_of_sectors(store.chunk_sectors))
+        raise ValueError(
+            f"a device of {target.size_bytes} bytes cannot take a store that was "
+            f"made for {store.size_bytes} bytes"
+        )
+    end = min(
+        store.size_bytes,
+        SECTOR_BYTES if store.state is State.NEW else bytes_of_sectors(store.chunk_sectors),
+    )
     target.write(0, store.header_chunk)
     for start in range(len(store.header_chunk), end, SCAN_BYTES):
         target.write(start, bytes(min(SCAN_BYTES, end - start)))
@@ -210,8 +225,10 @@ def serialise(store: Store, device: BinaryIO | bytearray | memoryview) -> None:
     index = 0
     for block in store.blocks:
         for area in block:
-            target.write(area_chunk(index, store.entries_per_area) * chunk_bytes,
-                         memoryview(area.view(np.uint8)))
+            target.write(
+                area_chunk(index, store.entries_per_area) * chunk_bytes,
+                memoryview(area.view(np.uint8)),
+            )
             index += 1
 
 
@@ -221,7 +238,7 @@ class _MemorySink:
         self.size_bytes = len(view)
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
-        self._view[offset:offset + len(data)] = data
+        self._view[offset : offset + len(data)] = data
 
 
 class _FileSink:
@@ -233,7 +250,7 @@ class _FileSink:
         self._file.seek(offset)
         rest = memoryview(data)
         while rest:
-            rest = rest[self._file.write(rest):]
+            rest = rest[self._file.write(rest) :]
 
 
 def _read_header(source: Source) -> tuple[State, DiskHeader]:
@@ -242,24 +259,35 @@ def _read_header(source: Source) -> tuple[State, DiskHeader]:
         raise MalformedStore(
             f"the device has {source.size_bytes} bytes, not even one sector; the kernel cannot "
             "read the header (EIO). Is this the COW device?",
-            offset=source.size_bytes, field="header", errno="EIO")
+            offset=source.size_bytes,
+            field="header",
+            errno="EIO",
+        )
     header = DiskHeader.unpack(read_range(source, 0, HEADER.size).tobytes())
     if header.magic == 0:
         return State.NEW, header
     if header.magic != SNAP_MAGIC:
         raise _header_fault(
-            "magic", "ENXIO", f"{header.magic:#010x} is not {SNAP_MAGIC:#010x}: not an exception "
+            "magic",
+            "ENXIO",
+            f"{header.magic:#010x} is not {SNAP_MAGIC:#010x}: not an exception "
             "store. The kernel says 'Invalid or corrupt snapshot' (ENXIO); zero the first sector "
-            "to start a new one")
+            "to start a new one",
+        )
     # The kernel skips this check where table and disk agree; the table was checked then.
     if reason := chunk_size_fault(header.chunk_sectors, 1):
         raise _header_fault(
-            "chunk_size", "EINVAL",
-            f"invalid on-disk chunk size {header.chunk_sectors}: {reason} (EINVAL)")
+            "chunk_size",
+            "EINVAL",
+            f"invalid on-disk chunk size {header.chunk_sectors}: {reason} (EINVAL)",
+        )
     if header.version != SNAPSHOT_DISK_VERSION:
         raise _header_fault(
-            "version", "EINVAL", f"unable to handle snapshot disk version {header.version}, only "
-            f"{SNAPSHOT_DISK_VERSION} (EINVAL)")
+            "version",
+            "EINVAL",
+            f"unable to handle snapshot disk version {header.version}, only "
+            f"{SNAPSHOT_DISK_VERSION} (EINVAL)",
+        )
     return (State.VALID if header.valid else State.INVALID), header
 
 
@@ -301,20 +329,26 @@ def _read_areas(source: Source, chunk_sectors: int) -> Iterator[tuple[Entries, i
 
 def _missing_area(source: Source, index: int, offset: int, area_bytes: int) -> MalformedStore:
     why = f"area {index - 1} is full and " if index else ""
-    where = ("lies beyond the device" if offset >= source.size_bytes
-             else f"is torn: only {source.size_bytes - offset} of its {area_bytes} bytes are on "
-                  "the device")
+    where = (
+        "lies beyond the device"
+        if offset >= source.size_bytes
+        else f"is torn: only {source.size_bytes - offset} of its {area_bytes} bytes are on "
+        "the device"
+    )
     return MalformedStore(
         f"{why}area {index} {where}, which ends at byte {source.size_bytes}; the kernel says "
         "'Failed to read snapshot metadata' (EIO). Is the COW device complete?",
-        offset=offset, field=f"area {index}", errno="EIO")
+        offset=offset,
+        field=f"area {index}",
+        errno="EIO",
+    )
 
 
 def _first_zero(new: npt.NDArray[np.uint64]) -> int:
     """Index of the first zero in ``new``, which has one; scanned in pieces to save memory."""
     piece = SCAN_BYTES // ENTRY.size
     for start in range(0, len(new), piece):
-        found = np.flatnonzero(new[start:start + piece] == 0)
+        found = np.flatnonzero(new[start : start + piece] == 0)
         if len(found):
             return start + int(found[0])
     raise AssertionError("the caller has seen a zero")
@@ -328,10 +362,10 @@ def _advance(next_free: int, entries: Entries) -> int:
     """
     piece = SCAN_BYTES // ENTRY.size
     for start in range(0, len(entries), piece):
-        new = entries["new"][start:start + piece]
+        new = entries["new"][start : start + piece]
         greatest = int(new.max())
         if greatest == _WRAP:
-            new = new[int(np.flatnonzero(new == greatest)[-1]) + 1:]
+            new = new[int(np.flatnonzero(new == greatest)[-1]) + 1 :]
             next_free = 0
             greatest = int(new.max()) if len(new) else -1
         next_free = max(next_free, greatest + 1)

@@ -30,9 +30,12 @@ class Backend(Protocol):
         """
 
 
-def carry_out(backend: Backend, steps: Sequence[AnyStep], seed: int,
-              before: Callable[[int, AnyStep], None] = lambda _index, _step: None
-              ) -> Iterator[Observation]:
+def carry_out(
+    backend: Backend,
+    steps: Sequence[AnyStep],
+    seed: int,
+    before: Callable[[int, AnyStep], None] = lambda _index, _step: None,
+) -> Iterator[Observation]:
     """Begin an empty world and do one step after another, each when its observation is asked for.
 
     ``before`` is called in front of each step.  Nothing is put away at the end (`put_away`).

@@ -124,8 +124,13 @@ class _World:
             case _:
                 yield from self._moves(step)
         if self.moved > MOVED_SECTORS_MAX:
-            yield "", (f"up to here {self.moved} sectors are read, written and looked at; a "
-                       f"scenario may move {MOVED_SECTORS_MAX}")
+            yield (
+                "",
+                (
+                    f"up to here {self.moved} sectors are read, written and looked at; a "
+                    f"scenario may move {MOVED_SECTORS_MAX}"
+                ),
+            )
 
     def _disk(self, step: Disk) -> Iterator[tuple[str, str]]:
         self.disks[step.name] = step.sectors
@@ -133,14 +138,21 @@ class _World:
         if len(self.disks) > DISKS_MAX:
             yield "$.name", f"there may be {DISKS_MAX} disks"
         if self.taken > DISK_SECTORS_MAX:
-            yield "$.sectors", (f"disks of {self.taken} sectors together; a scenario may have "
-                                f"{DISK_SECTORS_MAX}")
+            yield (
+                "$.sectors",
+                (f"disks of {self.taken} sectors together; a scenario may have {DISK_SECTORS_MAX}"),
+            )
         if step.fill == "stamp":
             self.stamped += step.sectors
             self.moved += step.sectors
             if self.stamped > WRITTEN_SECTORS_MAX:
-                yield "$.fill", (f"{self.stamped} sectors are stamped; disks may hold "
-                                 f"{WRITTEN_SECTORS_MAX} that are not zeros")
+                yield (
+                    "$.fill",
+                    (
+                        f"{self.stamped} sectors are stamped; disks may hold "
+                        f"{WRITTEN_SECTORS_MAX} that are not zeros"
+                    ),
+                )
 
     def _load(self, step: Load) -> Iterator[tuple[str, str]]:
         device = self.devices.get(step.name)
@@ -151,8 +163,10 @@ class _World:
         for below in device.inactive:
             self.users.setdefault(below, set()).add(step.name)
         if self._is_too_high(step.name):
-            yield "$.table", (f"more than {STACK_MAX} mapped devices stand on each other, or some "
-                              "in a circle")
+            yield (
+                "$.table",
+                (f"more than {STACK_MAX} mapped devices stand on each other, or some in a circle"),
+            )
 
     def _is_too_high(self, name: str) -> bool:
         """Whether a device stands in a stack of more than `STACK_MAX`, or in a circle."""
@@ -165,13 +179,20 @@ class _World:
         while level and height <= STACK_MAX:
             height += 1
             # A device on itself is for the kernel to refuse.
-            level = {each for one in level for each in following(one)
-                     if each in self.devices and each != one}
+            level = {
+                each
+                for one in level
+                for each in following(one)
+                if each in self.devices and each != one
+            }
         return height
 
     def _users_of(self, name: str) -> list[str]:
-        return [user for user in self.users.get(name, ())
-                if user in self.devices and name in self.devices[user].below]
+        return [
+            user
+            for user in self.users.get(name, ())
+            if user in self.devices and name in self.devices[user].below
+        ]
 
     def _rename(self, name: str, to: str) -> None:
         self.devices[to] = self.devices.pop(name)
@@ -191,8 +212,13 @@ class _World:
             case Write(sectors=sectors) | Read(sectors=sectors):
                 self.moved += sectors
                 if step.buffered and sectors > BUFFERED_SECTORS_MAX:
-                    yield "$.sectors", (f"a step through the page cache moves up to "
-                                        f"{BUFFERED_SECTORS_MAX} sectors")
+                    yield (
+                        "$.sectors",
+                        (
+                            f"a step through the page cache moves up to "
+                            f"{BUFFERED_SECTORS_MAX} sectors"
+                        ),
+                    )
             case Discard(sectors=sectors) | Zeroout(sectors=sectors):
                 self.moved += sectors
             case Poke(data=data):
@@ -203,6 +229,7 @@ class _World:
                 self.moved += self.disks.get(device, 0)
             case Examine():
                 self.moved += sum(self.disks.values()) + sum(
-                    min(device.sectors, EXAMINE_SECTORS_MAX) for device in self.devices.values())
+                    min(device.sectors, EXAMINE_SECTORS_MAX) for device in self.devices.values()
+                )
             case _:
                 pass

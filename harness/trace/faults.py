@@ -47,12 +47,14 @@ class _Fault:
     seen: int = 0
 
     def strikes(self, op: Op, sector: int, sectors: int) -> bool:
-        if op != self.op or (op != "flush"
-                             and (sector >= self.end or sector + sectors <= self.first)):
+        if op != self.op or (
+            op != "flush" and (sector >= self.end or sector + sectors <= self.first)
+        ):
             return False
         self.seen += 1
         return self.seen >= self.nth and (
-            self.count == FOR_EVER or self.seen < self.nth + self.count)
+            self.count == FOR_EVER or self.seen < self.nth + self.count
+        )
 
 
 class FaultPlan:
@@ -63,8 +65,9 @@ class FaultPlan:
     def __init__(self) -> None:
         self._faults: list[_Fault] = []
 
-    def add(self, op: Op, sector: int, sectors: int, *, nth: int = 1, count: int = 1,
-            how: How = "error") -> None:
+    def add(
+        self, op: Op, sector: int, sectors: int, *, nth: int = 1, count: int = 1, how: How = "error"
+    ) -> None:
         """Strike the ``nth`` request from now on, counted from 1, and ``count`` in all.
 
         A flush has no place: its range is not looked at.
@@ -82,8 +85,9 @@ class FaultPlan:
         return max(struck, key=_WORSE.index, default=None)
 
 
-def request_line(op: Op, sector: int, sectors: int, *, fua: bool = False, struck: How | None = None
-                 ) -> str:
+def request_line(
+    op: Op, sector: int, sectors: int, *, fua: bool = False, struck: How | None = None
+) -> str:
     """A request as the log has it: ``write 16+8 fua``, ``flush``, ``read 0+8 EIO``."""
     words: list[str] = [op]
     if op != "flush":

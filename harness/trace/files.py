@@ -39,8 +39,7 @@ TRACE_KEY: Final = "dmsnap-trace"
 OBSERVATIONS_KEY: Final = "dmsnap-observations"
 
 Seed = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
-Answers = Annotated[tuple[Annotated[int, Meta(ge=0, le=0xFFFFFFFF)], ...],
-                    Meta(max_length=100_000)]
+Answers = Annotated[tuple[Annotated[int, Meta(ge=0, le=0xFFFFFFFF)], ...], Meta(max_length=100_000)]
 T = TypeVar("T")
 
 
@@ -173,8 +172,9 @@ def loads(data: bytes | str) -> Trace:
     steps = tuple(_decode(_step, text, line, step) for step, (line, text) in enumerate(rest))
     lines = tuple(line for line, _ in rest)
     if beyond := excess(steps):
-        raise BadTrace(beyond.message, step=beyond.step, line=lines[beyond.step],
-                       field=beyond.field)
+        raise BadTrace(
+            beyond.message, step=beyond.step, line=lines[beyond.step], field=beyond.field
+        )
     plain = lines == tuple(range(_FIRST_STEP_LINE, _FIRST_STEP_LINE + len(lines)))
     return Trace(header, steps, () if plain else lines)
 
@@ -230,8 +230,9 @@ def _lines(header: bytes, rest: Iterable[bytes]) -> bytes:
     return b"".join(line + b"\n" for line in (header, *rest))
 
 
-def _split(data: bytes | str, key: str, bytes_max: int, line_max: int | None = None
-           ) -> Iterator[tuple[int, bytes]]:
+def _split(
+    data: bytes | str, key: str, bytes_max: int, line_max: int | None = None
+) -> Iterator[tuple[int, bytes]]:
     """Non-empty lines of ``data`` with their numbers, the first one a header of form ``key``."""
     try:
         raw = data.encode() if isinstance(data, str) else data
@@ -254,21 +255,30 @@ def _split(data: bytes | str, key: str, bytes_max: int, line_max: int | None = N
         raise BadTrace(f"the file is empty; its first line must be a header with {key!r}")
     at, first = lines[0]
     kind = _decode(_any_header, first, at)
-    version, other = ((kind.trace, kind.observations) if key == TRACE_KEY
-                      else (kind.observations, kind.trace))
+    version, other = (
+        (kind.trace, kind.observations) if key == TRACE_KEY else (kind.observations, kind.trace)
+    )
     if version is None:
-        hint = ("this is an observations file" if key == TRACE_KEY else "this is a trace"
-                ) if other is not None else "the first line is no header"
+        hint = (
+            ("this is an observations file" if key == TRACE_KEY else "this is a trace")
+            if other is not None
+            else "the first line is no header"
+        )
         raise BadTrace(f"{hint}: {key!r} is missing", line=at, field=f"$.{key}")
     if isinstance(version, bool) or version not in VERSIONS_READ:
         known = ", ".join(map(str, VERSIONS_READ))
-        raise BadTrace(f"version {str(version)[:40]} is not understood; this dmsnap reads version "
-                       f"{known}: use the dmsnap that wrote the file", line=at, field=f"$.{key}")
+        raise BadTrace(
+            f"version {str(version)[:40]} is not understood; this dmsnap reads version "
+            f"{known}: use the dmsnap that wrote the file",
+            line=at,
+            field=f"$.{key}",
+        )
     return iter(lines)
 
 
-def _decode(decoder: "msgspec.json.Decoder[T]", text: bytes, line: int, step: int | None = None
-            ) -> T:
+def _decode(
+    decoder: "msgspec.json.Decoder[T]", text: bytes, line: int, step: int | None = None
+) -> T:
     try:
         return decoder.decode(text)
     except (msgspec.MsgspecError, ValueError) as fault:
@@ -299,8 +309,9 @@ def check_observation(observation: Observation, line: int = 0) -> None:
                 if isinstance(run, Raw):
                     raw += run.count
                     if raw > RAW_SECTORS_MAX:
-                        raise BadTrace(f"more than {RAW_SECTORS_MAX} sectors without a stamp",
-                                       line=line)
+                        raise BadTrace(
+                            f"more than {RAW_SECTORS_MAX} sectors without a stamp", line=line
+                        )
                     inflate(run)
 
 
@@ -318,10 +329,12 @@ def _check_runs(runs: Runs, line: int, field: str) -> None:
                 except UnicodeEncodeError:
                     fits = False
                 if not fits:
-                    raise BadTrace(f"no sector names a device {device[:40]!r}", line=line,
-                                   field=where)
-                if not (0 <= generation <= 0xFFFFFFFF
-                        and 0 <= sector <= 0xFFFFFFFFFFFFFFFF - run.count):
+                    raise BadTrace(
+                        f"no sector names a device {device[:40]!r}", line=line, field=where
+                    )
+                if not (
+                    0 <= generation <= 0xFFFFFFFF and 0 <= sector <= 0xFFFFFFFFFFFFFFFF - run.count
+                ):
                     raise BadTrace("no sector has such numbers", line=line, field=where)
             case Raw(packed=packed) if len(packed) > 64 + 520 * run.count:
                 raise BadTrace("a raw run is longer than its sectors", line=line, field=where)

@@ -77,8 +77,9 @@ class UEvent(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True
     properties: dict[str, str] = {}
 
 
-class Observation(Struct, frozen=True, kw_only=True, omit_defaults=True,
-                  forbid_unknown_fields=True):
+class Observation(
+    Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
+):
     """What one side saw of one step.
 
     Attributes:

@@ -63,8 +63,7 @@ def fill(seed: int, device: str, sector: int, sectors: int, generation: int) -> 
     words = np.empty((sectors, _WORDS), dtype="<u8")
     words[:, 0] = MAGIC | generation << 32
     words[:, 1] = np.arange(sector, sector + sectors, dtype=np.uint64)
-    words[:, 2:4] = np.frombuffer(
-        device.encode("latin-1").ljust(16, b"\0"), dtype="<u8")
+    words[:, 2:4] = np.frombuffer(device.encode("latin-1").ljust(16, b"\0"), dtype="<u8")
     words[:, _STAMP_WORDS:] = _body(seed, words[:, :_STAMP_WORDS])
     return words.reshape(-1).view(np.uint8)
 
@@ -87,10 +86,12 @@ def encode(seed: int, data: Buffer) -> Runs:
     # A run ends where the kind changes, or where a stamp does not continue the one before it.
     cut = kind[1:] != kind[:-1]
     both = (kind[1:] == 1) & (kind[:-1] == 1)
-    follows = ((words[1:, 0] == words[:-1, 0])
-               & (words[1:, 1] == words[:-1, 1] + np.uint64(1))
-               & (words[1:, 2] == words[:-1, 2])
-               & (words[1:, 3] == words[:-1, 3]))
+    follows = (
+        (words[1:, 0] == words[:-1, 0])
+        & (words[1:, 1] == words[:-1, 1] + np.uint64(1))
+        & (words[1:, 2] == words[:-1, 2])
+        & (words[1:, 3] == words[:-1, 3])
+    )
     starts = np.concatenate(([0], np.flatnonzero(cut | (both & ~follows)) + 1))
     ends = np.append(starts[1:], sectors)
     return tuple(_run(words, kind, int(a), int(b)) for a, b in zip(starts, ends, strict=True))
@@ -102,8 +103,12 @@ def _run(words: Words, kind: npt.NDArray[np.int8], first: int, end: int) -> Run:
         return Zeros(count)
     if kind[first] == 1:
         name = words[first, 2:4].tobytes().rstrip(b"\0")
-        return Stamped(name.decode("latin-1"), int(words[first, 0] >> np.uint64(32)),
-                       int(words[first, 1]), count)
+        return Stamped(
+            name.decode("latin-1"),
+            int(words[first, 0] >> np.uint64(32)),
+            int(words[first, 1]),
+            count,
+        )
     return Raw(count, zlib.compress(words[first:end].tobytes(), _RAW_LEVEL))
 
 
@@ -170,11 +175,13 @@ def join(parts: Sequence[Runs]) -> Runs:
             case Unreadable(), Unreadable() if last.error == run.error:
                 joined[-1] = Unreadable(run.error, last.count + run.count)
             case Stamped(), Stamped() if (
-                (last.device, last.generation, last.sector + last.count)
-                == (run.device, run.generation, run.sector)
-            ):
-                joined[-1] = Stamped(last.device, last.generation, last.sector,
-                                     last.count + run.count)
+                last.device,
+                last.generation,
+                last.sector + last.count,
+            ) == (run.device, run.generation, run.sector):
+                joined[-1] = Stamped(
+                    last.device, last.generation, last.sector, last.count + run.count
+                )
             case Raw(), Raw():
                 data = inflate(last) + inflate(run)
                 joined[-1] = Raw(last.count + run.count, zlib.compress(data, _RAW_LEVEL))
@@ -204,7 +211,7 @@ class Contents:
             if isinstance(run, Stamped):
                 parts.append((Stamped(run.device, run.generation, run.sector + low, high - low),))
             elif isinstance(run, Raw):
-                data = decode(self.seed, (run,))[bytes_of_sectors(low):bytes_of_sectors(high)]
+                data = decode(self.seed, (run,))[bytes_of_sectors(low) : bytes_of_sectors(high)]
                 parts.append(encode(self.seed, data))
             else:
                 parts.append((structs.replace(run, count=high - low),))

@@ -74,8 +74,10 @@ def check_disk(step: Disk, *, taken: bool) -> None:
     if taken:
         raise BadScenario(f"there is a device named {step.name} already: choose another name")
     if step.sectors * SECTOR_BYTES % step.block_size:
-        raise BadScenario(f"disk {step.name}: {step.sectors} sectors are no multiple of a block of "
-                          f"{step.block_size} bytes")
+        raise BadScenario(
+            f"disk {step.name}: {step.sectors} sectors are no multiple of a block of "
+            f"{step.block_size} bytes"
+        )
     if step.can_fail and step.block_size != SECTOR_BYTES:
         raise BadScenario(f"disk {step.name} can fail, so its blocks have {SECTOR_BYTES} bytes")
     if step.linked and not step.can_fail:
@@ -89,8 +91,9 @@ def check_poke(step: Poke) -> None:
         BadScenario: there are none, or they are no whole number of sectors.
     """
     if not step.data or len(step.data) % SECTOR_BYTES:
-        raise BadScenario(f"a poke of {len(step.data)} bytes, which are not a whole number of "
-                          "sectors")
+        raise BadScenario(
+            f"a poke of {len(step.data)} bytes, which are not a whole number of sectors"
+        )
 
 
 def check_parameter(step: Parameter) -> None:
@@ -142,8 +145,9 @@ def check_resumable(name: str, *, suspended: bool, loaded: bool) -> None:
     """
     if not suspended or loaded:
         why = "has a table loaded" if loaded else "is not suspended"
-        raise BadScenario(f"a parallel step resumes {name}, which {why}: suspend it before, and "
-                          "load nothing")
+        raise BadScenario(
+            f"a parallel step resumes {name}, which {why}: suspend it before, and load nothing"
+        )
 
 
 def check_parallel(step: Parallel) -> None:
@@ -154,8 +158,10 @@ def check_parallel(step: Parallel) -> None:
     """
     for io in step.ios:
         if io.sectors > REQUEST_SECTORS_MAX or io.buffered:
-            raise BadScenario(f"an I/O of a parallel step is direct and at most "
-                              f"{REQUEST_SECTORS_MAX} sectors long")
+            raise BadScenario(
+                f"an I/O of a parallel step is direct and at most "
+                f"{REQUEST_SECTORS_MAX} sectors long"
+            )
     readers = [io.device for io in step.ios if isinstance(io, Read)]
     if len(set(readers)) != len(readers):
         raise BadScenario("a parallel step reads a device once: what it shows is kept by device")
@@ -180,5 +186,6 @@ def examined_sector(index: int, sectors: int) -> int:
 def requests(sector: int, sectors: int) -> list[tuple[int, int]]:
     """Cut a read or write step into requests: (sector, sectors) of each, ascending."""
     end = sector + sectors
-    return [(at, min(REQUEST_SECTORS_MAX, end - at)) for at in
-            range(sector, end, REQUEST_SECTORS_MAX)]
+    return [
+        (at, min(REQUEST_SECTORS_MAX, end - at)) for at in range(sector, end, REQUEST_SECTORS_MAX)
+    ]

@@ -53,8 +53,15 @@ REQUEST_SECTORS_MAX: Final = 2048
 ascending order, one at a time; the first one that fails ends the step."""
 
 
-class Step(Struct, frozen=True, kw_only=True, tag_field="do", tag=str.lower,
-           forbid_unknown_fields=True, omit_defaults=True):
+class Step(
+    Struct,
+    frozen=True,
+    kw_only=True,
+    tag_field="do",
+    tag=str.lower,
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+):
     """One action.  The JSON field ``do`` holds the class name in lower case.
 
     A field that has its default is left out of a file, whether it was given or not: equal steps
@@ -72,8 +79,11 @@ class Step(Struct, frozen=True, kw_only=True, tag_field="do", tag=str.lower,
 @cache
 def _defaults(step: type[Step]) -> tuple[tuple[str, object], ...]:
     """The fields of a step that have a default, each with it."""
-    return tuple((field.name, field.default) for field in msgspec.structs.fields(step)
-                 if field.default is not msgspec.NODEFAULT)
+    return tuple(
+        (field.name, field.default)
+        for field in msgspec.structs.fields(step)
+        if field.default is not msgspec.NODEFAULT
+    )
 
 
 NO_TARGET: Final = "nosuch"
@@ -307,9 +317,31 @@ class Crash(Step, frozen=True, kw_only=True):
 
 
 AnyStep = (
-    Disk | Create | Load | Clear | Resume | Suspend | Remove | Rename | Message | Status | Table
-    | Wait | Write | Poke | Read | Flush | Discard | Zeroout | Parallel | Fault | Heal | Image
-    | Parameter | Examine | Crash
+    Disk
+    | Create
+    | Load
+    | Clear
+    | Resume
+    | Suspend
+    | Remove
+    | Rename
+    | Message
+    | Status
+    | Table
+    | Wait
+    | Write
+    | Poke
+    | Read
+    | Flush
+    | Discard
+    | Zeroout
+    | Parallel
+    | Fault
+    | Heal
+    | Image
+    | Parameter
+    | Examine
+    | Crash
 )
 REFERENCE: Final = re.compile(r"\{([A-Za-z0-9_.+-]{1,16})\}")
 """A device reference in table arguments."""

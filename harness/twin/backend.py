@@ -129,25 +129,35 @@ class TwinBackend:
                 crash.step = index
                 self.crashes.append(crash)
         return Observation(
-            step=index, error=result.error, text=result.text, content=result.content,
+            step=index,
+            error=result.error,
+            text=result.text,
+            content=result.content,
             image=result.image,
-            state=self._changed_states(), uevents=self.world.take_uevents(),
-            log=self.world.take_log(), requests=self._requests(),
-            elapsed_us=(time.perf_counter_ns() - started) // 1000)
+            state=self._changed_states(),
+            uevents=self.world.take_uevents(),
+            log=self.world.take_log(),
+            requests=self._requests(),
+            elapsed_us=(time.perf_counter_ns() - started) // 1000,
+        )
 
     def _stuck(self) -> DmsnapError:
         """Why the world came to rest before the step could return."""
         held = [(name, md.held) for name, md in sorted(self.world.mapped.items()) if md.held]
         if not held:
             return TwinInvariant("the step would never return, and nothing is held back")
-        return NeverReturns("it waits for " + ", and for ".join(
-            f"I/O on {name}, which is suspended ({_request(bios[0])}"
-            + (f" and {len(bios) - 1} more)" if len(bios) > 1 else ")") for name, bios in held))
+        return NeverReturns(
+            "it waits for "
+            + ", and for ".join(
+                f"I/O on {name}, which is suspended ({_request(bios[0])}"
+                + (f" and {len(bios) - 1} more)" if len(bios) > 1 else ")")
+                for name, bios in held
+            )
+        )
 
     def _requests(self) -> dict[str, tuple[str, ...]]:
         """What reached the disks that can fail since the last step."""
-        taken = {name: disk.take_requests()
-                 for name, disk in self.world.fallible_disks().items()}
+        taken = {name: disk.take_requests() for name, disk in self.world.fallible_disks().items()}
         return {name: lines for name, lines in taken.items() if lines}
 
     # -- one step --
@@ -165,8 +175,10 @@ class TwinBackend:
                 return _result(world.create(name))
             case Load(name=name, table=table, read_only=read_only):
                 # libdevmapper quotes backslashes, so that the target gets what the user wrote.
-                lines = tuple(msgspec.structs.replace(line, args=line.args.replace("\\", "\\\\"))
-                              for line in table)
+                lines = tuple(
+                    msgspec.structs.replace(line, args=line.args.replace("\\", "\\\\"))
+                    for line in table
+                )
                 return _result(world.load(name, lines, read_only))
             case Clear(name=name):
                 return _result(world.clear(name))
@@ -275,24 +287,40 @@ class TwinBackend:
             devices.append(device)
         for name in step.resume:
             md = self.world.mapped.get(name)
-            rules.check_resumable(name, suspended=md is not None and md.suspended,
-                                  loaded=md is not None and md.inactive is not None)
+            rules.check_resumable(
+                name,
+                suspended=md is not None and md.suspended,
+                loaded=md is not None and md.inactive is not None,
+            )
 
         def resume() -> None:
             for name in step.resume:
                 self.world.resume(name)
 
-        buffers = [bytearray(io.sectors * SECTOR_BYTES) if isinstance(io, Read) else
-                   self._data(io, io.sector, io.sectors) for io in step.ios]
-        errors = self._io.parallel([
-            (device, isinstance(io, Write), io.sector, memoryview(data))
-            for device, io, data in zip(devices, step.ios, buffers, strict=True)], resume)
-        content = {io.device: pattern.encode(self._seed, data)
-                   for io, data, error in zip(step.ios, buffers, errors, strict=True)
-                   if isinstance(io, Read) and not error}
+        buffers = [
+            bytearray(io.sectors * SECTOR_BYTES)
+            if isinstance(io, Read)
+            else self._data(io, io.sector, io.sectors)
+            for io in step.ios
+        ]
+        errors = self._io.parallel(
+            [
+                (device, isinstance(io, Write), io.sector, memoryview(data))
+                for device, io, data in zip(devices, step.ios, buffers, strict=True)
+            ],
+            resume,
+        )
+        content = {
+            io.device: pattern.encode(self._seed, data)
+            for io, data, error in zip(step.ios, buffers, errors, strict=True)
+            if isinstance(io, Read) and not error
+        }
         said = [errno_name(error) if error else "ok" for error in errors]
-        return _Result(next((word for word in said if word != "ok"), None),
-                       text="\n".join(said), content=content)
+        return _Result(
+            next((word for word in said if word != "ok"), None),
+            text="\n".join(said),
+            content=content,
+        )
 
     def _data(self, step: Write, sector: int, sectors: int) -> memoryview:
         """What a step writes to a range."""
@@ -303,13 +331,16 @@ class TwinBackend:
     def _make_disk(self, step: Disk) -> "_Result":
         rules.check_disk(step, taken=self.world.device(step.name) is not None)
         block_sectors = step.block_size // SECTOR_BYTES
-        disk = (self.world.add_fallible_disk(step.name, step.sectors, linked=step.linked)
-                if step.can_fail else
-                self.world.add_disk(step.name, step.sectors, block_sectors))
+        disk = (
+            self.world.add_fallible_disk(step.name, step.sectors, linked=step.linked)
+            if step.can_fail
+            else self.world.add_disk(step.name, step.sectors, block_sectors)
+        )
         if step.fill == "stamp":
             for sector, sectors in rules.requests(0, step.sectors):
                 disk.view(sector, sectors)[:] = pattern.fill(
-                    self._seed, step.name, sector, sectors, step.generation).data
+                    self._seed, step.name, sector, sectors, step.generation
+                ).data
         return _Result()
 
     def _write(self, device: BlockDevice, step: Write) -> "_Result":
@@ -330,14 +361,19 @@ class TwinBackend:
         error = 0
         cache = self._io.page_cache(device) if step.buffered else None
         for sector, sectors in rules.requests(step.sector, step.sectors):
-            data, error = (cache.read(sector, sectors) if cache else
-                           self._io.read_direct(device, sector, sectors))
+            data, error = (
+                cache.read(sector, sectors)
+                if cache
+                else self._io.read_direct(device, sector, sectors)
+            )
             parts.append(pattern.encode(self._seed, data))
             if len(data) < sectors * SECTOR_BYTES:
                 break
         content = pattern.join(parts)
-        return _Result(errno_name(error) if error else None,
-                       content={step.device: content} if content or not error else {})
+        return _Result(
+            errno_name(error) if error else None,
+            content={step.device: content} if content or not error else {},
+        )
 
     def _lines(self, name: str, inactive: bool, kind: str) -> "_Result":
         md = self.world.mapped.get(name)
@@ -362,8 +398,9 @@ class TwinBackend:
             if md.live is None or is_suspended(md):
                 continue
             content[name] = pattern.join(list(self._examined(md)))
-        return _Result(content=content,
-                       image={name: self._image(name) for name in sorted(self.world.disks)})
+        return _Result(
+            content=content, image={name: self._image(name) for name in sorted(self.world.disks)}
+        )
 
     def _examined(self, md: MappedDevice) -> Iterator[Runs]:
         for first, count in rules.examined(md.sectors):
@@ -389,9 +426,11 @@ class TwinBackend:
     def _changed_states(self) -> dict[str, DeviceState | None]:
         now = {name: _state(md) for name, md in sorted(self.world.mapped.items())}
         changed: dict[str, DeviceState | None] = {
-            name: None for name in self._states if name not in now}
-        changed.update((name, state) for name, state in now.items()
-                       if self._states.get(name) != state)
+            name: None for name in self._states if name not in now
+        }
+        changed.update(
+            (name, state) for name, state in now.items() if self._states.get(name) != state
+        )
         self._states = now
         return changed
 
@@ -401,9 +440,14 @@ class _Result:
 
     __slots__ = ("content", "error", "image", "text")
 
-    def __init__(self, error: str | None = None, *, text: str | None = None,
-                 content: dict[str, Runs] | None = None,
-                 image: dict[str, Runs] | None = None) -> None:
+    def __init__(
+        self,
+        error: str | None = None,
+        *,
+        text: str | None = None,
+        content: dict[str, Runs] | None = None,
+        image: dict[str, Runs] | None = None,
+    ) -> None:
         self.error = error
         self.text = text
         self.content = content or {}
@@ -421,13 +465,17 @@ def _result(error: int) -> _Result:
 
 
 def _status_lines(table: LoadedTable) -> str:
-    return "\n".join(f"{target.start} {target.sectors} {target.type_name} {target.status()}"
-                     for target in table.targets)
+    return "\n".join(
+        f"{target.start} {target.sectors} {target.type_name} {target.status()}"
+        for target in table.targets
+    )
 
 
 def _table_lines(table: LoadedTable) -> str:
-    return "\n".join(f"{target.start} {target.sectors} {target.type_name} {target.table_line()}"
-                     for target in table.targets)
+    return "\n".join(
+        f"{target.start} {target.sectors} {target.type_name} {target.table_line()}"
+        for target in table.targets
+    )
 
 
 def _state(md: MappedDevice) -> DeviceState:
@@ -436,7 +484,11 @@ def _state(md: MappedDevice) -> DeviceState:
         status=None if live is None else _status_lines(live),
         table=None if live is None else _table_lines(live),
         inactive=None if inactive is None else _table_lines(inactive),
-        suspended=md.suspended, read_only=md.read_only, event=md.event, open=md.openers)
+        suspended=md.suspended,
+        read_only=md.read_only,
+        event=md.event,
+        open=md.openers,
+    )
 
 
 def _number(text: str, *, signed: bool) -> int | None:
@@ -458,6 +510,6 @@ def _number(text: str, *, signed: bool) -> int | None:
     number = int(digits, base)
     if number >> 64:
         return _TOO_LARGE
-    if text[len(digits):] not in ("", "\n"):
+    if text[len(digits) :] not in ("", "\n"):
         return None
     return -number if negative else number

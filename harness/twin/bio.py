@@ -49,11 +49,28 @@ class Bio:
         number: which of several clones this is (kernel: ``dm_bio_get_target_bio_nr``).
     """
 
-    __slots__ = ("chunk", "context", "data", "end_io", "error", "flags", "number", "op", "sector",
-                 "sectors")
+    __slots__ = (
+        "chunk",
+        "context",
+        "data",
+        "end_io",
+        "error",
+        "flags",
+        "number",
+        "op",
+        "sector",
+        "sectors",
+    )
 
-    def __init__(self, op: Op, sector: int, sectors: int, data: memoryview | None,
-                 end_io: EndIo, context: object = None) -> None:
+    def __init__(
+        self,
+        op: Op,
+        sector: int,
+        sectors: int,
+        data: memoryview | None,
+        end_io: EndIo,
+        context: object = None,
+    ) -> None:
         self.op = op
         self.sector = sector
         self.sectors = sectors
@@ -101,4 +118,5 @@ class BlockDevice(Protocol):
 def is_suspended(device: BlockDevice, but: Sequence[str] = ()) -> bool:
     """Whether I/O to ``device`` would wait: it, or one below it, is suspended, ``but`` for some."""
     return (device.suspended and device.name not in but) or any(
-        is_suspended(below, but) for below in device.below())
+        is_suspended(below, but) for below in device.below()
+    )

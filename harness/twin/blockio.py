@@ -37,8 +37,9 @@ class BlockIO:
         """What is begun inside is sent at its end."""
         return self._clock.plugged(Plug(self._clock, reverses=self._profile.plug_reverses))
 
-    def _submit(self, device: BlockDevice, bios: list[Bio], *, plugged: bool = False,
-                sleeps: bool = False) -> int:
+    def _submit(
+        self, device: BlockDevice, bios: list[Bio], *, plugged: bool = False, sleeps: bool = False
+    ) -> int:
         """Submit all, wait for all; the errno of the last one that failed.
 
         ``plugged`` says that they are begun with a plug; ``sleeps``, that the process waits for
@@ -68,8 +69,11 @@ class BlockIO:
 
         self._clock.wait_until(ended)
 
-    def parallel(self, ios: Sequence[tuple[BlockDevice, bool, int, memoryview]],
-                 then: Callable[[], None] = lambda: None) -> list[int]:
+    def parallel(
+        self,
+        ios: Sequence[tuple[BlockDevice, bool, int, memoryview]],
+        then: Callable[[], None] = lambda: None,
+    ) -> list[int]:
         """Direct requests (device, writes, sector, buffer), all in flight at once; their errnos.
 
         ``then`` is called when all have been submitted.
@@ -84,11 +88,17 @@ class BlockIO:
         then()
         self._wait([bio for bio in bios if bio is not None])
         self._clock.run_until_idle()
-        return [bio.error if bio is not None and bio.error else error
-                for bio, error in zip(bios, errors, strict=True)]
+        return [
+            bio.error if bio is not None and bio.error else error
+            for bio, error in zip(bios, errors, strict=True)
+        ]
 
-    def _submit_parallel(self, ios: Sequence[tuple[BlockDevice, bool, int, memoryview]],
-                         bios: list[Bio | None], errors: list[int]) -> None:
+    def _submit_parallel(
+        self,
+        ios: Sequence[tuple[BlockDevice, bool, int, memoryview]],
+        bios: list[Bio | None],
+        errors: list[int],
+    ) -> None:
         """Add a bio, or None, and an errno for each request."""
         for device, writes, sector, data in ios:
             sectors = len(data) >> SECTOR_SHIFT
@@ -101,8 +111,9 @@ class BlockIO:
             elif inside and (sector % device.block_sectors or inside % device.block_sectors):
                 error = errno.EINVAL
             elif inside:
-                bio = Bio(WRITE if writes else READ, sector, inside,
-                          data[: inside << SECTOR_SHIFT], _end)
+                bio = Bio(
+                    WRITE if writes else READ, sector, inside, data[: inside << SECTOR_SHIFT], _end
+                )
                 device.submit(bio)
                 self._clock.may_preempt()
             bios.append(bio)
@@ -160,8 +171,7 @@ class BlockIO:
 
     def page_cache(self, device: BlockDevice) -> PageCache:
         """An empty one, for what follows each other in one step."""
-        return PageCache(device, self._submit, _end,
-                         asks_again=self._profile.write_asks_again)
+        return PageCache(device, self._submit, _end, asks_again=self._profile.write_asks_again)
 
     def flush(self, device: BlockDevice) -> int:
         """``fsync``: without a volatile cache anywhere below, the queue drops the flush."""
@@ -194,8 +204,7 @@ class BlockIO:
     def zeroout(self, device: BlockDevice, sector: int, sectors: int) -> int:
         """``BLKZEROOUT``, by writing zero pages; the errno."""
         end = sector + sectors
-        if (sector % device.block_sectors or sectors % device.block_sectors
-                or end > device.sectors):
+        if sector % device.block_sectors or sectors % device.block_sectors or end > device.sectors:
             return errno.EINVAL
         if device.read_only:
             return errno.EPERM

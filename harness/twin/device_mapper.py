@@ -26,8 +26,8 @@ from harness.twin.targets.zero import Zero
 from harness.twin.world import World
 
 TARGET_TYPES: Final[dict[str, type[Target]]] = {
-    kind.type_name: kind for kind in (Linear, Error, Zero, Striped, Delay, Dust, Flakey,
-                                      Snapshot, SnapshotMerge, Origin)
+    kind.type_name: kind
+    for kind in (Linear, Error, Zero, Striped, Delay, Dust, Flakey, Snapshot, SnapshotMerge, Origin)
 }
 
 
@@ -162,8 +162,10 @@ class DeviceMapper(World):
     def rename(self, name: str, to: str) -> int:
         """DM_DEV_RENAME."""
         if self.device(to) is not None:
-            self.log(f"ioctl: Unable to change name on mapped device {name} to one that already "
-                     f"exists: {to}")
+            self.log(
+                f"ioctl: Unable to change name on mapped device {name} to one that already "
+                f"exists: {to}"
+            )
             return errno.EBUSY
         md = self._mapped(name)
         if md is None:

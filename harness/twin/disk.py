@@ -24,8 +24,7 @@ _REGION_SHIFT: Final = 11
 _REGION_SECTORS: Final = 1 << _REGION_SHIFT
 # Not shared, or there are no large pages; without a reserve, or a disk of TiB is refused.  Python
 # names the last flag since 3.13; it is this number on x86, Arm, RISC-V and s390.
-_FLAGS: Final = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | int(
-    getattr(mmap, "MAP_NORESERVE", 0x4000))
+_FLAGS: Final = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | int(getattr(mmap, "MAP_NORESERVE", 0x4000))
 _LONG_SECTORS: Final = 1024
 _LARGE_PAGE: Final = 2 << 20
 
@@ -46,15 +45,18 @@ class Memory:
         """
         self._left -= sectors
         if self._left < 0:
-            raise BadScenario(f"what is written to the disks takes more than "
-                              f"{bytes_of_sectors(WRITTEN_SECTORS_MAX) >> 20} MiB: write less")
+            raise BadScenario(
+                f"what is written to the disks takes more than "
+                f"{bytes_of_sectors(WRITTEN_SECTORS_MAX) >> 20} MiB: write less"
+            )
 
 
 class Disk:
     """``sectors`` sectors of zeros, with the queue limits of a real disk."""
 
-    def __init__(self, name: str, sectors: int, limits: Limits,
-                 memory: Memory | None = None) -> None:
+    def __init__(
+        self, name: str, sectors: int, limits: Limits, memory: Memory | None = None
+    ) -> None:
         self.name = name
         self.sectors = sectors
         self.limits = limits
@@ -105,7 +107,8 @@ class Disk:
             cut = min(end, region + 1 << _REGION_SHIFT)
             if self._written[region]:
                 self._memory[first << SECTOR_SHIFT : cut << SECTOR_SHIFT] = bytes(
-                    cut - first << SECTOR_SHIFT)
+                    cut - first << SECTOR_SHIFT
+                )
             first = cut
 
     def below(self) -> list[BlockDevice]:
@@ -131,8 +134,11 @@ class Disk:
             end = -(-(sector + sectors << SECTOR_SHIFT) // _LARGE_PAGE)
             # A machine without them refuses, and nothing is different.
             with suppress(OSError):
-                self._map.madvise(mmap.MADV_HUGEPAGE, self._start + first * _LARGE_PAGE,
-                                  (end - first) * _LARGE_PAGE)
+                self._map.madvise(
+                    mmap.MADV_HUGEPAGE,
+                    self._start + first * _LARGE_PAGE,
+                    (end - first) * _LARGE_PAGE,
+                )
 
     def content(self, sector: int, sectors: int) -> memoryview:
         """The bytes of a range, to be read."""
@@ -143,5 +149,7 @@ class Disk:
         for region in range(0, self.sectors, _REGION_SECTORS):
             end = min(region + _REGION_SECTORS, self.sectors)
             written = self._written[region >> _REGION_SHIFT]
-            yield end - region, (self._memory[region << SECTOR_SHIFT : end << SECTOR_SHIFT]
-                                 if written else None)
+            yield (
+                end - region,
+                (self._memory[region << SECTOR_SHIFT : end << SECTOR_SHIFT] if written else None),
+            )

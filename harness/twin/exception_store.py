@@ -63,8 +63,9 @@ class ExceptionStore(ABC):
         """Allocate a chunk; -1 if there is no space."""
 
     @abstractmethod
-    def commit_exception(self, old: int, new: int, copied: bool, acknowledge: Committed,
-                         then: Then) -> None:
+    def commit_exception(
+        self, old: int, new: int, copied: bool, acknowledge: Committed, then: Then
+    ) -> None:
         """Record an exception whose copy is over.
 
         ``acknowledge`` may be kept for later; ``then`` is called when the caller may go on, which

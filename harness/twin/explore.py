@@ -39,8 +39,9 @@ Tried = tuple[Mapping[int, int], tuple[Observation, ...]]
 """An order that was tried: the answers that make it, and what was observed."""
 
 
-def run(steps: Sequence[AnyStep], seed: int, profile: Profile,
-        answers: Mapping[int, int] | None = None) -> tuple[Observation, ...]:
+def run(
+    steps: Sequence[AnyStep], seed: int, profile: Profile, answers: Mapping[int, int] | None = None
+) -> tuple[Observation, ...]:
     """The observations of one order, the first unless ``answers`` say else.
 
     Raises:
@@ -82,8 +83,9 @@ class _Met:
         return range(self.ends[step - 1] if step else 0, self.ends[step])
 
 
-def _run(steps: Sequence[AnyStep], seed: int, profile: Profile, answers: Mapping[int, int]
-         ) -> tuple[tuple[Observation, ...], _Met]:
+def _run(
+    steps: Sequence[AnyStep], seed: int, profile: Profile, answers: Mapping[int, int]
+) -> tuple[tuple[Observation, ...], _Met]:
     backend = TwinBackend(profile, answers)
     seen: list[Observation] = []
     ends: list[int] = []
@@ -95,8 +97,9 @@ def _run(steps: Sequence[AnyStep], seed: int, profile: Profile, answers: Mapping
     except (NeverReturns, KernelCrash) as fault:
         end = fault
         ends.append(backend.choices.points)
-    return tuple(seen), _Met(tuple(ends), backend.choices.rested, backend.choices.wide, end,
-                             tuple(backend.crashes))
+    return tuple(seen), _Met(
+        tuple(ends), backend.choices.rested, backend.choices.wide, end, tuple(backend.crashes)
+    )
 
 
 class Orders:
@@ -148,8 +151,13 @@ class Orders:
         # Each of the last round, with one more point behind its own.
         last: list[dict[int, int]] = [{}]
         while last:
-            grown = [{**early, point: 1} for early in last for point in reversed(range(
-                max(early, default=-1) + 1, self._met[frozenset(early.items())].points))]
+            grown = [
+                {**early, point: 1}
+                for early in last
+                for point in reversed(
+                    range(max(early, default=-1) + 1, self._met[frozenset(early.items())].points)
+                )
+            ]
             yield from self._run(grown)
             if last == [{}]:
                 yield from self._run(_stretches(range(points)))
@@ -175,8 +183,9 @@ class Orders:
         met = self._met[frozenset(answers.items())]
         for changed in range(min(step, len(met.ends) - 1), -1, -1):
             points = met.points_of(changed)
-            others = [{**answers, point: 0 if answers.get(point) else 1}
-                      for point in reversed(points)]
+            others = [
+                {**answers, point: 0 if answers.get(point) else 1} for point in reversed(points)
+            ]
             others += [{**answers, **more} for more in _stretches(points)]
             yield from self._run(others)
             yield from self._stops(answers, points)

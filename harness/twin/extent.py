@@ -49,8 +49,11 @@ def move_extent(device: BlockDevice, bio: Bio) -> bool:
     Returns False, with nothing changed, if it has to go bio by bio; ``bio`` is not ended.
     """
     reads = bio.op is READ
-    if (not reads and bio.op is not WRITE) or bio.sectors < PIECES_MIN or (
-            type(device) is not MappedDevice):
+    if (
+        (not reads and bio.op is not WRITE)
+        or bio.sectors < PIECES_MIN
+        or (type(device) is not MappedDevice)
+    ):
         return False
     assert device.live is not None, "what has no table has no sectors to ask for"
     target = device.live.find(bio.sector)
@@ -73,9 +76,15 @@ def _read_snapshot(snapshot: Snapshot, bio: Bio) -> bool:
     size = snapshot.store.chunk_sectors
     end = bio.sector + bio.sectors
     first, behind = bio.sector // size, (end - 1) // size + 1
-    if (type(origin) is not Disk or type(cow) is not Disk or end > origin.sectors
-            or behind - first < PIECES_MIN or not snapshot.at_rest()
-            or snapshot.io_sectors(bio, snapshot.start, _LONG) != size or snapshot.start % size):
+    if (
+        type(origin) is not Disk
+        or type(cow) is not Disk
+        or end > origin.sectors
+        or behind - first < PIECES_MIN
+        or not snapshot.at_rest()
+        or snapshot.io_sectors(bio, snapshot.start, _LONG) != size
+        or snapshot.start % size
+    ):
         return False
     found = list(map(snapshot.complete.lookup, range(first, behind)))
     if max(found) * size + size > cow.sectors:
@@ -87,7 +96,8 @@ def _read_snapshot(snapshot: Snapshot, bio: Bio) -> bool:
         if new >= 0:
             start, stop = max(bio.sector, chunk * size), min(end, chunk * size + size)
             data[start - bio.sector << SECTOR_SHIFT : stop - bio.sector << SECTOR_SHIFT] = (
-                cow.content(new * size + start - chunk * size, stop - start))
+                cow.content(new * size + start - chunk * size, stop - start)
+            )
     return True
 
 
@@ -95,20 +105,29 @@ def _write_snapshot(snapshot: Snapshot, bio: Bio) -> bool:
     """Whole fresh chunks of a snapshot: they need no copy."""
     cow = snapshot.cow
     size = snapshot.store.chunk_sectors
-    if (type(cow) is not Disk
-            or snapshot.io_sectors(bio, snapshot.start, _LONG) != size
-            or snapshot.start % size or bio.sector % size or bio.sectors % size):
+    if (
+        type(cow) is not Disk
+        or snapshot.io_sectors(bio, snapshot.start, _LONG) != size
+        or snapshot.start % size
+        or bio.sector % size
+        or bio.sectors % size
+    ):
         return False
     first, count = bio.sector // size, bio.sectors // size
-    if (count < PIECES_MIN or not snapshot.complete.is_free(first, count)
-            or not snapshot.takes_extent(count) or not snapshot.world.clock.pass_points(count - 1)):
+    if (
+        count < PIECES_MIN
+        or not snapshot.complete.is_free(first, count)
+        or not snapshot.takes_extent(count)
+        or not snapshot.world.clock.pass_points(count - 1)
+    ):
         return False
     data = bio.data
     assert data is not None
     for old, new, length in _make_exceptions(snapshot, cow, [(first, count)]):
         start = old * size - bio.sector << SECTOR_SHIFT
-        cow.view(new * size, length * size)[:] = data[start : start + (length * size
-                                                                       << SECTOR_SHIFT)]
+        cow.view(new * size, length * size)[:] = data[
+            start : start + (length * size << SECTOR_SHIFT)
+        ]
     return True
 
 
@@ -135,19 +154,29 @@ def _write_origin(target: Origin, bio: Bio) -> bool:
         if end > snapshot.table.sectors and snapshot.table.sectors % size:
             # What lies beyond the snapshot waits for no copy, and may be in the last one.
             return False
-        lacks = list(_lacking(snapshot.complete, sector // size,
-                              (min(end, snapshot.table.sectors) - 1) // size + 1))
+        lacks = list(
+            _lacking(
+                snapshot.complete,
+                sector // size,
+                (min(end, snapshot.table.sectors) - 1) // size + 1,
+            )
+        )
         if not lacks:
             continue
-        if (boundary > size or type(snapshot.cow) is not Disk or snapshot.cow in cows
-                or not snapshot.takes_extent(sum(count for _, count in lacks))):
+        if (
+            boundary > size
+            or type(snapshot.cow) is not Disk
+            or snapshot.cow in cows
+            or not snapshot.takes_extent(sum(count for _, count in lacks))
+        ):
             return False
         copies.append((snapshot, lacks))
         cows.append(snapshot.cow)
         waits_from = min(waits_from, max(sector, lacks[0][0] * size))
     # Workers are there to be overtaken by once the first piece waits.
     if not target.world.clock.pass_points(
-            max(0, pieces - 1 - (waits_from // boundary - sector // boundary))):
+        max(0, pieces - 1 - (waits_from // boundary - sector // boundary))
+    ):
         return False
     for snapshot, lacks in copies:
         _copy(snapshot, lacks, origin)
@@ -170,8 +199,9 @@ def _copy(snapshot: Snapshot, lacks: Chunks, origin: Disk) -> None:
 def _make_exceptions(snapshot: Snapshot, cow: Disk, ranges: Chunks) -> list[Extent]:
     chunks = sum(count for _, count in ranges)
     # The data, the areas between, each with 32 entries or more, and the area that is zeroed ahead.
-    cow.expect(snapshot.store.usage()[0],
-               (chunks + chunks // 32 + 2) * snapshot.store.chunk_sectors)
+    cow.expect(
+        snapshot.store.usage()[0], (chunks + chunks // 32 + 2) * snapshot.store.chunk_sectors
+    )
     return snapshot.make_exceptions(ranges)
 
 

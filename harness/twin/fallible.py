@@ -39,9 +39,17 @@ from harness.units import SECTOR_BYTES, SECTOR_SHIFT
 QUEUE_DEPTH: Final = 128
 """Requests that an nbd has at once (drivers/block/nbd.c, ``nbd_dev_add``)."""
 _WORDS: Final[dict[Op, RequestOp]] = {
-    Op.READ: "read", Op.WRITE: "write", Op.FLUSH: "flush", Op.DISCARD: "discard"}
-_LIMITS: Final = Limits(max_sectors=REQUEST_SECTORS_MAX, discard_granularity=SECTOR_BYTES,
-                        discard_sectors_max=0xFFFFFFFF >> SECTOR_SHIFT, write_cache=True)
+    Op.READ: "read",
+    Op.WRITE: "write",
+    Op.FLUSH: "flush",
+    Op.DISCARD: "discard",
+}
+_LIMITS: Final = Limits(
+    max_sectors=REQUEST_SECTORS_MAX,
+    discard_granularity=SECTOR_BYTES,
+    discard_sectors_max=0xFFFFFFFF >> SECTOR_SHIFT,
+    write_cache=True,
+)
 """What the kernel side sets up, and what nbd says of discards: any place, any length."""
 
 
@@ -64,8 +72,16 @@ class FallibleDisk(Disk):
         plugged_peak: how many requests it ever had at once while a task was gathering more.
     """
 
-    def __init__(self, name: str, sectors: int, clock: Clock, profile: Profile,
-                 memory: Memory | None = None, *, linked: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        sectors: int,
+        clock: Clock,
+        profile: Profile,
+        memory: Memory | None = None,
+        *,
+        linked: bool = False,
+    ) -> None:
         super().__init__(name, sectors, replace(_LIMITS, io_opt=profile.nbd_io_opt), memory)
         self.linked = linked
         self.plan = FaultPlan()
@@ -171,8 +187,11 @@ class FallibleDisk(Disk):
         done = 0
         while done < bio.sectors:
             left = bio.sectors - done
-            count = (self.limits.cut_discard(bio.sector + done, left) if bio.op is Op.DISCARD else
-                     min(left, self.limits.max_sectors))
+            count = (
+                self.limits.cut_discard(bio.sector + done, left)
+                if bio.op is Op.DISCARD
+                else min(left, self.limits.max_sectors)
+            )
             whole.requests += 1
             self._in_flight += 1
             yield partial(self._arrive, self._request, whole, done, count)

@@ -32,12 +32,33 @@ SPLIT_COUNT: Final = 8
 class _Job:
     """A job, a piece of one, or one that is cut: ``progress`` sectors of it have become pieces."""
 
-    __slots__ = ("callback", "context", "pages", "pieces", "progress", "read_error", "sectors",
-                 "source", "source_sector", "target", "target_sector", "write_error", "writing",
-                 "zero")
+    __slots__ = (
+        "callback",
+        "context",
+        "pages",
+        "pieces",
+        "progress",
+        "read_error",
+        "sectors",
+        "source",
+        "source_sector",
+        "target",
+        "target_sector",
+        "write_error",
+        "writing",
+        "zero",
+    )
 
-    def __init__(self, source: BlockDevice, source_sector: int, target: BlockDevice,
-                 target_sector: int, sectors: int, callback: CopyDone, context: object) -> None:
+    def __init__(
+        self,
+        source: BlockDevice,
+        source_sector: int,
+        target: BlockDevice,
+        target_sector: int,
+        sectors: int,
+        callback: CopyDone,
+        context: object,
+    ) -> None:
         self.source = source
         self.source_sector = source_sector
         self.target = target
@@ -57,8 +78,17 @@ class _Job:
 class Kcopyd:
     """One client: a queue of copies and the worker that serves it."""
 
-    __slots__ = ("_awake", "_blocked", "_clock", "_complete", "_io", "_plug", "_subjob_sectors",
-                 "jobs", "jobs_peak")
+    __slots__ = (
+        "_awake",
+        "_blocked",
+        "_clock",
+        "_complete",
+        "_io",
+        "_plug",
+        "_subjob_sectors",
+        "jobs",
+        "jobs_peak",
+    )
 
     def __init__(self, clock: Clock, subjob_sectors: int, plug: Plug) -> None:
         self._clock = clock
@@ -71,14 +101,28 @@ class Kcopyd:
         self.jobs = 0
         self.jobs_peak = 0
 
-    def copy(self, source: BlockDevice, source_sector: int, target: BlockDevice,
-             target_sector: int, sectors: int, callback: CopyDone, context: object) -> None:
+    def copy(
+        self,
+        source: BlockDevice,
+        source_sector: int,
+        target: BlockDevice,
+        target_sector: int,
+        sectors: int,
+        callback: CopyDone,
+        context: object,
+    ) -> None:
         """Copy ``sectors`` sectors (kernel: ``dm_kcopyd_copy``)."""
         self._count_job()
         self._start(_Job(source, source_sector, target, target_sector, sectors, callback, context))
 
-    def zero(self, target: BlockDevice, target_sector: int, sectors: int, callback: CopyDone,
-             context: object) -> None:
+    def zero(
+        self,
+        target: BlockDevice,
+        target_sector: int,
+        sectors: int,
+        callback: CopyDone,
+        context: object,
+    ) -> None:
         """Write zeros (kernel: ``dm_kcopyd_zero``), cut as a copy is."""
         self._count_job()
         job = _Job(target, 0, target, target_sector, sectors, callback, context)
@@ -133,8 +177,15 @@ class Kcopyd:
         if not (job.read_error or job.write_error):
             sectors = min(job.sectors - job.progress, self._subjob_sectors)
         if sectors:
-            piece = _Job(job.source, job.source_sector + job.progress, job.target,
-                         job.target_sector + job.progress, sectors, self._piece_done, job)
+            piece = _Job(
+                job.source,
+                job.source_sector + job.progress,
+                job.target,
+                job.target_sector + job.progress,
+                sectors,
+                self._piece_done,
+                job,
+            )
             piece.zero = job.zero
             job.progress += sectors
             self._io.append(piece)
@@ -197,10 +248,12 @@ class Kcopyd:
         if job.pages is None:
             job.pages = memoryview(bytearray(job.sectors << SECTOR_SHIFT))
             job.writing = job.zero
-        device, sector = ((job.target, job.target_sector) if job.writing else
-                          (job.source, job.source_sector))
-        device.submit(Bio(WRITE if job.writing else READ, sector, job.sectors, job.pages,
-                          self._end_io, job))
+        device, sector = (
+            (job.target, job.target_sector) if job.writing else (job.source, job.source_sector)
+        )
+        device.submit(
+            Bio(WRITE if job.writing else READ, sector, job.sectors, job.pages, self._end_io, job)
+        )
 
     def _end_io(self, bio: Bio) -> None:
         """Kernel: ``complete_io``."""

@@ -68,14 +68,17 @@ class Limits:
         One that takes less than its granularity cuts nothing.
         """
         granularity = max(1, self.discard_granularity >> SECTOR_SHIFT)
-        longest = min(self.discard_sectors_max,
-                      (_BIO_BYTES_MAX - _BIO_BYTES_MAX % self.logical_block) >> SECTOR_SHIFT)
+        longest = min(
+            self.discard_sectors_max,
+            (_BIO_BYTES_MAX - _BIO_BYTES_MAX % self.logical_block) >> SECTOR_SHIFT,
+        )
         longest -= longest % granularity
         if not longest or sectors <= longest:
             return sectors
         # The next piece is to start at the granularity.
-        beyond = (sector + longest
-                  - (self.discard_alignment >> SECTOR_SHIFT) % granularity) % granularity
+        beyond = (
+            sector + longest - (self.discard_alignment >> SECTOR_SHIFT) % granularity
+        ) % granularity
         return longest - beyond if beyond < longest else longest
 
 
@@ -92,8 +95,9 @@ def at_least_a_block(limits: Limits) -> Limits:
     """A granularity of discards is a physical block or more (kernel: ``blk_validate_limits``)."""
     if not limits.discard_sectors_max:
         return without_discards(limits)
-    return replace(limits, discard_granularity=max(limits.discard_granularity,
-                                                   limits.physical_block))
+    return replace(
+        limits, discard_granularity=max(limits.discard_granularity, limits.physical_block)
+    )
 
 
 def _alignment(bottom: Limits, start_sectors: int) -> int:
@@ -165,10 +169,16 @@ def stack(top: Limits, bottom: Limits, start_sectors: int) -> tuple[Limits, bool
     if offset % logical:
         fits = False
     stacked = replace(
-        top, logical_block=logical, physical_block=physical, io_min=io_min, io_opt=io_opt,
-        chunk_sectors=chunk_sectors, alignment_offset=offset,
+        top,
+        logical_block=logical,
+        physical_block=physical,
+        io_min=io_min,
+        io_opt=io_opt,
+        chunk_sectors=chunk_sectors,
+        alignment_offset=offset,
         write_cache=top.write_cache or bottom.write_cache,
-        max_sectors=_whole_blocks(min(top.max_sectors, bottom.max_sectors), logical))
+        max_sectors=_whole_blocks(min(top.max_sectors, bottom.max_sectors), logical),
+    )
     return _stack_discards(stacked, bottom, start_sectors), fits
 
 
@@ -178,5 +188,8 @@ def _stack_discards(top: Limits, bottom: Limits, start_sectors: int) -> Limits:
     granularity = max(top.discard_granularity, bottom.discard_granularity)
     alignment = _lcm_not_zero(top.discard_alignment, _discard_alignment(bottom, start_sectors))
     return replace(
-        top, discard_granularity=granularity, discard_alignment=alignment % granularity,
-        discard_sectors_max=_min_not_zero(top.discard_sectors_max, bottom.discard_sectors_max))
+        top,
+        discard_granularity=granularity,
+        discard_alignment=alignment % granularity,
+        discard_sectors_max=_min_not_zero(top.discard_sectors_max, bottom.discard_sectors_max),
+    )

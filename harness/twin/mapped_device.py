@@ -139,8 +139,15 @@ class MappedDevice:
             sector += sectors
             self.world.clock.may_preempt()
 
-    def _map(self, io: _Io, target: Target, sector: int, sectors: int, data: memoryview | None,
-             number: int = 0) -> None:
+    def _map(
+        self,
+        io: _Io,
+        target: Target,
+        sector: int,
+        sectors: int,
+        data: memoryview | None,
+        number: int = 0,
+    ) -> None:
         """One clone on its way (kernel: ``__map_bio``)."""
         io.pieces += 1
         clone = _Clone(io.bio.op, sector, sectors, data, self._end_clone, io, target)
@@ -194,8 +201,11 @@ class MappedDevice:
 
     def _passes_preflush(self, table: Table) -> bool:
         """A write that is flushed ahead goes on as it is (``dm_split_and_process_bio``)."""
-        return (self.world.profile.preflush_passed and table.flush_bypasses_map
-                and len(table.devices()) == 1)
+        return (
+            self.world.profile.preflush_passed
+            and table.flush_bypasses_map
+            and len(table.devices()) == 1
+        )
 
     def _end_clone(self, clone: Bio) -> None:
         assert isinstance(clone, _Clone)
@@ -243,8 +253,10 @@ class MappedDevice:
         for target in table.targets:
             error = target.preresume()
             if error:
-                self.world.log(f"table: {{{self.name}}}: {target.type_name}: preresume failed, "
-                               f"error = -{error}")
+                self.world.log(
+                    f"table: {{{self.name}}}: {target.type_name}: preresume failed, "
+                    f"error = -{error}"
+                )
                 return error
         for target in table.targets:
             target.resume()
@@ -286,8 +298,9 @@ class MappedDevice:
         kept = self.readahead_pages if self.world.profile.readahead_kept else 0
         self.readahead_pages = max(kept, self.limits.readahead_pages)
         self.block_sectors = self.limits.logical_block // SECTOR_BYTES
-        self.max_sectors = (self.limits.max_sectors if self.world.profile.max_sectors_cut
-                            else UNLIMITED_SECTORS)
+        self.max_sectors = (
+            self.limits.max_sectors if self.world.profile.max_sectors_cut else UNLIMITED_SECTORS
+        )
 
     def bind(self, table: Table) -> Table | None:
         """Make ``table`` live; returns the one it replaces (kernel: ``__bind``)."""
@@ -305,8 +318,16 @@ class _Clone(Bio):
 
     __slots__ = ("io", "target")
 
-    def __init__(self, op: Op, sector: int, sectors: int, data: memoryview | None,
-                 end_io: EndIo, io: _Io, target: Target) -> None:
+    def __init__(
+        self,
+        op: Op,
+        sector: int,
+        sectors: int,
+        data: memoryview | None,
+        end_io: EndIo,
+        io: _Io,
+        target: Target,
+    ) -> None:
         super().__init__(op, sector, sectors, data, end_io)
         self.io = io
         self.target = target

@@ -75,8 +75,10 @@ class SnapshotMerge(Snapshot):
 
     def _minimum_chunk_sectors(self) -> int:
         """Kernel: ``get_origin_minimum_chunksize``."""
-        return (self.origins.minimum_chunk_sectors(self.origin)
-                or self.world.profile.origin_default_boundary_sectors)
+        return (
+            self.origins.minimum_chunk_sectors(self.origin)
+            or self.world.profile.origin_default_boundary_sectors
+        )
 
     # -- start and stop --
 
@@ -120,8 +122,10 @@ class SnapshotMerge(Snapshot):
             self.world.log("snapshots: Snapshot is invalid: can't merge")
             self._rest()
         elif not self.store.can_merge:
-            raise KernelCrash("snapshot-merge calls prepare_merge of a store that has none: the "
-                              "kernel follows a null pointer")
+            raise KernelCrash(
+                "snapshot-merge calls prepare_merge of a store that has none: the "
+                "kernel follows a null pointer"
+            )
         else:
             self.store.prepare_merge(self._prepared)
 
@@ -163,8 +167,9 @@ class SnapshotMerge(Snapshot):
         """Writes that went to the COW device before must be in what is copied."""
         while done < count:
             if old + done in self._tracked:
-                self.when_untracked(old + done,
-                                    partial(self._wait_for_writes, old, new, count, done + 1))
+                self.when_untracked(
+                    old + done, partial(self._wait_for_writes, old, new, count, done + 1)
+                )
                 return
             done += 1
         chunk_sectors = self.store.chunk_sectors
@@ -172,8 +177,9 @@ class SnapshotMerge(Snapshot):
         left = self.origin.sectors - first
         length = self._run_sectors(count)
         sectors = min(length, left) if left >= 0 else length
-        self.kcopyd.copy(self.cow, new * chunk_sectors, self.origin, first, sectors,
-                         self._merged, None)
+        self.kcopyd.copy(
+            self.cow, new * chunk_sectors, self.origin, first, sectors, self._merged, None
+        )
         self._preparing = False
 
     def _merged(self, _context: object, read_error: bool, write_error: bool) -> None:

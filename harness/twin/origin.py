@@ -47,14 +47,15 @@ class Origin(Target):
             return sectors
         boundary = self.split_boundary
         if self.world.profile.fixed:
-            boundary = (self.origins.minimum_chunk_sectors(self.device) or boundary
-                        or _NO_BOUNDARY)
+            boundary = self.origins.minimum_chunk_sectors(self.device) or boundary or _NO_BOUNDARY
         if not boundary:
             # 32 bits, as in the kernel: there is nothing left before sector 0.
             left = -sector & 0xFFFFFFFF
             if not left:
-                raise KernelCrash(f"an origin without snapshots splits a write at sector {sector} "
-                                  "after 0 sectors: the kernel stops in bio_split")
+                raise KernelCrash(
+                    f"an origin without snapshots splits a write at sector {sector} "
+                    "after 0 sectors: the kernel stops in bio_split"
+                )
             return min(left, sectors)
         left = boundary - (sector & (boundary - 1))
         return left if left < sectors else sectors

@@ -121,24 +121,30 @@ class Origins(Generic[S, T]):
     def _validate_handover(self, snapshot: S) -> bool:
         found = self.sharing_cow(snapshot)
         if found.count == 2 or found.destination is not None:
-            raise CtrError("Snapshot cow pairing for exception table handover failed",
-                           errno.EINVAL)
+            raise CtrError("Snapshot cow pairing for exception table handover failed", errno.EINVAL)
         if found.source is None:
             return False
         if snapshot.is_merge:
             if found.merging is not None:
                 raise CtrError("A snapshot is already merging.", errno.EINVAL)
             if not found.source.store.can_merge:
-                raise CtrError("Snapshot exception store does not support snapshot-merge.",
-                               errno.EINVAL)
+                raise CtrError(
+                    "Snapshot exception store does not support snapshot-merge.", errno.EINVAL
+                )
         return True
 
     def _insert(self, snapshot: S) -> None:
         """Before the first with a smaller chunk size (kernel: ``__insert_snapshot``)."""
         snapshots = self._snapshots.setdefault(snapshot.origin, [])
         chunk_sectors = snapshot.store.chunk_sectors
-        position = next((index for index, other in enumerate(snapshots)
-                         if other.store.chunk_sectors < chunk_sectors), len(snapshots))
+        position = next(
+            (
+                index
+                for index, other in enumerate(snapshots)
+                if other.store.chunk_sectors < chunk_sectors
+            ),
+            len(snapshots),
+        )
         snapshots.insert(position, snapshot)
 
     def reregister(self, snapshot: S) -> None:
@@ -155,8 +161,14 @@ class Origins(Generic[S, T]):
 
     def minimum_chunk_sectors(self, origin: BlockDevice) -> int:
         """Smallest chunk size on ``origin``; 0 if there is none (destinations count as none)."""
-        return min((snapshot.store.chunk_sectors for snapshot in self.snapshots(origin)
-                    if snapshot.store.chunk_sectors), default=0)
+        return min(
+            (
+                snapshot.store.chunk_sectors
+                for snapshot in self.snapshots(origin)
+                if snapshot.store.chunk_sectors
+            ),
+            default=0,
+        )
 
     def add_origin(self, target: T) -> None:
         """A snapshot-origin target was resumed."""

@@ -28,7 +28,6 @@ class Submit(Protocol):
         """The errno of the last one that failed, or 0."""
 
 
-
 def cache_block_sectors(device: BlockDevice) -> int:
     """Block size of the page cache of a device that is opened now (``set_init_blocksize``)."""
     block = device.block_sectors
@@ -40,8 +39,9 @@ def cache_block_sectors(device: BlockDevice) -> int:
 class PageCache:
     """What is cached of ``device``, empty at first."""
 
-    def __init__(self, device: BlockDevice, submit: Submit, end_io: EndIo, *,
-                 asks_again: bool) -> None:
+    def __init__(
+        self, device: BlockDevice, submit: Submit, end_io: EndIo, *, asks_again: bool
+    ) -> None:
         self._device = device
         self._asks_again = asks_again
         self._submit = submit
@@ -59,10 +59,15 @@ class PageCache:
 
     def _read_blocks(self, starts: list[int]) -> bool:
         """Have blocks that are not there yet; False if one cannot be read."""
-        fresh = {start: bytearray(self._block << SECTOR_SHIFT) for start in starts
-                 if start not in self._blocks}
-        bios = [self._bio(READ, start, self._block, memoryview(content))
-                for start, content in fresh.items()]
+        fresh = {
+            start: bytearray(self._block << SECTOR_SHIFT)
+            for start in starts
+            if start not in self._blocks
+        }
+        bios = [
+            self._bio(READ, start, self._block, memoryview(content))
+            for start, content in fresh.items()
+        ]
         if bios:
             self._submit(self._device, bios)
         self._blocks |= {bio.sector: fresh[bio.sector] for bio in bios if not bio.error}
@@ -79,8 +84,9 @@ class PageCache:
             return 0, errno.ENOSPC
         while at < end:
             stop = min(end, at - at % PAGE_SECTORS + PAGE_SECTORS)
-            if not self._write_page(at, stop, data[at - sector << SECTOR_SHIFT :
-                                                   stop - sector << SECTOR_SHIFT]):
+            if not self._write_page(
+                at, stop, data[at - sector << SECTOR_SHIFT : stop - sector << SECTOR_SHIFT]
+            ):
                 if not self._asks_again or at == began:
                     break
                 began = at
@@ -92,21 +98,25 @@ class PageCache:
         """A part of one page (``__block_write_begin_int``); False if that cannot be read."""
         block = self._block
         starts = range(first - first % block, end, block)
-        if not self._read_blocks([start for start in starts
-                                  if start < first or start + block > end]):
+        if not self._read_blocks(
+            [start for start in starts if start < first or start + block > end]
+        ):
             return False
         for start in starts:
             content = self._blocks.setdefault(start, bytearray(block << SECTOR_SHIFT))
             low, high = max(start, first), min(start + block, end)
-            content[low - start << SECTOR_SHIFT : high - start << SECTOR_SHIFT] = (
-                data[low - first << SECTOR_SHIFT : high - first << SECTOR_SHIFT])
+            content[low - start << SECTOR_SHIFT : high - start << SECTOR_SHIFT] = data[
+                low - first << SECTOR_SHIFT : high - first << SECTOR_SHIFT
+            ]
             self._dirty.add(start)
         return True
 
     def write_back(self) -> int:
         """Write the dirty blocks (``block_write_full_folio``); the errno of one that failed."""
-        bios = [self._bio(WRITE, start, self._block, memoryview(self._blocks[start]))
-                for start in sorted(self._dirty)]
+        bios = [
+            self._bio(WRITE, start, self._block, memoryview(self._blocks[start]))
+            for start in sorted(self._dirty)
+        ]
         self._dirty.clear()
         return self._submit(self._device, bios, plugged=True) if bios else 0
 
@@ -152,8 +162,13 @@ class PageCache:
                 page += PAGE_SECTORS
                 continue
             stop = min(end, page + _BIO_PAGES_MAX * PAGE_SECTORS)
-            sectors = next((there for there in range(page, stop, PAGE_SECTORS)
-                            if self._is_there(there)), stop) - page
+            sectors = (
+                next(
+                    (there for there in range(page, stop, PAGE_SECTORS) if self._is_there(there)),
+                    stop,
+                )
+                - page
+            )
             bio = self._bio(READ, page, sectors, memoryview(bytearray(sectors << SECTOR_SHIFT)))
             bio.flags = RAHEAD
             bios.append(bio)

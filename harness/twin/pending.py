@@ -19,8 +19,17 @@ class PendingException:
         full_bio_end_io: what its submitter wanted to be called.
     """
 
-    __slots__ = ("copy_error", "full_bio", "full_bio_end_io", "new", "old", "origin_bios",
-                 "sequence", "snapshot_bios", "started")
+    __slots__ = (
+        "copy_error",
+        "full_bio",
+        "full_bio_end_io",
+        "new",
+        "old",
+        "origin_bios",
+        "sequence",
+        "snapshot_bios",
+        "started",
+    )
 
     def __init__(self, old: int, new: int, sequence: int) -> None:
         self.old = old

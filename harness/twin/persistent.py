@@ -69,15 +69,20 @@ class PersistentStore(ExceptionStore):
 
     # -- chunk I/O --
 
-    def _chunk_io(self, op: Op, chunk: int, data: bytearray | bytes,
-                  then: Callable[[int], None], flags: int = 0) -> None:
+    def _chunk_io(
+        self,
+        op: Op,
+        chunk: int,
+        data: bytearray | bytes,
+        then: Callable[[int], None],
+        flags: int = 0,
+    ) -> None:
         """Read or write one whole chunk; ``then(errno)``.
 
         Who asks waits for a worker of the store that does it (kernel: ``do_metadata``).
         """
         sectors = self.chunk_sectors
-        bio = Bio(op, chunk * sectors, sectors, memoryview(data),
-                  lambda bio: then(bio.error))
+        bio = Bio(op, chunk * sectors, sectors, memoryview(data), lambda bio: then(bio.error))
         bio.flags = flags
         if self.world.clock.plug is None:
             self.cow.submit(bio)
@@ -140,8 +145,10 @@ class PersistentStore(ExceptionStore):
         self.version = header.version
         if header.chunk_sectors != self.chunk_sectors:
             if from_table:
-                self._log(f"chunk size {header.chunk_sectors} in device metadata overrides table "
-                          f"chunk size of {from_table}.")
+                self._log(
+                    f"chunk size {header.chunk_sectors} in device metadata overrides table "
+                    f"chunk size of {from_table}."
+                )
             fault = self.set_chunk_sectors(header.chunk_sectors)
             if fault is not None:
                 self._log(f"invalid on-disk chunk size {header.chunk_sectors}: {fault}.")
@@ -209,16 +216,19 @@ class PersistentStore(ExceptionStore):
         self.pending += 1
         return new
 
-    def commit_exception(self, old: int, new: int, copied: bool, acknowledge: Committed,
-                         then: Then) -> None:
+    def commit_exception(
+        self, old: int, new: int, copied: bool, acknowledge: Committed, then: Then
+    ) -> None:
         """Kernel: ``persistent_commit_exception``."""
         if not copied:
             self.valid = False
         if self.committed == self.entries:
             # A merge had just begun with this area when it failed.
             if not self.world.profile.fixed:
-                raise KernelCrash("an exception is committed behind the end of its area: the "
-                                  "kernel stops (BUG_ON in get_exception)")
+                raise KernelCrash(
+                    "an exception is committed behind the end of its area: the "
+                    "kernel stops (BUG_ON in get_exception)"
+                )
             self._next_area()
         ENTRY.pack_into(self._area_bytes, self.committed * ENTRY.size, old, new)
         self.committed += 1
@@ -229,8 +239,12 @@ class PersistentStore(ExceptionStore):
             then()
         elif full:
             zeros = bytes(self._chunk_bytes())
-            self._chunk_io(WRITE, area_chunk(self.area + 1, self.entries), zeros,
-                           lambda error: self._write_area(error, then))
+            self._chunk_io(
+                WRITE,
+                area_chunk(self.area + 1, self.entries),
+                zeros,
+                lambda error: self._write_area(error, then),
+            )
         else:
             self._write_area(0, then)
 
@@ -244,8 +258,13 @@ class PersistentStore(ExceptionStore):
         if error:
             self.valid = False
         if self.valid:
-            self._chunk_io(WRITE, area_chunk(self.area, self.entries), self._area_bytes,
-                           lambda error: self._area_written(error, then), PREFLUSH | FUA)
+            self._chunk_io(
+                WRITE,
+                area_chunk(self.area, self.entries),
+                self._area_bytes,
+                lambda error: self._area_written(error, then),
+                PREFLUSH | FUA,
+            )
         else:
             self._area_written(0, then)
 
@@ -273,8 +292,10 @@ class PersistentStore(ExceptionStore):
             return False
         chunks = self.cow.sectors // self.chunk_sectors
         areas = (self.committed + count) // self.entries
-        return (self.next_free + count + count // self.entries + 2 <= chunks
-                and area_chunk(self.area + areas, self.entries) < chunks)
+        return (
+            self.next_free + count + count // self.entries + 2 <= chunks
+            and area_chunk(self.area + areas, self.entries) < chunks
+        )
 
     def prepare_extent(self, count: int) -> list[tuple[int, int]]:
         """Ranges between areas; see `prepare_exception`."""
@@ -339,8 +360,10 @@ class PersistentStore(ExceptionStore):
         last = self.committed - 1
         last_old, last_new = self._entry(last)
         chunks = 1
-        while chunks <= last and self._entry(last - chunks) == (last_old - chunks,
-                                                                 last_new - chunks):
+        while chunks <= last and self._entry(last - chunks) == (
+            last_old - chunks,
+            last_new - chunks,
+        ):
             chunks += 1
         then(chunks, last_old, last_new)
 
@@ -361,8 +384,9 @@ class PersistentStore(ExceptionStore):
                 self.next_free = area_chunk(self.area, self.entries) + self.committed + 1
             then(error)
 
-        self._chunk_io(WRITE, area_chunk(self.area, self.entries), self._area_bytes, written,
-                       PREFLUSH | FUA)
+        self._chunk_io(
+            WRITE, area_chunk(self.area, self.entries), self._area_bytes, written, PREFLUSH | FUA
+        )
 
     def drop(self, then: Then) -> None:
         """Write the header with valid = 0 (kernel: ``persistent_drop_snapshot``)."""
@@ -401,7 +425,8 @@ class _AreaReader:
         store = self._store
         chunks = store.cow.sectors // store.chunk_sectors
         while self._ahead <= area + PREFETCH_AREAS and (
-                area_chunk(self._ahead, store.entries) < chunks):
+            area_chunk(self._ahead, store.entries) < chunks
+        ):
             self._submit(self._ahead)
             self._ahead += 1
         if area not in self._read:

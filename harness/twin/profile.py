@@ -142,11 +142,13 @@ class Profile:
     all, and then the first that it cannot read."""
     flakey_short_corrupt: str = "Feature corrupt_bio_byte requires parameters"
     """What it says where it finds too few."""
-    flakey_drop_conflict: str = ("drop_writes is incompatible with corrupt_bio_byte with the WRITE "
-                                 "flag set")
+    flakey_drop_conflict: str = (
+        "drop_writes is incompatible with corrupt_bio_byte with the WRITE flag set"
+    )
     """What it says to drop_writes with writes that are corrupted."""
-    flakey_error_conflict: str = ("error_writes is incompatible with corrupt_bio_byte with the "
-                                  "WRITE flag set")
+    flakey_error_conflict: str = (
+        "error_writes is incompatible with corrupt_bio_byte with the WRITE flag set"
+    )
     """What it says to error_writes with them."""
     cow_threshold: int = 2048
     """Copies in flight of one snapshot where nobody has set a limit (``DEFAULT_COW_THRESHOLD``)."""
@@ -189,7 +191,8 @@ class Profile:
         if unknown:
             raise ProvisioningError(
                 f"the guest's probe tells of {', '.join(unknown)}, which the twin does not know: "
-                "does it run another version of dmsnap?")
+                "does it run another version of dmsnap?"
+            )
         values: dict[str, Fact] = {}
         for field in fields(cls):
             fact = facts.get(field.name)
@@ -198,13 +201,15 @@ class Profile:
             if type(fact) is not type(field.default):
                 raise ProvisioningError(
                     f"the guest's probe says {field.name} = {fact!r}, which is no possible value: "
-                    "does it run another version of dmsnap?")
+                    "does it run another version of dmsnap?"
+                )
             values[field.name] = fact
         profile = cls(**values)  # type: ignore[arg-type]
         if profile.duplicate_wins not in _ORDERS:
             raise ProvisioningError(
                 f"the guest's probe cannot tell which of two records wins "
-                f"({profile.duplicate_wins}): no profile fits this kernel")
+                f"({profile.duplicate_wins}): no profile fits this kernel"
+            )
         return profile
 
     def facts(self) -> dict[str, Fact]:
@@ -240,8 +245,11 @@ class Profile:
         return {"snapshot": snapshot, "snapshot-merge": merge, "snapshot-origin": "1.9.0"}
 
 
-_ORDERS: Final = {"first": Order.head_scan, "last": Order.head_scan_to_head,
-                  "last by tail": Order.tail_scan}
+_ORDERS: Final = {
+    "first": Order.head_scan,
+    "last": Order.head_scan_to_head,
+    "last by tail": Order.tail_scan,
+}
 
 
 def errno_of(answer: str) -> int:
@@ -251,33 +259,64 @@ def errno_of(answer: str) -> int:
 
 _6_12: Final = Profile()
 _6_1: Final = Profile(
-    enoent="ENODEV", self_reference=ACCEPTED, message_no_table=ACCEPTED,
-    error_args=ACCEPTED, zero_discard="EOPNOTSUPP", flush_bypasses_map=False,
+    enoent="ENODEV",
+    self_reference=ACCEPTED,
+    message_no_table=ACCEPTED,
+    error_args=ACCEPTED,
+    zero_discard="EOPNOTSUPP",
+    flush_bypasses_map=False,
     plug_reverses=True,
-    flakey_error_reads=False, flakey_table_blank=True,
-    unaligned_refused=False, striped_io_min_kept=False, striped_chunk_sectors=False,
-    read_only_discard="EINVAL", duplicate_wins="first", discard=0,
-    readahead_kept=False, nbd_io_opt=0,
-    discard_of_blocks=False, write_asks_again=False, same_device_checked_after_open=False)
+    flakey_error_reads=False,
+    flakey_table_blank=True,
+    unaligned_refused=False,
+    striped_io_min_kept=False,
+    striped_chunk_sectors=False,
+    read_only_discard="EINVAL",
+    duplicate_wins="first",
+    discard=0,
+    readahead_kept=False,
+    nbd_io_opt=0,
+    discard_of_blocks=False,
+    write_asks_again=False,
+    same_device_checked_after_open=False,
+)
 
 PROFILES: Final = {
     "6.12": _6_12,
     "6.1": _6_1,
     "7.2": replace(
-        _6_12, number_overflow=SATURATES, preflush_passed=True, striped_discards_more=True,
+        _6_12,
+        number_overflow=SATURATES,
+        preflush_passed=True,
+        striped_discards_more=True,
         flakey_bad_down="Invalid down interval",
         flakey_corrupt_counted=True,
         flakey_short_corrupt="Feature corrupt_bio_byte requires 4 parameters",
-        flakey_drop_conflict=("drop_writes is incompatible with random_write_corrupt or "
-                              "corrupt_bio_byte with the WRITE flag set"),
-        flakey_error_conflict=("error_writes is incompatible with random_write_corrupt or "
-                               "corrupt_bio_byte with the WRITE flag set")),
+        flakey_drop_conflict=(
+            "drop_writes is incompatible with random_write_corrupt or "
+            "corrupt_bio_byte with the WRITE flag set"
+        ),
+        flakey_error_conflict=(
+            "error_writes is incompatible with random_write_corrupt or "
+            "corrupt_bio_byte with the WRITE flag set"
+        ),
+    ),
     "seed": replace(
-        _6_1, features=False, log_errno_suffix=False, resize_uevent=False, too_long=ACCEPTED,
-        refused_decides=True, plug_reverses=False,
-        duplicate_wins="last by tail", kcopyd_subjob_sectors=128, threshold_semaphore=True,
-        merge_flush=False, max_sectors_cut=False, origin_default_boundary_sectors=0,
-        zero_chunk_refused=False),
+        _6_1,
+        features=False,
+        log_errno_suffix=False,
+        resize_uevent=False,
+        too_long=ACCEPTED,
+        refused_decides=True,
+        plug_reverses=False,
+        duplicate_wins="last by tail",
+        kcopyd_subjob_sectors=128,
+        threshold_semaphore=True,
+        merge_flush=False,
+        max_sectors_cut=False,
+        origin_default_boundary_sectors=0,
+        zero_chunk_refused=False,
+    ),
 }
 """Recorded profiles by name; the default of commands that run the twin alone is 6.12."""
 
@@ -292,4 +331,5 @@ def named(name: str) -> Profile:
         return PROFILES[name]
     except KeyError:
         raise ProvisioningError(
-            f"no profile named {name!r}; there are {', '.join(sorted(PROFILES))}") from None
+            f"no profile named {name!r}; there are {', '.join(sorted(PROFILES))}"
+        ) from None

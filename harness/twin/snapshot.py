@@ -110,8 +110,9 @@ class Snapshot(Target):
                 unknown = True
                 break
         if self.discard_passdown_origin and not self.discard_zeroes_cow:
-            raise CtrError(f"{_DISCARD_PASSDOWN} feature depends on {_DISCARD_ZEROES}",
-                           errno.EINVAL)
+            raise CtrError(
+                f"{_DISCARD_PASSDOWN} feature depends on {_DISCARD_ZEROES}", errno.EINVAL
+            )
         if unknown:
             raise CtrError("Unrecognised feature requested", errno.EINVAL)
 
@@ -146,13 +147,13 @@ class Snapshot(Target):
             raise CtrError("Couldn't create exception store", errno.EINVAL) from None
         profile = self.world.profile
         if self.is_merge and profile.n_merge_refused and not self.store.can_merge:
-            raise CtrError("Snapshot exception store does not support snapshot-merge.",
-                           errno.EINVAL)
+            raise CtrError(
+                "Snapshot exception store does not support snapshot-merge.", errno.EINVAL
+            )
         slots = table_slots(cow.sectors, self.store.chunk_sectors)
         self.complete = ExceptionTable(slots, profile.exception_order)
         self.throttle = Throttle(self.world)
-        self.kcopyd = Kcopyd(self.world.clock, profile.kcopyd_subjob_sectors,
-                             self.world.plug())
+        self.kcopyd = Kcopyd(self.world.clock, profile.kcopyd_subjob_sectors, self.world.plug())
         if self.origins.register(self):
             # The metadata may be loaded into one table at a time only; it comes with the handover.
             self.store.chunk_sectors = 0
@@ -163,13 +164,14 @@ class Snapshot(Target):
                 self.world.log("snapshots: Snapshot is marked invalid.")
             if not self.store.chunk_sectors:
                 if not self.world.profile.zero_chunk_refused:
-                    raise FreedMemory("the constructor frees the snapshot and reports success: the "
-                                      "kernel goes on with freed memory")
+                    raise FreedMemory(
+                        "the constructor frees the snapshot and reports success: the "
+                        "kernel goes on with freed memory"
+                    )
                 raise CtrError("Chunk size not set", errno.EINVAL)
         except OSError as fault:
             self.origins.unregister(self)
-            raise CtrError("Failed to read snapshot metadata",
-                           fault.errno or errno.EIO) from None
+            raise CtrError("Failed to read snapshot metadata", fault.errno or errno.EIO) from None
         except CtrError:
             self.origins.unregister(self)
             raise
@@ -363,9 +365,17 @@ class Snapshot(Target):
         # An origin that shrank leaves a length that wraps around in the kernel, and a read that
         # fails; one that ends right there, nothing to copy.
         sectors = min(chunk_sectors, left) if left >= 0 else chunk_sectors
-        self.throttle.start(lambda: self.kcopyd.copy(
-            self.origin, first, self.cow, pending.new * chunk_sectors, sectors, self._copied,
-            pending))
+        self.throttle.start(
+            lambda: self.kcopyd.copy(
+                self.origin,
+                first,
+                self.cow,
+                pending.new * chunk_sectors,
+                sectors,
+                self._copied,
+                pending,
+            )
+        )
 
     def _start_full_bio(self, pending: PendingException, bio: Bio) -> None:
         """The bio overwrites the whole chunk: no copy is needed (``start_full_bio``)."""
@@ -399,9 +409,12 @@ class Snapshot(Target):
             self._complete_sequence += 1
             self._committing = True
             self.store.commit_exception(
-                pending.old, pending.new, not pending.copy_error,
+                pending.old,
+                pending.new,
+                not pending.copy_error,
                 partial(self.kcopyd.in_worker, self._pending_complete, pending),
-                self._commit_returned)
+                self._commit_returned,
+            )
         # The commit waits for the COW device, and kcopyd's worker with it.
         self._parked = True
         self.kcopyd.block()
@@ -466,13 +479,23 @@ class Snapshot(Target):
 
     def at_rest(self) -> bool:
         """Whether nothing of it is in flight or waits."""
-        return not (self.pending or self._tracked or self._committing or self.kcopyd.jobs
-                    or self._drop_waiters is not None)
+        return not (
+            self.pending
+            or self._tracked
+            or self._committing
+            or self.kcopyd.jobs
+            or self._drop_waiters is not None
+        )
 
     def takes_extent(self, count: int) -> bool:
         """Whether ``count`` exceptions can be made at once; the COW device is a plain disk."""
-        return (self.valid and not self.overflowed and self.at_rest()
-                and count <= self.throttle.room() and self.store.has_room(count))
+        return (
+            self.valid
+            and not self.overflowed
+            and self.at_rest()
+            and count <= self.throttle.room()
+            and self.store.has_room(count)
+        )
 
     def make_exceptions(self, ranges: list[tuple[int, int]]) -> list[Extent]:
         """Completed exceptions for ranges (first chunk, count), ascending; the caller moves data.
@@ -506,8 +529,9 @@ class Snapshot(Target):
             self.world.log("snapshots: Unable to resume snapshot source until handover completes.")
             return errno.EINVAL
         if not found.source.table.md.suspended:
-            self.world.log("snapshots: Unable to perform snapshot handover until source is "
-                           "suspended.")
+            self.world.log(
+                "snapshots: Unable to perform snapshot handover until source is suspended."
+            )
             return errno.EINVAL
         return 0
 
@@ -558,9 +582,14 @@ class Snapshot(Target):
     def table_line(self) -> str:
         """Kernel: ``snapshot_status``, STATUSTYPE_TABLE."""
         words = [f"{{{self.origin.name}}} {{{self.cow.name}}} {self.store.table_line()}"]
-        features = [name for name, chosen in ((_DISCARD_ZEROES, self.discard_zeroes_cow),
-                                              (_DISCARD_PASSDOWN, self.discard_passdown_origin))
-                    if chosen]
+        features = [
+            name
+            for name, chosen in (
+                (_DISCARD_ZEROES, self.discard_zeroes_cow),
+                (_DISCARD_PASSDOWN, self.discard_passdown_origin),
+            )
+            if chosen
+        ]
         if features:
             words += [str(len(features)), *features]
         return " ".join(words)

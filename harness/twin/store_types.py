@@ -11,7 +11,8 @@ from harness.twin.transient import TransientStore
 from harness.twin.world import World
 
 _KINDS: Final[dict[str, type[ExceptionStore]]] = {
-    kind.type_letter: kind for kind in (PersistentStore, TransientStore)}
+    kind.type_letter: kind for kind in (PersistentStore, TransientStore)
+}
 
 
 def create(world: World, argv: list[str], cow: BlockDevice, origin: BlockDevice) -> ExceptionStore:

@@ -80,8 +80,13 @@ class Table:
         LoadError: a target was refused; those before it are destroyed again.
     """
 
-    def __init__(self, md: "MappedDevice", lines: tuple[TargetLine, ...], read_only: bool,
-                 types: Mapping[str, type[Target]]) -> None:
+    def __init__(
+        self,
+        md: "MappedDevice",
+        lines: tuple[TargetLine, ...],
+        read_only: bool,
+        types: Mapping[str, type[Target]],
+    ) -> None:
         self.md = md
         self.world: World = md.world
         self._types = types
@@ -118,8 +123,7 @@ class Table:
         fault: CtrError | None = None
         if not line.length:
             log(f"{prefix} zero-length target")
-        elif (line.start + line.length > _SECTORS_MAX
-              and self.world.profile.too_long != ACCEPTED):
+        elif line.start + line.length > _SECTORS_MAX and self.world.profile.too_long != ACCEPTED:
             log(f"{prefix} too large device")
         elif (kind := self._types.get(line.type)) is None:
             check_known(line.type)
@@ -137,8 +141,9 @@ class Table:
                 self._starts.append(line.start)
                 return
         if fault is not None:
-            suffix = f" (-{errno_name(fault.code)})" if (
-                self.world.profile.log_errno_suffix) else ""
+            suffix = (
+                f" (-{errno_name(fault.code)})" if (self.world.profile.log_errno_suffix) else ""
+            )
             log(f"{prefix} {line.type}: {fault.text}{suffix}")
         log("ioctl: error adding target to table")
         raise LoadError(fault.code if fault is not None else errno.EINVAL)
@@ -247,8 +252,10 @@ class Table:
         self.targets = []
         for used in self._devices:
             device = used.opened.device
-            self.world.log(f"table: {{{self.md.name}}}: dm_table_destroy: "
-                           f"dm_put_device call missing for {{{device.name}}}")
+            self.world.log(
+                f"table: {{{self.md.name}}}: dm_table_destroy: "
+                f"dm_put_device call missing for {{{device.name}}}"
+            )
             self.md.release(device, used.opened.mode)
         self._devices = []
 
@@ -261,8 +268,12 @@ class Table:
         name = f"table: {{{self.md.name}}}:"
         limits = STACKING
         if self._stale:
-            self.world.may_die(FreedMemory("a target uses a device whose reference was freed when "
-                                           "another one opened it for writing"))
+            self.world.may_die(
+                FreedMemory(
+                    "a target uses a device whose reference was freed when "
+                    "another one opened it for writing"
+                )
+            )
         for target in self.targets:
             below = self._device_limits(target)
             own = target.io_hints(below)
@@ -271,12 +282,18 @@ class Table:
                 self.world.log(f"{name} {fault}")
                 raise LoadError(errno.EINVAL)
             if divides_by_zero(own, below):
-                self.world.may_die(KernelCrash("a discard granularity of less than one sector: the "
-                                               "kernel divides by zero in blk_stack_limits"))
+                self.world.may_die(
+                    KernelCrash(
+                        "a discard granularity of less than one sector: the "
+                        "kernel divides by zero in blk_stack_limits"
+                    )
+                )
             limits, fits = stack(limits, own, 0)
             if not fits:
-                self.world.log(f"{name} adding target device (start sect {target.start} len "
-                               f"{target.sectors}) caused an alignment inconsistency")
+                self.world.log(
+                    f"{name} adding target device (start sect {target.start} len "
+                    f"{target.sectors}) caused an alignment inconsistency"
+                )
         self._check_alignment(limits)
         return self._restrict(limits)
 
@@ -297,7 +314,8 @@ class Table:
                     f"table: {{{self.md.name}}}: adding target device {{{device.name}}} caused an "
                     f"alignment inconsistency: physical_block_size={below.physical_block}, "
                     f"logical_block_size={below.logical_block}, "
-                    f"alignment_offset={below.alignment_offset}, start={start * SECTOR_BYTES}")
+                    f"alignment_offset={below.alignment_offset}, start={start * SECTOR_BYTES}"
+                )
         return limits
 
     def _check_alignment(self, limits: Limits) -> None:
@@ -312,9 +330,11 @@ class Table:
             next_start = (next_start + target.sectors) % block
             remaining = block - next_start if next_start else 0
         if remaining:
-            self.world.log(f"table: {{{self.md.name}}}: table line {number} (start sect "
-                           f"{target.start} len {target.sectors}) not aligned to h/w logical "
-                           f"block size {limits.logical_block}")
+            self.world.log(
+                f"table: {{{self.md.name}}}: table line {number} (start sect "
+                f"{target.start} len {target.sectors}) not aligned to h/w logical "
+                f"block size {limits.logical_block}"
+            )
             raise LoadError(errno.EINVAL)
 
     def has_no_data_devices(self) -> bool:
@@ -324,9 +344,13 @@ class Table:
     def supports_discards(self) -> bool:
         """Every target takes discards, and so do its devices (``dm_table_supports_discards``)."""
         return all(
-            target.takes_discards() and (not target.discards_need_devices() or all(
-                device.limits.discard_sectors_max for device, _, _ in target.devices()))
-            for target in self.targets)
+            target.takes_discards()
+            and (
+                not target.discards_need_devices()
+                or all(device.limits.discard_sectors_max for device, _, _ in target.devices())
+            )
+            for target in self.targets
+        )
 
 
 def _area_fault(target: Target, limits: Limits) -> str | None:
@@ -335,12 +359,16 @@ def _area_fault(target: Target, limits: Limits) -> str | None:
     for device, start, sectors in target.devices():
         size = device.sectors
         if size and (start >= size or start + sectors > size):
-            return (f"{{{device.name}}} too small for target: start={start}, len={sectors}, "
-                    f"dev_size={size}")
+            return (
+                f"{{{device.name}}} too small for target: start={start}, len={sectors}, "
+                f"dev_size={size}"
+            )
         for label, value in (("start", start), ("len", sectors)):
             if size and value % block:
-                return (f"{label}={value} not aligned to h/w logical block size "
-                        f"{limits.logical_block} of {{{device.name}}}")
+                return (
+                    f"{label}={value} not aligned to h/w logical block size "
+                    f"{limits.logical_block} of {{{device.name}}}"
+                )
     return None
 
 

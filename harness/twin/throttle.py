@@ -39,8 +39,10 @@ class Throttle:
 
     def full(self) -> bool:
         """Whether a write has to wait (kernel: ``wait_for_in_progress``)."""
-        return (not self._world.profile.threshold_semaphore
-                and self.in_progress > self._world.cow_threshold)
+        return (
+            not self._world.profile.threshold_semaphore
+            and self.in_progress > self._world.cow_threshold
+        )
 
     def holds_back(self) -> bool:
         """Whether a new write has to wait: there is no room, or others wait before it."""

@@ -32,8 +32,9 @@ class TransientStore(ExceptionStore):
         self._next_free_sectors = first + self.chunk_sectors
         return first // self.chunk_sectors
 
-    def commit_exception(self, old: int, new: int, copied: bool, acknowledge: Committed,
-                         then: Then) -> None:
+    def commit_exception(
+        self, old: int, new: int, copied: bool, acknowledge: Committed, then: Then
+    ) -> None:
         """At once (kernel: ``transient_commit_exception``)."""
         del old, new
         acknowledge(copied)
@@ -59,4 +60,3 @@ class TransientStore(ExceptionStore):
     def usage(self) -> tuple[int, int, int]:
         """Kernel: ``transient_usage``."""
         return (self._next_free_sectors, self.cow.sectors, 0)
-

@@ -95,13 +95,13 @@ class World:
 
     def fallible_disks(self) -> dict[str, FallibleDisk]:
         """The disks that take faults, by name."""
-        return {name: disk for name, disk in self.devices.items()
-                if isinstance(disk, FallibleDisk)}
+        return {name: disk for name, disk in self.devices.items() if isinstance(disk, FallibleDisk)}
 
     def add_fallible_disk(self, name: str, sectors: int, *, linked: bool = False) -> Disk:
         """A new disk of zeros that takes faults; one that is ``linked`` may stop."""
         disk = self.devices[name] = FallibleDisk(
-            name, sectors, self.clock, self.profile, self._memory, linked=linked)
+            name, sectors, self.clock, self.profile, self._memory, linked=linked
+        )
         return disk
 
     def add_disk(self, name: str, sectors: int, block_sectors: int) -> Disk:
@@ -110,15 +110,30 @@ class World:
         block = block_sectors * SECTOR_BYTES
         if block_sectors == 1:
             max_sectors, discard_bytes, granularity = (
-                profile.max_sectors, profile.discard, profile.discard_granularity)
+                profile.max_sectors,
+                profile.discard,
+                profile.discard_granularity,
+            )
         else:
             max_sectors, discard_bytes, granularity = (
-                profile.max_sectors_4k, profile.discard_4k, profile.discard_granularity_4k)
-        disk = self.devices[name] = Disk(name, sectors, Limits(
-            block, max(block, profile.physical_block), max(block, profile.io_min),
-            max_sectors=max_sectors, discard_granularity=granularity if discard_bytes else 0,
-            discard_sectors_max=discard_bytes >> SECTOR_SHIFT,
-            write_cache=profile.write_cache_4k and block_sectors > 1), self._memory)
+                profile.max_sectors_4k,
+                profile.discard_4k,
+                profile.discard_granularity_4k,
+            )
+        disk = self.devices[name] = Disk(
+            name,
+            sectors,
+            Limits(
+                block,
+                max(block, profile.physical_block),
+                max(block, profile.io_min),
+                max_sectors=max_sectors,
+                discard_granularity=granularity if discard_bytes else 0,
+                discard_sectors_max=discard_bytes >> SECTOR_SHIFT,
+                write_cache=profile.write_cache_4k and block_sectors > 1,
+            ),
+            self._memory,
+        )
         return disk
 
     # -- what snapshots share --

@@ -44,8 +44,11 @@ def place(trace: Trace, step: int) -> str:
 def told(trace: Trace, fault: DmsnapError) -> str:
     """``fault`` with the place that it came from, where that is known."""
     step = fault.step
-    return str(fault) if step is None or step >= len(trace.steps) else (
-        f"{place(trace, step)}: {fault}")
+    return (
+        str(fault)
+        if step is None or step >= len(trace.steps)
+        else (f"{place(trace, step)}: {fault}")
+    )
 
 
 def with_place(trace: Trace, fault: DmsnapError) -> DmsnapError:
@@ -108,8 +111,7 @@ def foretell(trace: Trace, facts: Mapping[str, Fact], defects: str = FAITHFUL) -
     return Foretold(end, tuple(backend.crashes))
 
 
-def foresee(trace: Trace, facts: Mapping[str, Fact], defects: str = FAITHFUL
-            ) -> DmsnapError | None:
+def foresee(trace: Trace, facts: Mapping[str, Fact], defects: str = FAITHFUL) -> DmsnapError | None:
     """What ends a trace in the twin's first order, with its step; None if it gets through."""
     return foretell(trace, facts, defects).end
 
@@ -120,14 +122,15 @@ def hangs_in(trace: Trace, facts: Mapping[str, Fact], defects: str = FAITHFUL) -
     return fault.step if isinstance(fault, NeverReturns) else None
 
 
-def dies_in(trace: Trace, facts: Mapping[str, Fact], step: int, defects: str = FAITHFUL
-            ) -> KernelCrash | None:
+def dies_in(
+    trace: Trace, facts: Mapping[str, Fact], step: int, defects: str = FAITHFUL
+) -> KernelCrash | None:
     """Why the kernel may die in ``step``, in one of the orders that are permitted; None if in none.
 
     At most `DEATHS_ORDERS_MAX` of them are looked at.
     """
     try:
-        orders = Orders(trace.steps[:step + 1], trace.header.seed, profile_of(facts, defects))
+        orders = Orders(trace.steps[: step + 1], trace.header.seed, profile_of(facts, defects))
         for _ in islice(orders, DEATHS_ORDERS_MAX):
             if found := orders.dies_in(step):
                 return found

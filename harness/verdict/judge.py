@@ -34,14 +34,21 @@ _OTHER_PANICS: Final = ("sysrq triggered crash", "deadlocked on memory", "Out of
 """In the words of a panic that was asked for, or that a guest without memory comes to."""
 
 
-def judge(trace: Trace, outcome: Outcome, kernel: str, defects: str = FAITHFUL
-          ) -> tuple[Result, Observations | None]:
+def judge(
+    trace: Trace, outcome: Outcome, kernel: str, defects: str = FAITHFUL
+) -> tuple[Result, Observations | None]:
     """The verdict of one scenario on one kernel, and what the twin saw, if it was asked."""
     ready = outcome.ready
     result = Result(
-        scenario=outcome.scenario, kernel=kernel, release=ready.release if ready else "",
-        seed=trace.header.seed, verdict=Verdict.SAME, attempts=outcome.attempts,
-        steps=len(trace.steps), kernel_us=_time(outcome.observations))
+        scenario=outcome.scenario,
+        kernel=kernel,
+        release=ready.release if ready else "",
+        seed=trace.header.seed,
+        verdict=Verdict.SAME,
+        attempts=outcome.attempts,
+        steps=len(trace.steps),
+        kernel_us=_time(outcome.observations),
+    )
     replace = msgspec.structs.replace
     if outcome.lost:
         return _judge_lost(result, trace, outcome, defects)
@@ -49,51 +56,78 @@ def judge(trace: Trace, outcome: Outcome, kernel: str, defects: str = FAITHFUL
     if outcome.unsupported:
         return replace(result, verdict=Verdict.UNSUPPORTED, reason=f"{at}{outcome.fault}"), None
     if outcome.fault:
-        return replace(result, verdict=Verdict.BROKEN,
-                       reason=f"the kernel side: {at}{outcome.fault}"), None
+        return replace(
+            result, verdict=Verdict.BROKEN, reason=f"the kernel side: {at}{outcome.fault}"
+        ), None
     idle = faults_without_effect(trace.steps, outcome.observations)
     if idle:
-        return replace(result, verdict=Verdict.BROKEN, reason=(
-            f"the kernel side: {place(trace, idle[0])} was to stop the disk, and no request met "
-            "it")), None
+        return replace(
+            result,
+            verdict=Verdict.BROKEN,
+            reason=(
+                f"the kernel side: {place(trace, idle[0])} was to stop the disk, "
+                "and no request met it"
+            ),
+        ), None
     assert ready is not None, "a scenario that ended had a guest that was ready"
     result, twin = _against_twin(result, trace, outcome.observations, ready, defects)
     if outcome.leftovers:
-        result = replace(result, verdict=Verdict.DIVERGED, reason=(
-            f"devices would not go away: {', '.join(outcome.leftovers)}"))
+        result = replace(
+            result,
+            verdict=Verdict.DIVERGED,
+            reason=(f"devices would not go away: {', '.join(outcome.leftovers)}"),
+        )
     return result, twin
 
 
-def _against_twin(result: Result, trace: Trace, seen: Sequence[Observation], ready: Ready,
-                  defects: str, died_in: int | None = None) -> tuple[Result, Observations | None]:
+def _against_twin(
+    result: Result,
+    trace: Trace,
+    seen: Sequence[Observation],
+    ready: Ready,
+    defects: str,
+    died_in: int | None = None,
+) -> tuple[Result, Observations | None]:
     """The verdict on what a kernel was seen to do, however the twin fares."""
     replace = msgspec.structs.replace
     try:
         return _compare(result, trace, seen, ready, defects, died_in)
     except BadScenario as fault:
-        return replace(result, verdict=Verdict.BROKEN, reason=f"the twin: {told(trace, fault)}"
-                       ), None
+        return replace(
+            result, verdict=Verdict.BROKEN, reason=f"the twin: {told(trace, fault)}"
+        ), None
     except Unsupported as fault:
         return replace(result, verdict=Verdict.UNSUPPORTED, reason=told(trace, fault)), None
     except ProvisioningError as fault:  # no kernel answers like that: there is nothing to compare
         return replace(result, verdict=Verdict.LOST, reason=f"rubbish: {fault}"), None
     except TwinInvariant as fault:
-        return replace(result, verdict=Verdict.DIVERGED, reason=f"the twin: {told(trace, fault)}"
-                       ), None
+        return replace(
+            result, verdict=Verdict.DIVERGED, reason=f"the twin: {told(trace, fault)}"
+        ), None
     except Exception as fault:  # noqa: BLE001 - a twin that breaks is a result, and not the last
-        return replace(result, verdict=Verdict.DIVERGED, reason=(
-            f"the twin broke: {fault_of(fault)}; please report it with the trace")), None
+        return replace(
+            result,
+            verdict=Verdict.DIVERGED,
+            reason=(f"the twin broke: {fault_of(fault)}; please report it with the trace"),
+        ), None
 
 
 def unsupported(trace: Trace, kernel: str, fault: Unsupported) -> Result:
     """The result of a trace that the twin cannot be asked about: no kernel need run it."""
-    return Result(scenario=trace.header.scenario, kernel=kernel, seed=trace.header.seed,
-                  verdict=Verdict.UNSUPPORTED, reason=told(trace, fault), attempts=0,
-                  steps=len(trace.steps))
+    return Result(
+        scenario=trace.header.scenario,
+        kernel=kernel,
+        seed=trace.header.seed,
+        verdict=Verdict.UNSUPPORTED,
+        reason=told(trace, fault),
+        attempts=0,
+        steps=len(trace.steps),
+    )
 
 
-def _judge_lost(result: Result, trace: Trace, outcome: Outcome, defects: str
-                ) -> tuple[Result, Observations | None]:
+def _judge_lost(
+    result: Result, trace: Trace, outcome: Outcome, defects: str
+) -> tuple[Result, Observations | None]:
     """A guest was lost: by what the twin says as well, or by something else."""
     replace = msgspec.structs.replace
     loss, ready = outcome.lost, outcome.ready
@@ -109,18 +143,28 @@ def _judge_lost(result: Result, trace: Trace, outcome: Outcome, defects: str
             return _judge_death(result, trace, outcome, loss.step, ready, defects)
     if loss.reason == "hang" and ready and isinstance(end, NeverReturns) and loss.step is not None:
         if end.step != loss.step:
-            return replace(result, verdict=Verdict.DIVERGED, reason=(
-                f"the kernel hangs{where}; the twin says that another step never returns, "
-                f"{told(trace, end)}")), None
+            return replace(
+                result,
+                verdict=Verdict.DIVERGED,
+                reason=(
+                    f"the kernel hangs{where}; the twin says that another step never returns, "
+                    f"{told(trace, end)}"
+                ),
+            ), None
         # What came before it is compared like any other.
-        before = Trace(trace.header, trace.steps[:loss.step], trace.lines)
+        before = Trace(trace.header, trace.steps[: loss.step], trace.lines)
         result, twin = _against_twin(result, before, outcome.observations, ready, defects)
         if result.verdict is Verdict.SAME:
-            result = replace(result, verdict=Verdict.HANGS, console="",
-                             reason=f"{place(trace, loss.step)}, never returns: {end}")
+            result = replace(
+                result,
+                verdict=Verdict.HANGS,
+                console="",
+                reason=f"{place(trace, loss.step)}, never returns: {end}",
+            )
         return result, twin
-    return replace(result, verdict=Verdict.LOST, reason=f"{loss.reason}{where}: {loss.detail}"
-                   ), None
+    return replace(
+        result, verdict=Verdict.LOST, reason=f"{loss.reason}{where}: {loss.detail}"
+    ), None
 
 
 def _is_death(trace: Trace, loss: Loss) -> bool:
@@ -129,30 +173,47 @@ def _is_death(trace: Trace, loss: Loss) -> bool:
     Not one that was asked for, by the trace itself or through sysrq, nor one for want of memory.
     """
     assert loss.step is not None
-    return (loss.reason == "panic" and not isinstance(trace.steps[loss.step], Crash)
-            and not any(words in loss.detail for words in _OTHER_PANICS))
+    return (
+        loss.reason == "panic"
+        and not isinstance(trace.steps[loss.step], Crash)
+        and not any(words in loss.detail for words in _OTHER_PANICS)
+    )
 
 
-def _judge_death(result: Result, trace: Trace, outcome: Outcome, step: int, ready: Ready,
-                 defects: str) -> tuple[Result, Observations | None]:
+def _judge_death(
+    result: Result, trace: Trace, outcome: Outcome, step: int, ready: Ready, defects: str
+) -> tuple[Result, Observations | None]:
     """A kernel died: where the twin has announced it, what came before is compared."""
     replace = msgspec.structs.replace
     assert outcome.lost is not None
     where, detail = place(trace, step), outcome.lost.detail
     crash = dies_in(trace, ready.probe, step, defects)
     if crash is None:
-        return replace(result, verdict=Verdict.DIVERGED, reason=(
-            f"the kernel dies in {where}, which the twin did not announce: {detail}")), None
+        return replace(
+            result,
+            verdict=Verdict.DIVERGED,
+            reason=(f"the kernel dies in {where}, which the twin did not announce: {detail}"),
+        ), None
     result, twin = _against_twin(result, trace, outcome.observations, ready, defects, died_in=step)
     if result.verdict is Verdict.SAME:
         since = "" if crash.step == step else f"since {place(trace, crash.step or 0)}, "
-        result = replace(result, verdict=Verdict.DIES, console="", reason=(
-            f"{where}, kills the kernel: {since}{crash} ({detail})"))
+        result = replace(
+            result,
+            verdict=Verdict.DIES,
+            console="",
+            reason=(f"{where}, kills the kernel: {since}{crash} ({detail})"),
+        )
     return result, twin
 
 
-def _compare(result: Result, trace: Trace, seen: Sequence[Observation], ready: Ready, defects: str,
-             died_in: int | None = None) -> tuple[Result, Observations]:
+def _compare(
+    result: Result,
+    trace: Trace,
+    seen: Sequence[Observation],
+    ready: Ready,
+    defects: str,
+    died_in: int | None = None,
+) -> tuple[Result, Observations]:
     """Compare with the twin's first order, and with the others where that differs.
 
     A kernel that died is compared up to the step in which it did; the order must announce that.
@@ -160,53 +221,68 @@ def _compare(result: Result, trace: Trace, seen: Sequence[Observation], ready: R
     profile = profile_of(ready.probe, defects)
     steps, seed = trace.steps, trace.header.seed
     if died_in is not None:
-        steps = steps[:died_in + 1]
-        trace = Trace(trace.header, steps[:max(died_in, len(seen))], trace.lines)
+        steps = steps[: died_in + 1]
+        trace = Trace(trace.header, steps[: max(died_in, len(seen))], trace.lines)
     orders = explore.Orders(steps, seed, profile)
     outcomes: set[bytes] = set()
     first: tuple[diff.Comparison, tuple[Observation, ...]] | None = None
     for answers, simulated in orders:
-        twin = simulated[:len(trace.steps)]
+        twin = simulated[: len(trace.steps)]
         comparison = diff.compare(trace, seen, twin)
         outcomes.add(encode(comparison.divergences))
         if first is None:
             first = comparison, twin
         if comparison.same and (died_in is None or orders.dies_in(died_in)):
             verdict = Verdict.SAME
-            reason = "" if not answers else (
-                "the kernel took another of the permitted orders, number "
-                f"{orders.tried} that was tried")
+            reason = (
+                ""
+                if not answers
+                else (
+                    "the kernel took another of the permitted orders, number "
+                    f"{orders.tried} that was tried"
+                )
+            )
             break
         orders.differs_in(len(steps) - 1 if comparison.same else comparison.divergences[0].step)
     else:
         assert first is not None, "there is always a first order"
         comparison, twin = first
         verdict, reason = _unlike(trace, orders, len(outcomes), len(seen) > len(twin))
-    header = ObservationsHeader(scenario=result.scenario, seed=seed, side="twin",
-                                profile=profile.facts())
+    header = ObservationsHeader(
+        scenario=result.scenario, seed=seed, side="twin", profile=profile.facts()
+    )
     kernel_promises = _broken_promises(trace, seen)
     # Where the two saw the same, they broke the same promises.
     alike = comparison.same and not comparison.not_compared
     return msgspec.structs.replace(
-        result.compared_with(comparison), verdict=verdict, reason=reason, orders=orders.tried,
+        result.compared_with(comparison),
+        verdict=verdict,
+        reason=reason,
+        orders=orders.tried,
         kernel_promises=kernel_promises,
         twin_promises=kernel_promises if alike else _broken_promises(trace, twin),
-        twin_us=_time(twin)), Observations(header, twin)
+        twin_us=_time(twin),
+    ), Observations(header, twin)
 
 
-def _unlike(trace: Trace, orders: explore.Orders, outcomes: int, goes_on: bool
-            ) -> tuple[Verdict, str]:
+def _unlike(
+    trace: Trace, orders: explore.Orders, outcomes: int, goes_on: bool
+) -> tuple[Verdict, str]:
     """The verdict where none of the orders is the kernel's, and what there is to say of it.
 
     ``outcomes`` is how many ways there were to differ; ``goes_on``, that the kernel went on
     where the twin's first order ends.
     """
     if goes_on and isinstance(orders.end, NeverReturns):
-        return Verdict.DIVERGED, ("the kernel returns from a step of which the twin says that it "
-                                  f"never returns, {told(trace, orders.end)}")
+        return Verdict.DIVERGED, (
+            "the kernel returns from a step of which the twin says that it "
+            f"never returns, {told(trace, orders.end)}"
+        )
     if goes_on and orders.end:
-        return Verdict.DIVERGED, ("the kernel lives on behind a step in which the twin says that "
-                                  f"it dies, {told(trace, orders.end)}")
+        return Verdict.DIVERGED, (
+            "the kernel lives on behind a step in which the twin says that "
+            f"it dies, {told(trace, orders.end)}"
+        )
     if outcomes < 2:
         return Verdict.DIVERGED, ""
     reason = f"none of the {orders.tried} permitted orders that were tried is the kernel's"

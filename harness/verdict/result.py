@@ -75,9 +75,13 @@ class Result(Struct, frozen=True, kw_only=True, omit_defaults=True):
     def compared_with(self, comparison: Comparison) -> "Result":
         """This result with what comparing the two sides gave; the verdict is the caller's."""
         return msgspec.structs.replace(
-            self, divergences=comparison.divergences, later=comparison.later,
-            compared=comparison.compared, not_compared=comparison.not_compared,
-            steps=comparison.steps)
+            self,
+            divergences=comparison.divergences,
+            later=comparison.later,
+            compared=comparison.compared,
+            not_compared=comparison.not_compared,
+            steps=comparison.steps,
+        )
 
 
 class Environment(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -144,7 +148,8 @@ class RunReport(Struct, frozen=True, kw_only=True):
     def release(self, kernel: str) -> str:
         """The release of ``kernel``: what uname gave in this run, empty if it never came up."""
         return self.environment.kernels.get(kernel) or next(
-            (r.release for r in self.results if r.kernel == kernel and r.release), "")
+            (r.release for r in self.results if r.kernel == kernel and r.release), ""
+        )
 
 
 class _AnyReport(Struct, frozen=True):
@@ -173,11 +178,15 @@ def loads(data: bytes) -> RunReport:
         except msgspec.ValidationError:  # a document, and no object
             version = None
         if version is not None and version != RESULTS_VERSION:
-            raise BadTrace(f"version {str(version)[:40]} of a results file is not understood; this "
-                           f"dmsnap reads version {RESULTS_VERSION}", field=f"$.{RESULTS_KEY}")
+            raise BadTrace(
+                f"version {str(version)[:40]} of a results file is not understood; this "
+                f"dmsnap reads version {RESULTS_VERSION}",
+                field=f"$.{RESULTS_KEY}",
+            )
         if version is None:
-            raise BadTrace(f"not a results file: {RESULTS_KEY!r} is missing",
-                           field=f"$.{RESULTS_KEY}")
+            raise BadTrace(
+                f"not a results file: {RESULTS_KEY!r} is missing", field=f"$.{RESULTS_KEY}"
+            )
         return msgspec.json.decode(data, type=RunReport)
     except (msgspec.MsgspecError, ValueError, RecursionError) as fault:
         raise BadTrace(f"not a results file: {fault}") from None

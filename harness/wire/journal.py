@@ -106,7 +106,7 @@ class JournalWriter:
         """
         lines = b"".join(encode(record) + b"\n" for record in records)
         while lines:
-            lines = lines[os.write(self._fd, lines):]
+            lines = lines[os.write(self._fd, lines) :]
         # The file is the host's, and this machine may die with the next step: its pages must have
         # been written.  An fsync would wait for the host's disk as well, which outlives it.
         if _sync_file_range(self._fd, 0, 0, _WRITE_AND_WAIT):
@@ -119,8 +119,12 @@ class JournalWriter:
     def __enter__(self) -> "JournalWriter":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
 
@@ -158,8 +162,9 @@ class JournalReader:
                     self._decode(whole, records)
                     more = len(data) == LINE_BYTES_MAX and not self.faults
                     if more and not whole:
-                        self.faults.append(f"a line of more than {LINE_BYTES_MAX} bytes: "
-                                           f"{data[:_SHOWN_BYTES]!r}")
+                        self.faults.append(
+                            f"a line of more than {LINE_BYTES_MAX} bytes: {data[:_SHOWN_BYTES]!r}"
+                        )
                         more = False
         except NotAFile as fault:
             self.faults.append(str(fault))
@@ -174,8 +179,9 @@ class JournalReader:
         for line in lines.splitlines():
             try:
                 record = decode_record(line)
-                self._since_begin = 0 if isinstance(record, Begin) else (
-                    self._since_begin + len(line))
+                self._since_begin = (
+                    0 if isinstance(record, Begin) else (self._since_begin + len(line))
+                )
                 if self._since_begin > SCENARIO_BYTES_MAX:
                     raise BadTrace(f"more than {SCENARIO_BYTES_MAX} bytes of one scenario")
                 if isinstance(record, Observed):

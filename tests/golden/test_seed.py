@@ -79,17 +79,27 @@ def base(sector: int, count: int, generation: int = 0, device: str = "base") -> 
 
 def test_versions() -> None:
     """``snapshot_target``, ``merge_target``, ``origin_target``: their ``.version``."""
-    assert SEED.targets == {"snapshot": "1.15.0", "snapshot-merge": "1.4.0",
-                            "snapshot-origin": "1.9.0"}
+    assert SEED.targets == {
+        "snapshot": "1.15.0",
+        "snapshot-merge": "1.4.0",
+        "snapshot-origin": "1.9.0",
+    }
 
 
 # -- constructor ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["snapshot", "snapshot-merge"])
-@pytest.mark.parametrize("args", [
-    "{base} {cow} P", "{base} {cow} P 8 0", "{base} {cow} P 8 1 discard_zeroes_cow",
-    "{base} {cow} P 8 2 discard_zeroes_cow discard_passdown_origin", ""])
+@pytest.mark.parametrize(
+    "args",
+    [
+        "{base} {cow} P",
+        "{base} {cow} P 8 0",
+        "{base} {cow} P 8 1 discard_zeroes_cow",
+        "{base} {cow} P 8 2 discard_zeroes_cow discard_passdown_origin",
+        "",
+    ],
+)
 def test_exactly_four_arguments(kind: str, args: str) -> None:
     """``snapshot_ctr``: ``argc != 4`` comes first.  So no feature can be asked for, not even 0."""
     found = refusal(kind, args)
@@ -117,9 +127,18 @@ def test_one_device_twice_is_found_before_the_cow_device_is_opened() -> None:
     assert found.log == said("snapshot", "COW device cannot be the same as origin device")
 
 
-@pytest.mark.parametrize(("store", "chunk"), [
-    ("X", "8"), ("persistent", "8"), ("P", "3"), ("P", "-8"), ("P", "8s"), ("N", "12"),
-    ("P", "4294967296")])
+@pytest.mark.parametrize(
+    ("store", "chunk"),
+    [
+        ("X", "8"),
+        ("persistent", "8"),
+        ("P", "3"),
+        ("P", "-8"),
+        ("P", "8s"),
+        ("N", "12"),
+        ("P", "4294967296"),
+    ],
+)
 def test_every_fault_of_the_store_has_one_name(store: str, chunk: str) -> None:
     """``snapshot_ctr``: whatever ``dm_exception_store_create`` said, this replaces it."""
     found = refusal("snapshot", f"{{base}} {{cow}} {store} {chunk}")
@@ -163,19 +182,28 @@ def test_arguments_of_an_origin() -> None:
     """``origin_ctr``: its two texts."""
     for args in ("", "{base} {cow}"):
         found = refusal("snapshot-origin", args)
-        assert (found.error, found.log) == ("EINVAL", said(
-            "snapshot-origin", "origin: incorrect number of arguments"))
+        assert (found.error, found.log) == (
+            "EINVAL",
+            said("snapshot-origin", "origin: incorrect number of arguments"),
+        )
     found = refusal("snapshot-origin", "{nowhere}")
-    assert (found.error, found.log) == ("ENODEV", said(
-        "snapshot-origin", "Cannot get target device"))
+    assert (found.error, found.log) == (
+        "ENODEV",
+        said("snapshot-origin", "Cannot get target device"),
+    )
 
 
 # -- status and table -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("store", "fresh", "used", "line"), [
-    ("P", "16/512 16", "24/512 16", "P 8"), ("PO", "16/512 16", "24/512 16", "PO 8"),
-    ("n", "0/512 0", "8/512 0", "N 8")])
+@pytest.mark.parametrize(
+    ("store", "fresh", "used", "line"),
+    [
+        ("P", "16/512 16", "24/512 16", "P 8"),
+        ("PO", "16/512 16", "24/512 16", "PO 8"),
+        ("n", "0/512 0", "8/512 0", "N 8"),
+    ],
+)
 def test_status_and_table_lines(store: str, fresh: str, used: str, line: str) -> None:
     """``snapshot_status``: sectors allocated, in total, of metadata; the store's own words.
 
@@ -192,8 +220,10 @@ def test_status_and_table_lines(store: str, fresh: str, used: str, line: str) ->
     s.table("org")
     s.status("org")
     assert [each.text for each in seen(s)[-3:]] == [
-        f"0 256 snapshot {{base}} {{cow}} {line}", "0 256 snapshot-origin {base}",
-        "0 256 snapshot-origin "]
+        f"0 256 snapshot {{base}} {{cow}} {line}",
+        "0 256 snapshot-origin {base}",
+        "0 256 snapshot-origin ",
+    ]
 
 
 def test_nobody_takes_messages() -> None:
@@ -290,8 +320,7 @@ def test_a_whole_chunk_is_written_without_a_copy() -> None:
     s.write("snap", 16, 7)
     found = seen(s)[-1]
     assert found.error == "EIO"
-    assert found.log == (
-        "device-mapper: snapshots: Invalidating snapshot: Error reading/writing.",)
+    assert found.log == ("device-mapper: snapshots: Invalidating snapshot: Error reading/writing.",)
 
 
 def test_a_chunk_longer_than_a_request_is_a_whole_chunk_all_the_same() -> None:
@@ -353,7 +382,8 @@ def test_no_room_makes_a_snapshot_invalid() -> None:
     found = seen(s)
     assert found[-1].error == "EIO"
     assert found[-1].log == (
-        "device-mapper: snapshots: Invalidating snapshot: Unable to allocate exception.",)
+        "device-mapper: snapshots: Invalidating snapshot: Unable to allocate exception.",
+    )
     state = found[-1].state["snap"]
     assert state is not None
     assert (state.status, state.event) == ("0 256 snapshot Invalid", 1)
@@ -370,8 +400,10 @@ def test_no_room_overflows_a_snapshot_that_can_tell() -> None:
     s = full("PO")
     s.write("snap", 8, 3)
     found = seen(s)
-    assert (found[-1].error, found[-1].log) == ("EIO", (
-        "device-mapper: snapshots: Snapshot overflowed: Unable to allocate exception.",))
+    assert (found[-1].error, found[-1].log) == (
+        "EIO",
+        ("device-mapper: snapshots: Snapshot overflowed: Unable to allocate exception.",),
+    )
     state = found[-1].state["snap"]
     assert state is not None
     assert (state.status, state.event) == ("0 256 snapshot Overflow", 0)
@@ -387,7 +419,8 @@ def test_an_origin_write_without_room_invalidates_also_in_overflow_mode() -> Non
     found = seen(s)
     assert found[-1].error is None
     assert found[-1].log == (
-        "device-mapper: snapshots: Invalidating snapshot: Unable to allocate exception.",)
+        "device-mapper: snapshots: Invalidating snapshot: Unable to allocate exception.",
+    )
     assert status(found, "snap") == "0 256 snapshot Invalid"
 
 
@@ -431,8 +464,10 @@ def peak(*, before: str | None, after: str | None = None) -> tuple[int, str | No
     return snapshot.throttle.peak, error
 
 
-@pytest.mark.parametrize(("limit", "copies"), [("1", 1), ("5", 5), ("2048", 16), ("0", 16),
-                                               ("-1", 16), ("-2147483648", 16)])
+@pytest.mark.parametrize(
+    ("limit", "copies"),
+    [("1", 1), ("5", 5), ("2048", 16), ("0", 16), ("-1", 16), ("-2147483648", 16)],
+)
 def test_the_semaphore_lets_exactly_so_many_through(limit: str, copies: int) -> None:
     """``snapshot_ctr``: ``sema_init(…, cow_threshold > 0 ? cow_threshold : INT_MAX)``.
 
@@ -469,15 +504,17 @@ def test_an_heir_waits_for_its_source_to_be_suspended() -> None:
     s.resume("heir")
     found = seen(s)[-1]
     assert found.error == "EINVAL"
-    assert found.log[0] == ("device-mapper: snapshots: Unable to perform snapshot handover until "
-                            "source is suspended.")
+    assert found.log[0] == (
+        "device-mapper: snapshots: Unable to perform snapshot handover until source is suspended."
+    )
     s = pair()
     s.suspend("snap")
     s.resume("snap")
     found = seen(s)[-1]
     assert found.error == "EINVAL"
-    assert found.log[0] == ("device-mapper: snapshots: Unable to resume snapshot source until "
-                            "handover completes.")
+    assert found.log[0] == (
+        "device-mapper: snapshots: Unable to resume snapshot source until handover completes."
+    )
 
 
 def test_there_is_one_heir() -> None:
@@ -487,7 +524,9 @@ def test_there_is_one_heir() -> None:
     again = seen(s)[-1]
     text = "Snapshot cow pairing for exception table handover failed"
     assert (again.error, again.log) == (
-        "EINVAL", (f"device-mapper: table: {{heir}}: snapshot: {text}", TABLE_LOG))
+        "EINVAL",
+        (f"device-mapper: table: {{heir}}: snapshot: {text}", TABLE_LOG),
+    )
 
 
 def test_a_handover_swaps_the_store_and_ends_the_source() -> None:
@@ -523,8 +562,9 @@ def test_a_transient_store_is_not_merged_from_a_live_snapshot() -> None:
     s.load("s", s.merge_line("base", "cow", "N", 8))
     found = seen(s)[-1]
     assert found.error == "EINVAL"
-    assert found.log == said("snapshot-merge", "Snapshot exception store does not support "
-                             "snapshot-merge.")
+    assert found.log == said(
+        "snapshot-merge", "Snapshot exception store does not support snapshot-merge."
+    )
 
 
 def test_a_transient_store_alone_is_taken_and_crashes() -> None:
@@ -553,8 +593,10 @@ def test_one_merge_at_a_time_by_handover() -> None:
     s.create("s")
     s.load("s", s.merge_line("base", "cow2", "P", 8))
     found = seen(s)[-1]
-    assert (found.error, found.log) == ("EINVAL", said("snapshot-merge",
-                                                       "A snapshot is already merging."))
+    assert (found.error, found.log) == (
+        "EINVAL",
+        said("snapshot-merge", "A snapshot is already merging."),
+    )
 
 
 def test_a_merge_puts_everything_on_the_origin() -> None:
@@ -621,18 +663,23 @@ def test_merged_data_is_not_flushed_before_it_is_forgotten() -> None:
 # -- the table of exceptions ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("entries", "sector", "chunk"), [
-    # Nothing is smaller: behind the head, so in front of the first one.
-    ([(5, 2), (5, 4)], 40, 4),
-    # 7 is passed, 5 is not smaller than 5: again in front.
-    ([(5, 2), (7, 9), (5, 4)], 40, 4),
-    # Behind 3, which is smaller, and in front of the first 5.
-    ([(3, 2), (5, 4), (5, 6)], 40, 6),
-    # 6→5 joins 5→4; 6→9 goes behind that run, which is smaller, and contains 6:
-    # here the earlier.
-    ([(5, 4), (6, 5), (6, 9)], 48, 5)])
-def test_of_two_records_for_one_chunk(entries: list[tuple[int, int]], sector: int, chunk: int
-                                       ) -> None:
+@pytest.mark.parametrize(
+    ("entries", "sector", "chunk"),
+    [
+        # Nothing is smaller: behind the head, so in front of the first one.
+        ([(5, 2), (5, 4)], 40, 4),
+        # 7 is passed, 5 is not smaller than 5: again in front.
+        ([(5, 2), (7, 9), (5, 4)], 40, 4),
+        # Behind 3, which is smaller, and in front of the first 5.
+        ([(3, 2), (5, 4), (5, 6)], 40, 6),
+        # 6→5 joins 5→4; 6→9 goes behind that run, which is smaller, and contains 6:
+        # here the earlier.
+        ([(5, 4), (6, 5), (6, 9)], 48, 5),
+    ],
+)
+def test_of_two_records_for_one_chunk(
+    entries: list[tuple[int, int]], sector: int, chunk: int
+) -> None:
     """``dm_insert_exception`` scans from the tail to the first smaller one, and inserts behind it.
 
     ``dm_lookup_exception`` takes the first that contains the chunk.

@@ -142,8 +142,11 @@ class Slowness:
             if not families:
                 continue
             with ExitStack() as stack:
-                stopped = [pidfd for pid in self._random.choice(families)
-                           if (pidfd := _stop(pid)) is not None]
+                stopped = [
+                    pidfd
+                    for pid in self._random.choice(families)
+                    if (pidfd := _stop(pid)) is not None
+                ]
                 for pidfd in stopped:
                     stack.callback(os.close, pidfd)
                     stack.callback(_tell, pidfd, signal.SIGCONT)
@@ -180,8 +183,10 @@ def guests_of(pid: int) -> list[list[int]]:
             parent = int(text[text.rindex(")") + 1 :].split()[1])
             children.setdefault(parent, []).append(int(path.parent.name))
     keepers = [child for child in children.get(pid, ()) if _is_keeper(child)]
-    families = ([each for each in _below(keeper_pid, children) if not _is_traced(each)]
-                for keeper_pid in keepers)
+    families = (
+        [each for each in _below(keeper_pid, children) if not _is_traced(each)]
+        for keeper_pid in keepers
+    )
     return [family for family in families if family]
 
 
@@ -194,7 +199,8 @@ def _below(pid: int, children: dict[int, list[int]]) -> Iterator[int]:
 def _is_keeper(pid: int) -> bool:
     with suppress(OSError):
         return os.fsencode(keeper.__file__) in Path(f"/proc/{pid}/cmdline").read_bytes().split(
-            b"\0")
+            b"\0"
+        )
     return False
 
 
@@ -263,8 +269,12 @@ class Hunt:
         """
         name = f"{kernel}-{condition}-{number}"
         directory = self._directory / name
-        plan = Plan(traces=tuple(self._traces.values()), kernels=(get(kernel),), jobs=self._jobs,
-                    directory=directory / GUESTS_DIRECTORY)
+        plan = Plan(
+            traces=tuple(self._traces.values()),
+            kernels=(get(kernel),),
+            jobs=self._jobs,
+            directory=directory / GUESTS_DIRECTORY,
+        )
         ledger = Ledger(directory / LEDGER_NAME, plan.keys())
         finished = ledger.finished() if resume and (directory / LEDGER_NAME).exists() else []
         progress = _Progress(name)
@@ -282,18 +292,25 @@ class Hunt:
             raise ProvisioningError(f"{name}: no guest could be stopped: nothing was slowed")
         results = {result.scenario: result for result in progress.results}
         made = Made(
-            kernel=kernel, condition=condition, number=number,
+            kernel=kernel,
+            condition=condition,
+            number=number,
             verdicts={scenario: result.verdict for scenario, result in results.items()},
             by_other_order=sum(result.by_other_order for result in results.values()),
-            repeated=tuple(scenario for scenario, result in results.items()
-                           if result.attempts > 1),
-            stops=slowness.stops, stopped_s=round(slowness.stopped_s, 1),
-            seconds=round(time.monotonic() - started, 1))
+            repeated=tuple(scenario for scenario, result in results.items() if result.attempts > 1),
+            stops=slowness.stops,
+            stopped_s=round(slowness.stopped_s, 1),
+            seconds=round(time.monotonic() - started, 1),
+        )
         self._keep(made, results, directory / GUESTS_DIRECTORY / kernel)
         shutil.rmtree(directory / GUESTS_DIRECTORY, ignore_errors=True)
         self.made.append(made)
-        write_whole(self._directory / "flakes.json", msgspec.json.format(msgspec.json.encode(
-            {"runs": self.made, "changed": self.changed()})))
+        write_whole(
+            self._directory / "flakes.json",
+            msgspec.json.format(
+                msgspec.json.encode({"runs": self.made, "changed": self.changed()})
+            ),
+        )
         return made
 
     def _keep(self, made: Made, results: dict[str, Result], guests: Path) -> None:
@@ -308,10 +325,23 @@ class Hunt:
                 ready = each.ready
                 write_whole(
                     self._directory / made.name / f"{each.scenario}.kernel.jsonl",
-                    dumps_observations(Observations(ObservationsHeader(
-                        scenario=each.scenario, seed=each.seed, side="kernel", kernel=made.kernel,
-                        release=ready.release, version=ready.version, driver=ready.driver,
-                        targets=ready.targets, profile=ready.probe), each.observations)))
+                    dumps_observations(
+                        Observations(
+                            ObservationsHeader(
+                                scenario=each.scenario,
+                                seed=each.seed,
+                                side="kernel",
+                                kernel=made.kernel,
+                                release=ready.release,
+                                version=ready.version,
+                                driver=ready.driver,
+                                targets=ready.targets,
+                                profile=ready.probe,
+                            ),
+                            each.observations,
+                        )
+                    ),
+                )
 
     def changed(self) -> dict[str, dict[str, list[str]]]:
         """``SCENARIO on KERNEL`` → verdict → the runs that gave it, where there are several."""
@@ -328,14 +358,18 @@ def _turn(scenario: Scenario, turn: int) -> Trace:
     trace = scenario.trace(1 + turn)
     if not turn:
         return trace
-    return Trace(msgspec.structs.replace(
-        trace.header, scenario=f"{trace.header.scenario}{_TURN}{turn}"), trace.steps)
+    return Trace(
+        msgspec.structs.replace(trace.header, scenario=f"{trace.header.scenario}{_TURN}{turn}"),
+        trace.steps,
+    )
 
 
 def _line(made: Made) -> str:
     """One run in a line."""
-    counts = ", ".join(f"{count} {verdict.value}" for verdict, count in sorted(
-        Counter(made.verdicts.values()).items()))
+    counts = ", ".join(
+        f"{count} {verdict.value}"
+        for verdict, count in sorted(Counter(made.verdicts.values()).items())
+    )
     more = [f"{made.by_other_order} by another permitted order"] if made.by_other_order else []
     if made.repeated:
         more.append(f"{len(made.repeated)} in a second guest")
@@ -349,17 +383,25 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("patterns", nargs="*", help="scenarios; the whole catalogue without any")
     parser.add_argument("--kernel", action="append", choices=KERNELS, default=[])
-    parser.add_argument("--condition", action="append", type=Condition, choices=list(Condition),
-                        default=[])
+    parser.add_argument(
+        "--condition", action="append", type=Condition, choices=list(Condition), default=[]
+    )
     parser.add_argument("--runs", type=int, default=10, help="under each condition")
-    parser.add_argument("--repeat", type=int, default=1,
-                        help="do each scenario so often in each run, by another seed each time")
+    parser.add_argument(
+        "--repeat",
+        type=int,
+        default=1,
+        help="do each scenario so often in each run, by another seed each time",
+    )
     parser.add_argument("-j", "--jobs", type=int)
     parser.add_argument("--report", type=Path, default=Path("report/flakes"))
     parser.add_argument("--resume", action="store_true", help="what had finished is not run again")
     options = parser.parse_args()
-    traces = [_turn(scenario, turn) for turn in range(options.repeat)
-              for scenario in choose(options.patterns)]
+    traces = [
+        _turn(scenario, turn)
+        for turn in range(options.repeat)
+        for scenario in choose(options.patterns)
+    ]
     hunt = Hunt(traces, options.report, options.jobs)
     # Round by round: a run that is cut short has seen some of every kind.
     for number in range(1, options.runs + 1):
@@ -372,9 +414,13 @@ def main() -> int:
                         print(f"  {scenario}: {verdict.value}", flush=True)
     changed = hunt.changed()
     for name, verdicts in changed.items():
-        print(f"{name}: " + "; ".join(
-            f"{verdict} in {len(runs)}" + (f" ({', '.join(runs)})" if len(runs) < 4 else "")
-            for verdict, runs in verdicts.items()))
+        print(
+            f"{name}: "
+            + "; ".join(
+                f"{verdict} in {len(runs)}" + (f" ({', '.join(runs)})" if len(runs) < 4 else "")
+                for verdict, runs in verdicts.items()
+            )
+        )
     print(f"{len(hunt.made)} runs, {len(changed)} verdicts that changed")
     return 1 if changed else 0
 

@@ -70,9 +70,26 @@ from harness.verdict.result import Result
 NAMES = ("a", "b", "c", "d", "e", "f", "g")
 CHUNKS = (1, 2, 4, 8, 8, 8, 16, 32, 64)
 STORES = ("P", "P", "P", "PO", "N", "p", "POx", "NO")
-BAD_WORDS = ("", "X", "Pz", "3", "-8", "+8", "0", "008", "{nosuch}", "7:7777", "8 0", "8 3 x",
-             "512 1 discard_zeroes_cow", "512 2 discard_zeroes_cow discard_passdown_origin",
-             "8 1 discard_passdown_origin", "8 1 bogus", "4194304", "2097152")
+BAD_WORDS = (
+    "",
+    "X",
+    "Pz",
+    "3",
+    "-8",
+    "+8",
+    "0",
+    "008",
+    "{nosuch}",
+    "7:7777",
+    "8 0",
+    "8 3 x",
+    "512 1 discard_zeroes_cow",
+    "512 2 discard_zeroes_cow discard_passdown_origin",
+    "8 1 discard_passdown_origin",
+    "8 1 bogus",
+    "4194304",
+    "2097152",
+)
 PARALLEL_MAX = 4
 DISCARD_CHUNK = 512
 COW_SECTORS = (16, 24, 33, 40, 48, 64, 80, 100, 128, 200, 256, 300, 512, 777, 2048, 5000)
@@ -103,21 +120,68 @@ class Weights:
 
 
 _ACTIONS: Final = {
-    "io": 30, "io_on_origin": 8, "reload": 6, "suspend_resume": 4, "merge": 4, "handover": 4,
-    "new": 3, "remove": 2, "rename": 2, "bad_table": 1, "ask": 1, "parameter": 1,
-    "load_or_clear": 2, "poke": 1, "fill": 1, "resume_all": 1, "raw_io": 1, "image": 1}
+    "io": 30,
+    "io_on_origin": 8,
+    "reload": 6,
+    "suspend_resume": 4,
+    "merge": 4,
+    "handover": 4,
+    "new": 3,
+    "remove": 2,
+    "rename": 2,
+    "bad_table": 1,
+    "ask": 1,
+    "parameter": 1,
+    "load_or_clear": 2,
+    "poke": 1,
+    "fill": 1,
+    "resume_all": 1,
+    "raw_io": 1,
+    "image": 1,
+}
 _DISCARDS: Final = Weights(
     actions=_ACTIONS | {"io": 45, "raw_io": 6, "faults": 4, "io_on_origin": 4},
     requests={"write": 0.3, "read": 0.2, "flush": 0.05, "discard": 0.33, "zeroout": 0.12},
-    lengths=(1, 2, 3, 5, 7, 8, 8, 9, 13, 16, 17, 24, 40, 64, 100, 254, 255, 256, 300, 512, 513,
-             700, 1024, 1500),
+    lengths=(
+        1,
+        2,
+        3,
+        5,
+        7,
+        8,
+        8,
+        9,
+        13,
+        16,
+        17,
+        24,
+        40,
+        64,
+        100,
+        254,
+        255,
+        256,
+        300,
+        512,
+        513,
+        700,
+        1024,
+        1500,
+    ),
     bases=(64, 100, 131, 256, 333, 1024, 2048, 2500, 4096, 8192),
-    linear_starts=(0, 0, 1, 3, 5, 7, 8, 9, 16), buffered=0.4, can_fail=0.25, large_blocks=0.12,
-    between=0.7, features=0.6,
-    feature_chunks=(512, 512, 1024, 2048, 4096, 8192))
+    linear_starts=(0, 0, 1, 3, 5, 7, 8, 9, 16),
+    buffered=0.4,
+    can_fail=0.25,
+    large_blocks=0.12,
+    between=0.7,
+    features=0.6,
+    feature_chunks=(512, 512, 1024, 2048, 4096, 8192),
+)
 WEIGHTS: Final = {
-    "snapshots": Weights(actions=_ACTIONS, requests={
-        "write": 0.5, "read": 0.35, "flush": 0.05, "discard": 0.05, "zeroout": 0.05}),
+    "snapshots": Weights(
+        actions=_ACTIONS,
+        requests={"write": 0.5, "read": 0.35, "flush": 0.05, "discard": 0.05, "zeroout": 0.05},
+    ),
     "discards": _DISCARDS,
     "small-discards": replace(_DISCARDS, feature_chunks=(1, 2, 4, 8, 8, 16, 32, 64, 512)),
 }
@@ -162,8 +226,12 @@ class Life:
         md = self._mapped.get(name)
         if md is None:
             return False
-        return any(self._stands_on(below.name, what) for table in (md.live, md.inactive)
-                   if table is not None for below in table.devices())
+        return any(
+            self._stands_on(below.name, what)
+            for table in (md.live, md.inactive)
+            if table is not None
+            for below in table.devices()
+        )
 
     def try_step(self, step: AnyStep) -> bool:
         """Add a step, unless the twin says that it must not be."""
@@ -175,8 +243,10 @@ class Life:
             self.refused.append(f"{step}: {fault}")
             self._again()
             return False
-        if any(disk.plugged_peak > QUEUE_DEPTH
-               for disk in self._backend.world.fallible_disks().values()):
+        if any(
+            disk.plugged_peak > QUEUE_DEPTH
+            for disk in self._backend.world.fallible_disks().values()
+        ):
             # Two tasks send what does not fit into the queue: whose is first, is a race.
             self._again()
             return False
@@ -191,8 +261,11 @@ class Life:
         for md in self._mapped.values():
             for table in (md.live, md.inactive):
                 for target in table.targets if table else ():
-                    if isinstance(target, Snapshot) and target.discard_zeroes_cow and (
-                            target.discard_sectors_max() < DISCARD_CHUNK):
+                    if (
+                        isinstance(target, Snapshot)
+                        and target.discard_zeroes_cow
+                        and (target.discard_sectors_max() < DISCARD_CHUNK)
+                    ):
                         return True
         return False
 
@@ -209,8 +282,9 @@ class Life:
         r = self._random
         self._disk("base", r.choice(self._weights.bases), "stamp")
         for number in range(r.randint(1, 3)):
-            self._disk(f"cow{number}", r.choice(COW_SECTORS),
-                       r.choice(("zero", "zero", "zero", "stamp")))
+            self._disk(
+                f"cow{number}", r.choice(COW_SECTORS), r.choice(("zero", "zero", "zero", "stamp"))
+            )
         while r.random() < self._weights.between and len(self._mapped) < 3:
             self._new_device(r.choice(self._weights.layers))
         for _ in range(r.randint(1, 3)):
@@ -251,8 +325,9 @@ class Life:
         free = lambda other: not self._stands_on(other, name)  # noqa: E731
         if kind in ("snapshot", "snapshot-merge"):
             origin = "base" if r.random() < 0.7 else self._any(free)
-            cow = self._any(lambda other: free(other) and (
-                other.startswith("cow") or r.random() < 0.15))
+            cow = self._any(
+                lambda other: free(other) and (other.startswith("cow") or r.random() < 0.15)
+            )
             if origin is None or cow is None:
                 return None
             store, chunk = r.choice(STORES), str(r.choice(self._weights.chunks))
@@ -262,8 +337,9 @@ class Life:
                 store = "P"
             if r.random() < self._weights.features * 3 / 2:
                 chunk = str(r.choice(self._weights.feature_chunks))
-                chunk += r.choice((" 0", " 1 discard_zeroes_cow",
-                                   " 2 discard_zeroes_cow discard_passdown_origin"))
+                chunk += r.choice(
+                    (" 0", " 1 discard_zeroes_cow", " 2 discard_zeroes_cow discard_passdown_origin")
+                )
             length = self._length(origin)
             line = TargetLine(0, length, kind, f"{{{origin}}} {{{cow}}} {store} {chunk}")
             if r.random() < 0.05 and length > 16:
@@ -294,8 +370,9 @@ class Life:
             row = stripes * each
             length = max(row, size // row * row // r.choice((1, 2)) // row * row)
             other = self._any(lambda name: free(name) and name != below) or below
-            places = " ".join(f"{{{(below, other)[at % 2]}}} {r.choice((0, 0, 1, 8))}"
-                              for at in range(stripes))
+            places = " ".join(
+                f"{{{(below, other)[at % 2]}}} {r.choice((0, 0, 1, 8))}" for at in range(stripes)
+            )
             return (TargetLine(0, length, "striped", f"{stripes} {each} {places}"),)
         if kind in ("zero", "error"):
             return (TargetLine(0, self._length("base"), kind),)
@@ -330,17 +407,31 @@ class Life:
         return {"read_only": True} if self._random.random() < 0.05 else {}
 
     def _new(self) -> None:
-        self._new_device(self._random.choice(
-            ("snapshot", "snapshot", "snapshot", "origin", "zero", "error", "snapshot-merge",
-             *self._weights.layers)))
+        self._new_device(
+            self._random.choice(
+                (
+                    "snapshot",
+                    "snapshot",
+                    "snapshot",
+                    "origin",
+                    "zero",
+                    "error",
+                    "snapshot-merge",
+                    *self._weights.layers,
+                )
+            )
+        )
 
     def _mapped_name(self) -> str | None:
         names = list(self._mapped)
         return self._random.choice(names) if names else None
 
     def _suspend(self, name: str) -> None:
-        extra = {} if self._random.random() < 0.7 else {
-            "flush": self._random.random() < 0.5, "lockfs": self._random.random() < 0.5}
+        extra = (
+            {}
+            if self._random.random() < 0.7
+            else {"flush": self._random.random() < 0.5, "lockfs": self._random.random() < 0.5}
+        )
         extra = {key: value for key, value in extra.items() if not value}
         self.try_step(Suspend(name=name, **extra))
 
@@ -349,8 +440,14 @@ class Life:
         name = self._mapped_name()
         if name is None:
             return
-        lines = self._same_lines(name) if self._random.random() < 0.6 else self._line(
-            self._random.choice(("snapshot", "origin", "linear", "error", "zero", "mixed")), name)
+        lines = (
+            self._same_lines(name)
+            if self._random.random() < 0.6
+            else self._line(
+                self._random.choice(("snapshot", "origin", "linear", "error", "zero", "mixed")),
+                name,
+            )
+        )
         if lines is None:
             return
         self.try_step(Load(name=name, table=lines, **self._read_only()))
@@ -363,12 +460,17 @@ class Life:
         table = self._mapped[name].live
         if table is None:
             return None
-        return tuple(TargetLine(target.start, target.sectors, target.type_name,
-                                target.table_line()) for target in table.targets)
+        return tuple(
+            TargetLine(target.start, target.sectors, target.type_name, target.table_line())
+            for target in table.targets
+        )
 
     def _snapshot_names(self) -> list[str]:
-        return [name for name, md in self._mapped.items()
-                if md.live and isinstance(md.live.targets[0], Snapshot)]
+        return [
+            name
+            for name, md in self._mapped.items()
+            if md.live and isinstance(md.live.targets[0], Snapshot)
+        ]
 
     def _handover(self) -> None:
         """The exceptions of one snapshot go to another table, of the same device or of another."""
@@ -380,8 +482,9 @@ class Life:
         target = source if r.random() < 0.6 else self._mapped_name()
         lines = self._same_lines(source)
         assert target is not None
-        if lines is None or any(self._stands_on(below.name, target)
-                                for below in self._device(source).below()):
+        if lines is None or any(
+            self._stands_on(below.name, target) for below in self._device(source).below()
+        ):
             return
         if r.random() < 0.4:
             words = lines[0].args.split()
@@ -396,7 +499,7 @@ class Life:
         for name in r.sample([source, target], r.randint(0, 2)):
             self._suspend(name)
         order = [target, source] if r.random() < 0.7 else [source, target]
-        for name in order[:r.choice((1, 2, 2))]:
+        for name in order[: r.choice((1, 2, 2))]:
             self.try_step(Resume(name=name))
         if source != target and r.random() < 0.5:
             self.try_step(Remove(name=source))
@@ -418,16 +521,19 @@ class Life:
             target = source
         if any(self._stands_on(below.name, target) for below in self._device(source).below()):
             return
-        self.try_step(Load(name=target, table=(
-            TargetLine(0, snapshot.length, "snapshot-merge", snapshot.args),)))
+        self.try_step(
+            Load(
+                name=target,
+                table=(TargetLine(0, snapshot.length, "snapshot-merge", snapshot.args),),
+            )
+        )
         if r.random() < 0.9:
             self._suspend(source)
         if r.random() < 0.8:
             self._suspend(target)
         self.try_step(Resume(name=target))
         if r.random() < 0.7 and source != target:
-            self.try_step(Load(name=source, table=(
-                TargetLine(0, snapshot.length, "error"),)))
+            self.try_step(Load(name=source, table=(TargetLine(0, snapshot.length, "error"),)))
             self.try_step(Resume(name=source))
 
     def _suspend_resume(self) -> None:
@@ -453,8 +559,9 @@ class Life:
         if self._random.random() < 0.4:
             self.try_step(Clear(name=name))
             return
-        lines = self._line(self._random.choice(("snapshot", "origin", "linear", "zero",
-                                                "snapshot-merge")), name)
+        lines = self._line(
+            self._random.choice(("snapshot", "origin", "linear", "zero", "snapshot-merge")), name
+        )
         if lines is not None:
             self.try_step(Load(name=name, table=lines, **self._read_only()))
 
@@ -463,17 +570,29 @@ class Life:
         if name is None:
             return
         r = self._random
-        kind = r.choice(("snapshot", "snapshot-merge", "snapshot-origin", "linear", "nosuch",
-                         "zero", "delay"))
-        words = [f"{{{self._any(lambda other: not self._stands_on(other, name)) or 'nosuch'}}}"
-                 if r.random() < 0.6 else r.choice(BAD_WORDS) for _ in range(r.randint(0, 2))]
+        kind = r.choice(
+            ("snapshot", "snapshot-merge", "snapshot-origin", "linear", "nosuch", "zero", "delay")
+        )
+        words = [
+            f"{{{self._any(lambda other: not self._stands_on(other, name)) or 'nosuch'}}}"
+            if r.random() < 0.6
+            else r.choice(BAD_WORDS)
+            for _ in range(r.randint(0, 2))
+        ]
         words += [r.choice((*STORES, *BAD_WORDS)) for _ in range(r.randint(0, 2))]
         words += [r.choice((*BAD_WORDS, "8", "16")) for _ in range(r.randint(0, 2))]
         if kind == "snapshot-merge" and any(word[:1] in "Nn" for word in words):
             return
-        self.try_step(Load(name=name, table=(
-            TargetLine(r.choice((0, 0, 0, 8)), r.choice((0, 8, 64, 1 << 50)), kind,
-                       " ".join(words)),)))
+        self.try_step(
+            Load(
+                name=name,
+                table=(
+                    TargetLine(
+                        r.choice((0, 0, 0, 8)), r.choice((0, 8, 64, 1 << 50)), kind, " ".join(words)
+                    ),
+                ),
+            )
+        )
 
     def _remove(self) -> None:
         name = self._mapped_name()
@@ -483,16 +602,29 @@ class Life:
     def _rename(self) -> None:
         name = self._mapped_name()
         if name is not None:
-            self.try_step(Rename(name=name, to=self._random.choice(
-                (*NAMES, "base", "h.1-x", "longest_name_16b"))))
+            self.try_step(
+                Rename(
+                    name=name, to=self._random.choice((*NAMES, "base", "h.1-x", "longest_name_16b"))
+                )
+            )
 
     def _ask(self) -> None:
         name = self._mapped_name() or "nosuch"
         r = self._random
-        self.try_step(r.choice((
-            Status(name=name), Status(name=name, inactive=True), Table(name=name),
-            Table(name=name, inactive=True), Wait(name=name, event=r.randint(0, 1)),
-            Message(name=name, text=r.choice(("", "merge", "a b")), sector=r.choice((0, 999999))))))
+        self.try_step(
+            r.choice(
+                (
+                    Status(name=name),
+                    Status(name=name, inactive=True),
+                    Table(name=name),
+                    Table(name=name, inactive=True),
+                    Wait(name=name, event=r.randint(0, 1)),
+                    Message(
+                        name=name, text=r.choice(("", "merge", "a b")), sector=r.choice((0, 999999))
+                    ),
+                )
+            )
+        )
 
     def _parameter(self) -> None:
         values: tuple[str, ...] = ("1", "2", "8", "2048", "0", "", "x", "+7")
@@ -528,9 +660,16 @@ class Life:
         match r.choices(list(kinds), list(kinds.values()))[0]:
             case "write":
                 fill: Fill = "zero" if r.random() < 0.08 else "stamp"
-                self.try_step(Write(device=name, sector=sector, sectors=count,
-                                    generation=self._next_generation(), fill=fill,
-                                    buffered=buffered))
+                self.try_step(
+                    Write(
+                        device=name,
+                        sector=sector,
+                        sectors=count,
+                        generation=self._next_generation(),
+                        fill=fill,
+                        buffered=buffered,
+                    )
+                )
             case "read":
                 self.try_step(Read(device=name, sector=sector, sectors=count, buffered=buffered))
             case "flush":
@@ -553,10 +692,16 @@ class Life:
         sector = 8 * r.randrange(disks[name].sectors // 8 + 1)
         if sector >= disks[name].sectors:
             return
-        self.try_step(Fault(
-            device=name, op=r.choice(("read", "write", "discard")), sector=sector,
-            sectors=min(r.choice((1, 8, 64)), disks[name].sectors - sector),
-            nth=r.choice((1, 1, 2, 3)), count=r.choice((0, 1, 1, 2))))
+        self.try_step(
+            Fault(
+                device=name,
+                op=r.choice(("read", "write", "discard")),
+                sector=sector,
+                sectors=min(r.choice((1, 8, 64)), disks[name].sectors - sector),
+                nth=r.choice((1, 1, 2, 3)),
+                count=r.choice((0, 1, 1, 2)),
+            )
+        )
 
     def _io(self) -> None:
         name = self._mapped_name()
@@ -564,9 +709,15 @@ class Life:
             self._io_on(name)
 
     def _io_on_origin(self) -> None:
-        names = [name for name, md in self._mapped.items() if md.live and any(
-            target.type_name in ("snapshot-origin", "snapshot-merge")
-            for target in md.live.targets)]
+        names = [
+            name
+            for name, md in self._mapped.items()
+            if md.live
+            and any(
+                target.type_name in ("snapshot-origin", "snapshot-merge")
+                for target in md.live.targets
+            )
+        ]
         if names:
             self._io_on(self._random.choice(names))
 
@@ -583,8 +734,14 @@ class Life:
         size = self._device(name).sectors
         stride = self._random.choice((8, 16, 24))
         for sector in range(0, size, stride)[:10]:
-            self.try_step(Write(device=name, sector=sector, sectors=min(
-                self._random.choice((1, 8)), size - sector), generation=self._next_generation()))
+            self.try_step(
+                Write(
+                    device=name,
+                    sector=sector,
+                    sectors=min(self._random.choice((1, 8)), size - sector),
+                    generation=self._next_generation(),
+                )
+            )
 
     def _poke(self) -> None:
         """Something else on a COW device: another header, another entry."""
@@ -595,14 +752,28 @@ class Life:
         if r.random() < 0.5:
             magic = r.choice((SNAP_MAGIC, SNAP_MAGIC, 0, 7))
             # Stamps behind it would be entries of 2^56 and more, which no kernel defines.
-            self.try_step(Write(device=cow, sector=0, sectors=min(40, self._device(cow).sectors),
-                                fill="zero", generation=self._next_generation()))
-            data = struct.pack("<4I", magic, r.choice((0, 1, 2)),
-                               r.choice((1, 1, 1, 2)), r.choice((1, 2, 4, 8, 16, 32, 0, 3)))
+            self.try_step(
+                Write(
+                    device=cow,
+                    sector=0,
+                    sectors=min(40, self._device(cow).sectors),
+                    fill="zero",
+                    generation=self._next_generation(),
+                )
+            )
+            data = struct.pack(
+                "<4I",
+                magic,
+                r.choice((0, 1, 2)),
+                r.choice((1, 1, 1, 2)),
+                r.choice((1, 2, 4, 8, 16, 32, 0, 3)),
+            )
             sector = 0
         else:
-            data = b"".join(struct.pack("<2Q", r.randrange(40), r.choice((0, *range(2, 30))))
-                            for _ in range(r.randint(0, 12)))
+            data = b"".join(
+                struct.pack("<2Q", r.randrange(40), r.choice((0, *range(2, 30))))
+                for _ in range(r.randint(0, 12))
+            )
             sector = r.choice((1, 2, 4, 8, 16))
         self.try_step(Poke(device=cow, sector=sector, data=data.ljust(512, b"\0")))
 
@@ -614,16 +785,18 @@ class Life:
         for _ in range(self._random.randint(2, PARALLEL_MAX)):
             name = self._random.choice(names)
             sector, count = self._range(name)
-            ios.append(Write(device=name, sector=sector, sectors=count,
-                             generation=self._next_generation()))
+            ios.append(
+                Write(device=name, sector=sector, sectors=count, generation=self._next_generation())
+            )
         self.try_step(Parallel(ios=tuple(ios)))
 
     def _image(self) -> None:
         self.try_step(Image(device=self._random.choice(list(self._backend.world.disks))))
 
 
-def life(seed: int, steps: int, *, weights: Weights = WEIGHTS["snapshots"],
-         parallel: bool = False) -> Trace:
+def life(
+    seed: int, steps: int, *, weights: Weights = WEIGHTS["snapshots"], parallel: bool = False
+) -> Trace:
     """One life as a trace; what the twin of 6.12 refuses is not in it."""
     written = Life(seed, named("6.12"), weights=weights, parallel=parallel)
     written.live(steps)
@@ -641,6 +814,7 @@ class _Quiet:
     def progress(self, guest: str, doing: str) -> None: ...
     def result(self, result: Result) -> None:
         self.results.append(result)
+
     def end(self, report: object) -> None: ...
     def close(self) -> None: ...
 
@@ -648,23 +822,37 @@ class _Quiet:
 def run(traces: Sequence[Trace], kernel: str, directory: Path) -> list[Result]:
     """Both sides of ``traces`` on one kernel, in one guest."""
     reporter = _Quiet()
-    execute(Plan(traces=tuple(traces), kernels=(get(kernel),), jobs=1, directory=directory,
-                 step_limit_s=20), reporter)
+    execute(
+        Plan(
+            traces=tuple(traces),
+            kernels=(get(kernel),),
+            jobs=1,
+            directory=directory,
+            step_limit_s=20,
+        ),
+        reporter,
+    )
     return reporter.results
 
 
 def shorten(trace: Trace, kernel: str, directory: Path) -> Trace:
     """Leave out steps while the two sides still differ in the same layer."""
+
     def differs(steps: Sequence[Sequence[AnyStep]]) -> list[bool]:
-        traces = [Trace(Header(scenario=f"try-{number}", seed=trace.header.seed, about="random"),
-                        tuple(each)) for number, each in enumerate(steps)]
+        traces = [
+            Trace(
+                Header(scenario=f"try-{number}", seed=trace.header.seed, about="random"),
+                tuple(each),
+            )
+            for number, each in enumerate(steps)
+        ]
         found = {result.scenario: result for result in run(traces, kernel, directory)}
         return [found[each.header.scenario].verdict is diff.Verdict.DIVERGED for each in traces]
 
     steps = list(trace.steps)
     size = max(1, len(steps) // 2)
     while True:
-        cuts = [steps[:at] + steps[at + size:] for at in range(0, len(steps), size)]
+        cuts = [steps[:at] + steps[at + size :] for at in range(0, len(steps), size)]
         cuts = [cut for cut in cuts if cut]
         answers = differs(cuts)
         good = [index for index, answer in enumerate(answers) if answer]
@@ -689,16 +877,18 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="of the first life")
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--steps", type=int, default=50, help="of each life")
-    parser.add_argument("--profile", choices=WEIGHTS, default="snapshots",
-                        help="what the lives are made of")
+    parser.add_argument(
+        "--profile", choices=WEIGHTS, default="snapshots", help="what the lives are made of"
+    )
     parser.add_argument("--parallel", action="store_true", help="several I/Os in flight, too")
     parser.add_argument("--output", type=Path, default=Path("report/hunt"))
     parser.add_argument("--shorten", action="store_true")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
-    traces = [life(seed, options.steps, weights=WEIGHTS[options.profile],
-                   parallel=options.parallel)
-              for seed in range(options.seed, options.seed + options.count)]
+    traces = [
+        life(seed, options.steps, weights=WEIGHTS[options.profile], parallel=options.parallel)
+        for seed in range(options.seed, options.seed + options.count)
+    ]
     print(f"{len(traces)} lives, {sum(len(trace.steps) for trace in traces)} steps", flush=True)
     by_name = {trace.header.scenario: trace for trace in traces}
     failed = 0

@@ -33,14 +33,65 @@ from harness.verdict.result import Environment, Result, RunReport
 MEMORY_BYTES: Final = 256 << 20
 SAMPLES: Final = ("bring_up[P]", "merge", "chunk_sizes", "fault")
 _PIECES: Final = (
-    b'"', b"{", b"}", b"[", b"]", b",", b":", b"\n", b"\\", b"null", b"true", b"-1", b"1e9",
-    b"1e999", b"\x00", b"\xff", b"\\ud800", b"9" * 30, b"9" * 5000, b"[" * 3000, b'{"a":' * 2000,
-    "\u202e".encode(), b"\x1b[2J", b"18446744073709551616", b"4294967296", b"2147483648")
+    b'"',
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b",",
+    b":",
+    b"\n",
+    b"\\",
+    b"null",
+    b"true",
+    b"-1",
+    b"1e9",
+    b"1e999",
+    b"\x00",
+    b"\xff",
+    b"\\ud800",
+    b"9" * 30,
+    b"9" * 5000,
+    b"[" * 3000,
+    b'{"a":' * 2000,
+    "\u202e".encode(),
+    b"\x1b[2J",
+    b"18446744073709551616",
+    b"4294967296",
+    b"2147483648",
+)
 _VALUES: Final[tuple[Any, ...]] = (
-    None, True, -1, 0, 1, 1 << 31, 1 << 54, 1 << 63, 1 << 64, -(1 << 63), 1e308, 0.5, "",
-    "x" * 5000, "\x1b[2J", "a\nb", "\0", "{d}", "..", [], {}, [[]], {"": ""}, [0] * 2000,
-    "AAAA", "raw", "zero",
-    ["raw", 1, "eJwDAAAAAAE="], ["zero", 1 << 60], ["stamp", "d", 0, 0, 1])
+    None,
+    True,
+    -1,
+    0,
+    1,
+    1 << 31,
+    1 << 54,
+    1 << 63,
+    1 << 64,
+    -(1 << 63),
+    1e308,
+    0.5,
+    "",
+    "x" * 5000,
+    "\x1b[2J",
+    "a\nb",
+    "\0",
+    "{d}",
+    "..",
+    [],
+    {},
+    [[]],
+    {"": ""},
+    [0] * 2000,
+    "AAAA",
+    "raw",
+    "zero",
+    ["raw", 1, "eJwDAAAAAAE="],
+    ["zero", 1 << 60],
+    ["stamp", "d", 0, 0, 1],
+)
 
 
 def mutated(text: bytes, chance: random.Random) -> bytes:
@@ -52,9 +103,14 @@ def mutated(text: bytes, chance: random.Random) -> bytes:
 
 def _bytes(text: bytes, chance: random.Random) -> bytes:
     at, length = chance.randint(0, len(text)), chance.choice((0, 1, 1, 4, 30))
-    piece = chance.choice((*_PIECES, chance.randbytes(chance.randint(0, 4)),
-                           text[at:at + 40] * chance.randint(0, 3)))
-    return text[:at] + piece + text[at + length:]
+    piece = chance.choice(
+        (
+            *_PIECES,
+            chance.randbytes(chance.randint(0, 4)),
+            text[at : at + 40] * chance.randint(0, 3),
+        )
+    )
+    return text[:at] + piece + text[at + length :]
 
 
 def _lines(text: bytes, chance: random.Random) -> bytes:
@@ -82,8 +138,13 @@ def _value(text: bytes, chance: random.Random) -> bytes:
     waiting = [document]
     while waiting:
         inner = waiting.pop()
-        keys = (range(len(inner)) if isinstance(inner, list) else
-                list(inner) if isinstance(inner, dict) else ())
+        keys = (
+            range(len(inner))
+            if isinstance(inner, list)
+            else list(inner)
+            if isinstance(inner, dict)
+            else ()
+        )
         for key in keys:
             places.append((inner, key))
             waiting.append(inner[key])
@@ -126,22 +187,33 @@ def samples() -> list[tuple[Reader, bytes]]:
     """Readers, each with a sound file."""
     found: list[tuple[Reader, bytes]] = []
     results = []
-    chosen = [scenario for name, scenario in catalogue().items()
-              if name.startswith(SAMPLES)][::4][:12]
+    chosen = [scenario for name, scenario in catalogue().items() if name.startswith(SAMPLES)][::4][
+        :12
+    ]
     for scenario in chosen:
         trace = scenario.trace(1)
         found.append((_read_trace, codec.dumps(trace)))
         profile = named("6.12")
         seen = explore.run(trace.steps, 1, profile, explore.answers_of(()))
-        text = codec.dumps_observations(Observations(ObservationsHeader(
-            scenario="s", side="twin", profile=profile.facts()), seen))
+        text = codec.dumps_observations(
+            Observations(
+                ObservationsHeader(scenario="s", side="twin", profile=profile.facts()), seen
+            )
+        )
         if len(text) < 1 << 16:
             found.append((_read_observations, text))
         results.append(Result(scenario=scenario.name, kernel="k", verdict=Verdict.SAME))
-    found.append((_read_results, model.dumps(RunReport(
-        environment=Environment(kernels={"k": "6"}), results=tuple(results)))))
-    found.append((_read_ledger, b"".join(encode({"key": "k", "result": each}) + b"\n"
-                                         for each in results)))
+    found.append(
+        (
+            _read_results,
+            model.dumps(
+                RunReport(environment=Environment(kernels={"k": "6"}), results=tuple(results))
+            ),
+        )
+    )
+    found.append(
+        (_read_ledger, b"".join(encode({"key": "k", "result": each}) + b"\n" for each in results))
+    )
     return found
 
 
@@ -182,9 +254,12 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     started = time.monotonic()
     ends = attack(options.count, options.seed)
-    print(f"{options.count} files, seed {options.seed}, {len(sound)} sound ones: "
-          f"{ends['refused']} refused, {ends['read']} read, no other exception, in "
-          f"{time.monotonic() - started:.0f} s", file=sys.stdout)
+    print(
+        f"{options.count} files, seed {options.seed}, {len(sound)} sound ones: "
+        f"{ends['refused']} refused, {ends['read']} read, no other exception, in "
+        f"{time.monotonic() - started:.0f} s",
+        file=sys.stdout,
+    )
 
 
 if __name__ == "__main__":

@@ -17,8 +17,10 @@ from harness.guest.fetch import provision
 
 def pytest_generate_tests(metafunc):
     if "kernel_name" in metafunc.fixturenames:
-        metafunc.parametrize("kernel_name", list(dict.fromkeys(
-            metafunc.config.getoption("--kernel"))) or [catalogue.default()])
+        metafunc.parametrize(
+            "kernel_name",
+            list(dict.fromkeys(metafunc.config.getoption("--kernel"))) or [catalogue.default()],
+        )
 
 
 @pytest.hookimpl(wrapper=True)
@@ -42,6 +44,7 @@ def pytest_runtest_call(item):
 @pytest.fixture(scope="session")
 def bootable():
     """A kernel of the catalogue that was fetched and boots here."""
+
     def get(name):
         kernel = provision.fetch(name)
         choice.prove(kernel)

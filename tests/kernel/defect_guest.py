@@ -15,8 +15,12 @@ def main(reproducer):
     for name in MODULES:
         modules.load(directory, name)
     modules.load(directory, "brd", "rd_nr=2 rd_size=65536")
-    done = subprocess.run(["/bin/sh", reproducer, "--this-machine-is-disposable"], check=False,
-                          stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+    done = subprocess.run(
+        ["/bin/sh", reproducer, "--this-machine-is-disposable"],
+        check=False,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.STDOUT,
+    )
     print("exit status:", done.returncode, flush=True)
 
 

@@ -36,14 +36,16 @@ def facts():
         host = "writable"
     except OSError as fault:
         host = fault.strerror or str(fault)
-    return json.dumps({
-        "host": host,
-        "modules": [path.name for path in MODULES.rglob("dm-snapshot.ko")],
-        "release": MODULES.name,
-        "guest": os.environ["DMSNAP_GUEST"],
-        "tmp": os.environ["TMPDIR"],
-        "panic_on_oops": Path("/proc/sys/kernel/panic_on_oops").read_text().strip(),
-    })
+    return json.dumps(
+        {
+            "host": host,
+            "modules": [path.name for path in MODULES.rglob("dm-snapshot.ko")],
+            "release": MODULES.name,
+            "guest": os.environ["DMSNAP_GUEST"],
+            "tmp": os.environ["TMPDIR"],
+            "panic_on_oops": Path("/proc/sys/kernel/panic_on_oops").read_text().strip(),
+        }
+    )
 
 
 def lose(how, way, results):
@@ -91,11 +93,13 @@ def lose(how, way, results):
 
 def kill_in_vain(process):
     """Kill a process once it sleeps uninterruptibly on a suspended device."""
+
     def state():
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
 
-    while "1" not in [path.read_text().strip()
-                      for path in Path("/sys/block").glob("dm-*/dm/suspended")]:
+    while "1" not in [
+        path.read_text().strip() for path in Path("/sys/block").glob("dm-*/dm/suspended")
+    ]:
         os.sched_yield()
     while state() != "D":
         os.sched_yield()

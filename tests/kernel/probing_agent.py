@@ -32,8 +32,13 @@ def attempt(done, name, act):
 
 
 def mount(source, target, kind, flags=0, options=""):
-    if libc.mount(source.encode(), str(target).encode(), kind.encode(), ctypes.c_ulong(flags),
-                  options.encode()):
+    if libc.mount(
+        source.encode(),
+        str(target).encode(),
+        kind.encode(),
+        ctypes.c_ulong(flags),
+        options.encode(),
+    ):
         raise OSError(ctypes.get_errno(), "mount")
 
 
@@ -42,8 +47,12 @@ def hostfs(path):
     target = Path("/dev/shm") / path.strip("/").replace("/", "-")
     target.mkdir(exist_ok=True)
     # The older way of mount(2), as vm/init has it.
-    subprocess.run(["mount", "-t", "hostfs", "none", target, "-o", path], check=True,
-                   timeout=20, capture_output=True)
+    subprocess.run(
+        ["mount", "-t", "hostfs", "none", target, "-o", path],
+        check=True,
+        timeout=20,
+        capture_output=True,
+    )
     return target
 
 
@@ -85,8 +94,17 @@ def probe(job, results):
         subprocess.run(["mount", "-o", "remount,rw", "/"], check=False, capture_output=True)
     attempt(done, "shadow", lambda: secret(Path("/etc/shadow")))
     attempt(done, "victim", lambda: overwrite(Path(place) / "victim"))
-    for name in ("/etc", "/usr", "/var/tmp", "/root", "/home", "/run", "/", place,
-                 str(Path(__file__).parent)):
+    for name in (
+        "/etc",
+        "/usr",
+        "/var/tmp",
+        "/root",
+        "/home",
+        "/run",
+        "/",
+        place,
+        str(Path(__file__).parent),
+    ):
         attempt(done, f"touch {name}", lambda name=name: touch(Path(name)))
     attempt(done, "device in /", lambda: device(Path(place)))
     if job["hostfs"]:
@@ -101,10 +119,18 @@ def probe(job, results):
             attempt(done, f"hostfs {name} device", lambda there=there: device(there))
             attempt(done, f"hostfs {name} processes", lambda there=there: processes(there))
             attempt(done, f"hostfs {name} uptime", lambda there=there: secret(there / "uptime"))
-            attempt(done, f"hostfs {name} kernel",
-                    lambda there=there: (there / "kernel/uevent_seqnum").exists())
-            attempt(done, f"hostfs {name} devices", lambda there=there: (
-                any((there / each).exists() for each in ("kmsg", "mem", "tty1", "ptmx"))))
+            attempt(
+                done,
+                f"hostfs {name} kernel",
+                lambda there=there: (there / "kernel/uevent_seqnum").exists(),
+            )
+            attempt(
+                done,
+                f"hostfs {name} devices",
+                lambda there=there: any(
+                    (there / each).exists() for each in ("kmsg", "mem", "tty1", "ptmx")
+                ),
+            )
     attempt(done, "device in results", lambda: device(results))
     return done
 

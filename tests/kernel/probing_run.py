@@ -18,10 +18,20 @@ if sys.argv[3:]:
 (place / "victim").write_text("mine")
 job = {"place": str(place), "hostfs": kernel.guest == catalogue.UML}
 outcome = Supervisor(
-    kernel, guests=1, results=place / "report/guests", python=Path(sys.executable),
-    argv=[str(AGENT)], memory_mib=384, steps={"probe": 1}, step_limit_s=60.0,
-    job=lambda _names: json.dumps(job).encode()).run(["probe"])["probe"]
+    kernel,
+    guests=1,
+    results=place / "report/guests",
+    python=Path(sys.executable),
+    argv=[str(AGENT)],
+    memory_mib=384,
+    steps={"probe": 1},
+    step_limit_s=60.0,
+    job=lambda _names: json.dumps(job).encode(),
+).run(["probe"])["probe"]
 assert outcome.observations, outcome
 assert outcome.observations[0].text, outcome
-print(json.dumps({"done": json.loads(outcome.observations[0].text),
-                  "cage": confinement.allowed().words}))
+print(
+    json.dumps(
+        {"done": json.loads(outcome.observations[0].text), "cage": confinement.allowed().words}
+    )
+)

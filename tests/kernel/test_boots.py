@@ -28,8 +28,14 @@ from harness.scenarios.registry import choose
 
 HOST = Path(__file__).with_name("amx_host.c")
 BEFORE_6_13 = ("uml-6.12", "uml-6.1")
-SCENARIOS = ("bring_up", "every_status_line", "blocks_of_4096_io", "overflow_in_flight",
-             "merge_overflows_another", "image_is_written")
+SCENARIOS = (
+    "bring_up",
+    "every_status_line",
+    "blocks_of_4096_io",
+    "overflow_in_flight",
+    "merge_overflows_another",
+    "image_is_written",
+)
 
 
 @pytest.fixture
@@ -46,8 +52,9 @@ def played(request, bootable, tmp_path):
     host = xstate.compiled(HOST, tmp_path / "amx_host.so", print)
     program = tmp_path / "linux"
     shutil.copy(kernel.program, program)
-    status, said = apt.run([apt.patchelf_program(), "--add-needed", str(host), str(program)],
-                           limit_s=60)
+    status, said = apt.run(
+        [apt.patchelf_program(), "--add-needed", str(host), str(program)], limit_s=60
+    )
     assert not status, said
     return Kernel(kernel.name, program, kernel.modules, kernel.record)
 
@@ -58,8 +65,9 @@ def plain(kernel_name, bootable):
 
 
 def boot(program: Path, kernel: Kernel) -> Boot:
-    guest = UmlGuest(Kernel(kernel.name, program, kernel.modules), python=Path(sys.executable),
-                     argv=boots.ARGV)
+    guest = UmlGuest(
+        Kernel(kernel.name, program, kernel.modules), python=Path(sys.executable), argv=boots.ARGV
+    )
     with passing_dir() as results:
         return boots.watch(guest.boot(results), boots.SAYS, boots.LIMIT_S)
 
@@ -81,21 +89,24 @@ def test_without_the_cure_it_dies_as_told(played: Kernel) -> None:
     assert boots.cause(seen) == xstate.CAUSE
 
 
-def test_it_is_cured_once_and_compares_the_same(played: Kernel, cache: Path, tmp_path: Path,
-                                                monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_cured_once_and_compares_the_same(
+    played: Kernel, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told: list[str] = []
     launcher = UmlGuest(played, python=Path(sys.executable))
     assert xstate.CAUSE in launcher.prove(progress=told.append)
     assert told[-1] == f"{played.name} boots with {xstate.OBJECT}"
-    proof = msgspec.json.decode((cache / "boots" / played.name / "proof.json").read_bytes(),
-                                type=Proof)
+    proof = msgspec.json.decode(
+        (cache / "boots" / played.name / "proof.json").read_bytes(), type=Proof
+    )
     assert proof.cured
     assert not boot(played.program, played).works
     # From here on nothing is proven, nor compiled: it is known.
     monkeypatch.setattr(boots, "_prove", None)
     traces = tuple(scenario.trace(1) for scenario in choose(SCENARIOS))
-    report = execute(Plan(traces=traces, kernels=(played,), directory=tmp_path / "guests"),
-                     Reporters([]))
+    report = execute(
+        Plan(traces=traces, kernels=(played,), directory=tmp_path / "guests"), Reporters([])
+    )
     assert {result.verdict for result in report.results} == {"same"}
     assert len(report.results) == len(traces)
 

@@ -29,9 +29,14 @@ def place():
 
 def probe(user, name, place, *options):
     provision.fetch(name)
-    done = subprocess.run(command_as(user, [sys.executable, RUN, name, place, *options]),
-                          capture_output=True, text=True, timeout=300, check=False,
-                          env=environment(user, place))
+    done = subprocess.run(
+        command_as(user, [sys.executable, RUN, name, place, *options]),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env=environment(user, place),
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout)
 
@@ -41,8 +46,13 @@ def test_without_a_cage_a_guest_gets_out(user, place):
     """As it was before there were cages."""
     told = probe(user, UML, place, "--no-cage")
     assert told["cage"] == "none"
-    assert set(told["done"]) >= {"victim", f"touch {place}", "hostfs /proc processes",
-                                 "hostfs /sys kernel", "hostfs /dev devices"}
+    assert set(told["done"]) >= {
+        "victim",
+        f"touch {place}",
+        "hostfs /proc processes",
+        "hostfs /sys kernel",
+        "hostfs /dev devices",
+    }
     assert (place / "victim").read_text() == "owned"
 
 
@@ -53,8 +63,9 @@ def test_in_its_cage_a_guest_finds_no_way_out(user, place):
     assert (place / "victim").read_text() == "mine"
 
 
-@pytest.mark.skipif(not qemu.installed(),
-                    reason=f"QEMU is not installed; type: {initramfs.INSTALL}")
+@pytest.mark.skipif(
+    not qemu.installed(), reason=f"QEMU is not installed; type: {initramfs.INSTALL}"
+)
 @pytest.mark.parametrize("user", USERS)
 def test_a_virtual_machine_finds_no_way_out(user, place):
     told = probe(user, QEMU, place)

@@ -71,12 +71,30 @@ def fetch_kunit(into: Path, work: Path) -> None:
     apt.update()
     deb = apt.download("linux-source-6.12")
     archive = work / "linux.tar.xz"
-    with archive.open("wb") as file, subprocess.Popen(
-            ["dpkg-deb", "--fsys-tarfile", deb], stdout=subprocess.PIPE) as source:
-        subprocess.run(["tar", "-xO", "--wildcards", "./usr/src/linux-source-*.tar.xz"],
-                       stdin=source.stdout, stdout=file, check=True, timeout=300)
-    status, said = run(["tar", "-xJf", str(archive), "-C", str(into), "--strip-components=1",
-                        "--wildcards", "*/tools/testing/kunit"], limit_s=300)
+    with (
+        archive.open("wb") as file,
+        subprocess.Popen(["dpkg-deb", "--fsys-tarfile", deb], stdout=subprocess.PIPE) as source,
+    ):
+        subprocess.run(
+            ["tar", "-xO", "--wildcards", "./usr/src/linux-source-*.tar.xz"],
+            stdin=source.stdout,
+            stdout=file,
+            check=True,
+            timeout=300,
+        )
+    status, said = run(
+        [
+            "tar",
+            "-xJf",
+            str(archive),
+            "-C",
+            str(into),
+            "--strip-components=1",
+            "--wildcards",
+            "*/tools/testing/kunit",
+        ],
+        limit_s=300,
+    )
     if status:
         raise ProvisioningError(said)
     downloads.served(apt.packages)
@@ -85,8 +103,23 @@ def fetch_kunit(into: Path, work: Path) -> None:
 def fetch_schema(into: Path, work: Path) -> None:
     """The schema, of which pytest's own tests have a copy."""
     subprocess.run(
-        [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:",
-         "--dest", work, "pytest"], check=True, timeout=300, capture_output=True)
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--no-binary",
+            ":all:",
+            "--dest",
+            work,
+            "pytest",
+        ],
+        check=True,
+        timeout=300,
+        capture_output=True,
+    )
     [source] = work.glob("pytest-*.tar.gz")
     with tarfile.open(source) as archive:
         [member] = [each for each in archive if each.name.endswith("/junit-10.xsd")]
@@ -105,15 +138,31 @@ def kunit() -> Callable[[bytes], tuple[dict[str, list[tuple[str, str]]], str, in
             file, out = Path(work, "run.ktap"), Path(work, "out.json")
             file.write_bytes(text)
             done = subprocess.run(
-                [sys.executable, "-B", home / "tools/testing/kunit/kunit.py", "parse",
-                 f"--json={out}", file],
-                capture_output=True, text=True, timeout=60, cwd=work)
+                [
+                    sys.executable,
+                    "-B",
+                    home / "tools/testing/kunit/kunit.py",
+                    "parse",
+                    f"--json={out}",
+                    file,
+                ],
+                capture_output=True,
+                text=True,
+                timeout=60,
+                cwd=work,
+            )
             assert out.exists(), done.stderr
             found = json.loads(out.read_text())
         [last] = [line for line in done.stdout.splitlines() if "Testing complete." in line]
         assert "Traceback" not in done.stderr
-        return {group["name"]: [(case["name"], case["status"]) for case in group["test_cases"]]
-                for group in found["sub_groups"]}, last.partition("complete. ")[2], done.returncode
+        return (
+            {
+                group["name"]: [(case["name"], case["status"]) for case in group["test_cases"]]
+                for group in found["sub_groups"]
+            },
+            last.partition("complete. ")[2],
+            done.returncode,
+        )
 
     return read
 
@@ -123,32 +172,55 @@ def schema() -> xmlschema.XMLSchema:
     return xmlschema.XMLSchema(fetched("junit-10", fetch_schema) / "junit-10.xsd")
 
 
-def result(scenario: str, verdict: Verdict = Verdict.SAME, kernel: str = "uml-6.12",
-           **fields: Any) -> Result:
-    return Result(scenario=scenario, kernel=kernel, verdict=verdict, release="6.12.1", seed=1,
-                  compared={Layer.ERROR: 3}, kernel_us=1_234_567, **fields)
+def result(
+    scenario: str, verdict: Verdict = Verdict.SAME, kernel: str = "uml-6.12", **fields: Any
+) -> Result:
+    return Result(
+        scenario=scenario,
+        kernel=kernel,
+        verdict=verdict,
+        release="6.12.1",
+        seed=1,
+        compared={Layer.ERROR: 3},
+        kernel_us=1_234_567,
+        **fields,
+    )
 
 
 GREEN = tuple(result(f"fill[{number}]") for number in range(179))
-DIFFERS = Divergence(step=3, verb="read", layer=Layer.CONTENT, what="content of s", left="a",
-                     right="b")
+DIFFERS = Divergence(
+    step=3, verb="read", layer=Layer.CONTENT, what="content of s", left="a", right="b"
+)
 EVERY = (
-    result("same"), result("diverged", Verdict.DIVERGED, divergences=(DIFFERS,)),
+    result("same"),
+    result("diverged", Verdict.DIVERGED, divergences=(DIFFERS,)),
     result("nondeterministic", Verdict.NONDETERMINISTIC, reason=STRANGE),
     result("lost", Verdict.LOST, reason=STRANGE, console=STRANGE),
     result("unsupported", Verdict.UNSUPPORTED, reason=STRANGE),
-    result("broken", Verdict.BROKEN, reason=STRANGE), result("other order", orders=3, reason="x"),
+    result("broken", Verdict.BROKEN, reason=STRANGE),
+    result("other order", orders=3, reason="x"),
     result("hangs", Verdict.HANGS, reason=STRANGE),
-    result("dies", Verdict.DIES, reason=STRANGE, console=STRANGE))
-STATUS = {"same": "PASS", "diverged": "FAIL", "nondeterministic": "FAIL", "lost": "FAIL",
-          "unsupported": "SKIP", "broken": "FAIL", "other order": "PASS",
-          "hangs": "PASS", "dies": "PASS"}
+    result("dies", Verdict.DIES, reason=STRANGE, console=STRANGE),
+)
+STATUS = {
+    "same": "PASS",
+    "diverged": "FAIL",
+    "nondeterministic": "FAIL",
+    "lost": "FAIL",
+    "unsupported": "SKIP",
+    "broken": "FAIL",
+    "other order": "PASS",
+    "hangs": "PASS",
+    "dies": "PASS",
+}
 """What the kernel's reader makes of each verdict."""
 
 
 def report_of(*results: Result) -> RunReport:
-    return RunReport(environment=Environment(seconds=12.3456, started="2026-01-02T03:04:05+00:00"),
-                     results=results)
+    return RunReport(
+        environment=Environment(seconds=12.3456, started="2026-01-02T03:04:05+00:00"),
+        results=results,
+    )
 
 
 def on(kernel: str, results: tuple[Result, ...]) -> tuple[Result, ...]:
@@ -161,19 +233,23 @@ def test_every_verdict_is_one_of_ours() -> None:
 
 @pytest.mark.parametrize("kernels", [("uml-6.12",), ("uml-6.1", "/home/x/linux #1", "uml-7.2")])
 def test_kunit_calls_a_green_run_passed(kunit, kernels: tuple[str, ...]) -> None:
-    groups, said, status = kunit(ktap(report_of(
-        *(one for kernel in kernels for one in on(kernel, GREEN)))))
+    groups, said, status = kunit(
+        ktap(report_of(*(one for kernel in kernels for one in on(kernel, GREEN))))
+    )
     count = 179 * len(kernels)
     assert said == f"Ran {count} tests: passed: {count}"
     assert status == 0
     assert {name: len(cases) for name, cases in groups.items()} == {
-        kernel.replace("#", "_"): 179 for kernel in kernels}
+        kernel.replace("#", "_"): 179 for kernel in kernels
+    }
 
 
 def test_kunit_counts_every_verdict(kunit) -> None:
     groups, said, status = kunit(ktap(report_of(*EVERY, *on("uml-7.2", GREEN[:3]))))
-    assert groups == {"uml-6.12": list(STATUS.items()),
-                      "uml-7.2": [(one.scenario, "PASS") for one in GREEN[:3]]}
+    assert groups == {
+        "uml-6.12": list(STATUS.items()),
+        "uml-7.2": [(one.scenario, "PASS") for one in GREEN[:3]],
+    }
     assert said == "Ran 12 tests: passed: 7, failed: 4, skipped: 1"
     assert status == 1
 
@@ -183,31 +259,45 @@ def test_kunit_reads_a_run_of_nothing_supported(kunit) -> None:
     assert said == "Ran 1 tests: skipped: 1"
 
 
-@pytest.mark.parametrize("report", [
-    report_of(*EVERY), report_of(*GREEN, *on("uml-6.1", EVERY)), report_of(),
-    report_of(*on("\0 & <odd> \"name\"", EVERY))])
+@pytest.mark.parametrize(
+    "report",
+    [
+        report_of(*EVERY),
+        report_of(*GREEN, *on("uml-6.1", EVERY)),
+        report_of(),
+        report_of(*on('\0 & <odd> "name"', EVERY)),
+    ],
+)
 def test_the_schema_of_jenkins_holds(schema: xmlschema.XMLSchema, report: RunReport) -> None:
     schema.validate(junit(report).decode())
 
 
-def test_a_run_is_read_by_both(kunit, schema: xmlschema.XMLSchema, kernel_name: str,
-                               tmp_path: Path) -> None:
+def test_a_run_is_read_by_both(
+    kunit, schema: xmlschema.XMLSchema, kernel_name: str, tmp_path: Path
+) -> None:
     """A real kernel; one of the answers is changed on its way to the report."""
     traces = tuple(scenario.trace(1) for scenario in choose(SCENARIOS))
     files = JunitReporter(tmp_path / "junit.xml"), KtapReporter(tmp_path / "run.ktap")
-    report = execute(Plan(traces=traces, kernels=(provision.fetch(kernel_name),), jobs=2,
-                          directory=tmp_path / "guests"), Reporters(files))
+    report = execute(
+        Plan(
+            traces=traces,
+            kernels=(provision.fetch(kernel_name),),
+            jobs=2,
+            directory=tmp_path / "guests",
+        ),
+        Reporters(files),
+    )
     groups, said, status = kunit((tmp_path / "run.ktap").read_bytes())
     assert groups == {kernel_name: [(trace.header.scenario, "PASS") for trace in traces]}
     assert (said, status) == (f"Ran {len(traces)} tests: passed: {len(traces)}", 0)
     schema.validate(str(tmp_path / "junit.xml"))
     assert any(one.promise_broken for one in report.results)
-    wrong = msgspec.structs.replace(report.results[0], verdict=Verdict.DIVERGED,
-                                    divergences=(DIFFERS,))
+    wrong = msgspec.structs.replace(
+        report.results[0], verdict=Verdict.DIVERGED, divergences=(DIFFERS,)
+    )
     planted = msgspec.structs.replace(report, results=(wrong, *report.results[1:]))
     _, said, status = kunit(ktap(planted))
-    assert (said, status) == (
-        f"Ran {len(traces)} tests: passed: {len(traces) - 1}, failed: 1", 1)
+    assert (said, status) == (f"Ran {len(traces)} tests: passed: {len(traces) - 1}, failed: 1", 1)
     schema.validate(junit(planted).decode())
 
 
@@ -216,9 +306,15 @@ def test_what_is_not_whole_is_found(kunit, schema: xmlschema.XMLSchema) -> None:
     text = ktap(report_of(*EVERY))
     plan = f"  1..{len(EVERY)}\n".encode()
     assert plan in text
-    _, said, _ = kunit(text.replace(b"  # Subtest: uml-6.12\n", b"").replace(
-        plan, plan + b"  # Subtest: uml-6.12\n"))
+    _, said, _ = kunit(
+        text.replace(b"  # Subtest: uml-6.12\n", b"").replace(
+            plan, plan + b"  # Subtest: uml-6.12\n"
+        )
+    )
     assert "crashed" in said
     with pytest.raises(xmlschema.XMLSchemaValidationError):
-        schema.validate(junit(report_of(*EVERY)).decode().replace(
-            "<system-out>", "<properties/><system-out>", 1))
+        schema.validate(
+            junit(report_of(*EVERY))
+            .decode()
+            .replace("<system-out>", "<properties/><system-out>", 1)
+        )

@@ -12,16 +12,24 @@ from harness.trace.files import Layer
 from tests.kernel.register import REGISTER
 
 DEFECT_OF = {
-    "store_kills_kernel": "store-kills-kernel", "discard_small_chunks": "discard-divide-error",
+    "store_kills_kernel": "store-kills-kernel",
+    "discard_small_chunks": "discard-divide-error",
     "merge_of_transient_crashes": "merge-transient-crash",
-    "written_after_a_failed_merge": "write-after-failed-merge"}
+    "written_after_a_failed_merge": "write-after-failed-merge",
+}
 """Scenario → its entry in the register, which says on which releases a kernel dies of it."""
 
 
 def test_a_kernel_dies_where_it_was_announced_or_is_the_same(kernel_name, tmp_path):
-    report = execute(Plan(
-        traces=tuple(scenario.trace() for scenario in choose(DEFECT_OF)),
-        kernels=(provision.fetch(kernel_name),), jobs=1, directory=tmp_path), Reporters([]))
+    report = execute(
+        Plan(
+            traces=tuple(scenario.trace() for scenario in choose(DEFECT_OF)),
+            kernels=(provision.fetch(kernel_name),),
+            jobs=1,
+            directory=tmp_path,
+        ),
+        Reporters([]),
+    )
     assert report.nothing_differs
     assert {result.scenario for result in report.results} == {*DEFECT_OF}
     for result in report.results:
@@ -39,13 +47,23 @@ def test_a_kernel_dies_where_it_was_announced_or_is_the_same(kernel_name, tmp_pa
 
 def test_freed_memory_kills_or_shows(kernel_name, tmp_path):
     """What it holds cannot be known: a kernel dies of it, or lives on and may show rubbish."""
-    [result] = execute(Plan(
-        traces=(choose(["origin_named_again"])[0].trace(),),
-        kernels=(provision.fetch(kernel_name),), jobs=1, directory=tmp_path),
-        Reporters([])).results
+    [result] = execute(
+        Plan(
+            traces=(choose(["origin_named_again"])[0].trace(),),
+            kernels=(provision.fetch(kernel_name),),
+            jobs=1,
+            directory=tmp_path,
+        ),
+        Reporters([]),
+    ).results
     print(kernel_name, result.verdict, result.reason)
     assert result.verdict in {"same", "dies on both sides", "diverged"}
     assert "did not announce" not in result.reason
     assert result.verdict != "diverged" or {each.layer for each in result.divergences} <= {
-        "table", "log", "error", "content", "status"}
+        "table",
+        "log",
+        "error",
+        "content",
+        "status",
+    }
     assert result.verdict != "diverged" or result.divergences

@@ -26,8 +26,12 @@ MEMORY_MIB = 512
 def run(kernel, name, results):
     """Run a reproducer in a guest: the release, the outcome, and all that was printed."""
     results.mkdir()
-    launcher = UmlGuest(kernel, python=Path(sys.executable), memory_mib=MEMORY_MIB,
-                        argv=[str(GUEST), str(DOCS / "defects" / f"{name}.sh")])
+    launcher = UmlGuest(
+        kernel,
+        python=Path(sys.executable),
+        memory_mib=MEMORY_MIB,
+        argv=[str(GUEST), str(DOCS / "defects" / f"{name}.sh")],
+    )
     guest = launcher.start(results)
     try:
         ended = select.select([guest], [], [], RUN_LIMIT_S)[0]
@@ -50,8 +54,10 @@ def test_a_reproducer_shows_what_the_register_says(name, kernel_name, tmp_path):
     release, outcome, console = run(kernel, name, tmp_path / "first")
     said = REGISTER[name].get(release or kernel.release)
     if said is None:
-        pytest.skip(f"docs/KERNEL-DEFECTS.md has no column for {release} ({kernel_name}); "
-                    f"{name} there: {outcome}")
+        pytest.skip(
+            f"docs/KERNEL-DEFECTS.md has no column for {release} ({kernel_name}); "
+            f"{name} there: {outcome}"
+        )
     if outcome in {"dies", "vanished"} and outcome not in said:
         # Guests have died for no reason of ours; twice is no accident.
         release, outcome, console = run(kernel, name, tmp_path / "second")
@@ -68,16 +74,24 @@ def test_register_and_reproducers_name_each_other():
         assert f"\n## {name}\n" in page
         assert f"(defects/{name}.sh)" in page
         # The line of the entry repeats the row.
-        line = ", ".join(f"{release} {' or '.join(sorted(outcomes, reverse=True))}"
-                         for release, outcomes in said.items())
+        line = ", ".join(
+            f"{release} {' or '.join(sorted(outcomes, reverse=True))}"
+            for release, outcomes in said.items()
+        )
         assert f"- **Kernels:** {line}\n" in page
         assert all(outcomes and outcomes <= OUTCOMES for outcomes in said.values())
 
 
 @pytest.mark.parametrize("name", REGISTER)
 def test_a_reproducer_refuses_to_run_unasked(name):
-    done = subprocess.run(["/bin/sh", DOCS / "defects" / f"{name}.sh"], check=False, timeout=20,
-                          stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    done = subprocess.run(
+        ["/bin/sh", DOCS / "defects" / f"{name}.sh"],
+        check=False,
+        timeout=20,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 2
     assert done.stdout == ""
     assert "--this-machine-is-disposable" in done.stderr

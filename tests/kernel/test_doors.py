@@ -41,8 +41,13 @@ def typed(kernel, tmp_path):
 
     def run(module, *words):
         done = subprocess.run(
-            [sys.executable, "-m", module, *map(str, words)], cwd=tmp_path, text=True,
-            capture_output=True, stdin=subprocess.DEVNULL, timeout=LIMIT_S)
+            [sys.executable, "-m", module, *map(str, words)],
+            cwd=tmp_path,
+            text=True,
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            timeout=LIMIT_S,
+        )
         assert "Traceback" not in done.stdout + done.stderr
         return done
 
@@ -63,11 +68,16 @@ def test_run_end_to_end(dmsnap, kernel, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     report = results(tmp_path / "report")
     assert [(r.scenario, r.verdict, r.seed, r.attempts) for r in report.results] == [
-        (name, "same", 11, 1) for name in BRING_UP]
+        (name, "same", 11, 1) for name in BRING_UP
+    ]
     # Whoever says the release, it is what the guest's own uname gave.
     journals = list((tmp_path / "report/guests" / KERNEL).glob("*/journal.jsonl"))
-    released = {record.release for journal in journals for record in JournalReader(journal).new()
-                if isinstance(record, Ready)}
+    released = {
+        record.release
+        for journal in journals
+        for record in JournalReader(journal).new()
+        if isinstance(record, Ready)
+    }
     assert released == {kernel.release} == {r.release for r in report.results}
     assert report.environment.kernels == {KERNEL: kernel.release}
     assert f"{KERNEL}: guest uml, release {kernel.release}" in done.stdout
@@ -82,7 +92,8 @@ def test_run_end_to_end(dmsnap, kernel, tmp_path):
     ktap = (tmp_path / "report/run.ktap").read_text().splitlines()
     assert ktap[:2] == ["KTAP version 1", "1..1"]
     assert [line for line in ktap if line.startswith("  ok ")] == [
-        f"  ok {number} {name}" for number, name in enumerate(BRING_UP, 1)]
+        f"  ok {number} {name}" for number, name in enumerate(BRING_UP, 1)
+    ]
     assert f"ok 1 {KERNEL}" in ktap
 
 
@@ -97,8 +108,9 @@ def test_guests_that_are_lost_on_purpose_cost_no_other_verdict(dmsnap, tmp_path)
     [crash] = [at for at, step in enumerate(trace.steps) if isinstance(step, Crash)]
     for name, reason in (("panic", "panic"), ("hang", "hang"), ("exit", "vanished")):
         result = lost[f"lost[{name}]"]
-        assert result.reason.startswith(
-            f"{reason} in step {crash} (crash), line {crash + 2}: "), result.reason
+        assert result.reason.startswith(f"{reason} in step {crash} (crash), line {crash + 2}: "), (
+            result.reason
+        )
         assert result.attempts == 2
         assert result.console
         assert f"lost[{name}]" in done.stdout
@@ -116,10 +128,11 @@ def file(dmsnap, tmp_path):
 def test_replay_on_both_sides(dmsnap, kernel, file, tmp_path):
     done = dmsnap("replay", file, "--on", "both", "--kernel", KERNEL)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.endswith(
-        f"write_part_of_chunk[P-8] on {KERNEL} ({kernel.release}): same\n")
-    sides = [traces.read_observations(tmp_path / f"report/replay/{side}.jsonl")
-             for side in ("kernel", "twin")]
+    assert done.stdout.endswith(f"write_part_of_chunk[P-8] on {KERNEL} ({kernel.release}): same\n")
+    sides = [
+        traces.read_observations(tmp_path / f"report/replay/{side}.jsonl")
+        for side in ("kernel", "twin")
+    ]
     assert [side.header.side for side in sides] == ["kernel", "twin"]
     assert sides[0].header.release == kernel.release
     steps = len(traces.read(file).steps)
@@ -154,17 +167,35 @@ def test_a_kernel_of_ones_own(dmsnap, kernel, tmp_path):
 
 
 def test_pytest_shows_each_scenario_as_an_item(typed, kernel, tmp_path):
-    done = typed("pytest", CATALOGUE, "--scenario", "bring_up", "--kernel", KERNEL, "-v",
-                 "-p", "no:cacheprovider", f"--junit-xml={tmp_path / 'items.xml'}")
+    done = typed(
+        "pytest",
+        CATALOGUE,
+        "--scenario",
+        "bring_up",
+        "--kernel",
+        KERNEL,
+        "-v",
+        "-p",
+        "no:cacheprovider",
+        f"--junit-xml={tmp_path / 'items.xml'}",
+    )
     assert done.returncode == 0, done.stdout
     assert "3 passed" in done.stdout
     assert items(tmp_path / "items.xml") == {
-        f"test_scenario[{KERNEL}-{name}]": ("passed", kernel.release) for name in BRING_UP}
+        f"test_scenario[{KERNEL}-{name}]": ("passed", kernel.release) for name in BRING_UP
+    }
 
 
 def test_pytest_fails_in_the_words_of_the_report(typed, tmp_path):
-    done = typed("pytest", CATALOGUE, "--scenario", "lost[exit]", "-p", "no:cacheprovider",
-                 f"--junit-xml={tmp_path / 'items.xml'}")
+    done = typed(
+        "pytest",
+        CATALOGUE,
+        "--scenario",
+        "lost[exit]",
+        "-p",
+        "no:cacheprovider",
+        f"--junit-xml={tmp_path / 'items.xml'}",
+    )
     assert done.returncode == 1
     assert f"lost[exit] on {KERNEL}" in done.stdout
     assert "vanished in step" in done.stdout
@@ -181,9 +212,21 @@ def test_the_same_file_runs_directly_inside_a_guest(kernel, tmp_path):
     """A guest whose one program is pytest: no job, no agent, no journal."""
     junit = tmp_path / "items.xml"
     # The results directory comes last in a guest's argv: here it is what is not collected.
-    guest = UmlGuest(kernel, python=Path(sys.executable), argv=[
-        "-m", "pytest", str(CATALOGUE), "--scenario", "bring_up", "-p", "no:cacheprovider",
-        f"--junit-xml={junit}", "--ignore"]).start(tmp_path)
+    guest = UmlGuest(
+        kernel,
+        python=Path(sys.executable),
+        argv=[
+            "-m",
+            "pytest",
+            str(CATALOGUE),
+            "--scenario",
+            "bring_up",
+            "-p",
+            "no:cacheprovider",
+            f"--junit-xml={junit}",
+            "--ignore",
+        ],
+    ).start(tmp_path)
     try:
         assert select.select([guest], [], [], LIMIT_S)[0], "the guest did not end in time"
         assert guest.ended()
@@ -194,7 +237,8 @@ def test_the_same_file_runs_directly_inside_a_guest(kernel, tmp_path):
     assert "init: the program ended with status" not in console
     assert (tmp_path / CONSOLE_NAME).exists()
     assert items(junit) == {
-        f"test_scenario[here-{name}]": ("passed", kernel.release) for name in BRING_UP}
+        f"test_scenario[here-{name}]": ("passed", kernel.release) for name in BRING_UP
+    }
 
 
 def items(path):

@@ -31,16 +31,27 @@ DRIVERS = ("ioctl", "dmsetup")
 
 def run_with(driver: str, traces: dict[str, Trace], results: Path) -> dict[str, Outcome]:
     kernel = provision.fetch(catalogue.default())
-    return observe(Scenarios(traces.values(), driver=driver), Guests(
-        kernel=kernel, results=results, count=default_jobs(kernel)))
+    return observe(
+        Scenarios(traces.values(), driver=driver),
+        Guests(kernel=kernel, results=results, count=default_jobs(kernel)),
+    )
 
 
 def kind(step: AnyStep, error: str | None) -> tuple[object, ...]:
     """What a driver makes a step of, as far as it may go another way: no names, no numbers."""
     fields = structs.asdict(step).values()
-    return (type(step), error, tuple(value for value in fields if isinstance(value, bool)),
-            tuple((line.type, len(line.args.split())) for value in fields
-                  if isinstance(value, tuple) for line in value if isinstance(line, TargetLine)))
+    return (
+        type(step),
+        error,
+        tuple(value for value in fields if isinstance(value, bool)),
+        tuple(
+            (line.type, len(line.args.split()))
+            for value in fields
+            if isinstance(value, tuple)
+            for line in value
+            if isinstance(line, TargetLine)
+        ),
+    )
 
 
 def chosen(patterns: list[str]) -> dict[str, Trace]:
@@ -81,6 +92,8 @@ def test_drivers_are_equal(tmp_path: Path, pytestconfig: pytest.Config) -> None:
             assert not outcome.leftovers, (name, outcome.leftovers)
         comparison = compare(trace, one.observations, other.observations, sides=DRIVERS)
         if not comparison.same and not (permitted(trace, one) and permitted(trace, other)):
-            different.append(f"{name}: " + "; ".join(
-                render(divergence, DRIVERS) for divergence in comparison.divergences))
+            different.append(
+                f"{name}: "
+                + "; ".join(render(divergence, DRIVERS) for divergence in comparison.divergences)
+            )
     assert not different, "\n".join(different)

@@ -65,8 +65,13 @@ def family(process):
 
 def processes(word):
     """Command lines on this machine that contain ``word``, as ps prints them."""
-    listed = subprocess.run(["ps", "-ww", "-eo", "pid,ppid,stat,args"], capture_output=True,
-                            text=True, check=True, timeout=20).stdout
+    listed = subprocess.run(
+        ["ps", "-ww", "-eo", "pid,ppid,stat,args"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=20,
+    ).stdout
     return [line for line in listed.splitlines() if word in line]
 
 
@@ -105,8 +110,10 @@ class LinkedGuest(UmlGuest):
     def command(self, private):
         if self.root is None:
             return super().command(private)
-        return [f"rootflags={self.root}/" if word == "rootflags=/" else word
-                for word in super().command(private)]
+        return [
+            f"rootflags={self.root}/" if word == "rootflags=/" else word
+            for word in super().command(private)
+        ]
 
 
 class Recording:
@@ -178,8 +185,18 @@ class Recording:
 # -- running ----------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=[UML, pytest.param(QEMU, marks=pytest.mark.skipif(
-    not qemu.installed(), reason=f"QEMU is not installed; type: {initramfs.INSTALL}"))])
+@pytest.fixture(
+    scope="module",
+    params=[
+        UML,
+        pytest.param(
+            QEMU,
+            marks=pytest.mark.skipif(
+                not qemu.installed(), reason=f"QEMU is not installed; type: {initramfs.INSTALL}"
+            ),
+        ),
+    ],
+)
 def kernel(request, bootable):
     return bootable(request.param)
 
@@ -233,9 +250,13 @@ def run(kernel, launcher, results, names, on_event=nothing, **options):
         on_event(event)
 
     supervisor = Supervisor(
-        kernel, results=results, python=Path(sys.executable), launcher=launcher,
+        kernel,
+        results=results,
+        python=Path(sys.executable),
+        launcher=launcher,
         job=lambda share: json.dumps({"scenarios": share}).encode(),
-        **{"guests": 1, "steps": dict.fromkeys(names, 2), **options})
+        **{"guests": 1, "steps": dict.fromkeys(names, 2), **options},
+    )
     return supervisor.run(names, note), events
 
 
@@ -285,12 +306,19 @@ def test_a_guest_boots_works_and_ends(kernel, recording, tmp_path):
     assert all(event.boot_s < BOOT_LIMIT_S * launcher.slowness for event in boots)
     assert {event.ready.release for event in boots} == {kernel.release}
     facts = json.loads(outcomes["ok-1"].observations[0].text)
-    assert facts == {"host": "Read-only file system", "modules": ["dm-snapshot.ko"],
-                     "release": kernel.release, "guest": kernel.guest, "tmp": "/dev/shm",
-                     "panic_on_oops": "1"}
+    assert facts == {
+        "host": "Read-only file system",
+        "modules": ["dm-snapshot.ko"],
+        "release": kernel.release,
+        "guest": kernel.guest,
+        "tmp": "/dev/shm",
+        "panic_on_oops": "1",
+    }
     # It powered itself off; nothing had to be killed.
-    assert all("reboot: Power down" in guest.console_tail().rstrip().splitlines()[-1]
-               for guest in launcher.guests)
+    assert all(
+        "reboot: Power down" in guest.console_tail().rstrip().splitlines()[-1]
+        for guest in launcher.guests
+    )
 
 
 # -- it never boots ---------------------------------------------------------------------------
@@ -321,7 +349,7 @@ def silent(kernel, directory):
     program = directory / "program"
     image = bytearray(kernel.program.read_bytes())
     at = entry_offset(image)
-    image[at:at + 2] = b"\xeb\xfe"
+    image[at : at + 2] = b"\xeb\xfe"
     program.write_bytes(image)
     program.chmod(0o755)
     return program, kernel.modules
@@ -341,14 +369,29 @@ def modules_without(kernel, name, directory):
 
 
 @pytest.mark.usefixtures("once")
-@pytest.mark.parametrize(("spoil", "told"), [
-    (no_kernel, {catalogue.UML: "Exec format error",
-                 catalogue.QEMU: "linux kernel too old to load a ram disk"}),
-    (silent, {catalogue.UML: "not ready 1 s after its start",
-              catalogue.QEMU: " s after its start"}),
-    (no_root, {catalogue.UML: "Unable to mount root fs",
-               catalogue.QEMU: "cannot mount the host's file system"}),
-])
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (
+            no_kernel,
+            {
+                catalogue.UML: "Exec format error",
+                catalogue.QEMU: "linux kernel too old to load a ram disk",
+            },
+        ),
+        (
+            silent,
+            {catalogue.UML: "not ready 1 s after its start", catalogue.QEMU: " s after its start"},
+        ),
+        (
+            no_root,
+            {
+                catalogue.UML: "Unable to mount root fs",
+                catalogue.QEMU: "cannot mount the host's file system",
+            },
+        ),
+    ],
+)
 def test_a_guest_that_never_boots(kernel, recording, tmp_path, monkeypatch, spoil, told):
     # It is proven to boot, and does so no more.
     monkeypatch.setattr(UmlGuest, "prove", lambda _guest: "boots")
@@ -364,14 +407,29 @@ def test_a_guest_that_never_boots(kernel, recording, tmp_path, monkeypatch, spoi
 
 @pytest.mark.usefixtures("once")
 def test_a_guest_without_the_module(kernel, recording, tmp_path):
-    own = Kernel("no module", kernel.program, modules_without(kernel, "dm-snapshot.ko*", tmp_path),
-                 guest=kernel.guest)
+    own = Kernel(
+        "no module",
+        kernel.program,
+        modules_without(kernel, "dm-snapshot.ko*", tmp_path),
+        guest=kernel.guest,
+    )
     launcher = recording(own, argv=AGENT)
     trace = choose(["bring_up[P]"])[0].trace(1)
-    with pytest.raises(ProvisioningError, match=r"module dm-snapshot is neither in this kernel .*"
-                                                r"give the directory of its modules \(--modules\)"):
-        execute(Plan(traces=(trace,), kernels=(own,), jobs=1, directory=tmp_path / "guests",
-                     launchers={own.name: launcher}), Reporters([]))
+    with pytest.raises(
+        ProvisioningError,
+        match=r"module dm-snapshot is neither in this kernel .*"
+        r"give the directory of its modules \(--modules\)",
+    ):
+        execute(
+            Plan(
+                traces=(trace,),
+                kernels=(own,),
+                jobs=1,
+                directory=tmp_path / "guests",
+                launchers={own.name: launcher},
+            ),
+            Reporters([]),
+        )
 
 
 # -- it boots, and is lost then ---------------------------------------------------------------
@@ -394,10 +452,15 @@ def test_a_guest_that_loses_its_disk(kernel, recording, tmp_path):
 
     removed = ("vanished", "its journal is lost (No such file or directory): leave ")
     lost = {
-        catalogue.UML: {"rootless-1": ("vanished", "No such file or directory: '/'"),
-                        "removed-1": removed},
-        catalogue.QEMU: {"rootless-1": ("hang", "no progress within"), "removed-1": removed,
-                         "mute-1": ("hang", "no progress within")},
+        catalogue.UML: {
+            "rootless-1": ("vanished", "No such file or directory: '/'"),
+            "removed-1": removed,
+        },
+        catalogue.QEMU: {
+            "rootless-1": ("hang", "no progress within"),
+            "removed-1": removed,
+            "mute-1": ("hang", "no progress within"),
+        },
     }[kernel.guest]
     names = ["ok-1", *(name for each in lost for name in (each, f"ok-after-{each}"))]
     outcomes, _ = run(kernel, launcher, tmp_path / "guests", names, take_away)
@@ -407,6 +470,7 @@ def test_a_guest_that_loses_its_disk(kernel, recording, tmp_path):
 @pytest.mark.usefixtures("once")
 def test_results_that_are_removed_as_a_whole(uml, recording, tmp_path):
     """There is no place for another guest: the run ends, and says so."""
+
     def take_away(event):
         if isinstance(event, StepObserved) and event.scenario == "removed-1":
             shutil.rmtree(tmp_path / "guests")
@@ -423,10 +487,14 @@ def test_a_guest_that_panics_or_ends(kernel, recording, tmp_path):
         if isinstance(event, StepObserved) and event.scenario == "killed-1":
             os.kill(kernel_of(launcher.guests[event.guest - 1]), signal.SIGKILL)
 
-    lost = {"panic-1": ("panic", "Kernel panic - not syncing: sysrq triggered crash"),
-            "exit-1": ("vanished", "status 4"), "killed-1": ("vanished", "its console may say why")}
-    outcomes, _ = run(kernel, launcher, tmp_path, ["panic-1", "exit-1", "ok-1", "killed-1"], kill,
-                      guests=2)
+    lost = {
+        "panic-1": ("panic", "Kernel panic - not syncing: sysrq triggered crash"),
+        "exit-1": ("vanished", "status 4"),
+        "killed-1": ("vanished", "its console may say why"),
+    }
+    outcomes, _ = run(
+        kernel, launcher, tmp_path, ["panic-1", "exit-1", "ok-1", "killed-1"], kill, guests=2
+    )
     check_losses(kernel, outcomes, lost)
     assert outcomes["panic-1"].lost.detail == lost["panic-1"][1]
     assert lost["panic-1"][1] in outcomes["panic-1"].lost.log.read_text()
@@ -437,8 +505,11 @@ def test_a_guest_that_hangs(kernel, recording, tmp_path):
     """In an uninterruptible sleep, which SIGKILL does not end; or without ever sleeping."""
     names = ["stuck-1", "hang-1", "ok-1", "ok-2"]
     outcomes, _ = run(kernel, recording(kernel), tmp_path, names, guests=2)
-    check_losses(kernel, outcomes, {
-        "stuck-1": ("hang", "after SIGKILL in state D"), "hang-1": ("hang", "--step-limit")})
+    check_losses(
+        kernel,
+        outcomes,
+        {"stuck-1": ("hang", "after SIGKILL in state D"), "hang-1": ("hang", "--step-limit")},
+    )
 
 
 @pytest.mark.usefixtures("once")
@@ -470,8 +541,11 @@ def test_a_guest_killed_once_costs_an_attempt_and_no_verdict(uml, recording, tmp
     assert all(whole(outcome) for outcome in outcomes.values())
     assert [outcomes[name].attempts for name in names] == [1, 2, 1]
     assert [loss.reason for loss in outcomes["killed-1"].losses] == ["vanished"]
-    begun = [event.attempt for event in events
-             if isinstance(event, ScenarioBegun) and event.scenario == "killed-1"]
+    begun = [
+        event.attempt
+        for event in events
+        if isinstance(event, ScenarioBegun) and event.scenario == "killed-1"
+    ]
     assert begun == [1, 2]
 
 
@@ -513,8 +587,10 @@ def private_of(keeper):
 
 def test_no_process_outlives_a_supervisor_that_was_killed(uml, tmp_path):
     with subprocess.Popen(
-            [sys.executable, "-c", SUPERVISING, uml.name, tmp_path, LOSING_AGENT],
-            stdout=subprocess.PIPE, text=True) as parent:
+        [sys.executable, "-c", SUPERVISING, uml.name, tmp_path, LOSING_AGENT],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as parent:
         assert parent.stdout is not None
         assert parent.stdout.readline() == "hang-1\n"
         keepers = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()

@@ -52,8 +52,9 @@ def test_the_merge_was_interrupted_in_the_middle(rows: dict[str, lvm.Findings]) 
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_its_traces_can_be_replayed_in_another_kernel(rows: dict[str, lvm.Findings], number: int
-                                                      ) -> None:
+def test_its_traces_can_be_replayed_in_another_kernel(
+    rows: dict[str, lvm.Findings], number: int
+) -> None:
     document = trace.read(rows["merge-interrupted"].traces[number])
     _, outcome = observe_kernel(document, provision.fetch(KERNEL))
     result, _ = judge(document, outcome, KERNEL)
@@ -62,30 +63,44 @@ def test_its_traces_can_be_replayed_in_another_kernel(rows: dict[str, lvm.Findin
 
 def _other_status(seen):
     """Another number of metadata sectors."""
+
     def change(state):
         if state is None or " snapshot " not in (state.status or ""):
             return state
         return msgspec.structs.replace(state, status=state.status.removesuffix("16") + "24")
+
     return msgspec.structs.replace(
-        seen, state={name: change(state) for name, state in seen.state.items()})
+        seen, state={name: change(state) for name, state in seen.state.items()}
+    )
 
 
 def _other_byte(seen):
     """Short runs of sectors that came from elsewhere."""
+
     def change(run):
-        return (msgspec.structs.replace(run, sector=run.sector + 1)
-                if isinstance(run, Stamped) and run.count < 64 else run)
-    return msgspec.structs.replace(seen, image={
-        name: tuple(change(run) for run in runs) for name, runs in seen.image.items()})
+        return (
+            msgspec.structs.replace(run, sector=run.sector + 1)
+            if isinstance(run, Stamped) and run.count < 64
+            else run
+        )
+
+    return msgspec.structs.replace(
+        seen, image={name: tuple(change(run) for run in runs) for name, runs in seen.image.items()}
+    )
 
 
 def _less_events(seen):
     return msgspec.structs.replace(seen, uevents=seen.uevents[1:])
 
 
-@pytest.mark.parametrize(("change", "layer"), [
-    (_other_status, "status: status of vg-snap"), (_other_byte, "store: image of disk"),
-    (_less_events, "uevent")])
+@pytest.mark.parametrize(
+    ("change", "layer"),
+    [
+        (_other_status, "status: status of vg-snap"),
+        (_other_byte, "store: image of disk"),
+        (_less_events, "uevent"),
+    ],
+)
 def test_a_twin_that_lies_is_found(tmp_path, change, layer):
     def lying(steps, seed, profile):
         return [change(seen) for seen in explore.run(steps, seed, profile)]

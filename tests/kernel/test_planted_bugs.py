@@ -59,17 +59,24 @@ def first_free_chunk(patch: pytest.MonkeyPatch) -> None:
 
 def header_field(patch: pytest.MonkeyPatch) -> None:
     def header(self: PersistentStore) -> bytes:
-        return DiskHeader(valid=int(self.valid), version=self.version,
-                      chunk_sectors=self.chunk_sectors + 1).pack().ljust(
-                          self.chunk_sectors * 512, b"\0")
+        return (
+            DiskHeader(
+                valid=int(self.valid), version=self.version, chunk_sectors=self.chunk_sectors + 1
+            )
+            .pack()
+            .ljust(self.chunk_sectors * 512, b"\0")
+        )
 
     patch.setattr(PersistentStore, "_header", header)
 
 
 def missed_snapshot(patch: pytest.MonkeyPatch) -> None:
     original = origins.write_to_snapshots
-    patch.setattr(origins, "write_to_snapshots",
-                  lambda snapshots, sector, bio: original(snapshots[:-1], sector, bio))
+    patch.setattr(
+        origins,
+        "write_to_snapshots",
+        lambda snapshots, sector, bio: original(snapshots[:-1], sector, bio),
+    )
 
 
 def wrong_half_copied(patch: pytest.MonkeyPatch) -> None:
@@ -77,9 +84,15 @@ def wrong_half_copied(patch: pytest.MonkeyPatch) -> None:
         size = self.store.chunk_sectors
         first = pending.old * size
         half = size // 2
-        self.kcopyd.copy(self.origin, min(first + half, self.origin.sectors - size), self.cow,
-                         pending.new * size, min(size, self.origin.sectors - first),
-                         self._copied, pending)
+        self.kcopyd.copy(
+            self.origin,
+            min(first + half, self.origin.sectors - size),
+            self.cow,
+            pending.new * size,
+            min(size, self.origin.sectors - first),
+            self._copied,
+            pending,
+        )
 
     patch.setattr(Snapshot, "start_copy", start_copy)
 
@@ -103,8 +116,14 @@ def metadata_not_skipped(patch: pytest.MonkeyPatch) -> None:
 def next_area_not_zeroed(patch: pytest.MonkeyPatch) -> None:
     original = PersistentStore._chunk_io
 
-    def chunk_io(self: PersistentStore, op: object, chunk: int, data: bytes,
-                 then: Callable[[int], None], flags: int = 0) -> None:
+    def chunk_io(
+        self: PersistentStore,
+        op: object,
+        chunk: int,
+        data: bytes,
+        then: Callable[[int], None],
+        flags: int = 0,
+    ) -> None:
         if self.entries and chunk == 1 + (self.area + 1) * (self.entries + 1):
             then(0)
         else:
@@ -178,8 +197,11 @@ def uevent_forgotten(patch: pytest.MonkeyPatch) -> None:
 
 def log_misspelt(patch: pytest.MonkeyPatch) -> None:
     original = World.log
-    patch.setattr(World, "log", lambda self, text: original(
-        self, text.replace("Unable to allocate", "Cannot allocate")))
+    patch.setattr(
+        World,
+        "log",
+        lambda self, text: original(self, text.replace("Unable to allocate", "Cannot allocate")),
+    )
 
 
 def duplicate_order(patch: pytest.MonkeyPatch) -> None:
@@ -206,6 +228,7 @@ def wrong_errno(patch: pytest.MonkeyPatch) -> None:
 
 def merge_without_flush(patch: pytest.MonkeyPatch) -> None:
     """Only disks that tell their requests can show it: no content depends on a flush."""
+
     def merged(self: SnapshotMerge, _context: object, read_error: bool, write_error: bool) -> None:
         if read_error or write_error:
             self._fail(f"{'Read' if read_error else 'Write'} error: shutting down merge.")
@@ -220,8 +243,14 @@ def area_before_the_next_is_zeroed(patch: pytest.MonkeyPatch) -> None:
     zeros: list[tuple[int, bytes, Callable[[int], None]]] = []
     original = PersistentStore._chunk_io
 
-    def chunk_io(self: PersistentStore, op: object, chunk: int, data: bytes,
-                 then: Callable[[int], None], flags: int = 0) -> None:
+    def chunk_io(
+        self: PersistentStore,
+        op: object,
+        chunk: int,
+        data: bytes,
+        then: Callable[[int], None],
+        flags: int = 0,
+    ) -> None:
         if self.entries and chunk == 1 + (self.area + 1) * (self.entries + 1):
             zeros.append((chunk, data, then))
             then(0)
@@ -261,16 +290,21 @@ BUGS = (
 def real(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Trace, Outcome]]:
     """What a real kernel did in each scenario that the bugs need."""
     kernel = provision.fetch(catalogue.default())
-    traces = {scenario.name: scenario.trace()
-              for scenario in choose(dict.fromkeys(bug.scenario for bug in BUGS))}
-    outcomes = observe(Scenarios(traces.values()), Guests(
-        kernel=kernel, results=Path(tmp_path_factory.mktemp("guests"))))
+    traces = {
+        scenario.name: scenario.trace()
+        for scenario in choose(dict.fromkeys(bug.scenario for bug in BUGS))
+    }
+    outcomes = observe(
+        Scenarios(traces.values()),
+        Guests(kernel=kernel, results=Path(tmp_path_factory.mktemp("guests"))),
+    )
     return {name: (traces[name], outcomes[name]) for name in traces}
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.plant.__name__)
-def test_is_found_where_it_sits(bug: Bug, real: dict[str, tuple[Trace, Outcome]],
-                                monkeypatch: pytest.MonkeyPatch) -> None:
+def test_is_found_where_it_sits(
+    bug: Bug, real: dict[str, tuple[Trace, Outcome]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     trace, outcome = real[bug.scenario]
     sound, _ = judge(trace, outcome, "kernel")
     assert sound.verdict is Verdict.SAME, sound

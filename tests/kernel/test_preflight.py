@@ -35,8 +35,9 @@ def test_without_its_modules_it_is_not(kernel: Kernel, tmp_path: Path) -> None:
         preflight.require(found, kernel.name)
 
 
-def test_a_guest_that_never_boots_is_lost_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-                                                  ) -> None:
+def test_a_guest_that_never_boots_is_lost_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(preflight, "_BOOT_LIMIT_S", 1.0)
     # It did boot once.
     monkeypatch.setattr(UmlGuest, "prove", lambda _guest: "boots")

@@ -48,11 +48,32 @@ ROOT = Path(__file__).parent.parent.parent
 LEFT_OUT = ("__init__.py", "profile.py", "explore.py")
 STORE_FILES = ("layout.py", "build.py")
 """Of the store, what takes part in a run: the twin's layout, and what scenarios build with."""
-QUICKER = frozenset({"PIECES_MIN", "_LONG", "_FEW", "_BLOCK", "_LONG_SECTORS", "_LARGE_PAGE",
-                     "_FLAGS", "expect", "_written"})
+QUICKER = frozenset(
+    {
+        "PIECES_MIN",
+        "_LONG",
+        "_FEW",
+        "_BLOCK",
+        "_LONG_SECTORS",
+        "_LARGE_PAGE",
+        "_FLAGS",
+        "expect",
+        "_written",
+    }
+)
 """Names of constants and functions that make the twin quicker, and change nothing else."""
-COUNTED = frozenset({"jobs", "jobs_peak", "_count_job", "peak", "passed", "elapsed_us",
-                     "perf_counter_ns", "started_ns"})
+COUNTED = frozenset(
+    {
+        "jobs",
+        "jobs_peak",
+        "_count_job",
+        "peak",
+        "passed",
+        "elapsed_us",
+        "perf_counter_ns",
+        "started_ns",
+    }
+)
 """What is counted for tests alone."""
 ROUND = 320
 CASE_LIMIT_S = 20
@@ -69,18 +90,36 @@ PAGE = ROOT / "docs/MUTANTS.md"
 EQUIVALENT = "equivalent"
 """How the reason of a mutant begins that changes nothing anybody could see."""
 
-_COMPARE = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq,
-            ast.NotEq: ast.Eq, ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn,
-            ast.NotIn: ast.In}
-_OPERATE = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.FloorDiv, ast.FloorDiv: ast.Mult,
-            ast.Mod: ast.FloorDiv, ast.LShift: ast.RShift, ast.RShift: ast.LShift,
-            ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd}
+_COMPARE = {
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
+}
+_OPERATE = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.FloorDiv,
+    ast.FloorDiv: ast.Mult,
+    ast.Mod: ast.FloorDiv,
+    ast.LShift: ast.RShift,
+    ast.RShift: ast.LShift,
+    ast.BitAnd: ast.BitOr,
+    ast.BitOr: ast.BitAnd,
+}
 
 
 def files() -> list[Path]:
     """What is mutated."""
-    twin = [path for path in sorted((ROOT / "harness/twin").glob("*.py"))
-            if path.name not in LEFT_OUT]
+    twin = [
+        path for path in sorted((ROOT / "harness/twin").glob("*.py")) if path.name not in LEFT_OUT
+    ]
     return twin + [ROOT / "harness/store" / name for name in STORE_FILES]
 
 
@@ -92,8 +131,8 @@ def sites(tree: ast.AST) -> Iterator[tuple[ast.AST, str, object]]:
             for part in _list(getattr(node, field, None)):
                 skip.update(id(inner) for inner in ast.walk(part))
         if isinstance(node, ast.Assign) and any(
-                isinstance(target, ast.Name) and target.id.startswith("__")
-                for target in node.targets):
+            isinstance(target, ast.Name) and target.id.startswith("__") for target in node.targets
+        ):
             skip.update(id(inner) for inner in ast.walk(node))
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
             skip.update(id(inner) for inner in ast.walk(node))
@@ -125,17 +164,21 @@ def _tells_nothing(node: ast.AST) -> bool:
             return name in QUICKER | COUNTED
         case ast.Assign() | ast.AnnAssign() | ast.AugAssign():
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            names = {getattr(part, "id", getattr(part, "attr", "")) for target in targets
-                     for part in ([target.value] if isinstance(target, ast.Subscript)
-                                  else [target])}
+            names = {
+                getattr(part, "id", getattr(part, "attr", ""))
+                for target in targets
+                for part in ([target.value] if isinstance(target, ast.Subscript) else [target])
+            }
             return bool(names & (QUICKER | COUNTED))
         case ast.Expr(value=ast.Call(func=ast.Attribute(attr=name) | ast.Name(id=name))):
             return name in QUICKER | COUNTED or name.startswith("check_")
         case ast.If(body=[ast.Raise(exc=ast.Call(func=ast.Name(id=name)))]) if name in REFUSALS:
             return True
         case ast.If(test=test):
-            return any(getattr(part, "attr", getattr(part, "id", "")) in COUNTED | {"fixed"}
-                       for part in ast.walk(test))
+            return any(
+                getattr(part, "attr", getattr(part, "id", "")) in COUNTED | {"fixed"}
+                for part in ast.walk(test)
+            )
         case ast.keyword(arg=name):
             return name in COUNTED or name == "strict"
     return False
@@ -155,18 +198,21 @@ def mutate(source: str, number: int) -> tuple[str, int, str]:
     match node, kind:
         case ast.Compare(), _:
             node.ops[0] = value()  # type: ignore[operator]
-        case (ast.BinOp() | ast.BoolOp()), _:
+        case ((ast.BinOp() | ast.BoolOp()), _):
             node.op = value()  # type: ignore[operator]
         case ast.Constant(), _:
             node.value = value  # type: ignore[assignment]  # `sites` gives a constant
-        case (ast.If() | ast.While() | ast.IfExp()), _:
+        case ((ast.If() | ast.While() | ast.IfExp()), _):
             before = ast.unparse(node.test)
             node.test = ast.UnaryOp(ast.Not(), node.test)
         case ast.Expr(), _:
             node.value = ast.Constant(None)
     ast.fix_missing_locations(tree)
-    after = "nothing" if kind == "leave out" else (
-        f"not ({before})" if kind == "negate" else ast.unparse(node))
+    after = (
+        "nothing"
+        if kind == "leave out"
+        else (f"not ({before})" if kind == "negate" else ast.unparse(node))
+    )
     return ast.unparse(tree), node.lineno, f"{before}  →  {after}"  # type: ignore[attr-defined]
 
 
@@ -182,8 +228,11 @@ def record(journals: list[Path]) -> list["Case"]:
 
     cases = list(recorded(journals))
     answers = pickle.loads(_in_child(lambda: pickle.dumps([_agrees(case) for case in cases])))
-    found = [(seconds, replace(case, orders=tried)) for case, (seconds, tried)
-             in zip(cases, answers, strict=True) if 0 < tried <= TRIED_MAX]
+    found = [
+        (seconds, replace(case, orders=tried))
+        for case, (seconds, tried) in zip(cases, answers, strict=True)
+        if 0 < tried <= TRIED_MAX
+    ]
     return [case for _, case in sorted(found, key=lambda item: item[0])]
 
 
@@ -254,8 +303,12 @@ class _Finder(importlib.abc.MetaPathFinder):
     def __init__(self, module: str, path: str, source: str) -> None:
         self._module, self._loader = module, _Loader(path, source)
 
-    def find_spec(self, fullname: str, path: object, target: object = None  # noqa: ARG002
-                  ) -> importlib.machinery.ModuleSpec | None:
+    def find_spec(
+        self,
+        fullname: str,
+        path: object,
+        target: object = None,  # noqa: ARG002
+    ) -> importlib.machinery.ModuleSpec | None:
         if fullname != self._module:
             return None
         return importlib.machinery.ModuleSpec(fullname, self._loader, origin=str(path))
@@ -269,8 +322,11 @@ def judge(file: Path, number: int, cases: list[Case]) -> str:
     assert not any(name.startswith("harness.twin") for name in sys.modules)
     in_store = file.parent.name == "store"
     if in_store:
-        for name in [name for name in sys.modules if name.startswith(
-                ("harness.store", "harness.scenarios", "harness.compare"))]:
+        for name in [
+            name
+            for name in sys.modules
+            if name.startswith(("harness.store", "harness.scenarios", "harness.compare"))
+        ]:
             del sys.modules[name]
     sys.meta_path.insert(0, _Finder(module, str(file), source))
     try:
@@ -280,6 +336,7 @@ def judge(file: Path, number: int, cases: list[Case]) -> str:
         from harness.twin.backend import TwinBackend
         from harness.twin.profile import Profile
         from tests.mutation.recording import permitted, time_limit
+
         entries = catalogue() if in_store else {}
     except Exception as fault:  # noqa: BLE001 - a mutant may raise anything
         return f"import: {fault}"
@@ -296,13 +353,18 @@ def judge(file: Path, number: int, cases: list[Case]) -> str:
                         continue
                     return f"{case.name}, in all orders"  # type: ignore[attr-defined]
                 twin = []
-                for seen, observation in zip(case.seen, carry_out(  # type: ignore[attr-defined]
-                        TwinBackend(profile), trace.steps, header.seed), strict=True):
+                for seen, observation in zip(
+                    case.seen,
+                    carry_out(  # type: ignore[attr-defined]
+                        TwinBackend(profile), trace.steps, header.seed
+                    ),
+                    strict=True,
+                ):
                     twin.append(observation)
                     if _plainly_differ(twin[-1], seen):
                         break
-                seen = case.seen[:len(twin)]  # type: ignore[attr-defined]
-                part = type(trace)(trace.header, trace.steps[:len(twin)])
+                seen = case.seen[: len(twin)]  # type: ignore[attr-defined]
+                part = type(trace)(trace.header, trace.steps[: len(twin)])
                 if not compare(part, seen, twin).same:
                     return str(case.name)  # type: ignore[attr-defined]
         except Exception as fault:  # noqa: BLE001 - a mutant may raise anything
@@ -311,18 +373,24 @@ def judge(file: Path, number: int, cases: list[Case]) -> str:
 
 
 def _plainly_differ(twin: object, kernel: object) -> bool:
-    return any(getattr(twin, field) != getattr(kernel, field)
-               for field in ("error", "text", "log", "uevents"))
+    return any(
+        getattr(twin, field) != getattr(kernel, field)
+        for field in ("error", "text", "log", "uevents")
+    )
 
 
-def try_one(file: Path, number: int, cases: list[Case],
-            reach: dict[str, dict[str, list[str]]]) -> str:
+def try_one(
+    file: Path, number: int, cases: list[Case], reach: dict[str, dict[str, list[str]]]
+) -> str:
     """The verdict on one mutant: what killed it, or an empty text."""
     contexts = reached_by(file, number, reach)
     chosen = _each_once(case for case in cases if contexts is None or case.name in contexts)  # type: ignore[attr-defined]
     try:
-        return _in_child(lambda: judge(file, number, chosen).encode(), LIMIT_S).decode() \
-            if chosen else ""
+        return (
+            _in_child(lambda: judge(file, number, chosen).encode(), LIMIT_S).decode()
+            if chosen
+            else ""
+        )
     except TimeoutError:
         return f"no end within {LIMIT_S} s"
 
@@ -342,15 +410,23 @@ def reached_by(file: Path, number: int, reach: dict[str, dict[str, list[str]]]) 
     """Contexts that run the statement of a mutant; None where that is when the module is loaded."""
     tree = ast.parse(file.read_text())
     node = list(sites(tree))[number][0]
-    statement = next(each for each in ast.walk(tree) if isinstance(each, ast.stmt)
-                     and _header(each, node))
+    statement = next(
+        each for each in ast.walk(tree) if isinstance(each, ast.stmt) and _header(each, node)
+    )
     functions = (each for each in ast.walk(tree) if isinstance(each, ast.FunctionDef))
-    if not any(statement is part for function in functions for line in function.body
-               for part in ast.walk(line)):
+    if not any(
+        statement is part
+        for function in functions
+        for line in function.body
+        for part in ast.walk(line)
+    ):
         return None  # whichever scenario happened to be the first
     lines = reach.get(str(file.relative_to(ROOT)), {})
-    found = {context for line in range(statement.lineno, _end(statement) + 1)
-             for context in lines.get(str(line), [])}
+    found = {
+        context
+        for line in range(statement.lineno, _end(statement) + 1)
+        for context in lines.get(str(line), [])
+    }
     return None if "" in found else found
 
 
@@ -368,8 +444,11 @@ def _header(statement: ast.stmt, node: ast.AST) -> bool:
 def _end(statement: ast.stmt) -> int:
     """Last line of a statement, without the statements inside it."""
     body = getattr(statement, "body", None)
-    return (body[0].lineno - 1 if body and body[0].lineno > statement.lineno
-            else statement.end_lineno or statement.lineno)
+    return (
+        body[0].lineno - 1
+        if body and body[0].lineno > statement.lineno
+        else statement.end_lineno or statement.lineno
+    )
 
 
 # -- the choice and the page ----------------------------------------------------------------------
@@ -412,25 +491,45 @@ def write_page(verdicts: dict[tuple[Path, int], str], about: str) -> None:
     killed, total = sum(map(bool, verdicts.values())), len(verdicts)
     equivalent = sum(reason.startswith(EQUIVALENT) for _, _, reason in rows)
     lines = [
-        "# Mutants", "",
-        ("Generated by `tests/mutation/mutants.py`, which tells what a mutant is and which are "
-         "not made; the reasons are in `tests/mutation/survivors.json`. Type `make mutants`."), "",
-        about, "",
-        (f"**{killed} of {total} mutants are killed ({100 * killed / total:.1f} %).** "
-         f"{equivalent} are equivalent: what they change can be seen on no kernel, as the list "
-         f"says of each. **Of the other {total - equivalent}, {killed} are killed "
-         f"({100 * killed / (total - equivalent):.1f} %).**"), "",
-        "| module | mutants | killed |", "|---|---|---|",
+        "# Mutants",
+        "",
+        (
+            "Generated by `tests/mutation/mutants.py`, which tells what a mutant is and which are "
+            "not made; the reasons are in `tests/mutation/survivors.json`. Type `make mutants`."
+        ),
+        "",
+        about,
+        "",
+        (
+            f"**{killed} of {total} mutants are killed ({100 * killed / total:.1f} %).** "
+            f"{equivalent} are equivalent: what they change can be seen on no kernel, as the list "
+            f"says of each. **Of the other {total - equivalent}, {killed} are killed "
+            f"({100 * killed / (total - equivalent):.1f} %).**"
+        ),
+        "",
+        "| module | mutants | killed |",
+        "|---|---|---|",
         *(f"| `{name}` | {count} | {dead} |" for name, (count, dead) in sorted(by_module.items())),
-        "", "## Survivors", "", "| module | change | why it survives |", "|---|---|---|",
-        *(f"| `{name}` | `{what}` | {reason} |" for name, what, reason in rows), ""]
+        "",
+        "## Survivors",
+        "",
+        "| module | change | why it survives |",
+        "|---|---|---|",
+        *(f"| `{name}` | `{what}` | {reason} |" for name, what, reason in rows),
+        "",
+    ]
     PAGE.write_text("\n".join(lines))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--journals", type=Path, nargs="+", default=[],
-                        help="guests of one kernel or of several; all of report/guests by default")
+    parser.add_argument(
+        "--journals",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="guests of one kernel or of several; all of report/guests by default",
+    )
     parser.add_argument("--count", type=int, default=ROUND)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--reach", type=Path, default=Path("report/reach.json"))
@@ -441,6 +540,7 @@ def main() -> int:
     options = parser.parse_args()
     sys.path.insert(0, str(ROOT))
     from tests.mutation.recording import kernels
+
     reach = json.loads(options.reach.read_text())["reach"]
     chosen = choose(options.count, options.seed)
     before: dict[str, str] = {}
@@ -463,13 +563,15 @@ def main() -> int:
     # Threads only wait: each mutant is a process.
     with ThreadPool(options.jobs) as pool:
         for count, (job, (key, place, verdict)) in enumerate(
-                zip(chosen, pool.imap(tried, chosen), strict=True), 1):
+            zip(chosen, pool.imap(tried, chosen), strict=True), 1
+        ):
             verdicts[job] = said[key] = verdict
             if not verdict:
                 print(f"[{count}] {place}", flush=True)
             if count == len(chosen) or not count % 20:
-                options.output.write_text(json.dumps(
-                    {"recordings": used, "verdicts": said}, indent=1))
+                options.output.write_text(
+                    json.dumps({"recordings": used, "verdicts": said}, indent=1)
+                )
     killed = sum(map(bool, verdicts.values()))
     killers = Counter(verdict.partition(" on ")[0] for verdict in verdicts.values() if verdict)
     print(killers.most_common(10))

@@ -51,8 +51,9 @@ def kernels(paths: Sequence[Path] = ()) -> list[Path]:
     """
     found = list(paths) or sorted(path for path in GUESTS.glob("*") if path.is_dir())
     if not found:
-        raise SystemExit("nothing is recorded: type  make run ARGS='--kernel uml-6.1 --kernel "
-                         "uml-7.2'  first")
+        raise SystemExit(
+            "nothing is recorded: type  make run ARGS='--kernel uml-6.1 --kernel uml-7.2'  first"
+        )
     return found
 
 
@@ -106,6 +107,7 @@ def time_limit(seconds: float) -> Iterator[None]:
     Raises:
         TimeoutError: it took longer.
     """
+
     def too_long(*_: object) -> None:
         raise TimeoutError(f"no end within {seconds} s")
 

@@ -18,7 +18,8 @@ SLOTS = st.sampled_from((64, 128))
 OLDS = st.builds(
     lambda group, low: group << 8 | low,
     st.sampled_from((0, 1, 64, 65, 128, 192, 256, 320, 1 << 32)),
-    st.one_of(st.integers(0, 20), st.integers(245, 255), st.integers(0, 255)))
+    st.one_of(st.integers(0, 20), st.integers(245, 255), st.integers(0, 255)),
+)
 HOSTILE = st.one_of(OLDS, st.integers(0, (1 << 64) - 1))
 
 
@@ -42,10 +43,13 @@ def rotten(draw: st.DrawFn) -> list[tuple[int, int]]:
     """The same with some entries that no kernel writes."""
     pairs = draw(stores())
     for _ in range(draw(st.integers(1, 3))):
-        entry = draw(st.one_of(
-            st.tuples(HOSTILE, st.integers(1, 40)),
-            st.tuples(HOSTILE, st.integers(0, 300).map(lambda n: n << 56 & (1 << 64) - 1 | 7)),
-            st.sampled_from(pairs) if pairs else st.just((1, 2))))
+        entry = draw(
+            st.one_of(
+                st.tuples(HOSTILE, st.integers(1, 40)),
+                st.tuples(HOSTILE, st.integers(0, 300).map(lambda n: n << 56 & (1 << 64) - 1 | 7)),
+                st.sampled_from(pairs) if pairs else st.just((1, 2)),
+            )
+        )
         pairs.insert(draw(st.integers(0, len(pairs))), entry)
     return pairs
 
@@ -94,8 +98,9 @@ def test_inserted_one_by_one(pairs: list[tuple[int, int]], order: Order, slots: 
 
 @pytest.mark.parametrize("few", [1, 32])
 @given(data=st.data(), order=ORDERS, slots=SLOTS)
-def test_loaded_and_then_inserted_into(few: int, data: st.DataObject, order: Order, slots: int
-                                       ) -> None:
+def test_loaded_and_then_inserted_into(
+    few: int, data: st.DataObject, order: Order, slots: int
+) -> None:
     pairs = data.draw(ANY)
     cut = data.draw(st.integers(0, len(pairs)))
     table, lists = ExceptionTable(slots, order), ExceptionLists(slots, order)
@@ -116,15 +121,15 @@ def test_loaded_and_then_inserted_into(few: int, data: st.DataObject, order: Ord
 
 
 @given(stores(), ORDERS, SLOTS)
-def test_what_a_kernel_writes_needs_no_lists(pairs: list[tuple[int, int]], order: Order,
-                                             slots: int) -> None:
+def test_what_a_kernel_writes_needs_no_lists(
+    pairs: list[tuple[int, int]], order: Order, slots: int
+) -> None:
     table = ExceptionTable(slots, order)
     table.load(np.array(pairs, dtype=np.uint64).reshape(-1, 2))
     assert table._lists is None
 
 
-@given(st.lists(st.tuples(OLDS, st.integers(1, 700), st.integers(0, 3)), max_size=8), ORDERS,
-       SLOTS)
+@given(st.lists(st.tuples(OLDS, st.integers(1, 700), st.integers(0, 3)), max_size=8), ORDERS, SLOTS)
 def test_whole_runs(extents: list[tuple[int, int, int]], order: Order, slots: int) -> None:
     """As one by one, and `is_free` knows what is there."""
     table, lists = ExceptionTable(slots, order), ExceptionLists(slots, order)
@@ -136,13 +141,17 @@ def test_whole_runs(extents: list[tuple[int, int, int]], order: Order, slots: in
         for offset in range(count):
             lists.insert(old + offset, new + offset)
         new += count + gap
-    assert_same(table, lists, [old + offset for old, count, _ in extents
-                               for offset in (0, count // 2, count - 1)])
+    assert_same(
+        table,
+        lists,
+        [old + offset for old, count, _ in extents for offset in (0, count // 2, count - 1)],
+    )
 
 
 @given(ANY, ORDERS, SLOTS, st.data())
-def test_insertions_and_removals_in_any_order(pairs: list[tuple[int, int]], order: Order,
-                                              slots: int, data: st.DataObject) -> None:
+def test_insertions_and_removals_in_any_order(
+    pairs: list[tuple[int, int]], order: Order, slots: int, data: st.DataObject
+) -> None:
     table, lists = ExceptionTable(slots, order), ExceptionLists(slots, order)
     olds = [old for old, _ in pairs]
     merging = data.draw(st.booleans())

@@ -21,10 +21,10 @@ def by_sector(extents: Extents, start: int, end: int) -> list[Content]:
     return found
 
 
-@given(st.lists(PUT, max_size=12), st.integers(0, SPAN), st.integers(0, SPAN),
-       st.integers(0, 9))
-def test_extents_are_a_dict_of_sectors(puts: list[tuple[int, int, Content]], one: int, other: int,
-                                       by: int) -> None:
+@given(st.lists(PUT, max_size=12), st.integers(0, SPAN), st.integers(0, SPAN), st.integers(0, 9))
+def test_extents_are_a_dict_of_sectors(
+    puts: list[tuple[int, int, Content]], one: int, other: int, by: int
+) -> None:
     extents, plain = Extents(), dict[int, Content]()
     for start, count, what in puts:
         extents.put(start, start + count, what)
@@ -40,5 +40,8 @@ def test_extents_are_a_dict_of_sectors(puts: list[tuple[int, int, Content]], one
     assert by_sector(bound.unknown(), low, high) == [None] * (high - low)
     differing = extents.differing(Extents(), SPAN)
     assert sum(extent.sectors for extent in differing) == SPAN
-    assert all(w is UNKNOWN for extent in extents.differing(extents, SPAN)
-               for w in by_sector(extents, extent.start, extent.end))
+    assert all(
+        w is UNKNOWN
+        for extent in extents.differing(extents, SPAN)
+        for w in by_sector(extents, extent.start, extent.end)
+    )

@@ -22,14 +22,18 @@ def devices(draw, *, discards: bool = True) -> Limits:
     granularity = max(512, draw(GRANULARITIES)) if discards else 0
     io_min = max(physical, draw(POWERS))
     return Limits(
-        logical, physical, io_min, draw(st.integers(0, 200)) * 512 % io_min,
+        logical,
+        physical,
+        io_min,
+        draw(st.integers(0, 200)) * 512 % io_min,
         io_opt=draw(st.sampled_from((0, 0, 131072, 3 * 4096, 1536))),
         chunk_sectors=draw(st.sampled_from((0, 0, 8, 24, 128))),
         max_sectors=draw(st.integers(8, 4096)),
         discard_granularity=granularity,
         discard_alignment=draw(st.integers(0, 200)) * 512 % granularity if granularity else 0,
         discard_sectors_max=draw(st.integers(1, 5000)) if discards else 0,
-        write_cache=draw(st.booleans()))
+        write_cache=draw(st.booleans()),
+    )
 
 
 def first_reference(limits: Limits, sector: int, sectors: int) -> int:
@@ -87,7 +91,8 @@ def test_a_granule_above_begins_where_one_below_does(below, start):
     assert above.discard_sectors_max == below.discard_sectors_max
     for sector in range(2 * granule if granule <= 64 else 0):
         assert ((sector - above.discard_alignment // 512) % granule == 0) == (
-            (sector + start - below.discard_alignment // 512) % granule == 0)
+            (sector + start - below.discard_alignment // 512) % granule == 0
+        )
 
 
 @given(devices(), st.integers(0, 500))
@@ -96,11 +101,13 @@ def test_a_block_above_begins_where_one_below_does(below, start):
     block = max(below.physical_block, below.io_min)
     for byte in range(0, min(2 * block, 1 << 15), 512):
         assert ((byte - above.alignment_offset) % block == 0) == (
-            (byte + 512 * start - below.alignment_offset) % block == 0)
+            (byte + 512 * start - below.alignment_offset) % block == 0
+        )
 
 
 def stack_reference(top: Limits, below: Limits) -> tuple[dict[str, int], bool]:
     """What of it is not about alignment or discards."""
+
     def not_zero(combine, one, other):
         return combine(one, other) if one and other else one or other
 
@@ -119,15 +126,26 @@ def stack_reference(top: Limits, below: Limits) -> tuple[dict[str, int], bool]:
     io_opt = not_zero(multiple, top.io_opt, below.io_opt)
     if io_opt % physical:
         io_opt, fits = 0, False
-    chunk = next((size for size in range(max(top.chunk_sectors, below.chunk_sectors), 0, -1)
-                  if top.chunk_sectors % size == 0 and below.chunk_sectors % size == 0), 0)
+    chunk = next(
+        (
+            size
+            for size in range(max(top.chunk_sectors, below.chunk_sectors), 0, -1)
+            if top.chunk_sectors % size == 0 and below.chunk_sectors % size == 0
+        ),
+        0,
+    )
     if chunk * 512 % physical:
         chunk, fits = 0, False
     longest = min(top.max_sectors, below.max_sectors)
-    return {"logical_block": logical, "physical_block": physical, "io_min": io_min,
-            "io_opt": io_opt, "chunk_sectors": chunk,
-            "max_sectors": max(8, longest // (logical // 512) * (logical // 512)),
-            "write_cache": top.write_cache or below.write_cache}, fits
+    return {
+        "logical_block": logical,
+        "physical_block": physical,
+        "io_min": io_min,
+        "io_opt": io_opt,
+        "chunk_sectors": chunk,
+        "max_sectors": max(8, longest // (logical // 512) * (logical // 512)),
+        "write_cache": top.write_cache or below.write_cache,
+    }, fits
 
 
 @given(devices(), devices())
@@ -148,4 +166,7 @@ def test_discards_of_one_that_has_none(one, other, start):
     top, _ = stack(STACKING, one, start)
     both, _ = stack(top, other, start)
     assert (both.discard_granularity, both.discard_alignment, both.discard_sectors_max) == (
-        top.discard_granularity, top.discard_alignment, top.discard_sectors_max)
+        top.discard_granularity,
+        top.discard_alignment,
+        top.discard_sectors_max,
+    )

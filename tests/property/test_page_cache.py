@@ -74,8 +74,9 @@ class Model:
         at = sector
         while at < end:
             stop = min(end, (at // PAGE + 1) * PAGE)
-            parts = [block for block in self.blocks(at, stop)
-                     if block < at or block + self.block > stop]
+            parts = [
+                block for block in self.blocks(at, stop) if block < at or block + self.block > stop
+            ]
             self.cached.update(block for block in parts if self.readable(block))
             if not all(map(self.readable, parts)):
                 break
@@ -99,8 +100,11 @@ class Model:
         return bytes(self.bytes[sector * 512 : max(at, sector) * 512]), errno.EIO * failed
 
 
-OPERATIONS = st.lists(st.tuples(st.sampled_from(("read", "write")), st.integers(0, 530),
-                                st.integers(1, 90)), min_size=1, max_size=5)
+OPERATIONS = st.lists(
+    st.tuples(st.sampled_from(("read", "write")), st.integers(0, 530), st.integers(1, 90)),
+    min_size=1,
+    max_size=5,
+)
 
 
 @st.composite
@@ -128,8 +132,11 @@ def test_what_is_read_written_and_written_back(world, operations, asks_again):
             data, error = cache.read(sector, sectors)
             assert (bytes(data), error) == model.read(sector, sectors)
             # What has been read once is there.
-            model.cached.update(each for each in range(0, disk.sectors, block)
-                                if model.readable(each) and each in cache._blocks)
+            model.cached.update(
+                each
+                for each in range(0, disk.sectors, block)
+                if model.readable(each) and each in cache._blocks
+            )
         else:
             data = bytes([number + 1]) * (sectors * SECTOR_BYTES)
             taken, error = cache.write(sector, memoryview(data))
@@ -171,16 +178,29 @@ def test_what_is_asked_of_the_device(world, operations):
     assert all(sectors <= block for _, _, sectors in disk.asked)
 
 
-@pytest.mark.parametrize(("sectors", "logical", "block"), [
-    (72, 512, 8), (76, 512, 4), (70, 512, 2), (71, 512, 1), (76, 2048, 4), (72, 4096, 8),
-    (70, 1024, 2)])
+@pytest.mark.parametrize(
+    ("sectors", "logical", "block"),
+    [
+        (72, 512, 8),
+        (76, 512, 4),
+        (70, 512, 2),
+        (71, 512, 1),
+        (76, 2048, 4),
+        (72, 4096, 8),
+        (70, 1024, 2),
+    ],
+)
 def test_the_largest_block_of_which_the_device_is_a_multiple(sectors, logical, block):
     assert cache_block_sectors(Worn(sectors, logical, set())) == block
 
 
-@given(st.sampled_from((8, 72, 300, 523, 1500, 3003)), st.integers(0, 520), st.integers(1, 2500),
-       st.integers(8, 2600),
-       st.sampled_from((0, 4096, 131072, 1 << 20)))
+@given(
+    st.sampled_from((8, 72, 300, 523, 1500, 3003)),
+    st.integers(0, 520),
+    st.integers(1, 2500),
+    st.integers(8, 2600),
+    st.sampled_from((0, 4096, 131072, 1 << 20)),
+)
 def test_a_read_asks_for_as_many_pages_as_it_may(size, sector, sectors, longest, io_opt):
     disk = Worn(size, 512, set())
     disk.limits = replace(disk.limits, max_sectors=longest, io_opt=io_opt)
@@ -190,6 +210,9 @@ def test_a_read_asks_for_as_many_pages_as_it_may(size, sector, sectors, longest,
     end = min(size, -(-min(sector + sectors, size) // PAGE) * PAGE)
     first = sector // PAGE * PAGE
     most = max(longest // PAGE, 2 * io_opt // 4096, 32) * PAGE
-    wanted = [("READ", start, min(most, end - start))
-              for start in range(first, end, most)] if sector < size else []
+    wanted = (
+        [("READ", start, min(most, end - start)) for start in range(first, end, most)]
+        if sector < size
+        else []
+    )
     assert disk.asked == wanted

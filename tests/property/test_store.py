@@ -34,8 +34,9 @@ from harness.units import SECTOR_BYTES
 
 CHUNK_SECTORS = st.sampled_from([1, 2, 4, 8, 16, 32, 64, 128])
 WORD = st.one_of(st.integers(0, 300), st.integers(0, 2**64 - 1))
-SOME_PAIRS = st.lists(st.tuples(WORD, st.one_of(st.integers(1, 300), st.integers(1, 2**64 - 1))),
-                      max_size=40)
+SOME_PAIRS = st.lists(
+    st.tuples(WORD, st.one_of(st.integers(1, 300), st.integers(1, 2**64 - 1))), max_size=40
+)
 
 
 def flat(store):
@@ -47,8 +48,11 @@ def metadata_ranges(store):
     if store.state is State.NEW:
         return [slice(0, SECTOR_BYTES)]
     return [slice(0, chunk)] + [
-        slice(start, start + chunk) for start in (
-            area_chunk(area, store.entries_per_area) * chunk for area in range(store.area_count))]
+        slice(start, start + chunk)
+        for start in (
+            area_chunk(area, store.entries_per_area) * chunk for area in range(store.area_count)
+        )
+    ]
 
 
 def parsed(image):
@@ -73,9 +77,13 @@ def sparse(file, chunk_sectors, exceptions):
 @st.composite
 def images(draw):
     """Headers that are nearly right over areas and rubbish."""
-    header = struct.pack("<4I", draw(st.sampled_from([0x70416E53, 0x70416E53, 0, 1])),
-                         draw(st.sampled_from([1, 0, 2])), draw(st.sampled_from([1, 1, 1, 2])),
-                         draw(st.sampled_from([1, 1, 1, 2, 4, 0, 3, 8, 1 << 21, 1 << 31])))
+    header = struct.pack(
+        "<4I",
+        draw(st.sampled_from([0x70416E53, 0x70416E53, 0, 1])),
+        draw(st.sampled_from([1, 0, 2])),
+        draw(st.sampled_from([1, 1, 1, 2])),
+        draw(st.sampled_from([1, 1, 1, 2, 4, 0, 3, 8, 1 << 21, 1 << 31])),
+    )
     words = draw(st.lists(WORD, max_size=64))
     body = struct.pack(f"<{len(words)}Q", *words) * draw(st.integers(1, 80))
     tail = draw(st.binary(max_size=32))
@@ -95,12 +103,16 @@ def holds_identity(image):
     for part in metadata_ranges(store):
         expected[part] = image[part]
     assert target == expected
-    assert flat(store) == [(int(e["old"]), int(e["new"]))
-                           for block in iter_exceptions(image) for e in block]
+    assert flat(store) == [
+        (int(e["old"]), int(e["new"])) for block in iter_exceptions(image) for e in block
+    ]
     check(store, origin_sectors=64)
     file = parsed(io.BytesIO(image))
     assert (flat(file), file.next_free, file.header_chunk) == (
-        flat(store), store.next_free, store.header_chunk)
+        flat(store),
+        store.next_free,
+        store.header_chunk,
+    )
 
 
 @given(image=st.binary(max_size=2048))
@@ -116,10 +128,14 @@ def test_parse_then_serialise_is_the_identity(image):
     holds_identity(image)
 
 
-@given(image=st.builds(lambda pairs, stale, tail: build(1, pairs, stale=stale, header_tail=tail,
-                                                        sectors=200),
-                       st.lists(st.tuples(WORD, st.integers(1, 2**64 - 1)), max_size=20),
-                       st.lists(st.tuples(WORD, WORD), max_size=8), st.binary(max_size=490)))
+@given(
+    image=st.builds(
+        lambda pairs, stale, tail: build(1, pairs, stale=stale, header_tail=tail, sectors=200),
+        st.lists(st.tuples(WORD, st.integers(1, 2**64 - 1)), max_size=20),
+        st.lists(st.tuples(WORD, WORD), max_size=8),
+        st.binary(max_size=490),
+    )
+)
 @settings(deadline=None)
 def test_identity_with_stale_entries_and_bytes_after_the_header(image):
     assert parse(image).state is State.VALID
@@ -163,8 +179,10 @@ def test_check_agrees_with_a_plain_reading(pairs, origin):
         "duplicate-old-chunk": len(old) - len(set(old)),
         "duplicate-new-chunk": len(new) - len(set(new)),
         "old-chunk-beyond-origin": sum(c >= origin for c in old),
-        "hole": sum(c not in sound and not is_metadata_chunk(c, entries)
-                    for c in range(max(sound, default=0))),
+        "hole": sum(
+            c not in sound and not is_metadata_chunk(c, entries)
+            for c in range(max(sound, default=0))
+        ),
     }
     found = {finding.code: finding.count for finding in check(store, origin_sectors=origin)}
     assert found == {code: count for code, count in expected.items() if count}
@@ -215,8 +233,9 @@ def test_memory_is_sixteen_bytes_an_entry(tmp_path):
             used, total = peak(stream)
             assert total == count
             assert used < ALLOWANCE_BYTES
-        assert store.next_free == int(np.concatenate(
-            [block["new"] for block in store.exceptions()]).max()) + (1 if count % entries else 2)
+        assert store.next_free == int(
+            np.concatenate([block["new"] for block in store.exceptions()]).max()
+        ) + (1 if count % entries else 2)
         path.unlink()
 
 
@@ -268,16 +287,33 @@ def test_what_the_layout_places_is_found_there(chunk_sectors, area, data):
     for index, name in enumerate(HEADER_FIELDS):
         field = field_at(4 * index, chunk_sectors, size)
         assert (field.kind, field.name, field.start, field.length) == (
-            Kind.HEADER, name, 4 * index, 4)
+            Kind.HEADER,
+            name,
+            4 * index,
+            4,
+        )
     number = data.draw(st.integers(0, entries - 1))
     for index, name in enumerate(ENTRY_FIELDS):
         start = area_chunk(area, entries) * chunk_bytes + 16 * number + 8 * index
         field = field_at(start + data.draw(st.integers(0, 7)), chunk_sectors, size)
         assert (field.kind, field.name, field.start, field.length, field.area, field.number) == (
-            Kind.ENTRY, name, start, 8, area, number)
+            Kind.ENTRY,
+            name,
+            start,
+            8,
+            area,
+            number,
+        )
     chunk = data_chunk(area * entries + number, entries)
     assert not is_metadata_chunk(chunk, entries)
-    field = field_at(chunk * chunk_bytes + data.draw(st.integers(0, chunk_bytes - 1)),
-                     chunk_sectors, size)
+    field = field_at(
+        chunk * chunk_bytes + data.draw(st.integers(0, chunk_bytes - 1)), chunk_sectors, size
+    )
     assert (field.kind, field.chunk, field.start, field.length, field.area, field.number) == (
-        Kind.DATA, chunk, chunk * chunk_bytes, chunk_bytes, area, number)
+        Kind.DATA,
+        chunk,
+        chunk * chunk_bytes,
+        chunk_bytes,
+        area,
+        number,
+    )

@@ -23,14 +23,16 @@ def strategy(kind: msgspec.inspect.Type) -> st.SearchStrategy[Any]:
         case info.Metadata(type=inner):
             return strategy(inner)
         case info.IntType(ge=low, le=high):
-            return st.integers(low if low is not None else 0,
-                               high if high is not None else (1 << 63) - 1)
+            return st.integers(
+                low if low is not None else 0, high if high is not None else (1 << 63) - 1
+            )
         case info.StrType(pattern=pattern, min_length=shortest, max_length=longest):
             if pattern is None:
                 return st.text(min_size=shortest or 0, max_size=12)
             # Surrogates match, and cannot be written.
             return st.from_regex(pattern, alphabet=st.characters(codec="utf-8")).filter(
-                lambda text: (shortest or 0) <= len(text) <= (longest or len(text)))
+                lambda text: (shortest or 0) <= len(text) <= (longest or len(text))
+            )
         case info.BoolType():
             return st.booleans()
         case info.BytesType():
@@ -49,32 +51,48 @@ def strategy(kind: msgspec.inspect.Type) -> st.SearchStrategy[Any]:
             return st.one_of([strategy(t) for t in types])
         case info.StructType(cls=cls, fields=fields):
             if cls is Raw:
-                return st.integers(1, 4).flatmap(lambda count: st.builds(
-                    Raw, st.just(count), st.binary(max_size=64)))
+                return st.integers(1, 4).flatmap(
+                    lambda count: st.builds(Raw, st.just(count), st.binary(max_size=64))
+                )
             return st.builds(cls, **{f.name: strategy(f.type) for f in fields})
     raise AssertionError(f"no strategy for {kind}")
 
 
 # Numbers of runs are plain integers; those that no device can have are refused on purpose.
 COUNT = st.integers(1, 1 << 40)
-RUNS = st.lists(st.one_of(
-    st.builds(Stamped,
-              st.text(st.characters(max_codepoint=255), max_size=16),
-              st.integers(0, 0xFFFFFFFF), st.integers(0, 1 << 54), COUNT),
-), max_size=3).map(tuple)
+RUNS = st.lists(
+    st.one_of(
+        st.builds(
+            Stamped,
+            st.text(st.characters(max_codepoint=255), max_size=16),
+            st.integers(0, 0xFFFFFFFF),
+            st.integers(0, 1 << 54),
+            COUNT,
+        ),
+    ),
+    max_size=3,
+).map(tuple)
 STEPS = strategy(msgspec.inspect.type_info(AnyStep))
 HEADERS = strategy(msgspec.inspect.type_info(Header)).map(
-    lambda header: msgspec.structs.replace(header, schema=codec.TRACE_VERSION))
+    lambda header: msgspec.structs.replace(header, schema=codec.TRACE_VERSION)
+)
 TRACES = st.builds(Trace, HEADERS, st.lists(STEPS, max_size=8).map(tuple))
 OBSERVATIONS = st.builds(
     Observations,
     strategy(msgspec.inspect.type_info(ObservationsHeader)).map(
-        lambda header: msgspec.structs.replace(header, schema=codec.OBSERVATIONS_VERSION)),
-    st.lists(strategy(msgspec.inspect.type_info(Observation)).flatmap(
-        lambda o: st.builds(lambda c, i: msgspec.structs.replace(o, content=c, image=i),
-                            st.dictionaries(st.text(max_size=4), RUNS, max_size=2),
-                            st.dictionaries(st.text(max_size=4), RUNS, max_size=2))),
-        max_size=4).map(tuple))
+        lambda header: msgspec.structs.replace(header, schema=codec.OBSERVATIONS_VERSION)
+    ),
+    st.lists(
+        strategy(msgspec.inspect.type_info(Observation)).flatmap(
+            lambda o: st.builds(
+                lambda c, i: msgspec.structs.replace(o, content=c, image=i),
+                st.dictionaries(st.text(max_size=4), RUNS, max_size=2),
+                st.dictionaries(st.text(max_size=4), RUNS, max_size=2),
+            )
+        ),
+        max_size=4,
+    ).map(tuple),
+)
 
 
 @given(TRACES)
@@ -101,24 +119,55 @@ def edits(text: bytes) -> st.SearchStrategy[bytes]:
     place = st.integers(0, len(text))
     piece = st.one_of(
         st.binary(max_size=4),
-        st.sampled_from([b'"', b"{", b"}", b"[", b"]", b",", b":", b"\n", b"null", b"-1", b"1e9",
-                         b'"x"', b"9" * 30, b"9" * 5000, b"[" * 3000, b"\xff", b"\\ud800"]))
+        st.sampled_from(
+            [
+                b'"',
+                b"{",
+                b"}",
+                b"[",
+                b"]",
+                b",",
+                b":",
+                b"\n",
+                b"null",
+                b"-1",
+                b"1e9",
+                b'"x"',
+                b"9" * 30,
+                b"9" * 5000,
+                b"[" * 3000,
+                b"\xff",
+                b"\\ud800",
+            ]
+        ),
+    )
 
     def apply(changes: list[tuple[int, int, bytes]]) -> bytes:
         edited = text
         for at, length, new in changes:
-            edited = edited[:at] + new + edited[at + length:]
+            edited = edited[:at] + new + edited[at + length :]
         return edited
 
     return st.lists(st.tuples(place, st.integers(0, 12), piece), min_size=1, max_size=3).map(apply)
 
 
-SAMPLE = codec.dumps(Trace(
-    Header(scenario="sample", seed=3, not_compared=(NotCompared(Layer.LOG, "why not"),)),
-    (msgspec.json.decode(b'{"do":"disk","name":"a","sectors":8,"fill":"stamp"}', type=AnyStep),
-     msgspec.json.decode(b'{"do":"load","name":"s","table":[{"start":0,"length":8,"type":"x"}]}',
-                         type=AnyStep),
-     msgspec.json.decode(b'{"do":"poke","device":"a","sector":0,"data":"AAAA"}', type=AnyStep))))
+SAMPLE = codec.dumps(
+    Trace(
+        Header(scenario="sample", seed=3, not_compared=(NotCompared(Layer.LOG, "why not"),)),
+        (
+            msgspec.json.decode(
+                b'{"do":"disk","name":"a","sectors":8,"fill":"stamp"}', type=AnyStep
+            ),
+            msgspec.json.decode(
+                b'{"do":"load","name":"s","table":[{"start":0,"length":8,"type":"x"}]}',
+                type=AnyStep,
+            ),
+            msgspec.json.decode(
+                b'{"do":"poke","device":"a","sector":0,"data":"AAAA"}', type=AnyStep
+            ),
+        ),
+    )
+)
 
 
 @settings(max_examples=300)

@@ -86,16 +86,23 @@ class _Recorder(Target):
         return None
 
 
-@given(start=st.integers(0, 40), first=st.integers(0, 300), count=st.integers(1, 400),
-       boundary=st.sampled_from((0, 1, 2, 8, 64, 512)), limit=st.sampled_from((3, 100, 254)))
-def test_pieces_cover_a_bio_and_keep_within_the_rules(start: int, first: int, count: int,
-                                                      boundary: int, limit: int) -> None:
+@given(
+    start=st.integers(0, 40),
+    first=st.integers(0, 300),
+    count=st.integers(1, 400),
+    boundary=st.sampled_from((0, 1, 2, 8, 64, 512)),
+    limit=st.sampled_from((3, 100, 254)),
+)
+def test_pieces_cover_a_bio_and_keep_within_the_rules(
+    start: int, first: int, count: int, boundary: int, limit: int
+) -> None:
     backend = TwinBackend(named("6.12"))
     world = backend.world
     world.target_types = {**world.target_types, "recorder": _Recorder}
     size = start + 800
     lines = ((TargetLine(0, start, "zero"),) if start else ()) + (
-        TargetLine(start, 800, "recorder"),)
+        TargetLine(start, 800, "recorder"),
+    )
     for step in (Create(name="d"), Load(name="d", table=lines), Resume(name="d")):
         assert backend.execute(0, step).error is None
     md = world.mapped["d"]
@@ -123,26 +130,37 @@ def test_pieces_cover_a_bio_and_keep_within_the_rules(start: int, first: int, co
         assert len(target.pieces) == 1
 
 
-@given(writes=st.lists(st.tuples(st.integers(0, 200), st.integers(1, 60)), max_size=12),
-       chunk=st.sampled_from((1, 8, 16, 128)))
+@given(
+    writes=st.lists(st.tuples(st.integers(0, 200), st.integers(1, 60)), max_size=12),
+    chunk=st.sampled_from((1, 8, 16, 128)),
+)
 def test_the_store_lists_exceptions_in_the_order_of_allocation(
-        writes: list[tuple[int, int]], chunk: int) -> None:
+    writes: list[tuple[int, int]], chunk: int
+) -> None:
     backend = TwinBackend(named("6.12"))
     backend.begin(1)
     steps: list[AnyStep] = [
-             Disk(name="base", sectors=260), Disk(name="cow", sectors=1024), Create(name="s"),
-             Load(name="s", table=(TargetLine(0, 260, "snapshot", f"{{base}} {{cow}} P {chunk}"),)),
-             Resume(name="s"),
-             *(Write(device="s", sector=sector, sectors=count) for sector, count in writes)]
+        Disk(name="base", sectors=260),
+        Disk(name="cow", sectors=1024),
+        Create(name="s"),
+        Load(name="s", table=(TargetLine(0, 260, "snapshot", f"{{base}} {{cow}} P {chunk}"),)),
+        Resume(name="s"),
+        *(Write(device="s", sector=sector, sectors=count) for sector, count in writes),
+    ]
     for index, step in enumerate(steps):
         assert backend.execute(index, step).error is None
     from harness import store
 
     parsed = store.parse(backend.world.disks["cow"].view(0, 1024))
-    found = [(int(old), int(new)) for block in parsed.exceptions()
-             for old, new in zip(block["old"], block["new"], strict=True)]
-    touched = list(dict.fromkeys(sector // chunk for first, count in writes
-                                 for sector in range(first, first + count)))
+    found = [
+        (int(old), int(new))
+        for block in parsed.exceptions()
+        for old, new in zip(block["old"], block["new"], strict=True)
+    ]
+    touched = list(
+        dict.fromkeys(
+            sector // chunk for first, count in writes for sector in range(first, first + count)
+        )
+    )
     assert [old for old, _ in found] == touched
-    assert [new for _, new in found] == [int(new) for new in
-                                         store.allocate(touched, chunk)["new"]]
+    assert [new for _, new in found] == [int(new) for new in store.allocate(touched, chunk)["new"]]

@@ -52,8 +52,11 @@ def lives(draw: st.DrawFn) -> Life:
     steps: list[AnyStep] = [Disk(name="base", sectors=base, fill="stamp")]
     if draw(st.integers(0, 4)) == 0:
         # The seed's profile takes it when a table is loaded.
-        steps.append(Parameter(name="snapshot_cow_threshold",
-                               value=draw(st.sampled_from(("1", "40", "300")))))
+        steps.append(
+            Parameter(
+                name="snapshot_cow_threshold", value=draw(st.sampled_from(("1", "40", "300")))
+            )
+        )
     names = []
     smallest = draw(st.sampled_from((1, 2, 8)))
     for number in range(draw(st.integers(1, 3))):
@@ -65,13 +68,22 @@ def lives(draw: st.DrawFn) -> Life:
         cow = draw(st.one_of(st.just(ample), st.just(ample), st.integers(6 * chunk, ample)))
         length = draw(st.sampled_from((base, base, base // 2, base + 100)))
         kind = draw(st.sampled_from(("P", "PO", "N")))
-        steps += [Disk(name=f"c{number}", sectors=cow), Create(name=name),
-                  Load(name=name, table=(TargetLine(
-                      0, length, "snapshot", f"{{base}} {{c{number}}} {kind} {chunk}"),)),
-                  Resume(name=name)]
-    steps += [Create(name="o"),
-              Load(name="o", table=(TargetLine(0, base, "snapshot-origin", "{base}"),)),
-              Resume(name="o")]
+        steps += [
+            Disk(name=f"c{number}", sectors=cow),
+            Create(name=name),
+            Load(
+                name=name,
+                table=(
+                    TargetLine(0, length, "snapshot", f"{{base}} {{c{number}}} {kind} {chunk}"),
+                ),
+            ),
+            Resume(name=name),
+        ]
+    steps += [
+        Create(name="o"),
+        Load(name="o", table=(TargetLine(0, base, "snapshot-origin", "{base}"),)),
+        Resume(name="o"),
+    ]
     devices = st.sampled_from(("o", *names))
     for _ in range(draw(st.integers(1, 7))):
         device = draw(devices)
@@ -84,17 +96,25 @@ def lives(draw: st.DrawFn) -> Life:
             case 1:
                 steps += [Suspend(name=device), Resume(name=device)]
             case 2:
-                steps.append(Parameter(name="snapshot_cow_threshold",
-                                       value=draw(st.sampled_from(("0", "3", "40", "2048")))))
+                steps.append(
+                    Parameter(
+                        name="snapshot_cow_threshold",
+                        value=draw(st.sampled_from(("0", "3", "40", "2048"))),
+                    )
+                )
             case 3:
                 steps.append(Poke(device=device, sector=first, data=bytes([7]) * 512 * count))
             case 4:
-                steps.append(Write(device=device, sector=first, sectors=min(count, 20),
-                                   buffered=True))
+                steps.append(
+                    Write(device=device, sector=first, sectors=min(count, 20), buffered=True)
+                )
             case 5:
-                steps += [Suspend(name=device),
-                          Load(name=device, table=(TargetLine(0, base, "error"),)),
-                          Status(name=device), Resume(name=device)]
+                steps += [
+                    Suspend(name=device),
+                    Load(name=device, table=(TargetLine(0, base, "error"),)),
+                    Status(name=device),
+                    Resume(name=device),
+                ]
             case _:
                 steps.append(Write(device=device, sector=first, sectors=count))
     # A table that is loaded from what the writes left.
@@ -132,9 +152,16 @@ def inside(backend: TwinBackend) -> list[object]:
         for target in md.live.targets if md.live else []:
             if isinstance(target, Snapshot):
                 table: ExceptionTable = target.complete
-                state.append((tables.records(table), target.kcopyd.jobs_peak,
-                              target.throttle.peak, target._start_sequence,
-                              target._complete_sequence, target.store.usage()))
+                state.append(
+                    (
+                        tables.records(table),
+                        target.kcopyd.jobs_peak,
+                        target.throttle.peak,
+                        target._start_sequence,
+                        target._complete_sequence,
+                        target.store.usage(),
+                    )
+                )
     for disk in backend.world.disks.values():
         state.append(bytes(disk.content(0, disk.sectors)))
         state.append([view is None for _, view in disk.regions()])
@@ -169,12 +196,19 @@ def test_extents_change_nothing(life: Life) -> None:
 
 def test_extents_are_moved() -> None:
     """Long writes to fresh chunks, and to an origin, are what this is for."""
-    steps = (Disk(name="base", sectors=4096), Disk(name="cow", sectors=8192), Create(name="s"),
-             Load(name="s", table=(TargetLine(0, 4096, "snapshot", "{base} {cow} P 8"),)),
-             Resume(name="s"), Create(name="o"),
-             Load(name="o", table=(TargetLine(0, 4096, "snapshot-origin", "{base}"),)),
-             Resume(name="o"), Write(device="s", sector=0, sectors=1024),
-             Write(device="o", sector=512, sectors=2048), Read(device="s", sector=3, sectors=2040))
+    steps = (
+        Disk(name="base", sectors=4096),
+        Disk(name="cow", sectors=8192),
+        Create(name="s"),
+        Load(name="s", table=(TargetLine(0, 4096, "snapshot", "{base} {cow} P 8"),)),
+        Resume(name="s"),
+        Create(name="o"),
+        Load(name="o", table=(TargetLine(0, 4096, "snapshot-origin", "{base}"),)),
+        Resume(name="o"),
+        Write(device="s", sector=0, sectors=1024),
+        Write(device="o", sector=512, sectors=2048),
+        Read(device="s", sector=3, sectors=2040),
+    )
     _, moved = live(Life(steps, {}, "6.12"), extent.PIECES_MIN)
     assert moved == ["snapshot", "snapshot-origin", "snapshot"]
     _, moved = live(Life(steps, {5: 1}, "6.12"), extent.PIECES_MIN)

@@ -11,8 +11,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
-PACKAGES = [line for line in (ROOT / "vm/debian-packages.txt").read_text().split("\n")
-            if line and not line.startswith("#")]
+PACKAGES = [
+    line
+    for line in (ROOT / "vm/debian-packages.txt").read_text().split("\n")
+    if line and not line.startswith("#")
+]
 
 
 def targets():
@@ -32,15 +35,17 @@ def test_exactly_two_commands_set_everything_up():
 
 def test_every_target_that_is_named_exists():
     named = set(re.findall(r"`make ([a-z-]+)`", README)) | set(
-        re.findall(r"^make ([a-z-]+)", README, re.MULTILINE))
+        re.findall(r"^make ([a-z-]+)", README, re.MULTILINE)
+    )
     assert {"setup", "run", "test", "lint", "help"} <= named
     assert named <= targets()
 
 
 @pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
 def test_help_explains_every_target():
-    text = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True,
-                          timeout=20).stdout
+    text = subprocess.run(
+        ["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=20
+    ).stdout
     for target in targets() - {"venv", "kernel"}:
         assert f"make {target} " in text
 
@@ -58,10 +63,17 @@ def setup(tmp_path, path):
     # This machine's own Python must not be found either: nothing is to be installed here.
     script = (ROOT / "vm/setup.sh").read_text()
     assert script.count(" /usr/bin/python3\n") == 1
-    (tmp_path / "vm/setup.sh").write_text(script.replace(" /usr/bin/python3\n", "\n")
-                                          .replace(":/usr/sbin:/sbin", ""))
-    return subprocess.run(["/bin/sh", "vm/setup.sh"], cwd=tmp_path, env={"PATH": str(path)},
-                          capture_output=True, text=True, timeout=60)
+    (tmp_path / "vm/setup.sh").write_text(
+        script.replace(" /usr/bin/python3\n", "\n").replace(":/usr/sbin:/sbin", "")
+    )
+    return subprocess.run(
+        ["/bin/sh", "vm/setup.sh"],
+        cwd=tmp_path,
+        env={"PATH": str(path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
 
 
 def tools(tmp_path, names):
@@ -89,9 +101,11 @@ def test_setup_says_in_one_line_what_to_type(tmp_path):
         (path / f"python{name}").chmod(0o755)
     result = setup(tmp_path, path)
     assert result.returncode == 1
-    assert re.fullmatch(r"dmsnap setup: missing: dmsetup python3-venv( ca-certificates)?\. Type: "
-                        r"(sudo )?apt-get install -y dmsetup python3-venv( ca-certificates)?\n",
-                        result.stderr)
+    assert re.fullmatch(
+        r"dmsnap setup: missing: dmsetup python3-venv( ca-certificates)?\. Type: "
+        r"(sudo )?apt-get install -y dmsetup python3-venv( ca-certificates)?\n",
+        result.stderr,
+    )
 
 
 @pytest.mark.skipif(not shutil.which("apt-get"), reason="apt-get is not installed")

@@ -20,13 +20,21 @@ from harness.trace.steps import Examine, Poke
 from harness.twin.backend import TwinBackend
 from harness.twin.profile import Profile
 
-BREAKS = ("origin_not_resumed", "snapshot_in_the_middle_of_a_merge[2]",
-          "merge_commit_fails[True]", "link_in_a_merge[dies-clear]",
-          "discard_of_several_chunks[200]",
-          *(f"merge_metadata_write_fails[{nth}-True]" for nth in (1, 2, 3)),
-          "written_after_merge_metadata_failed", "header_write_at_invalidation_fails",
-          "a_disk_that_is_dead", "link_of_cow_in_a_copy[dies-P]", "links_of_both_in_a_copy[dies]",
-          "link_in_a_commit[dies-", "link_in_an_overflow[dies]")
+BREAKS = (
+    "origin_not_resumed",
+    "snapshot_in_the_middle_of_a_merge[2]",
+    "merge_commit_fails[True]",
+    "link_in_a_merge[dies-clear]",
+    "discard_of_several_chunks[200]",
+    *(f"merge_metadata_write_fails[{nth}-True]" for nth in (1, 2, 3)),
+    "written_after_merge_metadata_failed",
+    "header_write_at_invalidation_fails",
+    "a_disk_that_is_dead",
+    "link_of_cow_in_a_copy[dies-P]",
+    "links_of_both_in_a_copy[dies]",
+    "link_in_a_commit[dies-",
+    "link_in_an_overflow[dies]",
+)
 """Scenarios in which real kernels break a promise, and the twin does as they do."""
 PROMISED_MIN = 0.95
 """Of the stamped sectors that the last examine of each scenario shows on mapped devices.  Where a
@@ -47,8 +55,10 @@ def lives() -> dict[str, Lived]:
         if scenario.loses_guest:
             continue
         trace = scenario.trace()
-        found[name] = (trace, list(carry_out(TwinBackend(Profile()), trace.steps,
-                                             trace.header.seed)))
+        found[name] = (
+            trace,
+            list(carry_out(TwinBackend(Profile()), trace.steps, trace.header.seed)),
+        )
     return found
 
 
@@ -62,20 +72,27 @@ def test_most_of_what_is_read_is_promised(lives: dict[str, Lived]) -> None:
     """With every stamp of the last examine made wrong, most of them are reported."""
     shown = found = 0
     for trace, seen in lives.values():
-        if (not isinstance(trace.steps[-1], Examine)
-                or any(isinstance(step, Poke) for step in trace.steps)):
+        if not isinstance(trace.steps[-1], Examine) or any(
+            isinstance(step, Poke) for step in trace.steps
+        ):
             continue
-        wrong = {device: tuple(Stamped("wrong", 1, 1, run.count) if isinstance(run, Stamped)
-                               else run for run in runs)
-                 for device, runs in seen[-1].content.items()}
-        shown += sum(run.count for runs in wrong.values() for run in runs
-                     if isinstance(run, Stamped))
+        wrong = {
+            device: tuple(
+                Stamped("wrong", 1, 1, run.count) if isinstance(run, Stamped) else run
+                for run in runs
+            )
+            for device, runs in seen[-1].content.items()
+        }
+        shown += sum(
+            run.count for runs in wrong.values() for run in runs if isinstance(run, Stamped)
+        )
         last = msgspec.structs.replace(seen[-1], content=wrong, image={})
         # Each place is reported once, so devices that show the same place are asked one by one.
         for device, runs in wrong.items():
             one = msgspec.structs.replace(last, content={device: runs})
-            found += sum(b.sectors for b in promise.check(trace, [*seen[:-1], one])
-                         if b.step == last.step)
+            found += sum(
+                b.sectors for b in promise.check(trace, [*seen[:-1], one]) if b.step == last.step
+            )
     print(f"{found} of {shown} sectors are promised")
     assert found >= PROMISED_MIN * shown
 
@@ -108,8 +125,9 @@ def test_most_stores_that_lie_are_found_out(lives: dict[str, Lived]) -> None:
                     wrong[area] ^= 1  # the chunk that the first exception stands for
                 else:
                     wrong[0] ^= 1
-                told = msgspec.structs.replace(last, image=last.image | {
-                    disk: pattern.encode(trace.header.seed, bytes(wrong))})
+                told = msgspec.structs.replace(
+                    last, image=last.image | {disk: pattern.encode(trace.header.seed, bytes(wrong))}
+                )
                 lies[lie] += bool(witness.check(trace, [*seen[:-1], told]))
     print(lies)
     assert lies["stores"] > 0

@@ -30,8 +30,11 @@ secret.chmod(0o600)
 private = private_dir()
 abstract = uuid.uuid4().hex
 listeners = []
-for family, address in ((socket.AF_UNIX, str(place / "socket")), (socket.AF_UNIX, "\0" + abstract),
-                        (socket.AF_INET, ("127.0.0.1", 0))):
+for family, address in (
+    (socket.AF_UNIX, str(place / "socket")),
+    (socket.AF_UNIX, "\0" + abstract),
+    (socket.AF_INET, ("127.0.0.1", 0)),
+):
     listener = socket.socket(family)
     listener.bind(address)
     listener.listen()
@@ -40,19 +43,43 @@ signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 confinement.allowed = lambda **_: confinement.Allowed("" if kind == "none" else kind, kind)
 kernel = Kernel("none", Path(sys.executable), place / "no modules", guest="uml")
-cage = confinement.confine(sys.executable, kernel, Path(sys.executable), (), results=results,
-                           private=private, memory=Path("/dev/shm"), memory_mib=8)
+cage = confinement.confine(
+    sys.executable,
+    kernel,
+    Path(sys.executable),
+    (),
+    results=results,
+    private=private,
+    memory=Path("/dev/shm"),
+    memory_mib=8,
+)
 own = [str(results), str(private), MEMORY, *([cage.memory] if cage else [])]
-about = {"results": str(results), "victim": str(victim), "secret": str(secret), "own": own,
-         "socket": str(place / "socket"), "abstract": abstract, "kind": kind,
-         "port": listeners[2].getsockname()[1], "pid": os.getpid()}
+about = {
+    "results": str(results),
+    "victim": str(victim),
+    "secret": str(secret),
+    "own": own,
+    "socket": str(place / "socket"),
+    "abstract": abstract,
+    "kind": kind,
+    "port": listeners[2].getsockname()[1],
+    "pid": os.getpid(),
+}
 probe = private / "probe.py"
 shutil.copyfile(Path(__file__).with_name("caged_probe.py"), probe)
-guest = KeptProcess([sys.executable, "-I", "-S", probe, json.dumps(about)], results=results,
-                    private=private, cage=cage, env={"PATH": os.defpath})
+guest = KeptProcess(
+    [sys.executable, "-I", "-S", probe, json.dumps(about)],
+    results=results,
+    private=private,
+    cage=cage,
+    env={"PATH": os.defpath},
+)
 select.select([guest], [], [], 60)
 guest.end()
 print(guest.console_tail())
-left = [str(path) for path in (private, Path(cage.memory or private) if cage else private)
-        if path.exists()]
+left = [
+    str(path)
+    for path in (private, Path(cage.memory or private) if cage else private)
+    if path.exists()
+]
 assert not left, left

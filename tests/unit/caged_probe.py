@@ -123,9 +123,17 @@ attempt("chmod", lambda: changed(lambda: os.chmod(host["victim"], 0o777)))
 attempt("utime", lambda: changed(lambda: os.utime(host["victim"], (1, 1))))
 attempt("xattr", lambda: changed(lambda: os.setxattr(host["victim"], "user.x", b"1")))
 attempt("links out", lambda: did(lambda: os.link(host["victim"], host["results"] + "/linked")))
-attempt("old root", lambda: host["kind"] != "landlock" and [
-    way for way in ("/..", "/../..", "/proc/1/root", "/proc/self/cwd/..")
-    if os.path.exists(way + host["victim"]) or os.path.exists(way + "/run")])
+attempt(
+    "old root",
+    lambda: (
+        host["kind"] != "landlock"
+        and [
+            way
+            for way in ("/..", "/../..", "/proc/1/root", "/proc/self/cwd/..")
+            if os.path.exists(way + host["victim"]) or os.path.exists(way + "/run")
+        ]
+    ),
+)
 attempt("secret", lambda: read(host["secret"]))
 attempt("shadow", lambda: read("/etc/shadow"))
 attempt("device", make_device)
@@ -140,14 +148,28 @@ attempt("kill", kill)
 attempt("unix socket", lambda: connected(socket.AF_UNIX, host["socket"]))
 attempt("abstract socket", lambda: connected(socket.AF_UNIX, "\0" + host["abstract"]))
 attempt("tcp", lambda: connected(socket.AF_INET, ("127.0.0.1", host["port"])))
-attempt("udp", lambda: bool(socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(
-    b"x", ("127.0.0.1", host["port"]))))
-attempt("netlink", lambda: (host["kind"] == "landlock" and bool(socket.socket(
-    socket.AF_NETLINK, socket.SOCK_RAW, 0))))
+attempt(
+    "udp",
+    lambda: bool(
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", ("127.0.0.1", host["port"]))
+    ),
+)
+attempt(
+    "netlink",
+    lambda: (
+        host["kind"] == "landlock" and bool(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0))
+    ),
+)
 attempt("remount", remount)
 attempt("mount", mount_tmpfs)
-attempt("capabilities", lambda: [line for line in text("/proc/self/status").splitlines()
-                                 if line.startswith("CapEff") and int(line.split()[1], 16)])
+attempt(
+    "capabilities",
+    lambda: [
+        line
+        for line in text("/proc/self/status").splitlines()
+        if line.startswith("CapEff") and int(line.split()[1], 16)
+    ],
+)
 # What it needs does work.
 needs = []
 try:

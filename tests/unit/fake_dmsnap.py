@@ -42,8 +42,9 @@ class Named:
 
     def trace(self, seed=1):
         trace = choose(["bring_up[N]"])[0].trace(seed)
-        return msgspec.structs.replace(trace, header=msgspec.structs.replace(
-            trace.header, scenario=self._name))
+        return msgspec.structs.replace(
+            trace, header=msgspec.structs.replace(trace.header, scenario=self._name)
+        )
 
 
 def with_programs(supervisor):
@@ -52,10 +53,10 @@ def with_programs(supervisor):
 
 choose = registry.choose
 if "FAKE_NAMES" in os.environ:
-    setattr(registry, "choose", lambda _patterns: [  # noqa: B010 - another type than it has
-        Named(name) for name in os.environ["FAKE_NAMES"].split()])
+    named = [Named(name) for name in os.environ["FAKE_NAMES"].split()]
+    setattr(registry, "choose", lambda _patterns: named)  # noqa: B010 - another type than it has
+fake = (Kernel("fake", SEEING_GUEST, SEEING_GUEST.parent),)
 setattr(observe, "Supervisor", with_programs(Supervisor))  # noqa: B010
 for module in (run_command, replay_command):
-    setattr(module, "chosen_kernels", lambda *_args, **_options: (  # noqa: B010
-        Kernel("fake", SEEING_GUEST, SEEING_GUEST.parent),))
+    setattr(module, "chosen_kernels", lambda *_args, **_options: fake)  # noqa: B010
 main.main()

@@ -40,8 +40,9 @@ def first_time(name):
 
 def family():
     """A grandchild that leaves the session and outlives whoever made it."""
-    subprocess.Popen([sys.executable, "-I", "-S", "-c", "import signal; signal.pause()"],
-                     start_new_session=True)
+    subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", "import signal; signal.pause()"], start_new_session=True
+    )
 
 
 def run(name):

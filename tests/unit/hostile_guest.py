@@ -23,8 +23,11 @@ def lines(*records):
 
 
 READY = {"record": "ready", "release": "1.2.3-fake", "version": "#1"}
-START = (READY, {"record": "begin", "scenario": attack, "seed": 1},
-         {"record": "started", "step": 0})
+START = (
+    READY,
+    {"record": "begin", "scenario": attack, "seed": 1},
+    {"record": "started", "step": 0},
+)
 
 
 def observed(*runs):
@@ -34,8 +37,9 @@ def observed(*runs):
 def raw(count, size):
     """A raw run of ``count`` sectors that inflates to ``size`` bytes."""
     deflate = zlib.compressobj(9)
-    first, block = (deflate.compress(bytes(1 << 20)) + deflate.flush(zlib.Z_FULL_FLUSH)
-                    for _ in range(2))
+    first, block = (
+        deflate.compress(bytes(1 << 20)) + deflate.flush(zlib.Z_FULL_FLUSH) for _ in range(2)
+    )
     packed = first + block * ((size >> 20) - 1) if size else b""
     return ["raw", count, b64encode(packed).decode()]
 
@@ -67,8 +71,14 @@ match attack:
     case "bombs":
         fresh.write_bytes(lines(*START, observed(raw(1 << 16, 4 << 30))))
     case "many":
-        fresh.write_bytes(lines(*START, observed(*[["raw", 1 << 15, b64encode(
-            zlib.compress(bytes(1 << 24))).decode()]] * 64)))
+        fresh.write_bytes(
+            lines(
+                *START,
+                observed(
+                    *[["raw", 1 << 15, b64encode(zlib.compress(bytes(1 << 24))).decode()]] * 64
+                ),
+            )
+        )
     case "short":
         fresh.write_bytes(lines(*START, observed(raw(8, 0))))
     case "counts":

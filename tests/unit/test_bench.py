@@ -25,8 +25,7 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         text = file.read_text() if file.exists() else ""
         seen.append(json.loads(text) if text.startswith("{") else text)
 
-    def everything(_kernel: Kernel, sizes: object, book: object, shown: object
-                   ) -> Iterator[Figure]:
+    def everything(_kernel: Kernel, sizes: object, book: object, shown: object) -> Iterator[Figure]:
         book.note(release="6.12.1")  # type: ignore[attr-defined]
         shown.part("one", 1)  # type: ignore[attr-defined]
         look()
@@ -63,8 +62,9 @@ def test_figures_are_written_as_they_come(measured, capsys: pytest.CaptureFixtur
     assert status == 0
     assert first == "of before", "there is no figure yet"
     assert (one["kernel"], one["release"], one["whole"]) == ("uml-6.12", "6.12.1", False)
-    assert one["figures"] == [{"name": "one", "words": "one of [10000]",
-                               "values": {"seconds": 1.5}}]
+    assert one["figures"] == [
+        {"name": "one", "words": "one of [10000]", "values": {"seconds": 1.5}}
+    ]
     assert [each["name"] for each in two["figures"]] == ["one", "two"]
     assert whole == two | {"whole": True}
     said = capsys.readouterr()
@@ -72,10 +72,12 @@ def test_figures_are_written_as_they_come(measured, capsys: pytest.CaptureFixtur
     assert said.err == "dmsnap: bench: one\n"
 
 
-@pytest.mark.parametrize(("stop", "status"), [(KeyboardInterrupt(), 130),
-                                              (ProvisioningError("no guest"), 2)])
-def test_a_bench_that_is_stopped_has_lost_nothing(measured, stop: BaseException, status: int,
-                                                  capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("stop", "status"), [(KeyboardInterrupt(), 130), (ProvisioningError("no guest"), 2)]
+)
+def test_a_bench_that_is_stopped_has_lost_nothing(
+    measured, stop: BaseException, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     measured.stop = stop
     found, seen = measured()
     assert found == status
@@ -84,14 +86,19 @@ def test_a_bench_that_is_stopped_has_lost_nothing(measured, stop: BaseException,
     assert "Traceback" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("words", "says"), [
-    (["--exceptions", "9999"], "too few"), (["--exceptions", "x"], "invalid"),
-    (["--kernel", "nosuch"], "no kernel is called 'nosuch'"),
-    (["--output", "/dev/null/x"], "is no directory"),
-    (["--kernel", "deb-6.1"], "QEMU is missing")])
-def test_what_cannot_be_measured_is_told_first(words: list[str], says: str,
-                                               monkeypatch: pytest.MonkeyPatch,
-                                               capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--exceptions", "9999"], "too few"),
+        (["--exceptions", "x"], "invalid"),
+        (["--kernel", "nosuch"], "no kernel is called 'nosuch'"),
+        (["--output", "/dev/null/x"], "is no directory"),
+        (["--kernel", "deb-6.1"], "QEMU is missing"),
+    ],
+)
+def test_what_cannot_be_measured_is_told_first(
+    words: list[str], says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def missing() -> None:
         raise ProvisioningError("QEMU is missing")
 
@@ -110,6 +117,7 @@ def test_every_figure_is_a_number_with_its_unit() -> None:
     figures = list(bench.bench_exceptions([100, 200], shown))
     assert [figure.name for figure in figures] == [f"exceptions, {kind}" for kind in bench.KINDS]
     for figure in figures:
-        assert all(each > 0 and name.endswith(("s", "bytes"))
-                   for name, each in figure.values.items())
+        assert all(
+            each > 0 and name.endswith(("s", "bytes")) for name, each in figure.values.items()
+        )
         assert "largest/smallest" in figure.words

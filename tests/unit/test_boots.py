@@ -42,6 +42,7 @@ def kernel(tmp_path):
 @pytest.fixture
 def object_of_ours(monkeypatch):
     """Curing without a compiler."""
+
     def cured(program, home, _progress):
         (home / "cured").mkdir(exist_ok=True)
         made = home / "cured/linux"
@@ -71,7 +72,10 @@ NONE = Boots()
 def test_a_boot_is_shown_once(kernel, cache):
     first = proven(kernel, Boots(WORKS))
     assert (first.runs, first.cured, first.words()) == (
-        str(kernel.program), False, "boots in 1.5 s")
+        str(kernel.program),
+        False,
+        "boots in 1.5 s",
+    )
     assert proven(kernel, NONE) == first
     assert json.loads((cache / "boots/uml-6/proof.json").read_bytes())["host"] == boots.this_host()
     # Nothing but the question differs.
@@ -100,14 +104,19 @@ def test_what_was_shown_of_something_else_does_not_count(kernel, cache, monkeypa
 
 
 def test_a_host_is_its_boot_its_processor_and_what_it_allows(monkeypatch):
-    texts = {"/proc/sys/kernel/random/boot_id": "one\n", "/proc/self/status": "Seccomp:\t0\n",
-             "/proc/cpuinfo": "model name\t: A\nflags\t: fpu\nmodel name\t: B\nflags\t: sse\n"}
+    texts = {
+        "/proc/sys/kernel/random/boot_id": "one\n",
+        "/proc/self/status": "Seccomp:\t0\n",
+        "/proc/cpuinfo": "model name\t: A\nflags\t: fpu\nmodel name\t: B\nflags\t: sse\n",
+    }
     monkeypatch.setattr(Path, "read_text", lambda path: texts[str(path)])
     seen = {boots.this_host()}
     assert "one / A / " in boots.this_host()
-    for path, text in [("/proc/cpuinfo", "model name\t: A\nflags\t: fpu amx_tile\n"),
-                       ("/proc/self/status", "Seccomp:\t2\n"),
-                       ("/proc/sys/kernel/random/boot_id", "two\n")]:
+    for path, text in [
+        ("/proc/cpuinfo", "model name\t: A\nflags\t: fpu amx_tile\n"),
+        ("/proc/self/status", "Seccomp:\t2\n"),
+        ("/proc/sys/kernel/random/boot_id", "two\n"),
+    ]:
         texts[path] = text
         assert boots.this_host() not in seen
         seen.add(boots.this_host())
@@ -135,8 +144,11 @@ def test_what_dies_of_it_is_cured_and_only_that(kernel, cache):
 
 @pytest.mark.usefixtures("object_of_ours")
 def test_a_cure_that_does_not_help_is_not_used(kernel, cache):
-    with pytest.raises(CannotBoot, match=r"^uml-6 does not boot .*console says: ptrace: Operation "
-                       r"not permitted.*with ptrace-whole-xstate.so; without it: .*AMX"):
+    with pytest.raises(
+        CannotBoot,
+        match=r"^uml-6 does not boot .*console says: ptrace: Operation "
+        r"not permitted.*with ptrace-whole-xstate.so; without it: .*AMX",
+    ):
         proven(kernel, Boots(DIES, ENDS, ENDS))
     assert not (cache / "boots/uml-6/proof.json").exists()
 
@@ -159,17 +171,23 @@ def test_a_guest_that_died_for_no_reason_has_a_second_try(kernel):
 
 
 def test_kernels_of_ones_own_have_a_place_each(tmp_path):
-    places = {home_of(Kernel(str(tmp_path / name), tmp_path / name, tmp_path))
-              for name in ("a/linux", "b/linux", "../a/linux")}
+    places = {
+        home_of(Kernel(str(tmp_path / name), tmp_path / name, tmp_path))
+        for name in ("a/linux", "b/linux", "../a/linux")
+    }
     assert len(places) == 3
     assert {place.parent for place in places} == {catalogue.cache_dir().parent / "boots"}
 
 
 def test_a_static_program_cannot_be_cured_and_the_option_is_named(kernel):
     header = b"\x7fELF\x02\x01\x01".ljust(16, b"\0") + struct.pack(
-        "<HHIQQQIHHHHHH", 2, 62, 1, 0, 64, 0, 0, 64, 56, 1, 64, 0, 0)
-    kernel.program.write_bytes((header + struct.pack(
-        "<IIQQQQQQ", 1, 5, 0, 0x60000000, 0x60000000, 4096, 4096, 4096)).ljust(4096, b"\0"))
+        "<HHIQQQIHHHHHH", 2, 62, 1, 0, 64, 0, 0, 64, 56, 1, 64, 0, 0
+    )
+    kernel.program.write_bytes(
+        (
+            header + struct.pack("<IIQQQQQQ", 1, 5, 0, 0x60000000, 0x60000000, 4096, 4096, 4096)
+        ).ljust(4096, b"\0")
+    )
     with pytest.raises(CannotBoot, match=r"AMX.* linked statically.*CONFIG_STATIC_LINK"):
         proven(replace(kernel, name=str(kernel.program)), Boots(DIES))
 
@@ -181,23 +199,49 @@ def test_without_a_cache_it_is_shown_each_time(kernel, tmp_path, monkeypatch):
         assert proven(kernel, Boots(WORKS)).runs == str(kernel.program)
 
 
-@pytest.mark.parametrize(("boot", "said"), [
-    (DIES, xstate.CAUSE),
-    (ENDS, ("it ended, and its console says: ptrace: Operation not permitted (allow ptrace: in "
-            "the container's seccomp profile, or by kernel.yama.ptrace_scope)")),
-    (HANGS, "it was not up after 30 s, and its console says: Linux version 6"),
-    (Boot(False, 1, True, "mmapper_init - find_iomem failed\nmount: error while loading: Error 24\n"
-          "init: later\nKernel panic - not syncing: no init\n"),
-     "it ended, and its console says: mount: error while loading: Error 24"),
-    (Boot(False, 1, True, "one\nKernel panic - not syncing: x\nCall Trace:\n [<60>] panic+0x1\n"),
-     "it ended, and its console says: Kernel panic - not syncing: x"),
-    (Boot(False, 1, True, "", 128 + 25),
-     ("it was ended by SIGXFSZ (files may not be as large as its memory here, see ulimit "
-      "-f), without a word")),
-    (Boot(False, 1, True, "", 1), "it ended, without a word"),
-    (Boot(False, 30, False, ""), "it was not up after 30 s, without a word"),
-    (Boot(False, 1, True, "x" * 5000), f"it ended, and its console says: {'x' * 200}"),
-])
+@pytest.mark.parametrize(
+    ("boot", "said"),
+    [
+        (DIES, xstate.CAUSE),
+        (
+            ENDS,
+            (
+                "it ended, and its console says: ptrace: Operation not permitted (allow ptrace: in "
+                "the container's seccomp profile, or by kernel.yama.ptrace_scope)"
+            ),
+        ),
+        (HANGS, "it was not up after 30 s, and its console says: Linux version 6"),
+        (
+            Boot(
+                False,
+                1,
+                True,
+                "mmapper_init - find_iomem failed\nmount: error while loading: Error 24\n"
+                "init: later\nKernel panic - not syncing: no init\n",
+            ),
+            "it ended, and its console says: mount: error while loading: Error 24",
+        ),
+        (
+            Boot(
+                False,
+                1,
+                True,
+                "one\nKernel panic - not syncing: x\nCall Trace:\n [<60>] panic+0x1\n",
+            ),
+            "it ended, and its console says: Kernel panic - not syncing: x",
+        ),
+        (
+            Boot(False, 1, True, "", 128 + 25),
+            (
+                "it was ended by SIGXFSZ (files may not be as large as its memory here, see ulimit "
+                "-f), without a word"
+            ),
+        ),
+        (Boot(False, 1, True, "", 1), "it ended, without a word"),
+        (Boot(False, 30, False, ""), "it was not up after 30 s, without a word"),
+        (Boot(False, 1, True, "x" * 5000), f"it ended, and its console says: {'x' * 200}"),
+    ],
+)
 def test_a_failure_in_one_line(boot, said):
     assert cause(boot) == said
 
@@ -237,30 +281,38 @@ def test_the_default_where_it_boots(monkeypatch):
     assert machine.tried == ["uml-6.12"]
 
 
-@pytest.mark.parametrize(("cached", "boot", "qemu", "tried"), [
-    ([], ["uml-6.1"], True, ["uml-6.12", "uml-6.1"]),
-    (["uml-7.2"], ["uml-7.2"], True, ["uml-6.12", "uml-7.2"]),
-    (["deb-6.1"], ["uml-7.2"], True, ["uml-6.12", "uml-6.1", "uml-7.2"]),
-    ([], ["deb-6.1", "deb-6.12"], True, ["uml-6.12", "uml-6.1", "uml-7.2", "deb-6.12"]),
-    (["deb-6.1"], ["deb-6.1"], True, ["uml-6.12", "uml-6.1", "uml-7.2", "deb-6.1"]),
-])
+@pytest.mark.parametrize(
+    ("cached", "boot", "qemu", "tried"),
+    [
+        ([], ["uml-6.1"], True, ["uml-6.12", "uml-6.1"]),
+        (["uml-7.2"], ["uml-7.2"], True, ["uml-6.12", "uml-7.2"]),
+        (["deb-6.1"], ["uml-7.2"], True, ["uml-6.12", "uml-6.1", "uml-7.2"]),
+        ([], ["deb-6.1", "deb-6.12"], True, ["uml-6.12", "uml-6.1", "uml-7.2", "deb-6.12"]),
+        (["deb-6.1"], ["deb-6.1"], True, ["uml-6.12", "uml-6.1", "uml-7.2", "deb-6.1"]),
+    ],
+)
 def test_the_best_that_boots_takes_its_place(monkeypatch, cached, boot, qemu, tried):
     machine = Machine(monkeypatch, cached=["uml-6.12", *cached], boot=boot, qemu=qemu)
     lines: list[str] = []
     kernel = fallback.best(lines.append)
     assert machine.tried == tried
     assert kernel.name == tried[-1]
-    assert kernel.instead == ("in place of uml-6.12: uml-6.12 does not boot on this machine: "
-                              f"{xstate.CAUSE}")
+    assert kernel.instead == (
+        f"in place of uml-6.12: uml-6.12 does not boot on this machine: {xstate.CAUSE}"
+    )
     assert lines[0] == f"uml-6.12 does not boot on this machine: {xstate.CAUSE}"
     assert lines[-1] == f"{tried[-1]} is taken in place of uml-6.12"
 
 
 def test_where_none_boots_all_is_told(monkeypatch):
-    machine = Machine(monkeypatch, cached=["uml-6.12", "uml-6.1"], boot=[], fetchable=False,
-                      qemu=False)
-    with pytest.raises(CannotBoot, match=r"no kernel boots on this machine\. uml-6.12 does not .*"
-                       r"uml-6.1 does not boot.*uml-7.2: no network"):
+    machine = Machine(
+        monkeypatch, cached=["uml-6.12", "uml-6.1"], boot=[], fetchable=False, qemu=False
+    )
+    with pytest.raises(
+        CannotBoot,
+        match=r"no kernel boots on this machine\. uml-6.12 does not .*"
+        r"uml-6.1 does not boot.*uml-7.2: no network",
+    ):
         fallback.best()
     assert machine.tried == ["uml-6.12", "uml-6.1"]
 

@@ -20,9 +20,23 @@ from harness.guest.process import KeptProcess
 from tests.users import USERS, command_as, environment
 
 HOST = Path(__file__).with_name("cage_host.py")
-DONE_BY_ALL = {"writes", "overwrites", "chmod", "utime", "unlinks", "secret", "processes", "kill",
-               "unix socket", "abstract socket", "tcp", "udp", "/proc/version",
-               "/sys", "user namespace"}
+DONE_BY_ALL = {
+    "writes",
+    "overwrites",
+    "chmod",
+    "utime",
+    "unlinks",
+    "secret",
+    "processes",
+    "kill",
+    "unix socket",
+    "abstract socket",
+    "tcp",
+    "udp",
+    "/proc/version",
+    "/sys",
+    "user namespace",
+}
 """What even an ordinary user can do without a cage."""
 DONE_BY_ROOT = {"shadow", "device", "mount", "capabilities", "remount", "core_pattern", "setuid"}
 NEEDS = ["results", "null", "fork"]
@@ -36,9 +50,14 @@ def place():
 
 
 def probe(user, kind, place):
-    done = subprocess.run(command_as(user, [sys.executable, HOST, kind, place]),
-                          capture_output=True, text=True, timeout=120, check=False,
-                          env=environment(user, place))
+    done = subprocess.run(
+        command_as(user, [sys.executable, HOST, kind, place]),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=environment(user, place),
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout)
 
@@ -65,11 +84,17 @@ def test_in_a_cage_it_gets_nowhere(user, kind, place):
 @pytest.fixture
 def host(monkeypatch):
     """Makes a host that allows some kinds of cage."""
+
     def host(*kinds, uid=1000, wanted=True):
         confinement._tried.cache_clear()
         monkeypatch.setattr(confinement, "_wanted", wanted)
-        monkeypatch.setattr(confinement, "_try", lambda kind, _procfs: (
-            "entered\n" if kind in kinds else "keeper: cannot start sh: namespaces: not here\n"))
+        monkeypatch.setattr(
+            confinement,
+            "_try",
+            lambda kind, _procfs: (
+                "entered\n" if kind in kinds else "keeper: cannot start sh: namespaces: not here\n"
+            ),
+        )
         monkeypatch.setattr(os, "geteuid", lambda: uid)
 
     yield host
@@ -107,8 +132,9 @@ def test_a_cage_that_cannot_be_entered_starts_nothing(place):
     private = place / "private"
     (private / "root").mkdir(parents=True)
     cage = Cage("namespaces", str(private / "nothing"), ("/usr",), (str(private),))
-    guest = KeptProcess(["/bin/sh", "-c", "echo out"], results=place, private=private, cage=cage,
-                        env={})
+    guest = KeptProcess(
+        ["/bin/sh", "-c", "echo out"], results=place, private=private, cage=cage, env={}
+    )
     os.waitid(os.P_PIDFD, guest.fileno(), os.WEXITED | os.WNOWAIT)
     guest.end()
     assert guest.console_tail().startswith("keeper: cannot start /bin/sh: mount ")

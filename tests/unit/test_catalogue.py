@@ -52,8 +52,13 @@ def fetches(monkeypatch):
             return None
         lay_out(into)
         done.append(home)
-        return Fetched(version=f"6.99um{len(done)}", release="6.99.1", sha256="ab" * 32,
-                       libc_version="2.99", expired=suite == "sid")
+        return Fetched(
+            version=f"6.99um{len(done)}",
+            release="6.99.1",
+            sha256="ab" * 32,
+            libc_version="2.99",
+            expired=suite == "sid",
+        )
 
     monkeypatch.setattr(apt, "fetch_kernel", fetch_kernel)
     return done
@@ -62,9 +67,23 @@ def fetches(monkeypatch):
 def test_the_catalogue_is_oldest_first_and_its_default_is_stable():
     entries = catalogue.entries()
     assert [entry.name for entry in entries] == [
-        "uml-6.1", "uml-6.12", "uml-7.2", "deb-5.10", "deb-6.1", "deb-6.12", "deb-7.2"]
+        "uml-6.1",
+        "uml-6.12",
+        "uml-7.2",
+        "deb-5.10",
+        "deb-6.1",
+        "deb-6.12",
+        "deb-7.2",
+    ]
     assert [entry.suite for entry in entries] == [
-        "bookworm", "trixie", "sid", "bullseye", "bookworm", "trixie", "sid"]
+        "bookworm",
+        "trixie",
+        "sid",
+        "bullseye",
+        "bookworm",
+        "trixie",
+        "sid",
+    ]
     assert {entry.guest for entry in entries if entry.name.startswith("deb")} == {"qemu"}
     assert catalogue.default() == "uml-6.12"
 
@@ -100,12 +119,19 @@ def test_fetch_records_what_came_and_is_done_once(cache, fetches):
     record = kernel.record
     assert record is not None
     assert (record.suite, record.package, record.version, record.release) == (
-        "sid", "user-mode-linux", "6.99um1", "6.99.1")
+        "sid",
+        "user-mode-linux",
+        "6.99um1",
+        "6.99.1",
+    )
     assert (record.expired, record.libc_version) == (True, "2.99")
     assert record.program_sha256 == catalogue.sha256_of(kernel.program)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", record.fetched_at)
-    assert lines == ["fetching user-mode-linux of sid",
-                     "kernel 6.99.1 from user-mode-linux 6.99um1 is ready", record.age()]
+    assert lines == [
+        "fetching user-mode-linux of sid",
+        "kernel 6.99.1 from user-mode-linux 6.99um1 is ready",
+        record.age(),
+    ]
     assert sorted(path.name for path in cache.iterdir()) == [".uml-7.2.lock", "uml-7.2"]
 
 
@@ -136,8 +162,7 @@ def test_a_refresh_of_what_is_todays_fetches_nothing(fetches):
 def test_room_is_asked_for_once_for_all(monkeypatch, fetches):
     entries = [catalogue.entry_of(name) for name in ("uml-6.1", "uml-7.2", "uml-6.1")]
     free = 600 << 20
-    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(
-        f_bavail=free, f_frsize=1))
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=free, f_frsize=1))
     catalogue.check_room(entries[:1])
     with pytest.raises(ProvisioningError, match=r"^uml-6.1, uml-7.2 needs 700 MiB .* 600 MiB"):
         catalogue.check_room(entries)
@@ -191,8 +216,9 @@ provision.fetch("uml-6.12")
 
 
 def test_what_a_killed_fetch_left_is_no_kernel_and_is_cleaned_up(cache, fetches):
-    with subprocess.Popen([sys.executable, "-c", KILLED, Path(__file__).parent],
-                          stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, Path(__file__).parent], stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "half\n"
         process.send_signal(signal.SIGKILL)
@@ -221,8 +247,13 @@ def test_two_fetches_that_meet_do_the_work_once(monkeypatch):
     monkeypatch.setattr(apt, "fetch_kernel", fetch_kernel)
     got = []
     first = threading.Thread(target=lambda: got.append(provision.fetch("uml-6.12")))
-    second = threading.Thread(target=lambda: got.append(provision.fetch(
-        "uml-6.12", progress=lambda line: waits.set() if "another process" in line else None)))
+    second = threading.Thread(
+        target=lambda: got.append(
+            provision.fetch(
+                "uml-6.12", progress=lambda line: waits.set() if "another process" in line else None
+            )
+        )
+    )
     first.start()
     assert begun.wait(20)
     second.start()
@@ -242,20 +273,33 @@ def rewrite(directory, **changes):
 
 
 @pytest.mark.usefixtures("fetches")
-@pytest.mark.parametrize("damage", [
-    lambda home: (home / "manifest.json").unlink(),
-    lambda home: (home / "manifest.json").write_text('{"name": "uml-6'),
-    lambda home: (home / "linux").unlink(),
-    lambda home: (home / "linux").chmod(0o644),
-    lambda home: (home / "modules/6.99.1").rename(home / "elsewhere"),
-    lambda home: rewrite(home, manifest_version=2),
-    lambda home: rewrite(home, name="uml-7.2"),
-    # Copied from another cache: the interpreter of its program is elsewhere.
-    lambda home: rewrite(home, home="/elsewhere"),
-    # By a dmsnap that worked with other modules.
-    lambda home: rewrite(home, kept=["loop"]),
-], ids=["no manifest", "cut manifest", "no program", "not executable", "no modules",
-        "newer manifest", "another kernel", "moved", "other modules"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda home: (home / "manifest.json").unlink(),
+        lambda home: (home / "manifest.json").write_text('{"name": "uml-6'),
+        lambda home: (home / "linux").unlink(),
+        lambda home: (home / "linux").chmod(0o644),
+        lambda home: (home / "modules/6.99.1").rename(home / "elsewhere"),
+        lambda home: rewrite(home, manifest_version=2),
+        lambda home: rewrite(home, name="uml-7.2"),
+        # Copied from another cache: the interpreter of its program is elsewhere.
+        lambda home: rewrite(home, home="/elsewhere"),
+        # By a dmsnap that worked with other modules.
+        lambda home: rewrite(home, kept=["loop"]),
+    ],
+    ids=[
+        "no manifest",
+        "cut manifest",
+        "no program",
+        "not executable",
+        "no modules",
+        "newer manifest",
+        "another kernel",
+        "moved",
+        "other modules",
+    ],
+)
 def test_a_damaged_kernel_is_none_and_is_fetched_again(cache, damage):
     provision.fetch("uml-6.12")
     damage(cache / "uml-6.12")
@@ -292,18 +336,36 @@ def test_an_installed_tree_gives_its_release(own):
     assert built.custom(own / "linux", own / "install").modules == tree / "6.99.1"
 
 
-@pytest.mark.parametrize(("damage", "message"), [
-    (lambda own: (own / "linux").unlink(), r"no such file; give the program"),
-    (lambda own: (own / "linux").chmod(0o644), r"not executable; .*chmod \+x"),
-    (lambda own: (own / "linux").write_text("#!/bin/sh\necho too old; exit 1\n"),
-     r"does not start \(too old\)"),
-    (lambda own: (own / "linux").write_bytes(b"\x7fELF rubbish"), r"does not start \(Exec format"),
-    (lambda own: (own / "modules").rename(own / "x"), r"no such directory; .*modules_install"),
-    (lambda own: next(own.rglob("*.ko")).unlink(), r"holds no dm-snapshot\.ko; build it with"),
-    (lambda own: next(own.rglob("*.ko")).rename(own / "modules/dm-snapshot.ko.xz"),
-     r"decompress it: .*dm-snapshot\.ko\.xz"),
-], ids=["no program", "mode", "fails", "no program of this machine", "no modules", "no module",
-        "packed"])
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda own: (own / "linux").unlink(), r"no such file; give the program"),
+        (lambda own: (own / "linux").chmod(0o644), r"not executable; .*chmod \+x"),
+        (
+            lambda own: (own / "linux").write_text("#!/bin/sh\necho too old; exit 1\n"),
+            r"does not start \(too old\)",
+        ),
+        (
+            lambda own: (own / "linux").write_bytes(b"\x7fELF rubbish"),
+            r"does not start \(Exec format",
+        ),
+        (lambda own: (own / "modules").rename(own / "x"), r"no such directory; .*modules_install"),
+        (lambda own: next(own.rglob("*.ko")).unlink(), r"holds no dm-snapshot\.ko; build it with"),
+        (
+            lambda own: next(own.rglob("*.ko")).rename(own / "modules/dm-snapshot.ko.xz"),
+            r"decompress it: .*dm-snapshot\.ko\.xz",
+        ),
+    ],
+    ids=[
+        "no program",
+        "mode",
+        "fails",
+        "no program of this machine",
+        "no modules",
+        "no module",
+        "packed",
+    ],
+)
 def test_what_is_wrong_with_ones_own_kernel_is_named(own, damage, message):
     damage(own)
     with pytest.raises(ProvisioningError, match=message):

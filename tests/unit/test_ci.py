@@ -20,7 +20,10 @@ SHELL = re.compile(r"```sh\n(.*?)```", re.DOTALL)
 def validated(kind: str, file: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "check_jsonschema", "--builtin-schema", kind, str(file)],
-        capture_output=True, text=True, check=False)
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_the_workflow_is_one() -> None:
@@ -43,11 +46,18 @@ def test_the_gitlab_job_is_one(tmp_path: Path) -> None:
 
 
 def test_what_the_workflow_installs_is_what_setup_needs() -> None:
-    needed = {line for line in (ROOT / "vm/debian-packages.txt").read_text().splitlines()
-              if not line.startswith("#")}
+    needed = {
+        line
+        for line in (ROOT / "vm/debian-packages.txt").read_text().splitlines()
+        if not line.startswith("#")
+    }
     text = WORKFLOW.read_text().replace("\\\n", " ")
-    installs = [set(re.sub(r"\s+", " ", words).split()) for words in re.findall(
-        r"apt-get install -y -q --no-install-recommends\s+((?:[a-z0-9-]+\s+)+)", text)]
+    installs = [
+        set(re.sub(r"\s+", " ", words).split())
+        for words in re.findall(
+            r"apt-get install -y -q --no-install-recommends\s+((?:[a-z0-9-]+\s+)+)", text
+        )
+    ]
     assert len(installs) == 2
     assert all(needed <= words for words in installs), installs
 
@@ -68,8 +78,9 @@ def test_every_command_exists(file: Path) -> None:
 
 def test_the_shell_of_the_page_is_shell() -> None:
     for block in SHELL.findall(PAGE.read_text()):
-        done = subprocess.run(["sh", "-n"], input=block, text=True, capture_output=True,
-                              check=False)
+        done = subprocess.run(
+            ["sh", "-n"], input=block, text=True, capture_output=True, check=False
+        )
         assert done.returncode == 0, done.stderr
 
 

@@ -43,7 +43,8 @@ def dmsnap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def typed(*words: object, standard_input: str | bytes | None = None) -> Result:
         result = CliRunner().invoke(main, [str(word) for word in words], input=standard_input)
         assert result.exception is None or isinstance(result.exception, SystemExit), (
-            result.exception)
+            result.exception
+        )
         assert "Traceback" not in result.output
         return result
 
@@ -98,7 +99,11 @@ def test_list_shows_each_scenario_once_with_what_it_is_about(dmsnap) -> None:
 def test_list_of_a_pattern(dmsnap) -> None:
     text = dmsnap("list", "overflow_in_one*", "bring_up[P]", "--rows").stdout
     assert [line.strip() for line in text.splitlines() if line[:2] != "  " or line[2] != " "] == [
-        "creation", "bring_up", "overflow", "overflow_in_one_write ×6"]
+        "creation",
+        "bring_up",
+        "overflow",
+        "overflow_in_one_write ×6",
+    ]
     assert "answers: dmtest: bring_up_snapshot_target" in text
 
 
@@ -142,8 +147,9 @@ def bring_up() -> Trace:
 
 
 @pytest.mark.parametrize("profile", [None, *PROFILES])
-def test_replay_on_the_twin_writes_observations(dmsnap, file: Path, tmp_path: Path,
-                                                profile: str | None) -> None:
+def test_replay_on_the_twin_writes_observations(
+    dmsnap, file: Path, tmp_path: Path, profile: str | None
+) -> None:
     named = () if profile is None else ("--profile", profile)
     result = dmsnap("replay", file, "--on", "twin", *named)
     assert result.exit_code == 0
@@ -156,8 +162,15 @@ def test_replay_on_the_twin_writes_observations(dmsnap, file: Path, tmp_path: Pa
 
 
 def test_replay_of_what_comes_in(dmsnap, file: Path, tmp_path: Path) -> None:
-    result = dmsnap("replay", "-", "--on", "twin", "--output", tmp_path / "a" / "b",
-                    standard_input=file.read_bytes())
+    result = dmsnap(
+        "replay",
+        "-",
+        "--on",
+        "twin",
+        "--output",
+        tmp_path / "a" / "b",
+        standard_input=file.read_bytes(),
+    )
     assert result.exit_code == 0
     assert (tmp_path / "a/b/twin.jsonl").exists()
 
@@ -168,8 +181,10 @@ BAD_TRACES = [
     ('{"dmsnap-trace":2,"scenario":"x"}\n', "line 1, field $.dmsnap-trace: version 2"),
     ('{"dmsnap-observations":1,"scenario":"x"}\n', "this is an observations file"),
     ('{"dmsnap-trace":1,"scenario":"x"}\n{"do":"fly"}\n', "line 2, field $.do"),
-    ('{"dmsnap-trace":1,"scenario":"x"}\n\n{"do":"disk","name":"a","sectors":"8"}\n',
-     "line 3, field $.sectors: Expected `int`, got `str`"),
+    (
+        '{"dmsnap-trace":1,"scenario":"x"}\n\n{"do":"disk","name":"a","sectors":"8"}\n',
+        "line 3, field $.sectors: Expected `int`, got `str`",
+    ),
     ('{"dmsnap-trace":1,"scenario":"x"}\n{"do":"disk","name":"a"}\n', "line 2, field $.sectors"),
     ("[" * 100_000, "line 1"),
 ]
@@ -177,8 +192,9 @@ BAD_TRACES = [
 
 @pytest.mark.parametrize(("text", "says"), BAD_TRACES)
 @pytest.mark.parametrize("side", ["twin", "both"])
-def test_a_malformed_trace_is_told_with_line_and_field(dmsnap, tmp_path: Path, text: str,
-                                                       says: str, side: str) -> None:
+def test_a_malformed_trace_is_told_with_line_and_field(
+    dmsnap, tmp_path: Path, text: str, says: str, side: str
+) -> None:
     (tmp_path / "bad.jsonl").write_text(text)
     refused(dmsnap("replay", "bad.jsonl", "--on", side), says)
     assert not (tmp_path / "report").exists()
@@ -190,8 +206,10 @@ def test_a_trace_that_is_no_text(dmsnap, tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_there(dmsnap, tmp_path: Path) -> None:
-    refused(dmsnap("replay", "nowhere.jsonl", "--on", "twin"),
-            "nowhere.jsonl: No such file or directory")
+    refused(
+        dmsnap("replay", "nowhere.jsonl", "--on", "twin"),
+        "nowhere.jsonl: No such file or directory",
+    )
     (tmp_path / "a directory").mkdir()
     result = dmsnap("replay", "a directory", "--on", "twin")
     assert result.exit_code == EXIT_CANNOT
@@ -205,7 +223,8 @@ def test_observations_that_cannot_be_written(dmsnap, file: Path, tmp_path: Path)
 
 def test_a_trace_without_meaning(dmsnap, tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_text(
-        '{"dmsnap-trace":1,"scenario":"x"}\n{"do":"read","device":"a","sector":0,"sectors":1}\n')
+        '{"dmsnap-trace":1,"scenario":"x"}\n{"do":"read","device":"a","sector":0,"sectors":1}\n'
+    )
     refused(dmsnap("replay", "t.jsonl", "--on", "twin"), "no device named a")
 
 
@@ -216,16 +235,21 @@ def test_a_profile_beside_a_kernel(dmsnap, file: Path) -> None:
 
 
 def test_a_replay_takes_one_kernel(dmsnap, file: Path) -> None:
-    refused(dmsnap("replay", file, "--kernel", "uml-6.1", "--kernel", "uml-7.2"),
-            "runs on one kernel")
+    refused(
+        dmsnap("replay", file, "--kernel", "uml-6.1", "--kernel", "uml-7.2"), "runs on one kernel"
+    )
 
 
 # -- kernels ------------------------------------------------------------------------------------
 
 
 def test_modules_belong_to_a_kernel_of_ones_own(dmsnap, tmp_path: Path) -> None:
-    refused(dmsnap("run", "bring_up", "--kernel", "uml-6.1", "--modules", tmp_path),
-            "--modules belongs to a kernel given as a path", "uml-6.1", "leave it out")
+    refused(
+        dmsnap("run", "bring_up", "--kernel", "uml-6.1", "--modules", tmp_path),
+        "--modules belongs to a kernel given as a path",
+        "uml-6.1",
+        "leave it out",
+    )
     refused(dmsnap("run", "bring_up", "--modules", tmp_path), "leave it out")
     refused(dmsnap("run", "bring_up", "--kernel", "./linux"), "say where its modules are")
 
@@ -237,8 +261,10 @@ def test_a_kernel_that_nobody_knows(dmsnap, file: Path, command: list[str]) -> N
 
 
 def test_a_program_that_is_no_kernel(dmsnap, tmp_path: Path) -> None:
-    refused(dmsnap("run", "bring_up", "--kernel", tmp_path / "nothing", "--modules", tmp_path),
-            "nothing")
+    refused(
+        dmsnap("run", "bring_up", "--kernel", tmp_path / "nothing", "--modules", tmp_path),
+        "nothing",
+    )
 
 
 def test_a_kernel_that_cannot_be_fetched(dmsnap, file: Path) -> None:
@@ -263,7 +289,9 @@ def kernel(name: str) -> Kernel:
 def test_a_kernel_named_twice_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provision, "fetch", lambda name, **_: kernel(name))
     assert chosen_kernels(["uml-7.2", "uml-6.1", "uml-7.2"], None, progress=print) == (
-        kernel("uml-7.2"), kernel("uml-6.1"))
+        kernel("uml-7.2"),
+        kernel("uml-6.1"),
+    )
 
 
 def test_where_none_is_named_it_is_the_best_that_boots(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,11 +300,13 @@ def test_where_none_is_named_it_is_the_best_that_boots(monkeypatch: pytest.Monke
     assert chosen_kernels([], None, progress=print) == (kernel("the best"),)
     # What was named is taken, whether or not it boots.
     assert chosen_kernels([catalogue.default()], None, progress=print) == (
-        kernel(catalogue.default()),)
+        kernel(catalogue.default()),
+    )
 
 
-def test_fetch_boots_what_it_brings(dmsnap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-                                    ) -> None:
+def test_fetch_boots_what_it_brings(
+    dmsnap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     proven = []
 
     def prove(kernel, **_rest):
@@ -285,13 +315,19 @@ def test_fetch_boots_what_it_brings(dmsnap, tmp_path: Path, monkeypatch: pytest.
             raise CannotBoot("uml-6.1 does not boot on this machine: it ended, without a word")
 
     monkeypatch.setattr(fallback, "prove", prove)
-    monkeypatch.setattr(provision, "fetch", lambda name, **_: catalogue.Kernel(
-        name, Path(__file__), tmp_path, guest=catalogue.entry_of(name).guest))
+    monkeypatch.setattr(
+        provision,
+        "fetch",
+        lambda name, **_: catalogue.Kernel(
+            name, Path(__file__), tmp_path, guest=catalogue.entry_of(name).guest
+        ),
+    )
     result = dmsnap("kernels", "fetch", "uml-*", "deb-6.1")
     assert proven == ["uml-6.1", "uml-6.12", "uml-7.2"]
     assert result.exit_code == EXIT_DIFFERS
     assert result.stderr == (
-        "dmsnap: uml-6.1 does not boot on this machine: it ended, without a word\n")
+        "dmsnap: uml-6.1 does not boot on this machine: it ended, without a word\n"
+    )
     proven.clear()
     assert dmsnap("kernels", "fetch").exit_code == 0
     assert proven == ["uml-6.12"]
@@ -308,18 +344,27 @@ def test_here_is_refused_on_a_machine_without_the_mark(dmsnap) -> None:
     refused(dmsnap("run", "bring_up", "--guest", "here", "--kernel", "uml-6.1"), "leave --kernel")
 
 
-@pytest.mark.parametrize(("words", "option"), [
-    (["-j", "0"], "-j"), (["-j", "many"], "-j"), (["--step-limit", "0"], "--step-limit"),
-    (["--driver", "telepathy"], "--driver"), (["--guest", "moon"], "--guest"),
-    (["--seed", "-1"], "--seed"), (["--nosuch"], "--nosuch")])
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["-j", "0"], "-j"),
+        (["-j", "many"], "-j"),
+        (["--step-limit", "0"], "--step-limit"),
+        (["--driver", "telepathy"], "--driver"),
+        (["--guest", "moon"], "--guest"),
+        (["--seed", "-1"], "--seed"),
+        (["--nosuch"], "--nosuch"),
+    ],
+)
 def test_options_are_checked(dmsnap, words: list[str], option: str) -> None:
     result = dmsnap("run", "bring_up", *words)
     assert result.exit_code == EXIT_CANNOT
     assert option in result.stderr
 
 
-def test_the_vagrant_machine_is_one_kernel_of_several(dmsnap, tmp_path: Path,
-                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_vagrant_machine_is_one_kernel_of_several(
+    dmsnap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Guest:
         def kernel(self) -> catalogue.Kernel:
             return catalogue.Kernel("vagrant", Path(__file__), tmp_path, guest="vagrant")
@@ -335,31 +380,53 @@ def test_the_vagrant_machine_is_one_kernel_of_several(dmsnap, tmp_path: Path,
     monkeypatch.setattr("harness.campaign.run.execute", execute)
     monkeypatch.setattr("harness.guest.vagrant.Machine.check_installed", lambda _: None)
     monkeypatch.setattr("harness.cli.run.fit_vagrant_guest", lambda: guest)
-    monkeypatch.setattr(provision, "fetch", lambda name, **_: catalogue.Kernel(
-        name, Path(__file__), tmp_path, guest=catalogue.entry_of(name).guest))
+    monkeypatch.setattr(
+        provision,
+        "fetch",
+        lambda name, **_: catalogue.Kernel(
+            name, Path(__file__), tmp_path, guest=catalogue.entry_of(name).guest
+        ),
+    )
     dmsnap("run", "bring_up", "--kernel", "uml-6.1", "--kernel", "vagrant", "-j", 3)
     dmsnap("run", "bring_up", "--guest", "vagrant")
     several, one = plans
     assert [(kernel.name, several.guests(kernel)) for kernel in several.kernels] == [
-        ("uml-6.1", 3), ("vagrant", 1)]
+        ("uml-6.1", 3),
+        ("vagrant", 1),
+    ]
     assert [kernel.name for kernel in one.kernels] == ["vagrant"]
     assert several.launchers == one.launchers == {"vagrant": guest}
-    refused(dmsnap("run", "bring_up", "--guest", "vagrant", "--kernel", "uml-6.1"),
-            "name it as one of several (--kernel vagrant)")
+    refused(
+        dmsnap("run", "bring_up", "--guest", "vagrant", "--kernel", "uml-6.1"),
+        "name it as one of several (--kernel vagrant)",
+    )
 
 
 @pytest.mark.parametrize("verdict", ["same", "diverged"])
-def test_the_exit_status_says_whether_all_are_the_same(dmsnap, tmp_path: Path, verdict: str,
-                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_exit_status_says_whether_all_are_the_same(
+    dmsnap, tmp_path: Path, verdict: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = {}
 
     def execute(plan, reporter, finished):
         assert not finished
         seen["plan"] = plan
-        report = msgspec.json.decode(json.dumps({
-            "dmsnap-results": 1, "results": [
-                {"scenario": trace.header.scenario, "kernel": plan.kernels[0].name,
-                 "verdict": verdict} for trace in plan.traces]}), type=RunReport)
+        report = msgspec.json.decode(
+            json.dumps(
+                {
+                    "dmsnap-results": 1,
+                    "results": [
+                        {
+                            "scenario": trace.header.scenario,
+                            "kernel": plan.kernels[0].name,
+                            "verdict": verdict,
+                        }
+                        for trace in plan.traces
+                    ],
+                }
+            ),
+            type=RunReport,
+        )
         reporter.begin([plan.kernels[0].name], len(plan.traces))
         for result in report.results:
             reporter.result(result)
@@ -368,18 +435,39 @@ def test_the_exit_status_says_whether_all_are_the_same(dmsnap, tmp_path: Path, v
         return report
 
     monkeypatch.setattr("harness.campaign.run.execute", execute)
-    monkeypatch.setattr(provision, "fetch", lambda name, **_: catalogue.Kernel(
-        name, Path(__file__), tmp_path))
+    monkeypatch.setattr(
+        provision, "fetch", lambda name, **_: catalogue.Kernel(name, Path(__file__), tmp_path)
+    )
     monkeypatch.setattr(fallback, "prove", lambda *_args, **_named: "boots")
-    result = dmsnap("run", "bring_up", "-j", 3, "--seed", 9, "--driver", "dmsetup", "--report",
-                    "out", "--step-limit", 7)
+    result = dmsnap(
+        "run",
+        "bring_up",
+        "-j",
+        3,
+        "--seed",
+        9,
+        "--driver",
+        "dmsetup",
+        "--report",
+        "out",
+        "--step-limit",
+        7,
+    )
     assert result.exit_code == (0 if verdict == "same" else EXIT_DIFFERS)
     assert result.stdout.endswith("report: out/junit.xml, run.ktap, results.json\n")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "junit.xml", "progress.jsonl", "results.json", "run.ktap"]
+        "junit.xml",
+        "progress.jsonl",
+        "results.json",
+        "run.ktap",
+    ]
     plan = seen["plan"]
     assert (plan.jobs, plan.driver, plan.step_limit_s, str(plan.directory)) == (
-        3, "dmsetup", 7.0, "out/guests")
+        3,
+        "dmsetup",
+        7.0,
+        "out/guests",
+    )
     assert [trace.header.seed for trace in plan.traces] == [9, 9, 9]
 
 
@@ -389,12 +477,16 @@ def test_the_exit_status_says_whether_all_are_the_same(dmsnap, tmp_path: Path, v
 @pytest.fixture
 def tempted(dmsnap, monkeypatch: pytest.MonkeyPatch):
     """As `dmsnap`, where whatever would fetch or build fails the test; QEMU is installed."""
+
     def forbidden(*_: object, **__: object) -> None:
         pytest.fail("fetched, or built, for a request that cannot be carried out")
 
-    for place in ("harness.guest.fetch.provision.fetch",
-                  "harness.guest.fetch.apt.PrivateApt.__init__",
-                  "harness.guest.fetch.noinline.build", "harness.guest.vagrant.Machine.up"):
+    for place in (
+        "harness.guest.fetch.provision.fetch",
+        "harness.guest.fetch.apt.PrivateApt.__init__",
+        "harness.guest.fetch.noinline.build",
+        "harness.guest.vagrant.Machine.up",
+    ):
         monkeypatch.setattr(place, forbidden)
     monkeypatch.setattr("harness.guest.qemu.check_installed", lambda: None)
     monkeypatch.setattr("harness.guest.vagrant.Machine.check_installed", lambda _: None)
@@ -426,8 +518,9 @@ IMPOSSIBLE = [
 
 
 @pytest.mark.parametrize(("words", "says"), IMPOSSIBLE, ids=[words for words, _ in IMPOSSIBLE])
-def test_nothing_is_fetched_for_what_cannot_be(tempted, file: Path, words: str, says: str,
-                                               monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_fetched_for_what_cannot_be(
+    tempted, file: Path, words: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (file.parent / "in-the-way").touch()
     monkeypatch.setattr("harness.lvm.enact.check_installed", lambda: None)
     result = tempted(*words.split())
@@ -438,33 +531,50 @@ def test_nothing_is_fetched_for_what_cannot_be(tempted, file: Path, words: str, 
 def lacking(what: str, *cures: str):
     def check(*_: object) -> None:
         raise ProvisioningError(f"{what} is missing; type: {' '.join(cures)}")
+
     return check
 
 
-@pytest.mark.parametrize(("place", "words"), [
-    ("harness.guest.qemu.check_installed", "run --kernel deb-6.1"),
-    ("harness.guest.qemu.check_installed", "run --kernel uml-6.1 --kernel deb-*"),
-    ("harness.guest.qemu.check_installed", "preflight --kernel deb-6.1"),
-    ("harness.guest.qemu.check_installed", "headline --kernel deb-6.1"),
-    ("harness.guest.qemu.check_installed", "replay bring_up.jsonl --kernel deb-6.1"),
-    ("harness.guest.qemu.check_installed", "coverage"),
-    ("harness.guest.fetch.noinline.check", "coverage"),
-    ("harness.guest.vagrant.Machine.check_installed", "run --kernel uml-6.1 --kernel vagrant"),
-    ("harness.guest.vagrant.Machine.check_installed", "run --guest vagrant"),
-    ("harness.lvm.enact.check_installed", "lvm")])
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("harness.guest.qemu.check_installed", "run --kernel deb-6.1"),
+        ("harness.guest.qemu.check_installed", "run --kernel uml-6.1 --kernel deb-*"),
+        ("harness.guest.qemu.check_installed", "preflight --kernel deb-6.1"),
+        ("harness.guest.qemu.check_installed", "headline --kernel deb-6.1"),
+        ("harness.guest.qemu.check_installed", "replay bring_up.jsonl --kernel deb-6.1"),
+        ("harness.guest.qemu.check_installed", "coverage"),
+        ("harness.guest.fetch.noinline.check", "coverage"),
+        ("harness.guest.vagrant.Machine.check_installed", "run --kernel uml-6.1 --kernel vagrant"),
+        ("harness.guest.vagrant.Machine.check_installed", "run --guest vagrant"),
+        ("harness.lvm.enact.check_installed", "lvm"),
+    ],
+)
 def test_what_this_machine_lacks_is_told_before_a_download(
-        tempted, file: Path, place: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tempted, file: Path, place: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert file.exists()
     monkeypatch.setattr("harness.guest.fetch.noinline.check", lambda _: None)
     monkeypatch.setattr(place, lacking("the program"))
     refused(tempted(*words.split()), "the program is missing")
 
 
-@pytest.mark.parametrize("words", ["run", "kernels fetch uml-6.1", "kernels fetch deb-*",
-                                   "coverage", "preflight", "headline", "lvm",
-                                   "replay bring_up.jsonl"])
-def test_room_is_asked_for_before_a_download(tempted, file: Path, words: str,
-                                             monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [
+        "run",
+        "kernels fetch uml-6.1",
+        "kernels fetch deb-*",
+        "coverage",
+        "preflight",
+        "headline",
+        "lvm",
+        "replay bring_up.jsonl",
+    ],
+)
+def test_room_is_asked_for_before_a_download(
+    tempted, file: Path, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert file.exists()
     monkeypatch.setattr("harness.lvm.enact.check_installed", lambda: None)
     real = os.statvfs
@@ -488,34 +598,41 @@ def test_a_place_that_cannot_be_written(tempted, monkeypatch: pytest.MonkeyPatch
 GOES_ON = "`dmsnap run --resume` with the same arguments goes on from there"
 
 
-@pytest.mark.parametrize(("words", "says"), [
-    ((), ""), (("all is well",), "; all is well"),
-    ((IN_REPORT,), f"; {IN_REPORT}; {GOES_ON}")])
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [((), ""), (("all is well",), "; all is well"), ((IN_REPORT,), f"; {IN_REPORT}; {GOES_ON}")],
+)
 def test_what_was_interrupted_says_what_has_become_of_the_report(
-        dmsnap, words: tuple[str, ...], says: str, tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch) -> None:
+    dmsnap, words: tuple[str, ...], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt(*words)
 
     monkeypatch.setattr("harness.campaign.run.execute", interrupt)
-    monkeypatch.setattr(provision, "fetch", lambda name, **_: catalogue.Kernel(
-        name, Path(__file__), tmp_path))
+    monkeypatch.setattr(
+        provision, "fetch", lambda name, **_: catalogue.Kernel(name, Path(__file__), tmp_path)
+    )
     result = dmsnap("run", "bring_up", "--kernel", "uml-6.12")
     assert (result.exit_code, result.stderr) == (130, f"dmsnap: interrupted{says}\n")
 
 
-def test_a_run_on_github_adds_its_summary(dmsnap, tmp_path: Path,
-                                          monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_on_github_adds_its_summary(
+    dmsnap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def execute(plan, reporter, _finished):
-        report = RunReport(results=tuple(model.Result(
-            scenario=trace.header.scenario, kernel="k", verdict=Verdict.SAME)
-            for trace in plan.traces))
+        report = RunReport(
+            results=tuple(
+                model.Result(scenario=trace.header.scenario, kernel="k", verdict=Verdict.SAME)
+                for trace in plan.traces
+            )
+        )
         reporter.end(report)
         return report
 
     monkeypatch.setattr("harness.campaign.run.execute", execute)
-    monkeypatch.setattr(provision, "fetch", lambda name, **_: catalogue.Kernel(
-        name, Path(__file__), tmp_path))
+    monkeypatch.setattr(
+        provision, "fetch", lambda name, **_: catalogue.Kernel(name, Path(__file__), tmp_path)
+    )
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
     assert dmsnap("run", "bring_up", "--kernel", "uml-6.12").exit_code == 0
     assert (tmp_path / "summary.md").read_text().startswith("## dm-snapshot: nothing differs\n")

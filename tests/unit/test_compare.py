@@ -18,12 +18,19 @@ from harness.wire.journal import Begin, End, JournalWriter, Observed, Ready, Sta
 STATUS = "0 64 snapshot 16/256 8"
 
 
-def write_run(directory: Path, *results: Result, status: dict[tuple[str, str], str] | None = None,
-              journal: bool = True) -> Path:
+def write_run(
+    directory: Path,
+    *results: Result,
+    status: dict[tuple[str, str], str] | None = None,
+    journal: bool = True,
+) -> Path:
     """A report with the journals of its guests; ``status`` is by (kernel, scenario)."""
     directory.mkdir()
-    (directory / "results.json").write_bytes(dumps(RunReport(
-        environment=Environment(started="2026-01-01T00:00:00+00:00"), results=results)))
+    (directory / "results.json").write_bytes(
+        dumps(
+            RunReport(environment=Environment(started="2026-01-01T00:00:00+00:00"), results=results)
+        )
+    )
     for kernel in {result.kernel for result in results} if journal else ():
         guest = directory / "guests" / kernel / "guest-0001"
         guest.mkdir(parents=True)
@@ -32,14 +39,22 @@ def write_run(directory: Path, *results: Result, status: dict[tuple[str, str], s
             for result in results:
                 if result.kernel == kernel:
                     line = (status or {}).get((kernel, result.scenario), STATUS)
-                    file.write(Begin(result.scenario, 1), Started(0), Observed(Observation(
-                        step=0, state={"snap": DeviceState(status=line), "gone": None})),
-                        End(result.scenario))
+                    file.write(
+                        Begin(result.scenario, 1),
+                        Started(0),
+                        Observed(
+                            Observation(
+                                step=0, state={"snap": DeviceState(status=line), "gone": None}
+                            )
+                        ),
+                        End(result.scenario),
+                    )
     return directory
 
 
-def result(scenario: str, kernel: str = "one", verdict: Verdict = Verdict.SAME, us: int = 1000
-           ) -> Result:
+def result(
+    scenario: str, kernel: str = "one", verdict: Verdict = Verdict.SAME, us: int = 1000
+) -> Result:
     return Result(scenario=scenario, kernel=kernel, verdict=verdict, kernel_us=us, twin_us=us)
 
 
@@ -116,13 +131,17 @@ def test_nothing_in_common(tmp_path: Path) -> None:
         compare.pairs(compare.open_run(str(a)), compare.open_run(str(b)))
 
 
-@pytest.mark.parametrize(("name", "says"), [
-    ("nowhere", "there is no nowhere; name the directory"),
-    ("a:four", "that run has no results of 'four'; it has one"),
-    ("rubbish", "not a results file"),
-])
-def test_bad_sides_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str,
-                                says: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("nowhere", "there is no nowhere; name the directory"),
+        ("a:four", "that run has no results of 'four'; it has one"),
+        ("rubbish", "not a results file"),
+    ],
+)
+def test_bad_sides_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, says: str
+) -> None:
     write_run(tmp_path / "a", result("x"))
     (tmp_path / "rubbish").write_bytes(os.urandom(64))
     monkeypatch.chdir(tmp_path)

@@ -32,8 +32,9 @@ def tracing(tmp_path):
 
 
 def profile(tracing, **hits):
-    (tracing / "kprobe_profile").write_text("".join(
-        f"  {name:<44} {count:>15} {0:>15}\n" for name, count in hits.items()))
+    (tracing / "kprobe_profile").write_text(
+        "".join(f"  {name:<44} {count:>15} {0:>15}\n" for name, count in hits.items())
+    )
 
 
 def test_probes_are_set_and_hits_are_told_by_scenario(tracing, tmp_path):
@@ -42,7 +43,8 @@ def test_probes_are_set_and_hits_are_told_by_scenario(tracing, tmp_path):
     coverage = Coverage(["snapshot_map", "start_copy"], guest, tracing)
     assert (tracing / "kprobe_events").read_text() == (
         "p:dmsnap/snapshot_map dm_snapshot:snapshot_map\n"
-        "p:dmsnap/start_copy dm_snapshot:start_copy\n")
+        "p:dmsnap/start_copy dm_snapshot:start_copy\n"
+    )
     assert (tracing / "events/dmsnap/enable").read_text() == "1"
     profile(tracing, snapshot_map=2, start_copy=0)
     coverage.note("one")
@@ -50,8 +52,10 @@ def test_probes_are_set_and_hits_are_told_by_scenario(tracing, tmp_path):
     coverage.note("two")
     coverage.note("three")
     assert read(tmp_path) == [
-        Reached("one", {"snapshot_map": 2}), Reached("two", {"snapshot_map": 3, "start_copy": 1}),
-        Reached("three", {})]
+        Reached("one", {"snapshot_map": 2}),
+        Reached("two", {"snapshot_map": 3, "start_copy": 1}),
+        Reached("three", {}),
+    ]
     coverage.close()
     assert (tracing / "events/dmsnap/enable").read_text() == "0"
 
@@ -71,13 +75,23 @@ def test_without_functions_nothing_is_counted(tmp_path):
 
 
 def test_a_summary_names_the_scenarios_that_reach_little_else():
-    found = summary(["a", "b", "c", "d"], [
-        Reached(LOADING, {"c": 1}), Reached("wide", {"a": 1, "b": 9}),
-        Reached("narrow[1]", {"a": 1}), Reached("narrow[2]", {"a": 4}),
-        Reached("narrow[2]", {"a": 4}), Reached(UNLOADING, {"b": 1})])
+    found = summary(
+        ["a", "b", "c", "d"],
+        [
+            Reached(LOADING, {"c": 1}),
+            Reached("wide", {"a": 1, "b": 9}),
+            Reached("narrow[1]", {"a": 1}),
+            Reached("narrow[2]", {"a": 4}),
+            Reached("narrow[2]", {"a": 4}),
+            Reached(UNLOADING, {"b": 1}),
+        ],
+    )
     assert found == {
-        "a": Function(3, ("narrow", "wide")), "b": Function(1, ("wide",), unloading=True),
-        "c": Function(0, loading=True), "d": Function(0)}
+        "a": Function(3, ("narrow", "wide")),
+        "b": Function(1, ("wide",), unloading=True),
+        "c": Function(0, loading=True),
+        "d": Function(0),
+    }
     recorded = Counted("k", "6.1", "1", 3, found)
     assert unreached(recorded, {}) == ["d"]
     assert unreached(recorded, {"d": "known"}) == []
@@ -95,11 +109,14 @@ def test_only_kernels_with_known_source_are_built(tmp_path, guest):
         noinline.build(Kernel("own", tmp_path, tmp_path, guest=guest), print)
 
 
-@pytest.mark.parametrize(("config", "name"), [
-    ('CONFIG_CC_VERSION_TEXT="gcc-12 (Debian 12.2.0-14+deb12u1) 12.2.0"\n', "gcc-12"),
-    ('CONFIG_CC_VERSION_TEXT="x86_64-linux-gnu-gcc-14 (Debian 14.2.0) 14.2.0"\n', "gcc-14"),
-    ('CONFIG_CC_VERSION_TEXT="cc"\nCONFIG_GCC_VERSION=100201\n', "gcc-10"),
-])
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        ('CONFIG_CC_VERSION_TEXT="gcc-12 (Debian 12.2.0-14+deb12u1) 12.2.0"\n', "gcc-12"),
+        ('CONFIG_CC_VERSION_TEXT="x86_64-linux-gnu-gcc-14 (Debian 14.2.0) 14.2.0"\n', "gcc-14"),
+        ('CONFIG_CC_VERSION_TEXT="cc"\nCONFIG_GCC_VERSION=100201\n', "gcc-10"),
+    ],
+)
 def test_the_compiler_is_the_kernels(tmp_path, monkeypatch, config, name):
     (tmp_path / ".config").write_text(config)
     asked = []
@@ -118,7 +135,8 @@ def recorded():
 
 def test_the_page_is_made_of_the_data(recorded):
     assert PAGE.read_text() == page(recorded), (
-        "python -m harness.measure.traceability > docs/TRACEABILITY.md")
+        "python -m harness.measure.traceability > docs/TRACEABILITY.md"
+    )
 
 
 def test_each_function_of_the_seed_is_there_once():
@@ -154,17 +172,23 @@ def test_the_default_kernel_of_coverage_is_in_the_catalogue():
     assert Path(PAGE).name == "TRACEABILITY.md"
 
 
-@pytest.mark.parametrize(("there", "says"), [
-    ((), "nm is missing"), (("nm",), "make is missing"),
-    (("nm", "make"), "no compiler on this machine"), (("nm", "make", "gcc-12"), "1024 MiB"),
-    (("nm", "make", "gcc"), "1024 MiB")])
+@pytest.mark.parametrize(
+    ("there", "says"),
+    [
+        ((), "nm is missing"),
+        (("nm",), "make is missing"),
+        (("nm", "make"), "no compiler on this machine"),
+        (("nm", "make", "gcc-12"), "1024 MiB"),
+        (("nm", "make", "gcc"), "1024 MiB"),
+    ],
+)
 def test_what_a_build_needs_is_asked_for_first(tmp_path, monkeypatch, there, says):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(noinline, "require", lambda name, cure: (tmp_path / name).exists() or (
-        lacking(name, cure)))
-    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(
-        f_bavail=1, f_frsize=1))
+    monkeypatch.setattr(
+        noinline, "require", lambda name, cure: (tmp_path / name).exists() or (lacking(name, cure))
+    )
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=1, f_frsize=1))
     for name in there:
         (tmp_path / name).touch()
     with pytest.raises(ProvisioningError, match=says):

@@ -39,12 +39,31 @@ def until(trace: Trace, step: int | None = None) -> tuple[Observation, ...]:
     return tuple(carry_out(TwinBackend(Profile()), trace.steps[:step], trace.header.seed))
 
 
-def lost(trace: Trace, step: int | None, seen: tuple[Observation, ...] = (), *,
-         reason: str = "panic", detail: str = PANIC, **more: Any) -> Outcome:
-    return Outcome(scenario=trace.header.scenario, seed=7, attempts=1, observations=seen,
-                   ready=READY, **more, lost=Loss(
-                       reason=reason, detail=detail, step=step, guest=1,  # type: ignore[arg-type]
-                       console="the last line", log=Path("console")))
+def lost(
+    trace: Trace,
+    step: int | None,
+    seen: tuple[Observation, ...] = (),
+    *,
+    reason: str = "panic",
+    detail: str = PANIC,
+    **more: Any,
+) -> Outcome:
+    return Outcome(
+        scenario=trace.header.scenario,
+        seed=7,
+        attempts=1,
+        observations=seen,
+        ready=READY,
+        **more,
+        lost=Loss(
+            reason=reason,
+            detail=detail,
+            step=step,
+            guest=1,  # type: ignore[arg-type]
+            console="the last line",
+            log=Path("console"),
+        ),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +78,8 @@ def divides() -> tuple[Trace, int]:
 
 
 def test_a_death_that_no_probe_tells_is_announced_and_the_twin_goes_on(
-        divides: tuple[Trace, int]) -> None:
+    divides: tuple[Trace, int],
+) -> None:
     trace, at = divides
     foretold = foretell(trace, READY.probe)
     assert foretold.end is None
@@ -69,8 +89,9 @@ def test_a_death_that_no_probe_tells_is_announced_and_the_twin_goes_on(
     assert len(until(trace)) == len(trace.steps)
 
 
-@pytest.mark.parametrize("name", ["store_kills_kernel", "merge_of_transient_crashes",
-                                  "written_after_a_failed_merge"])
+@pytest.mark.parametrize(
+    "name", ["store_kills_kernel", "merge_of_transient_crashes", "written_after_a_failed_merge"]
+)
 def test_a_death_behind_which_there_is_nothing_ends_the_twin(name: str) -> None:
     trace = scenario(name)
     foretold = foretell(trace, READY.probe)
@@ -85,7 +106,8 @@ def test_freed_memory_may_kill_at_any_later_time() -> None:
     assert isinstance(crash, FreedMemory)
     assert crash.step
     assert [crash.covers(step) for step in range(len(trace.steps))] == [
-        step >= crash.step for step in range(len(trace.steps))]
+        step >= crash.step for step in range(len(trace.steps))
+    ]
     assert not KernelCrash("never announced").covers(0)
 
 
@@ -99,9 +121,12 @@ def test_whatever_loses_its_guest_is_announced(profile: str) -> None:
         trace = entry.trace()
         asked = any(isinstance(step, Crash) for step in trace.steps)
         # Where no disk takes discards, or the granularity is a sector, nothing divides by zero.
-        assert (foretell(trace, facts).crashes or asked or hangs_in(trace, facts) is not None
-                or entry.name.startswith(("discard_smaller_chunks[", "discard_small_chunks"))
-                ), entry.name
+        assert (
+            foretell(trace, facts).crashes
+            or asked
+            or hangs_in(trace, facts) is not None
+            or entry.name.startswith(("discard_smaller_chunks[", "discard_small_chunks"))
+        ), entry.name
 
 
 def test_nothing_else_is() -> None:
@@ -132,7 +157,8 @@ def test_a_death_that_was_announced_is_agreement(divides: tuple[Trace, int]) -> 
     assert (result.verdict, result.console) == (Verdict.DIES, "")
     assert result.reason == (
         f"step {at} (load snap), line {at + 2}, kills the kernel: a discard granularity of less "
-        f"than one sector: the kernel divides by zero in blk_stack_limits ({PANIC})")
+        f"than one sector: the kernel divides by zero in blk_stack_limits ({PANIC})"
+    )
     assert (result.steps, result.compared[Layer.ERROR]) == (at, at)
 
 
@@ -146,8 +172,9 @@ def test_what_came_before_a_death_is_compared(divides: tuple[Trace, int]) -> Non
 
 
 @pytest.mark.parametrize("few", [0, 1])
-def test_without_what_came_before_there_is_no_agreement(divides: tuple[Trace, int], few: int
-                                                        ) -> None:
+def test_without_what_came_before_there_is_no_agreement(
+    divides: tuple[Trace, int], few: int
+) -> None:
     trace, at = divides
     result, _ = judge(trace, lost(trace, at, until(trace, few)), "fake")
     assert result.verdict is Verdict.DIVERGED
@@ -155,8 +182,11 @@ def test_without_what_came_before_there_is_no_agreement(divides: tuple[Trace, in
 
 def test_a_death_that_was_not_announced_is_a_divergence(divides: tuple[Trace, int]) -> None:
     trace, at = divides
-    for name, step in (("bring_up[P]", 3), (trace.header.scenario, at - 1),
-                       (trace.header.scenario, at + 2)):
+    for name, step in (
+        ("bring_up[P]", 3),
+        (trace.header.scenario, at - 1),
+        (trace.header.scenario, at + 2),
+    ):
         result, twin = judge(scenario(name), lost(scenario(name), step), "fake")
         assert (result.verdict, twin) == (Verdict.DIVERGED, None)
         assert result.reason.startswith(f"the kernel dies in step {step} (")
@@ -177,12 +207,14 @@ def test_freed_memory_says_since_when() -> None:
 def test_a_kernel_that_lives_on_is_compared_as_ever(divides: tuple[Trace, int]) -> None:
     trace, at = divides
     seen = until(trace)
-    whole = Outcome(scenario=trace.header.scenario, seed=7, attempts=1, observations=seen,
-                    ready=READY)
+    whole = Outcome(
+        scenario=trace.header.scenario, seed=7, attempts=1, observations=seen, ready=READY
+    )
     assert judge(trace, whole, "fake")[0].verdict is Verdict.SAME
-    wrong = (*seen[:at + 1], msgspec.structs.replace(seen[at + 1], error="EIO"), *seen[at + 2:])
-    other = Outcome(scenario=trace.header.scenario, seed=7, attempts=1, observations=wrong,
-                    ready=READY)
+    wrong = (*seen[: at + 1], msgspec.structs.replace(seen[at + 1], error="EIO"), *seen[at + 2 :])
+    other = Outcome(
+        scenario=trace.header.scenario, seed=7, attempts=1, observations=wrong, ready=READY
+    )
     assert judge(trace, other, "fake")[0].verdict is Verdict.DIVERGED
 
 
@@ -190,19 +222,36 @@ def test_a_kernel_that_lives_where_it_must_die_has_diverged() -> None:
     trace = scenario("store_kills_kernel")
     at = foretell(trace, READY.probe).crashes[0].step or 0
     more = tuple(Observation(step=step) for step in range(at, len(trace.steps)))
-    result, _ = judge(trace, Outcome(scenario=trace.header.scenario, seed=7, attempts=1,
-                                     observations=until(trace, at) + more, ready=READY), "fake")
+    result, _ = judge(
+        trace,
+        Outcome(
+            scenario=trace.header.scenario,
+            seed=7,
+            attempts=1,
+            observations=until(trace, at) + more,
+            ready=READY,
+        ),
+        "fake",
+    )
     assert result.verdict is Verdict.DIVERGED
-    assert result.reason.startswith("the kernel lives on behind a step in which the twin says "
-                                    f"that it dies, step {at} (")
+    assert result.reason.startswith(
+        f"the kernel lives on behind a step in which the twin says that it dies, step {at} ("
+    )
 
 
-@pytest.mark.parametrize(("reason", "detail"), [
-    ("hang", "no progress"), ("vanished", "ended"), ("rubbish", "unreadable record"),
-    ("panic", "Kernel panic - not syncing: sysrq triggered crash"),
-    ("panic", "Kernel panic - not syncing: System is deadlocked on memory")])
-def test_a_guest_that_is_lost_for_another_reason_is_lost(divides: tuple[Trace, int], reason: str,
-                                                         detail: str) -> None:
+@pytest.mark.parametrize(
+    ("reason", "detail"),
+    [
+        ("hang", "no progress"),
+        ("vanished", "ended"),
+        ("rubbish", "unreadable record"),
+        ("panic", "Kernel panic - not syncing: sysrq triggered crash"),
+        ("panic", "Kernel panic - not syncing: System is deadlocked on memory"),
+    ],
+)
+def test_a_guest_that_is_lost_for_another_reason_is_lost(
+    divides: tuple[Trace, int], reason: str, detail: str
+) -> None:
     trace, at = divides
     for step in (at - 1, at):
         result, _ = judge(trace, lost(trace, step, reason=reason, detail=detail), "fake")
@@ -232,8 +281,10 @@ def test_every_report_takes_a_death_for_agreement(divides: tuple[Trace, int]) ->
     assert 'failures="0" errors="0"' in text
     assert 'skipped="0"' in text
     assert "verdict: dies on both sides" in text
-    assert (f"  ok 1 discard_small_chunks # dies on both sides: {result.reason}"
-            in ktap.render(report).decode().splitlines())
+    assert (
+        f"  ok 1 discard_small_chunks # dies on both sides: {result.reason}"
+        in ktap.render(report).decode().splitlines()
+    )
     summary = github.render(report).decode()
     assert "## dm-snapshot: nothing differs" in summary
     assert "| dies on both sides |" in summary

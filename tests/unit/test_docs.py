@@ -29,9 +29,12 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> dict[str, Scenario]:
     """The catalogue that the example alone makes."""
     entries: dict[str, Scenario] = {}
     monkeypatch.setattr(registry, "_scenarios", entries)
-    [block] = re.findall(r"^```python scenario\n(.*?)^```", (
-        DOCS / "adding-a-scenario.md").read_text(), re.MULTILINE | re.DOTALL)
-    lines = block[block.index("@scenario"):].strip().splitlines()
+    [block] = re.findall(
+        r"^```python scenario\n(.*?)^```",
+        (DOCS / "adding-a-scenario.md").read_text(),
+        re.MULTILINE | re.DOTALL,
+    )
+    lines = block[block.index("@scenario") :].strip().splitlines()
     assert len(lines) <= LINES_MAX, "it is to take ten lines"
     exec(compile(block, "adding-a-scenario.md", "exec"), {"__name__": "harness.scenarios.shown"})
     return entries
@@ -62,14 +65,23 @@ def test_fidelity_names_every_fact_and_real_scenarios() -> None:
 
 def test_what_the_probe_sends_is_what_it_says_and_what_the_profile_knows() -> None:
     tree = ast.parse(Path(probe.__file__).read_text())
-    sent = {key.value for node in ast.walk(tree) if isinstance(node, ast.Dict)
-            for key in node.keys if isinstance(key, ast.Constant)}
+    sent = {
+        key.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Dict)
+        for key in node.keys
+        if isinstance(key, ast.Constant)
+    }
     assert "enoent" in sent
     assert sent <= set(Profile().facts())
     assert probe.__doc__
     listed = probe.__doc__.partition("The facts\n")[2].partition("\n\n")[0]
-    said = {name for line in listed.splitlines() if line.startswith("    ") and line[4] != " "
-            for name in re.split(r",\s*", line[4:].partition("  ")[0])}
+    said = {
+        name
+        for line in listed.splitlines()
+        if line.startswith("    ") and line[4] != " "
+        for name in re.split(r",\s*", line[4:].partition("  ")[0])
+    }
     assert said == sent
 
 
@@ -87,7 +99,8 @@ def test_architecture_names_every_module() -> None:
     for path in (ROOT / "harness").rglob("*.py"):
         if path.name != "__init__.py":
             assert f"| `{path.relative_to(ROOT / 'harness').with_suffix('').name}` |" in text or (
-                f"/{path.stem}` |" in text), path
+                f"/{path.stem}` |" in text
+            ), path
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -114,7 +127,10 @@ def test_fragments_of_the_change_log_are_ones_that_towncrier_reads() -> None:
 
 def test_releases_in_the_change_log_are_dated_and_the_newest_is_this_one() -> None:
     heads = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
-    releases = [found[1] for head in heads if (found := re.fullmatch(
-        r"\[(\d+\.\d+\.\d+)\] - \d{4}-\d\d-\d\d", head))]
+    releases = [
+        found[1]
+        for head in heads
+        if (found := re.fullmatch(r"\[(\d+\.\d+\.\d+)\] - \d{4}-\d\d-\d\d", head))
+    ]
     assert len(releases) == len(heads), heads
     assert releases[0] == PROJECT["project"]["version"] == __version__

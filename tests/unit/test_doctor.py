@@ -25,11 +25,19 @@ class FakeHost:
     def __init__(self, *, without=(), failing=(), outputs=None, files=None):
         self.without = set(without)
         self.failing = failing
-        self.outputs = {"id -u": "1000", "printenv TMPDIR": "",
-                        "python3 -c 'import sys; print(*sys.version_info[:3])'": "3 11 2",
-                        **(outputs or {})}
-        self.files = {"/proc/meminfo": MEMINFO, "/proc/mounts": MOUNTS, "/dev/kvm": "",
-                      "/usr/share/keyrings/debian-archive-keyring.gpg": "", **(files or {})}
+        self.outputs = {
+            "id -u": "1000",
+            "printenv TMPDIR": "",
+            "python3 -c 'import sys; print(*sys.version_info[:3])'": "3 11 2",
+            **(outputs or {}),
+        }
+        self.files = {
+            "/proc/meminfo": MEMINFO,
+            "/proc/mounts": MOUNTS,
+            "/dev/kvm": "",
+            "/usr/share/keyrings/debian-archive-keyring.gpg": "",
+            **(files or {}),
+        }
 
     def run(self, command):
         failed = any(part in command for part in self.failing)
@@ -60,24 +68,43 @@ def test_a_complete_machine():
     assert render(findings, BOOTS).endswith("This machine can run dmsnap.\n")
 
 
-@pytest.mark.parametrize(("host", "name", "cure"), [
-    (FakeHost(without=["apt-get"]), "apt-get", "sudo apt-get install -y apt"),
-    (FakeHost(without=["/usr/sbin/dmsetup"]), "dmsetup", "sudo apt-get install -y dmsetup"),
-    (FakeHost(without=["/usr/sbin/dmsetup"], outputs={"id -u": "0"}), "dmsetup",
-     "Type: apt-get install -y dmsetup"),
-    (FakeHost(failing=["ensurepip"]), "python", "sudo apt-get install -y python3-venv"),
-    (FakeHost(outputs={"python3 -c 'import sys; print(*sys.version_info[:3])'": "3 9 2"}),
-     "python", "python3-venv"),
-    (FakeHost(failing=["python3"]), "python", "python3 python3-venv"),
-    (FakeHost(without=["/usr/share/keyrings/debian-archive-keyring.gpg"]), "Debian keys",
-     "debian-archive-keyring"),
-    (FakeHost(files={"/proc/meminfo": "MemAvailable: 100000 kB\n"}), "memory", "dmsnap run -j 1"),
-    (FakeHost(files={"/proc/meminfo": ""}), "memory", "dmsnap doctor"),
-    (FakeHost(files={"/proc/mounts": "x / ext4 rw,noexec 0 0\n"}), "executable memory files",
-     "export TMPDIR"),
-    (FakeHost(failing=["test -w"]), "executable memory files", "export TMPDIR"),
-    (FakeHost(without=["packages"]), "dpkg-deb", "dmsnap doctor"),
-])
+@pytest.mark.parametrize(
+    ("host", "name", "cure"),
+    [
+        (FakeHost(without=["apt-get"]), "apt-get", "sudo apt-get install -y apt"),
+        (FakeHost(without=["/usr/sbin/dmsetup"]), "dmsetup", "sudo apt-get install -y dmsetup"),
+        (
+            FakeHost(without=["/usr/sbin/dmsetup"], outputs={"id -u": "0"}),
+            "dmsetup",
+            "Type: apt-get install -y dmsetup",
+        ),
+        (FakeHost(failing=["ensurepip"]), "python", "sudo apt-get install -y python3-venv"),
+        (
+            FakeHost(outputs={"python3 -c 'import sys; print(*sys.version_info[:3])'": "3 9 2"}),
+            "python",
+            "python3-venv",
+        ),
+        (FakeHost(failing=["python3"]), "python", "python3 python3-venv"),
+        (
+            FakeHost(without=["/usr/share/keyrings/debian-archive-keyring.gpg"]),
+            "Debian keys",
+            "debian-archive-keyring",
+        ),
+        (
+            FakeHost(files={"/proc/meminfo": "MemAvailable: 100000 kB\n"}),
+            "memory",
+            "dmsnap run -j 1",
+        ),
+        (FakeHost(files={"/proc/meminfo": ""}), "memory", "dmsnap doctor"),
+        (
+            FakeHost(files={"/proc/mounts": "x / ext4 rw,noexec 0 0\n"}),
+            "executable memory files",
+            "export TMPDIR",
+        ),
+        (FakeHost(failing=["test -w"]), "executable memory files", "export TMPDIR"),
+        (FakeHost(without=["packages"]), "dpkg-deb", "dmsnap doctor"),
+    ],
+)
 def test_what_is_missing_has_a_cure(host, name, cure):
     findings = examine(host)
     found = {finding.name: finding for finding in findings}[name]
@@ -89,14 +116,17 @@ def test_what_is_missing_has_a_cure(host, name, cure):
     assert "cannot run dmsnap yet" in render(findings, BOOTS)
 
 
-@pytest.mark.parametrize(("host", "name", "detail"), [
-    (FakeHost(without=["qemu-system-x86_64"]), "qemu-system-x86_64", "not installed"),
-    (FakeHost(without=["busybox"]), "busybox", "not installed"),
-    (FakeHost(without=["vagrant"]), "vagrant", "not installed"),
-    (FakeHost(without=["lvm"]), "lvm", "not installed"),
-    (FakeHost(without=["/dev/kvm"]), "/dev/kvm", "not there"),
-    (FakeHost(failing=["/dev/kvm"]), "/dev/kvm", "does not open"),
-])
+@pytest.mark.parametrize(
+    ("host", "name", "detail"),
+    [
+        (FakeHost(without=["qemu-system-x86_64"]), "qemu-system-x86_64", "not installed"),
+        (FakeHost(without=["busybox"]), "busybox", "not installed"),
+        (FakeHost(without=["vagrant"]), "vagrant", "not installed"),
+        (FakeHost(without=["lvm"]), "lvm", "not installed"),
+        (FakeHost(without=["/dev/kvm"]), "/dev/kvm", "not there"),
+        (FakeHost(failing=["/dev/kvm"]), "/dev/kvm", "does not open"),
+    ],
+)
 def test_what_dmsnap_can_do_without(host, name, detail):
     findings = examine(host)
     found = {finding.name: finding for finding in findings}[name]
@@ -122,16 +152,38 @@ def test_this_machine_can_be_asked():
 # -- boots ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("boots", "can", "said"), [
-    ([], False, ("Nothing is missing, but that this machine can run dmsnap is not proven: there "
-                 "is no kernel to boot yet. Type: dmsnap kernels fetch uml-6.12; dmsnap doctor")),
-    ([Booted("uml-6.12", False, "does not boot")], False,
-     "This machine cannot run dmsnap yet: no kernel boots, see FAILS above."),
-    ([Booted("uml-6.12", False, "x"), Booted("uml-7.2", True, "y"), Booted("deb-6.1", True, "z")],
-     True, "This machine can run dmsnap, not with uml-6.12 but with uml-7.2, deb-6.1."),
-    ([Booted("uml-6.12", True, "x"), Booted("uml-7.2", False, "y")], True,
-     "This machine can run dmsnap."),
-])
+@pytest.mark.parametrize(
+    ("boots", "can", "said"),
+    [
+        (
+            [],
+            False,
+            (
+                "Nothing is missing, but that this machine can run dmsnap is not proven: there "
+                "is no kernel to boot yet. Type: dmsnap kernels fetch uml-6.12; dmsnap doctor"
+            ),
+        ),
+        (
+            [Booted("uml-6.12", False, "does not boot")],
+            False,
+            "This machine cannot run dmsnap yet: no kernel boots, see FAILS above.",
+        ),
+        (
+            [
+                Booted("uml-6.12", False, "x"),
+                Booted("uml-7.2", True, "y"),
+                Booted("deb-6.1", True, "z"),
+            ],
+            True,
+            "This machine can run dmsnap, not with uml-6.12 but with uml-7.2, deb-6.1.",
+        ),
+        (
+            [Booted("uml-6.12", True, "x"), Booted("uml-7.2", False, "y")],
+            True,
+            "This machine can run dmsnap.",
+        ),
+    ],
+)
 def test_only_a_boot_says_that_a_machine_can(boots, can, said):
     findings = examine(FakeHost())
     assert able(findings, boots) is can
@@ -145,7 +197,8 @@ def test_each_cached_kernel_is_booted_anew(monkeypatch, tmp_path):
     answers = {
         "uml-6.1": "boots in 1.0 s",
         "uml-6.12": CannotBoot("uml-6.12 does not boot on this machine: it ended, and so on"),
-        "deb-6.1": ProvisioningError("qemu-system-x86_64 is missing; type: apt-get")}
+        "deb-6.1": ProvisioningError("qemu-system-x86_64 is missing; type: apt-get"),
+    }
 
     def prove(kernel, *, fresh):
         assert fresh
@@ -155,14 +208,18 @@ def test_each_cached_kernel_is_booted_anew(monkeypatch, tmp_path):
         return answer
 
     monkeypatch.setattr(fallback, "prove", prove)
-    monkeypatch.setattr(catalogue, "installed", lambda: [
-        Kernel(name, tmp_path, tmp_path) for name in answers])
+    monkeypatch.setattr(
+        catalogue, "installed", lambda: [Kernel(name, tmp_path, tmp_path) for name in answers]
+    )
     lines: list[str] = []
     found = doctor.boot_all(lines.append)
     assert lines == [f"{name}: booting" for name in answers]
-    assert render([], found) == """\
+    assert (
+        render([], found)
+        == """\
 ok       uml-6.1   boots in 1.0 s
 FAILS    uml-6.12  does not boot on this machine: it ended, and so on
 FAILS    deb-6.1   was not booted: qemu-system-x86_64 is missing; type: apt-get
 This machine can run dmsnap, not with uml-6.12 but with uml-6.1.
 """
+    )

@@ -23,22 +23,28 @@ def test_the_third_write_to_a_range():
     plan = FaultPlan()
     plan.add("write", 16, 8, nth=3)
     assert [plan.strikes("write", sector, 8) for sector in (16, 8, 23, 24, 10, 16)] == [
-        None, None, None, None, "error", None]
+        None,
+        None,
+        None,
+        None,
+        "error",
+        None,
+    ]
     assert not plan.strikes("read", 16, 8)
 
 
 def test_ranges_touch_by_a_sector():
     plan = FaultPlan()
     plan.add("read", 16, 8, count=0)
-    assert [plan.strikes("read", *where) for where in (
-        (15, 1), (15, 2), (23, 1), (24, 1), (0, 100))] == [None, "error", "error", None, "error"]
+    assert [
+        plan.strikes("read", *where) for where in ((15, 1), (15, 2), (23, 1), (24, 1), (0, 100))
+    ] == [None, "error", "error", None, "error"]
 
 
 def test_a_flush_has_no_place():
     plan = FaultPlan()
     plan.add("flush", 16, 8, nth=2, count=2)
-    assert [plan.strikes("flush", 0, 0) for _ in range(5)] == [
-        None, "error", "error", None, None]
+    assert [plan.strikes("flush", 0, 0) for _ in range(5)] == [None, "error", "error", None, None]
 
 
 def test_each_fault_counts_all_that_matches():
@@ -73,11 +79,13 @@ class Kernel:
         self.end: socket.socket = server.kernel_end
         self.cookie = 0
 
-    def ask(self, kind: int, sector: int, sectors: int, data: bytes = b"", flags: int = 0
-            ) -> tuple[int, bytes]:
+    def ask(
+        self, kind: int, sector: int, sectors: int, data: bytes = b"", flags: int = 0
+    ) -> tuple[int, bytes]:
         self.cookie += 1
-        self.end.sendall(REQUEST.pack(MAGIC, flags, kind, self.cookie, sector * 512,
-                                      sectors * 512) + data)
+        self.end.sendall(
+            REQUEST.pack(MAGIC, flags, kind, self.cookie, sector * 512, sectors * 512) + data
+        )
         magic, error, cookie = REPLY.unpack(self.receive(REPLY.size))
         assert (magic, cookie) == (0x67446698, self.cookie)
         return error, self.receive(sectors * 512 if kind == READ and not error else 0)
@@ -234,11 +242,15 @@ def test_a_disk_that_died_is_not_used_again():
     assert server.close() == ""
 
 
-@pytest.mark.parametrize(("broken", "how", "said"), [
-    ("down", "stalls", "the link is up nevertheless"),
-    ("down", "dies", "the link is up nevertheless"),
-    ("leaks", "stalls", "the link is down, and an answer got through"),
-    ("deliver", "stalls", "an answer has not arrived")])
+@pytest.mark.parametrize(
+    ("broken", "how", "said"),
+    [
+        ("down", "stalls", "the link is up nevertheless"),
+        ("down", "dies", "the link is up nevertheless"),
+        ("leaks", "stalls", "the link is down, and an answer got through"),
+        ("deliver", "stalls", "an answer has not arrived"),
+    ],
+)
 def test_a_link_that_does_not_do_as_it_is_told(broken, how, said):
     server = linked(broken)
     server.fail("read", 0, 8, nth=1, count=1, how=how)
@@ -279,14 +291,20 @@ def test_only_a_linked_disk_stops():
 
 
 def test_a_fault_that_met_no_request_is_found():
-    trace = (Fault(device="cow", op="read", how="stalls"),
-             Read(device="snap", sector=0, sectors=1), Heal(device="cow"),
-             Fault(device="cow", op="read", how="dies"), Fault(device="cow", op="read", nth=9),
-             Read(device="snap", sector=0, sectors=1))
+    trace = (
+        Fault(device="cow", op="read", how="stalls"),
+        Read(device="snap", sector=0, sectors=1),
+        Heal(device="cow"),
+        Fault(device="cow", op="read", how="dies"),
+        Fault(device="cow", op="read", nth=9),
+        Read(device="snap", sector=0, sectors=1),
+    )
 
     def seen(first, second):
-        return [Observation(step=1, requests={"cow": (first,)}),
-                Observation(step=5, requests={"cow": ("read 0+8", second)})]
+        return [
+            Observation(step=1, requests={"cow": (first,)}),
+            Observation(step=5, requests={"cow": ("read 0+8", second)}),
+        ]
 
     assert faults_without_effect(trace, seen("read 0+8 late", "read 0+8 lost")) == []
     assert faults_without_effect(trace, seen("read 0+8", "read 0+8 late")) == [0, 3]

@@ -33,8 +33,7 @@ class Guests:
     def __call__(self, plan: Plan, reporter: Reporter, finished: Sequence[Result] = ()) -> None:
         verdicts = self.verdicts.pop(0) if self.verdicts else {}
         done = {result.scenario for result in finished}
-        left = [trace.header.scenario for trace in plan.traces
-                if trace.header.scenario not in done]
+        left = [trace.header.scenario for trace in plan.traces if trace.header.scenario not in done]
         self.asked.append(left)
         with closing(reporter):
             reporter.begin([KERNEL], len(plan.traces))
@@ -43,9 +42,14 @@ class Guests:
             for number, name in enumerate(left):
                 if number == self.dies_after:
                     raise KeyboardInterrupt
-                reporter.result(msgspec.structs.replace(
-                    Result(scenario=name, kernel=KERNEL,
-                           verdict=verdicts.get(name, Verdict.SAME)), **self.fields))
+                reporter.result(
+                    msgspec.structs.replace(
+                        Result(
+                            scenario=name, kernel=KERNEL, verdict=verdicts.get(name, Verdict.SAME)
+                        ),
+                        **self.fields,
+                    )
+                )
             reporter.end(RunReport())
 
 
@@ -68,8 +72,9 @@ class Busy:
 def guests(monkeypatch: pytest.MonkeyPatch) -> Guests:
     found = Guests()
     monkeypatch.setattr(flakes, "execute", found)
-    monkeypatch.setattr(Plan, "keys", lambda plan: {
-        (KERNEL, trace.header.scenario): "key" for trace in plan.traces})
+    monkeypatch.setattr(
+        Plan, "keys", lambda plan: {(KERNEL, trace.header.scenario): "key" for trace in plan.traces}
+    )
     return found
 
 
@@ -85,8 +90,9 @@ def hunt_in(directory: Path) -> Hunt:
     return Hunt([scenario.trace() for scenario in choose(SCENARIOS)], directory, 1)
 
 
-def one(hunt: Hunt, number: int, condition: Condition = Condition.QUIET, *,
-        resume: bool = False) -> Made:
+def one(
+    hunt: Hunt, number: int, condition: Condition = Condition.QUIET, *, resume: bool = False
+) -> Made:
     return hunt.run(KERNEL, condition, number, resume=resume)
 
 
@@ -108,9 +114,12 @@ def test_a_verdict_that_changes_is_told_with_its_runs(tmp_path: Path, guests: Gu
     guests.verdicts = [{}, {SCENARIOS[1]: Verdict.NONDETERMINISTIC}, {}]
     for number in (1, 2, 3):
         one(hunt, number)
-    wanted = {f"{SCENARIOS[1]} on {KERNEL}": {
-        "same": [f"{KERNEL}-quiet-1", f"{KERNEL}-quiet-3"],
-        "nondeterministic": [f"{KERNEL}-quiet-2"]}}
+    wanted = {
+        f"{SCENARIOS[1]} on {KERNEL}": {
+            "same": [f"{KERNEL}-quiet-1", f"{KERNEL}-quiet-3"],
+            "nondeterministic": [f"{KERNEL}-quiet-2"],
+        }
+    }
     assert hunt.changed() == wanted
     written = msgspec.json.decode((tmp_path / "flakes.json").read_bytes())
     assert written["changed"] == wanted
@@ -119,25 +128,44 @@ def test_a_verdict_that_changes_is_told_with_its_runs(tmp_path: Path, guests: Gu
 
 def test_kernels_are_not_compared_with_each_other(tmp_path: Path) -> None:
     hunt = hunt_in(tmp_path)
-    hunt.made = [Made(kernel=kernel, condition=Condition.QUIET, number=1, by_other_order=0,
-                      verdicts={"one": verdict}, repeated=())
-                 for kernel, verdict in (("a", Verdict.SAME), ("b", Verdict.DIVERGED))]
+    hunt.made = [
+        Made(
+            kernel=kernel,
+            condition=Condition.QUIET,
+            number=1,
+            by_other_order=0,
+            verdicts={"one": verdict},
+            repeated=(),
+        )
+        for kernel, verdict in (("a", Verdict.SAME), ("b", Verdict.DIVERGED))
+    ]
     assert hunt.changed() == {}
 
 
 def test_a_scenario_that_is_repeated_is_one(tmp_path: Path) -> None:
     """Its turns in one run are compared, too."""
     hunt = hunt_in(tmp_path)
-    hunt.made = [Made(kernel="a", condition=Condition.QUIET, number=1, by_other_order=0,
-                      verdicts={"one": Verdict.SAME, "one#1": Verdict.LOST}, repeated=())]
+    hunt.made = [
+        Made(
+            kernel="a",
+            condition=Condition.QUIET,
+            number=1,
+            by_other_order=0,
+            verdicts={"one": Verdict.SAME, "one#1": Verdict.LOST},
+            repeated=(),
+        )
+    ]
     assert hunt.changed() == {"one on a": {"same": ["a-quiet-1"], "guest lost": ["a-quiet-1"]}}
 
 
 def test_each_turn_has_a_name_and_a_seed() -> None:
     [scenario] = choose([SCENARIOS[0]])
     turns = [_turn(scenario, turn).header for turn in range(3)]
-    assert [turn.scenario for turn in turns] == [SCENARIOS[0], f"{SCENARIOS[0]}#1",
-                                                 f"{SCENARIOS[0]}#2"]
+    assert [turn.scenario for turn in turns] == [
+        SCENARIOS[0],
+        f"{SCENARIOS[0]}#1",
+        f"{SCENARIOS[0]}#2",
+    ]
     assert [turn.seed for turn in turns] == [1, 2, 3]
 
 
@@ -150,8 +178,9 @@ def test_what_is_not_the_same_is_kept(tmp_path: Path, guests: Guests) -> None:
     made = one(hunt, 1)
     directory = tmp_path / made.name
     assert loads((directory / f"{SCENARIOS[0]}.jsonl").read_bytes()).header.scenario == SCENARIOS[0]
-    kept = msgspec.json.decode((directory / f"{SCENARIOS[0]}.result.json").read_bytes(),
-                               type=Result)
+    kept = msgspec.json.decode(
+        (directory / f"{SCENARIOS[0]}.result.json").read_bytes(), type=Result
+    )
     assert kept.verdict is Verdict.DIVERGED
     assert not (directory / f"{SCENARIOS[1]}.jsonl").exists()
 
@@ -171,7 +200,8 @@ def test_a_run_in_a_line(tmp_path: Path, guests: Guests, busy: Busy) -> None:
     assert (made.by_other_order, made.repeated, made.stops) == (2, SCENARIOS, 7)
     assert _line(made).startswith(
         f"{KERNEL}-slowed-4: 2 same (2 by another permitted order; 2 in a second guest; "
-        "7 stops, 1.2 s in all), ")
+        "7 stops, 1.2 s in all), "
+    )
 
 
 # -- resuming --
@@ -205,11 +235,15 @@ def test_without_resume_all_of_it_runs_again(tmp_path: Path, guests: Guests) -> 
     assert guests.asked == [list(SCENARIOS)] * 2
 
 
-def test_a_run_of_other_code_is_not_taken_over(tmp_path: Path, guests: Guests,
-                                               monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_of_other_code_is_not_taken_over(
+    tmp_path: Path, guests: Guests, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one(hunt_in(tmp_path), 1)
-    monkeypatch.setattr(Plan, "keys", lambda plan: {
-        (KERNEL, trace.header.scenario): "another" for trace in plan.traces})
+    monkeypatch.setattr(
+        Plan,
+        "keys",
+        lambda plan: {(KERNEL, trace.header.scenario): "another" for trace in plan.traces},
+    )
     one(hunt_in(tmp_path), 1, resume=True)
     assert guests.asked == [list(SCENARIOS)] * 2
 
@@ -230,10 +264,10 @@ def test_a_condition_that_could_not_be_is_a_fault(tmp_path: Path, guests: Guests
     assert guests.asked
 
 
-@pytest.mark.parametrize(("condition", "count"), [
-    (Condition.QUIET, 0), (Condition.LOADED, 1)])
-def test_what_goes_on_beside_the_guests(tmp_path: Path, guests: Guests, busy: Busy,
-                                        condition: Condition, count: int) -> None:
+@pytest.mark.parametrize(("condition", "count"), [(Condition.QUIET, 0), (Condition.LOADED, 1)])
+def test_what_goes_on_beside_the_guests(
+    tmp_path: Path, guests: Guests, busy: Busy, condition: Condition, count: int
+) -> None:
     one(hunt_in(tmp_path), 1, condition)
     assert busy.count == count
     assert len(guests.asked) == 1

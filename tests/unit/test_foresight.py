@@ -48,8 +48,13 @@ def trace_of(*steps: AnyStep) -> Trace:
 
 def with_target(kind: str) -> Trace:
     lines = TargetLine(0, 8, "linear", "{a} 0"), TargetLine(8, 8, kind, "{a} 0")
-    return trace_of(Disk(name="a", sectors=64), Create(name="real"),
-                    Load(name="real", table=lines), Resume(name="real"), Examine())
+    return trace_of(
+        Disk(name="a", sectors=64),
+        Create(name="real"),
+        Load(name="real", table=lines),
+        Resume(name="real"),
+        Examine(),
+    )
 
 
 def until(trace: Trace, step: int) -> tuple[Observation, ...]:
@@ -58,31 +63,67 @@ def until(trace: Trace, step: int) -> tuple[Observation, ...]:
     return tuple(twin.execute(index, each) for index, each in enumerate(trace.steps[:step]))
 
 
-def outcome(trace: Trace, seen: tuple[Observation, ...] = (), lost: Loss | None = None,
-            **more: Any) -> Outcome:
-    return Outcome(scenario=trace.header.scenario, seed=7, attempts=1, observations=seen,
-                   ready=READY, lost=lost, **more)
+def outcome(
+    trace: Trace, seen: tuple[Observation, ...] = (), lost: Loss | None = None, **more: Any
+) -> Outcome:
+    return Outcome(
+        scenario=trace.header.scenario,
+        seed=7,
+        attempts=1,
+        observations=seen,
+        ready=READY,
+        lost=lost,
+        **more,
+    )
 
 
 def hang(step: int | None, reason: str = "hang") -> Loss:
-    return Loss(reason=reason, detail="as was foretold", step=step, guest=1,  # type: ignore[arg-type]
-                console="the last line", log=Path("console"))
+    return Loss(
+        reason=reason,
+        detail="as was foretold",
+        step=step,
+        guest=1,  # type: ignore[arg-type]
+        console="the last line",
+        log=Path("console"),
+    )
 
 
 # -- targets that are not known -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [
-    "thin", "thin-pool", "crypt", "raid", "mirror", "log-writes", "era", "writecache", "vdo",
-    "multipath", "verity", "Linear", "snapshto", "snapshot ", "", "no such", "unheard-of"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "thin",
+        "thin-pool",
+        "crypt",
+        "raid",
+        "mirror",
+        "log-writes",
+        "era",
+        "writecache",
+        "vdo",
+        "multipath",
+        "verity",
+        "Linear",
+        "snapshto",
+        "snapshot ",
+        "",
+        "no such",
+        "unheard-of",
+    ],
+)
 def test_a_target_that_may_be_some_kernels_is_unsupported(kind: str) -> None:
     trace = with_target(kind)
     says = f"step 2 (load real), line 4: target {kind} is not known to the twin"
     fault = not_modelled(trace)
     assert fault is not None
     assert (fault.step, str(fault)) == (2, f"target {kind} is not known to the twin")
-    for one in (outcome(trace, until(with_target("nosuch"), 5)), outcome(trace, lost=hang(3)),
-                outcome(trace, lost=hang(2, "panic"))):
+    for one in (
+        outcome(trace, until(with_target("nosuch"), 5)),
+        outcome(trace, lost=hang(3)),
+        outcome(trace, lost=hang(2, "panic")),
+    ):
         result, twin = judge(trace, one, "fake")
         assert (result.verdict, result.reason, twin) == (Verdict.UNSUPPORTED, says, None)
     with pytest.raises(Unsupported) as caught:
@@ -98,8 +139,9 @@ def test_a_target_that_is_none_or_is_known_is_compared(kind: str) -> None:
     assert result.verdict is Verdict.SAME
 
 
-def test_no_kernel_is_asked_about_a_trace_that_needs_one(tmp_path: Path,
-                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_kernel_is_asked_about_a_trace_that_needs_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from click.testing import CliRunner
 
     def never(*_: object, **__: object) -> None:
@@ -110,14 +152,17 @@ def test_no_kernel_is_asked_about_a_trace_that_needs_one(tmp_path: Path,
     file.write_bytes(as_text(with_target("thin")).replace(b"\n", b"\n\n"))
     result = CliRunner().invoke(command, ["replay", str(file), "--kernel", "uml-6.1"])
     assert result.exit_code == EXIT_CANNOT
-    assert result.output == ("step 2 (load real), line 7: target thin is not known to the twin\n"
-                             "x on uml-6.1: unsupported\n")
+    assert result.output == (
+        "step 2 (load real), line 7: target thin is not known to the twin\n"
+        "x on uml-6.1: unsupported\n"
+    )
 
 
 def test_a_step_without_meaning_is_told_with_its_place() -> None:
     with pytest.raises(BadScenario, match=r"^step 1 \(write b\), line 3: there is no device"):
-        observe_twin(trace_of(Disk(name="a", sectors=8),
-                              Write(device="b", sector=0, sectors=1)), Profile())
+        observe_twin(
+            trace_of(Disk(name="a", sectors=8), Write(device="b", sector=0, sectors=1)), Profile()
+        )
 
 
 # -- steps that never return ----------------------------------------------------------------------
@@ -139,8 +184,10 @@ def hanging() -> tuple[Trace, int]:
     return scenario.trace(7), 15
 
 
-SAYS = ("step 15 (write org), line 17, never returns: it waits for I/O on cow, which is suspended "
-        "(write 16+8)")
+SAYS = (
+    "step 15 (write org), line 17, never returns: it waits for I/O on cow, which is suspended "
+    "(write 16+8)"
+)
 
 
 def agreed(hanging: tuple[Trace, int]) -> Result:
@@ -172,12 +219,14 @@ def test_a_kernel_that_hangs_elsewhere_has_diverged(hanging: tuple[Trace, int]) 
     assert result.reason == (
         "the kernel hangs in step 4 (disk store), line 6; the twin says that another step never "
         "returns, step 15 (write org), line 17: it waits for I/O on cow, which is suspended "
-        "(write 16+8)")
+        "(write 16+8)"
+    )
 
 
 @pytest.mark.parametrize("reason", ["vanished", "rubbish"])
-def test_a_guest_that_is_lost_otherwise_does_not_hang(hanging: tuple[Trace, int], reason: str
-                                                      ) -> None:
+def test_a_guest_that_is_lost_otherwise_does_not_hang(
+    hanging: tuple[Trace, int], reason: str
+) -> None:
     trace, at = hanging
     result, _ = judge(trace, outcome(trace, until(trace, at), hang(at, reason)), "fake")
     assert result.verdict is Verdict.LOST
@@ -196,11 +245,13 @@ def test_a_kernel_that_returns_has_diverged(hanging: tuple[Trace, int]) -> None:
     result, _ = judge(trace, outcome(trace, until(trace, at) + more), "fake")
     assert result.verdict is Verdict.DIVERGED
     assert result.reason.startswith(
-        "the kernel returns from a step of which the twin says that it never returns, step 15 ")
+        "the kernel returns from a step of which the twin says that it never returns, step 15 "
+    )
 
 
 def test_a_wait_that_nobody_explains_is_a_fault_of_the_twin(
-        hanging: tuple[Trace, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    hanging: tuple[Trace, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from harness.errors import TwinInvariant
     from harness.twin.mapped_device import MappedDevice
 
@@ -226,7 +277,13 @@ def test_every_report_takes_it_for_agreement(hanging: tuple[Trace, int]) -> None
 
 
 def test_a_suspended_device_with_nothing_in_it_hangs_nobody() -> None:
-    steps = (Disk(name="a", sectors=64), Create(name="d"),
-             Load(name="d", table=(TargetLine(0, 64, "linear", "{a} 0"),)), Resume(name="d"),
-             Suspend(name="d"), Write(device="d", sector=0, sectors=1), Resume(name="d"))
+    steps = (
+        Disk(name="a", sectors=64),
+        Create(name="d"),
+        Load(name="d", table=(TargetLine(0, 64, "linear", "{a} 0"),)),
+        Resume(name="d"),
+        Suspend(name="d"),
+        Write(device="d", sector=0, sectors=1),
+        Resume(name="d"),
+    )
     assert foresee(trace_of(*steps), READY.probe) is None

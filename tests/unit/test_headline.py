@@ -20,8 +20,7 @@ SMALL = {"snapshots": 3, "sectors": 320}
 
 
 def test_the_line_of_the_cache_is_read() -> None:
-    assert read_slab(SLABINFO, 4096) == Slab(jobs=16454, job_bytes=3168,
-                                             slab_bytes=1646 * 8 * 4096)
+    assert read_slab(SLABINFO, 4096) == Slab(jobs=16454, job_bytes=3168, slab_bytes=1646 * 8 * 4096)
 
 
 def test_a_merged_cache_is_told_with_its_cure() -> None:
@@ -29,9 +28,16 @@ def test_a_merged_cache_is_told_with_its_cure() -> None:
         read_slab("slabinfo - version: 2.1\n", 4096)
 
 
-@pytest.mark.parametrize(("profile", "threshold", "jobs"), [
-    ("6.12", 10, 3 * 11), ("6.12", headline.NO_LIMIT, 3 * 40), ("6.12", 0, 3),
-    ("seed", 10, 3 * 10), ("seed", 0, 3 * 40)])
+@pytest.mark.parametrize(
+    ("profile", "threshold", "jobs"),
+    [
+        ("6.12", 10, 3 * 11),
+        ("6.12", headline.NO_LIMIT, 3 * 40),
+        ("6.12", 0, 3),
+        ("seed", 10, 3 * 10),
+        ("seed", 0, 3 * 40),
+    ],
+)
 def test_the_twin_counts_jobs_of_all_snapshots(profile: str, threshold: int, jobs: int) -> None:
     seen, side = headline.simulate(headline.scenario(threshold, **SMALL), named(profile))
     assert side.jobs == jobs
@@ -39,10 +45,14 @@ def test_the_twin_counts_jobs_of_all_snapshots(profile: str, threshold: int, job
 
 
 def test_a_limit_takes_time() -> None:
-    sides = [headline.simulate(headline.scenario(threshold, **SMALL), named("6.12"))[1]
-             for threshold in (10, headline.NO_LIMIT)]
-    assert [side.seconds for side in sides] == [4 * headline.DELAY_MS / 1000,
-                                                headline.DELAY_MS / 1000]
+    sides = [
+        headline.simulate(headline.scenario(threshold, **SMALL), named("6.12"))[1]
+        for threshold in (10, headline.NO_LIMIT)
+    ]
+    assert [side.seconds for side in sides] == [
+        4 * headline.DELAY_MS / 1000,
+        headline.DELAY_MS / 1000,
+    ]
 
 
 def test_bounds() -> None:
@@ -57,7 +67,8 @@ def test_the_table_shows_what_is_wrong() -> None:
     row = headline.Measured(2048, 16392, headline.DELAY_MS, side, side, 3168, 1 << 20, None)
     assert row.kept
     assert "| 2,048 | 16,392 | 16,392 jobs of 3,168 bytes, 1 MiB, 8.0 s |" in "\n".join(
-        headline.table("uml", "6.12", [row]))
+        headline.table("uml", "6.12", [row])
+    )
     assert not dataclasses.replace(row, twin=headline.Peak(16393, 8.0)).kept
     assert not dataclasses.replace(row, kernel=headline.Peak(16403, 8.0)).kept
     different = dataclasses.replace(row, differs="step 30")

@@ -55,7 +55,8 @@ def test_what_would_hang_this_machine_is_not_run() -> None:
     assert result.verdict is Verdict.UNSUPPORTED
     assert result.reason == (
         "step 15 (write org), line 17: it waits for I/O on cow, which is suspended (write 16+8): "
-        "this machine would hang")
+        "this machine would hang"
+    )
     kernel.begin(0)
     assert not kernel.spoilt, "it was never begun"
 
@@ -73,14 +74,17 @@ def test_after_one_that_stays_no_other_is_run(monkeypatch: pytest.MonkeyPatch) -
         here.execute_here(traces, listener, modules=None, driver="ioctl")
     assert listener.report is not None
     assert [result.verdict for result in listener.report.results] == [
-        Verdict.SAME, Verdict.DIVERGED]
+        Verdict.SAME,
+        Verdict.DIVERGED,
+    ]
     assert listener.report.results[1].reason == "devices would not go away: snap"
     assert listener.report.environment.guests == {"here": "here"}
 
 
 @pytest.mark.parametrize("finished", [0, 1])
-def test_an_interrupt_reports_what_had_finished(finished: int, monkeypatch: pytest.MonkeyPatch
-                                                ) -> None:
+def test_an_interrupt_reports_what_had_finished(
+    finished: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     @contextmanager
     def kernel_side(**_: object) -> Iterator[tuple[Spoiling, Ready]]:
         yield Spoiling(), Ready("6.12.0", "#1", "x86_64", targets={}, probe=Profile().facts())
@@ -97,8 +101,12 @@ def test_an_interrupt_reports_what_had_finished(finished: int, monkeypatch: pyte
     monkeypatch.setattr(here, "run_one", run_one)
     listener = Listener([])
     with pytest.raises(KeyboardInterrupt):
-        here.execute_here([scenario.trace() for scenario in choose(["bring_up"])], listener,
-                          modules=None, driver="ioctl")
+        here.execute_here(
+            [scenario.trace() for scenario in choose(["bring_up"])],
+            listener,
+            modules=None,
+            driver="ioctl",
+        )
     if finished:
         assert listener.report is not None
         assert len(listener.report.results) == finished

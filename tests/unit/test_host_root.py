@@ -21,16 +21,25 @@ def kernel(tmp_path):
 
 
 def test_any_path_reaches_the_guest(kernel, tmp_path):
-    results = tmp_path / "it's \"$HOME\" `here`, \\ and\nthere"
-    write_init(tmp_path, kernel=kernel, python=Path(sys.executable), argv=["-m", "an agent"],
-               results=results, mount=MOUNT)
-    show = ('. "$0/env"; printf "%s" "$RESULTS|$RESULTS_TYPE|$RESULTS_SOURCE|$RESULTS_OPTIONS";'
-            'printf "|%s" "$DMSNAP_GUEST"; eval "set -- $GUEST_ARGV"; printf "|%s" "$@"')
+    results = tmp_path / 'it\'s "$HOME" `here`, \\ and\nthere'
+    write_init(
+        tmp_path,
+        kernel=kernel,
+        python=Path(sys.executable),
+        argv=["-m", "an agent"],
+        results=results,
+        mount=MOUNT,
+    )
+    show = (
+        '. "$0/env"; printf "%s" "$RESULTS|$RESULTS_TYPE|$RESULTS_SOURCE|$RESULTS_OPTIONS";'
+        'printf "|%s" "$DMSNAP_GUEST"; eval "set -- $GUEST_ARGV"; printf "|%s" "$@"'
+    )
     shown = subprocess.run(
-        ["sh", "-c", show, tmp_path],
-        capture_output=True, text=True, check=True, timeout=20).stdout
-    assert shown == (f"{results}|9p|results|trans=virtio,cache=none|qemu|"
-                     f"{sys.executable}|-m|an agent|{results}")
+        ["sh", "-c", show, tmp_path], capture_output=True, text=True, check=True, timeout=20
+    ).stdout
+    assert shown == (
+        f"{results}|9p|results|trans=virtio,cache=none|qemu|{sys.executable}|-m|an agent|{results}"
+    )
 
 
 def test_init_mounts_what_its_file_says():

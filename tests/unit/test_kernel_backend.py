@@ -40,9 +40,22 @@ class Straw:
         self.calls = []
 
     def survey(self, names):
-        return {name: Info(name, f"DMSNAP-{name}", "254:0", self.open(name), 0,
-                           name in self.suspended, False, "", "0 8 linear 1:0 0", None)
-                for name in names if name in self.uses}
+        return {
+            name: Info(
+                name,
+                f"DMSNAP-{name}",
+                "254:0",
+                self.open(name),
+                0,
+                name in self.suspended,
+                False,
+                "",
+                "0 8 linear 1:0 0",
+                None,
+            )
+            for name in names
+            if name in self.uses
+        }
 
     def open(self, name):
         return sum(name in below for below in self.uses.values()) + (name in self.stuck)
@@ -119,15 +132,16 @@ def test_disks_follow_each_other_aligned():
 
 def test_lines_carry_paths():
     line = TargetLine(0, 8, "snapshot", "{org} {cow.1} P 8")
-    assert backend.line_of(line) == Line(0, 8, "snapshot",
-                                         "/dev/mapper/org /dev/mapper/cow.1 P 8")
+    assert backend.line_of(line) == Line(0, 8, "snapshot", "/dev/mapper/org /dev/mapper/cow.1 P 8")
 
 
 def test_states_carry_names():
-    info = Info("s", "DMSNAP-s", "254:3", 1, 2, True, False, "0 8 linear ", "0 8 linear 254:0 0",
-                None)
+    info = Info(
+        "s", "DMSNAP-s", "254:3", 1, 2, True, False, "0 8 linear ", "0 8 linear 254:0 0", None
+    )
     assert backend.state_of(info, {"254:0": "org"}) == observations.DeviceState(
-        status="0 8 linear ", table="0 8 linear {org} 0", suspended=True, event=2, open=1)
+        status="0 8 linear ", table="0 8 linear {org} 0", suspended=True, event=2, open=1
+    )
 
 
 def test_requests_on_a_file(tmp_path):
@@ -140,7 +154,7 @@ def test_requests_on_a_file(tmp_path):
     except OSError:
         pytest.skip("no O_DIRECT here")
     block.write(str(path), 8, 8, backend.literal(b"x" * 4096, 8))
-    assert path.read_bytes()[8 * 512:16 * 512] == b"x" * 4096
+    assert path.read_bytes()[8 * 512 : 16 * 512] == b"x" * 4096
     runs, fault = block.read(str(path), 1, 0, 64)
     assert fault is None
     assert [run.count for run in runs] == [8, 8, 48]
@@ -266,9 +280,18 @@ class Loader:
         self.loaded.append((name, [line.type for line in lines]))
 
 
-@pytest.mark.parametrize(("kind", "refused"), [
-    ("linear", False), ("nosuch", False), ("nosuch-either", False), ("thin", True),
-    ("striped", True), ("Linear", True), ("", True)])
+@pytest.mark.parametrize(
+    ("kind", "refused"),
+    [
+        ("linear", False),
+        ("nosuch", False),
+        ("nosuch-either", False),
+        ("thin", True),
+        ("striped", True),
+        ("Linear", True),
+        ("", True),
+    ],
+)
 def test_a_table_needs_a_target_that_this_kernel_has(tmp_path, monkeypatch, kind, refused):
     class Silent:
         all = ()
@@ -278,9 +301,13 @@ def test_a_table_needs_a_target_that_this_kernel_has(tmp_path, monkeypatch, kind
 
     monkeypatch.setattr(backend, "Disks", lambda *_: Silent())
     driver = Loader()
-    kernel = backend.KernelBackend(cast("Driver", driver), tmp_path,
-                                   log=cast("KernelLog", Silent()), events=Silent(),
-                                   targets={"linear": "1.4.0"})
+    kernel = backend.KernelBackend(
+        cast("Driver", driver),
+        tmp_path,
+        log=cast("KernelLog", Silent()),
+        events=Silent(),
+        targets={"linear": "1.4.0"},
+    )
     step = steps.Load(name="d", table=(TargetLine(0, 8, "linear", ""), TargetLine(8, 8, kind, "")))
     if refused:
         with pytest.raises(Unsupported, match=f"^this kernel has no target {kind}:"):
@@ -299,8 +326,13 @@ def test_each_step_is_announced_before_it_runs(tmp_path):
     with JournalWriter(tmp_path / "j") as journal:
         session.Runner(Scripted(), journal, 3).run(GOOD)
     assert records(tmp_path / "j") == [
-        Begin("good", 3), Started(0), Observed(Observation(step=0)), Started(1),
-        Observed(Observation(step=1)), End("good")]
+        Begin("good", 3),
+        Started(0),
+        Observed(Observation(step=0)),
+        Started(1),
+        Observed(Observation(step=1)),
+        End("good"),
+    ]
 
 
 def test_a_bad_scenario_ends_with_its_fault_and_its_own_seed(tmp_path):
@@ -316,8 +348,10 @@ def test_what_the_kernel_lacks_is_told_apart(tmp_path):
     assert end == End("lacking", fault="there is no module nbd", unsupported=True)
 
 
-@pytest.mark.parametrize(("scenario", "fault"), [
-    (GOOD, "WitnessesDisagree: udevd did not tell"), (BAD, "BadScenario: no such device")])
+@pytest.mark.parametrize(
+    ("scenario", "fault"),
+    [(GOOD, "WitnessesDisagree: udevd did not tell"), (BAD, "BadScenario: no such device")],
+)
 def test_a_disagreement_at_the_end_is_a_fault_unless_there_is_one(tmp_path, scenario, fault):
     class Doubtful(Scripted):
         def end(self):
@@ -330,8 +364,10 @@ def test_a_disagreement_at_the_end_is_a_fault_unless_there_is_one(tmp_path, scen
 
 
 def test_a_journal_that_cannot_be_written_is_no_fault_of_the_scenario():
-    with JournalWriter(Path("/dev/full")) as journal, pytest.raises(session.JournalLost,
-                                                              match="make room"):
+    with (
+        JournalWriter(Path("/dev/full")) as journal,
+        pytest.raises(session.JournalLost, match="make room"),
+    ):
         session.Runner(Scripted(), journal, 3).run(GOOD)
 
 
@@ -348,18 +384,33 @@ with JournalWriter(Path(sys.argv[1])) as journal:
 """
 
 
-@pytest.mark.parametrize(("left", "arguments", "said", "ends"), [
-    ("", [], "1 failed, 2 passed", [End("good"), End("bad", (), "BadScenario: no such device"),
-                                    End("good")]),
-    ("", ["-k", "bad"], "1 failed", [End("bad", (), "BadScenario: no such device")]),
-    ("dm-stuck", [], "1 passed", [End("good", ("dm-stuck",))])])  # the session ended there
+@pytest.mark.parametrize(
+    ("left", "arguments", "said", "ends"),
+    [
+        (
+            "",
+            [],
+            "1 failed, 2 passed",
+            [End("good"), End("bad", (), "BadScenario: no such device"), End("good")],
+        ),
+        ("", ["-k", "bad"], "1 failed", [End("bad", (), "BadScenario: no such device")]),
+        ("dm-stuck", [], "1 passed", [End("good", ("dm-stuck",))]),
+    ],
+)  # the session ended there
 def test_pytest_runs_the_scenarios(tmp_path, left, arguments, said, ends):
     """In a process of its own: a session inside a session would share pytest's state."""
     done = subprocess.run(
-        [sys.executable, "-c", SESSION, str(tmp_path / "j"), left, *arguments], cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
-                          "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
-        capture_output=True, text=True, timeout=60)
+        [sys.executable, "-c", SESSION, str(tmp_path / "j"), left, *arguments],
+        cwd=tmp_path,
+        env=os.environ
+        | {
+            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert said in done.stdout, done.stdout + done.stderr
     assert [r for r in records(tmp_path / "j") if isinstance(r, End)] == ends
 
@@ -370,8 +421,14 @@ def test_jobs_are_checked(tmp_path):
     (tmp_path / agent.JOB).write_text(json.dumps({"modules": "/m", "drivers": "x"}))
     with pytest.raises(ProvisioningError, match="same version"):
         agent.read_job(tmp_path)
-    (tmp_path / agent.JOB).write_text(json.dumps(
-        {"modules": "/m", "scenarios": [{"name": "a", "steps": [{"do": "create", "name": "s"}]}]}))
+    (tmp_path / agent.JOB).write_text(
+        json.dumps(
+            {
+                "modules": "/m",
+                "scenarios": [{"name": "a", "steps": [{"do": "create", "name": "s"}]}],
+            }
+        )
+    )
     assert agent.read_job(tmp_path).scenarios[0].steps == (steps.Create(name="s"),)
 
 

@@ -30,7 +30,12 @@ def test_header_is_packed_and_unpacked():
     assert struct.unpack_from("=3I2I", buffer) == (4, 0, 0, 4096, 312)
     header = ioctl.unpack(buffer)
     assert (header.name, header.uuid, header.flags, header.event, header.target_count) == (
-        "s.1", "DMSNAP-x", 5, 7, 2)
+        "s.1",
+        "DMSNAP-x",
+        5,
+        7,
+        2,
+    )
     assert header.data[:4] == b"abc\0"
 
 
@@ -44,8 +49,10 @@ def test_names_too_long_for_the_kernel_are_refused():
     assert caught.value.errno == errno.ENAMETOOLONG
 
 
-@pytest.mark.parametrize(("device", "number"), [
-    (254 << 8 | 3, "254:3"), (0xFD << 8 | 0x12 | 0x345 << 20, "253:214290"), (0, "0:0")])
+@pytest.mark.parametrize(
+    ("device", "number"),
+    [(254 << 8 | 3, "254:3"), (0xFD << 8 | 0x12 | 0x345 << 20, "253:214290"), (0, "0:0")],
+)
 def test_device_numbers(device, number):
     assert ioctl.decode_number(device) == number
 
@@ -70,7 +77,8 @@ def test_status_reply_is_read_along_its_links():
     second = ioctl.SPEC.pack(8, 8, 0, 112, b"zero") + bytes(8)
     third = ioctl.SPEC.pack(16, 8, 0, 160, b"error") + bytes(8)
     assert ioctl.unpack_table(first + second + third, 3) == (
-        "0 8 snapshot 16/64 16\n8 8 zero \n16 8 error ")
+        "0 8 snapshot 16/64 16\n8 8 zero \n16 8 error "
+    )
     assert ioctl.unpack_table(b"", 0) == ""
 
 
@@ -79,7 +87,10 @@ def test_lists_of_targets_and_names():
     two = struct.pack("=4I", 24, 1, 2, 0) + b"zero\0\0\0\0"
     three = struct.pack("=4I", 0, 1, 16, 0) + b"snapshot\0"
     assert ioctl.unpack_versions(one + two + three) == {
-        "linear": "1.4.0", "snapshot": "1.16.0", "zero": "1.2.0"}
+        "linear": "1.4.0",
+        "snapshot": "1.16.0",
+        "zero": "1.2.0",
+    }
     names = struct.pack("=QI", 254 << 8, 24) + b"a\0".ljust(12, b"\0")
     names += struct.pack("=QI", 254 << 8 | 1, 0) + b"bc\0"
     assert ioctl.unpack_names(names) == ["a", "bc"]
@@ -93,20 +104,30 @@ def test_an_alarm_interrupts_and_is_put_away():
         pass
 
 
-@pytest.mark.parametrize(("said", "number"), [
-    ("device-mapper: reload ioctl on s (254:3) failed: Invalid argument\nCommand failed.",
-     errno.EINVAL),
-    ("device-mapper: remove ioctl on org  failed: Device or resource busy\nCommand failed.",
-     errno.EBUSY),
-    ("device-mapper: create ioctl on s DMSNAP-s failed: Device or resource busy", errno.EBUSY),
-    ("device-mapper: resume ioctl on nosuch  failed: No such device or address", errno.ENXIO),
-    ("device-mapper: reload ioctl on s (254:3) failed: Block device required", errno.ENOTBLK),
-    ("stat failed: No such file or directory\ndevice-mapper: x failed: Invalid argument",
-     errno.EINVAL),
-    ("Device does not exist.\nCommand failed.", errno.ENXIO),
-    ("Device nosuch not found\nCommand failed.", errno.ENXIO),
-    ("something else", errno.EIO),
-    ("that failed: in an unheard-of way", errno.EIO)])
+@pytest.mark.parametrize(
+    ("said", "number"),
+    [
+        (
+            "device-mapper: reload ioctl on s (254:3) failed: Invalid argument\nCommand failed.",
+            errno.EINVAL,
+        ),
+        (
+            "device-mapper: remove ioctl on org  failed: Device or resource busy\nCommand failed.",
+            errno.EBUSY,
+        ),
+        ("device-mapper: create ioctl on s DMSNAP-s failed: Device or resource busy", errno.EBUSY),
+        ("device-mapper: resume ioctl on nosuch  failed: No such device or address", errno.ENXIO),
+        ("device-mapper: reload ioctl on s (254:3) failed: Block device required", errno.ENOTBLK),
+        (
+            "stat failed: No such file or directory\ndevice-mapper: x failed: Invalid argument",
+            errno.EINVAL,
+        ),
+        ("Device does not exist.\nCommand failed.", errno.ENXIO),
+        ("Device nosuch not found\nCommand failed.", errno.ENXIO),
+        ("something else", errno.EIO),
+        ("that failed: in an unheard-of way", errno.EIO),
+    ],
+)
 def test_what_dmsetup_prints_becomes_an_errno(said, number):
     assert dmsetup.errno_of(said) == number
 
@@ -120,8 +141,11 @@ def test_every_errno_text_is_found_again():
 def test_dmsetup_lists_are_cut_by_device():
     text = "o: 0 8 snapshot-origin \ns: 0 8 linear 254:0 0\ns: 8 8 zero \nnone: \nbare:\n"
     assert dmsetup.by_device(text) == {
-        "o": "0 8 snapshot-origin ", "s": "0 8 linear 254:0 0\n8 8 zero ", "none": None,
-        "bare": None}
+        "o": "0 8 snapshot-origin ",
+        "s": "0 8 linear 254:0 0\n8 8 zero ",
+        "none": None,
+        "bare": None,
+    }
     assert dmsetup.by_device("No devices found\n") == {}
     assert dmsetup.table_text([Line(0, 8, "zero", "")]) == "0 8 zero \n"
     assert line_text(0, 8, "zero", "") == "0 8 zero "
@@ -135,40 +159,59 @@ def test_kernel_log_records_are_parsed():
     assert kmsg.parse(b"x,y;z") is None
 
 
-@pytest.mark.parametrize(("text", "normal"), [
-    ("device-mapper: table: 254:3: snapshot: no", "device-mapper: table: {s}: snapshot: no"),
-    ("dm-3: detected capacity change from 8 to 16",
-     "{s}: detected capacity change from 8 to 16"),
-    ("device-mapper: table: 254:13: dm-0 too small", "device-mapper: table: {t}: {org} too small"),
-    ("call missing for 254:0", "call missing for {org}"),
-    ("0 2048 snapshot 254:0 254:3 P 8", "0 2048 snapshot {org} {s} P 8"),
-    ("254:99 and dm-33 are not ours", "254:99 and dm-33 are not ours"),
-    ("at 12:254:3 or 254:3:4 o'clock", "at 12:254:3 or 254:3:4 o'clock"),
-    ("cannot open /dev/mapper/s now, nor /dev/mapper/x",
-     "cannot open {s} now, nor /dev/mapper/x")])
+@pytest.mark.parametrize(
+    ("text", "normal"),
+    [
+        ("device-mapper: table: 254:3: snapshot: no", "device-mapper: table: {s}: snapshot: no"),
+        (
+            "dm-3: detected capacity change from 8 to 16",
+            "{s}: detected capacity change from 8 to 16",
+        ),
+        (
+            "device-mapper: table: 254:13: dm-0 too small",
+            "device-mapper: table: {t}: {org} too small",
+        ),
+        ("call missing for 254:0", "call missing for {org}"),
+        ("0 2048 snapshot 254:0 254:3 P 8", "0 2048 snapshot {org} {s} P 8"),
+        ("254:99 and dm-33 are not ours", "254:99 and dm-33 are not ours"),
+        ("at 12:254:3 or 254:3:4 o'clock", "at 12:254:3 or 254:3:4 o'clock"),
+        (
+            "cannot open /dev/mapper/s now, nor /dev/mapper/x",
+            "cannot open {s} now, nor /dev/mapper/x",
+        ),
+    ],
+)
 def test_numbers_become_names(text, normal):
     assert kmsg.normalise(text, NUMBERS) == normal
 
 
-@pytest.mark.parametrize(("facility", "text", "wanted"), [
-    (0, "device-mapper: snapshots: Invalidating snapshot", True),
-    (0, "dm-3: detected capacity change", True),
-    (0, "dm-77: detected capacity change", False),
-    (0, "random: crng init done", False),
-    (0, "BUG: kernel NULL pointer dereference", True),
-    (0, "WARNING: CPU: 0 PID: 1 at x", True),
-    (0, "INFO: task python:1 blocked for more than 120 seconds", True),
-    (0, "python: attempt to access beyond end of device\ndm-3: rw=0, sector=8", False),
-    (0, "Buffer I/O error on dev dm-3, logical block 0, async page read", False),
-    (0, "device-mapper: core: dm-3: mapping table unavailable, erroring io", False),
-    (1, "device-mapper: said a program", False)])
+@pytest.mark.parametrize(
+    ("facility", "text", "wanted"),
+    [
+        (0, "device-mapper: snapshots: Invalidating snapshot", True),
+        (0, "dm-3: detected capacity change", True),
+        (0, "dm-77: detected capacity change", False),
+        (0, "random: crng init done", False),
+        (0, "BUG: kernel NULL pointer dereference", True),
+        (0, "WARNING: CPU: 0 PID: 1 at x", True),
+        (0, "INFO: task python:1 blocked for more than 120 seconds", True),
+        (0, "python: attempt to access beyond end of device\ndm-3: rw=0, sector=8", False),
+        (0, "Buffer I/O error on dev dm-3, logical block 0, async page read", False),
+        (0, "device-mapper: core: dm-3: mapping table unavailable, erroring io", False),
+        (1, "device-mapper: said a program", False),
+    ],
+)
 def test_which_lines_count(facility, text, wanted):
     assert kmsg.wanted(kmsg.Record(facility, 4, 1, text), NUMBERS) is wanted
 
 
 def test_lost_records_leave_a_line():
     replies: list[bytes | OSError] = [
-        b"3,1,1,-;one", OSError(errno.EPIPE, "Broken pipe"), b"3,9,1,-;nine", BlockingIOError()]
+        b"3,1,1,-;one",
+        OSError(errno.EPIPE, "Broken pipe"),
+        b"3,9,1,-;nine",
+        BlockingIOError(),
+    ]
 
     def read():
         reply = replies.pop(0)
@@ -189,13 +232,28 @@ def test_other_errors_of_the_log_are_not_hidden():
 
 def test_only_events_of_mapped_devices_count():
     def event(action, minor, **more):
-        return action, {"ACTION": action, "MAJOR": "254", "MINOR": minor, "SUBSYSTEM": "block",
-                        "SEQNUM": "9", "DEVNAME": "/dev/dm-3", "DISKSEQ": "4", **more}
+        return action, {
+            "ACTION": action,
+            "MAJOR": "254",
+            "MINOR": minor,
+            "SUBSYSTEM": "block",
+            "SEQNUM": "9",
+            "DEVNAME": "/dev/dm-3",
+            "DISKSEQ": "4",
+            **more,
+        }
 
-    events = [event("add", "3"), event("change", "0"), event("change", "3", RESIZE="1"),
-              event("add", "3", SUBSYSTEM="bdi"), ("add", {"SUBSYSTEM": "block"})]
+    events = [
+        event("add", "3"),
+        event("change", "0"),
+        event("change", "3", RESIZE="1"),
+        event("add", "3", SUBSYSTEM="bdi"),
+        ("add", {"SUBSYSTEM": "block"}),
+    ]
     assert uevents.select(events, {"254:3": "s"}) == (
-        UEvent("add", "s"), UEvent("change", "s", {"RESIZE": "1"}))
+        UEvent("add", "s"),
+        UEvent("change", "s", {"RESIZE": "1"}),
+    )
 
 
 def test_crafted_duplicates_have_the_layout_of_the_store():

@@ -14,12 +14,29 @@ from harness.twin.limits import (
     without_discards,
 )
 
-RAM = Limits(physical_block=4096, io_min=4096, max_sectors=255, discard_granularity=4096,
-             discard_sectors_max=1 << 32)
-NBD = Limits(io_opt=131072, max_sectors=2048, discard_granularity=512,
-             discard_sectors_max=(1 << 23) - 1, write_cache=True)
-LOOP = Limits(4096, 4096, 4096, max_sectors=2560, discard_granularity=4096,
-              discard_sectors_max=8388607, write_cache=True)
+RAM = Limits(
+    physical_block=4096,
+    io_min=4096,
+    max_sectors=255,
+    discard_granularity=4096,
+    discard_sectors_max=1 << 32,
+)
+NBD = Limits(
+    io_opt=131072,
+    max_sectors=2048,
+    discard_granularity=512,
+    discard_sectors_max=(1 << 23) - 1,
+    write_cache=True,
+)
+LOOP = Limits(
+    4096,
+    4096,
+    4096,
+    max_sectors=2560,
+    discard_granularity=4096,
+    discard_sectors_max=8388607,
+    write_cache=True,
+)
 
 
 def pieces(cut, sector: int, sectors: int) -> list[tuple[int, int]]:
@@ -98,8 +115,9 @@ def test_a_granularity_of_less_than_a_sector() -> None:
 # -- at_least_a_block, readahead ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("granularity", "wanted"),
-                         [(8, 4096), (512, 4096), (4096, 4096), (8192, 8192)])
+@pytest.mark.parametrize(
+    ("granularity", "wanted"), [(8, 4096), (512, 4096), (4096, 4096), (8192, 8192)]
+)
 def test_at_least_a_block(granularity: int, wanted: int) -> None:
     limits = replace(RAM, discard_granularity=granularity, discard_alignment=512)
     assert at_least_a_block(limits) == replace(limits, discard_granularity=wanted)
@@ -110,8 +128,10 @@ def test_at_least_a_block_of_nothing() -> None:
     assert at_least_a_block(limits) == without_discards(RAM)
 
 
-@pytest.mark.parametrize(("io_opt", "pages"), [
-    (0, 32), (512, 32), (65536, 32), (65536 + 2048, 33), (131072, 64), (1 << 20, 512)])
+@pytest.mark.parametrize(
+    ("io_opt", "pages"),
+    [(0, 32), (512, 32), (65536, 32), (65536 + 2048, 33), (131072, 64), (1 << 20, 512)],
+)
 def test_pages_that_are_asked_for_at_once(io_opt: int, pages: int) -> None:
     assert Limits(io_opt=io_opt).readahead_pages == pages
 
@@ -146,7 +166,10 @@ def test_the_device_cuts_at_the_longest_that_it_takes() -> None:
     # The next piece starts where a granule does.
     assert pieces(limits.cut_discard, 5, 40) == [(5, 11), (16, 16), (32, 13)]
     assert pieces(replace(limits, discard_alignment=3 * 512).cut_discard, 5, 40) == [
-        (5, 14), (19, 16), (35, 10)]
+        (5, 14),
+        (19, 16),
+        (35, 10),
+    ]
     assert pieces(limits.cut_discard, 5, 16) == [(5, 16)]
 
 

@@ -84,32 +84,43 @@ def linear(name: str, sectors: int, args: str) -> Load:
 def test_the_log_becomes_steps() -> None:
     reader = LogReader()
     assert [call.step for call in reader.read(CREATE)] == [
-        Create(name="vg-snap"), linear("vg-snap", 1024, "{pv} 6144"), Resume(name="vg-snap"),
-        Write(device="vg-snap", sector=0, sectors=8, fill="zero"), Remove(name="vg-snap"),
+        Create(name="vg-snap"),
+        linear("vg-snap", 1024, "{pv} 6144"),
+        Resume(name="vg-snap"),
+        Write(device="vg-snap", sector=0, sectors=8, fill="zero"),
+        Remove(name="vg-snap"),
         # The same number is another device now.
-        Create(name="vg-lv-real"), linear("vg-lv-real", 4096, "{pv} 2048"),
+        Create(name="vg-lv-real"),
+        linear("vg-lv-real", 4096, "{pv} 2048"),
         Load(name="vg-lv", table=(TargetLine(0, 4096, "snapshot-origin", "{vg-lv-real}"),)),
-        Suspend(name="vg-lv"), Resume(name="vg-lv-real")]
-    assert reader.names == {"254:0": "disk", "254:1": "pv", "254:2": "vg-lv",
-                            "254:3": "vg-lv-real"}
+        Suspend(name="vg-lv"),
+        Resume(name="vg-lv-real"),
+    ]
+    assert reader.names == {"254:0": "disk", "254:1": "pv", "254:2": "vg-lv", "254:3": "vg-lv-real"}
     assert [call.step for call in reader.read(RENAME)] == [
-        Suspend(name="vg-lv", lockfs=False), Rename(name="vg-lv", to="vg-other"),
-        Resume(name="vg-other")]
+        Suspend(name="vg-lv", lockfs=False),
+        Rename(name="vg-lv", to="vg-other"),
+        Resume(name="vg-other"),
+    ]
     assert reader.names["254:2"] == "vg-other"
 
 
 def test_a_refusal_belongs_to_its_ioctl() -> None:
     [*_, last] = LogReader().read(
-        CREATE + "   device-mapper: resume ioctl on vg-lv-real (254:3) failed: Invalid argument\n")
+        CREATE + "   device-mapper: resume ioctl on vg-lv-real (254:3) failed: Invalid argument\n"
+    )
     assert last == Call(Resume(name="vg-lv-real"), "EINVAL")
 
 
-@pytest.mark.parametrize(("line", "message"), [
-    ("dm target_msg   (254:3) [ noopencount flush ]   [2048] (*1)", "target_msg is not known"),
-    ("dm resume   (254:9) [ noopencount flush ]   [2048] (*1)", "254:9 has no name"),
-    ("Adding target to (254:3): 0 8 snapshot 254:3 254:8 P 8", "254:8 has no name"),
-    ("device-mapper: create ioctl on x failed: For no reason", "a refusal of nothing"),
-])
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("dm target_msg   (254:3) [ noopencount flush ]   [2048] (*1)", "target_msg is not known"),
+        ("dm resume   (254:9) [ noopencount flush ]   [2048] (*1)", "254:9 has no name"),
+        ("Adding target to (254:3): 0 8 snapshot 254:3 254:8 P 8", "254:8 has no name"),
+        ("device-mapper: create ioctl on x failed: For no reason", "a refusal of nothing"),
+    ],
+)
 def test_what_is_not_understood_is_an_error_with_its_line(line: str, message: str) -> None:
     with pytest.raises(LvmLogError, match=rf"line 36 .*{message}"):
         LogReader().read(f"{CREATE}{line}\n")
@@ -123,11 +134,23 @@ def test_uevents_are_named_by_the_device_that_had_the_number_then() -> None:
     reader = LogReader()
     calls = reader.read(CREATE)
     before = {"254:2": "vg-lv"}
-    actions = [("add", "254:3"), ("change", "254:3"), ("remove", "254:3"), ("add", "254:3"),
-               ("change", "254:2"), ("change", "254:3")]
+    actions = [
+        ("add", "254:3"),
+        ("change", "254:3"),
+        ("remove", "254:3"),
+        ("add", "254:3"),
+        ("change", "254:2"),
+        ("change", "254:3"),
+    ]
     named = name_events([UEvent(*each) for each in actions], calls, before, reader.names)
     assert [event.device for event in named] == [
-        "vg-snap", "vg-snap", "vg-snap", "vg-lv-real", "vg-lv", "vg-lv-real"]
+        "vg-snap",
+        "vg-snap",
+        "vg-snap",
+        "vg-lv-real",
+        "vg-lv",
+        "vg-lv-real",
+    ]
     with pytest.raises(LvmLogError, match="no command made"):
         name_events([UEvent("change", "254:7")], calls, before, reader.names)
 
@@ -146,10 +169,10 @@ def volumes() -> lvm_store.Volumes:
     shown = bytearray(origin)
     for index, old in enumerate(OLD):
         entry = np.array([(old, 2 + index)], store.ENTRY_DTYPE)
-        cow[CHUNK + 16 * index:CHUNK + 16 * index + 16] = entry.tobytes()
+        cow[CHUNK + 16 * index : CHUNK + 16 * index + 16] = entry.tobytes()
         data = bytes([index + 1]) * CHUNK
-        cow[(2 + index) * CHUNK:(3 + index) * CHUNK] = data
-        shown[old * CHUNK:(old + 1) * CHUNK] = data
+        cow[(2 + index) * CHUNK : (3 + index) * CHUNK] = data
+        shown[old * CHUNK : (old + 1) * CHUNK] = data
     return lvm_store.Volumes(bytes(cow), origin, bytes(shown))
 
 
@@ -157,21 +180,24 @@ STATUS = "0 128 snapshot 40/160 16"
 
 
 def patched(data: bytes, at: int, new: bytes) -> bytes:
-    return data[:at] + new + data[at + len(new):]
+    return data[:at] + new + data[at + len(new) :]
 
 
 def test_a_store_explains_its_snapshot() -> None:
     assert lvm_store.check(volumes(), STATUS) == lvm_store.Report("3 exceptions")
 
 
-@pytest.mark.parametrize(("part", "at", "new", "fault"), [
-    ("shown", 7 * CHUNK, b"!", "sector 56 of the snapshot"),
-    ("cow", 3 * CHUNK + 9, b"!", "sector 16 of the snapshot"),
-    ("cow", CHUNK + 24, b"\1", "metadata"),
-    ("cow", CHUNK + 40, b"\0", "the store says 32/160 16, the kernel 40/160 16"),
-    ("cow", 0, b"!", "not an exception store"),
-    ("cow", 4, b"\0", "the header says invalid"),
-])
+@pytest.mark.parametrize(
+    ("part", "at", "new", "fault"),
+    [
+        ("shown", 7 * CHUNK, b"!", "sector 56 of the snapshot"),
+        ("cow", 3 * CHUNK + 9, b"!", "sector 16 of the snapshot"),
+        ("cow", CHUNK + 24, b"\1", "metadata"),
+        ("cow", CHUNK + 40, b"\0", "the store says 32/160 16, the kernel 40/160 16"),
+        ("cow", 0, b"!", "not an exception store"),
+        ("cow", 4, b"\0", "the header says invalid"),
+    ],
+)
 def test_a_store_that_does_not_is_found(part: str, at: int, new: bytes, fault: str) -> None:
     sound = volumes()
     broken = dataclasses.replace(sound, **{part: patched(getattr(sound, part), at, new)})
@@ -182,8 +208,10 @@ def cut() -> tuple[bytes, bytes]:
     """COW volume and origin after the last of three exceptions was merged."""
     before = volumes()
     at = OLD[-1] * CHUNK
-    return (patched(before.cow, CHUNK + 32, bytes(16)),
-            patched(before.origin, at, before.shown[at:at + CHUNK]))
+    return (
+        patched(before.cow, CHUNK + 32, bytes(16)),
+        patched(before.origin, at, before.shown[at : at + CHUNK]),
+    )
 
 
 def test_a_merge_that_lost_power_is_understood() -> None:
@@ -192,7 +220,7 @@ def test_a_merge_that_lost_power_is_understood() -> None:
     assert report == lvm_store.Report("power lost with 2 of 3 exceptions left to merge")
     # The next copy may have reached the disk, or the first sectors of it.
     at = OLD[1] * CHUNK
-    half = patched(origin, at, volumes().shown[at:at + 1024])
+    half = patched(origin, at, volumes().shown[at : at + 1024])
     assert not lvm_store.check_cut(volumes(), cow, half).faults
 
 
@@ -220,9 +248,17 @@ def test_a_volume_is_cut_out_of_the_disk() -> None:
 
 # -- the whole --
 
+
 def test_there_are_seven_situations_that_a_guest_can_read() -> None:
     assert [situation.name for situation in SITUATIONS] == [
-        "create", "fill", "overflow", "extend", "reactivate", "merge", "merge-interrupted"]
+        "create",
+        "fill",
+        "overflow",
+        "extend",
+        "reactivate",
+        "merge",
+        "merge-interrupted",
+    ]
     for situation in SITUATIONS:
         for actions in situation.boots:
             boot = Boot(situation.name, actions, 1)
@@ -248,8 +284,7 @@ def test_without_lvm2_one_line_says_what_to_type(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("PATH", "/nowhere")
     done = CliRunner().invoke(main, ["lvm", "create"])
     assert done.exit_code == 2
-    assert done.output.strip() == (
-        "dmsnap: lvm2 is missing. Type: sudo apt-get install -y lvm2")
+    assert done.output.strip() == ("dmsnap: lvm2 is missing. Type: sudo apt-get install -y lvm2")
 
 
 def test_an_unknown_situation_is_refused() -> None:

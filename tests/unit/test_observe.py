@@ -78,8 +78,9 @@ def test_this_machine_does_one_after_another_and_tells() -> None:
 
 def test_a_step_that_cannot_be_carried_out_is_told_and_what_came_before_stays() -> None:
     steps = (Disk(name="a", sectors=8), Write(device="b", sector=0, sectors=8), Examine())
-    [outcome] = observe(Scenarios([Trace(Header(scenario="x", seed=7), steps)]),
-                        Here(Machine(), READY)).values()
+    [outcome] = observe(
+        Scenarios([Trace(Header(scenario="x", seed=7), steps)]), Here(Machine(), READY)
+    ).values()
     assert [seen.step for seen in outcome.observations] == [0]
     assert outcome.step == 1
     with pytest.raises(BadScenario, match=r"^x: step 1: BadScenario: there is no device") as caught:
@@ -114,16 +115,25 @@ def test_a_guest_is_told_of_some_of_the_scenarios(guest: Guest) -> None:
 
 
 def outcome_of(**fields: object) -> Outcome:
-    return Outcome(**{"scenario": "x", "seed": 7, "attempts": 1,  # type: ignore[arg-type]
-                      "observations": (), "ready": READY, **fields})
+    return Outcome(
+        **{
+            "scenario": "x",
+            "seed": 7,
+            "attempts": 1,  # type: ignore[arg-type]
+            "observations": (),
+            "ready": READY,
+            **fields,
+        }
+    )
 
 
 def test_a_lost_guest_is_an_error_of_who_needs_its_answer() -> None:
     loss = Loss("vanished", "it ended", 3, 1, "", Path("console.log"))
     with pytest.raises(GuestLost) as caught:
         answered(outcome_of(lost=loss))
-    assert str(caught.value) == ("x: the guest was lost in step 3 (vanished: it ended); its "
-                                 "console: console.log")
+    assert str(caught.value) == (
+        "x: the guest was lost in step 3 (vanished: it ended); its console: console.log"
+    )
     with pytest.raises(GuestLost) as caught:
         answered(outcome_of(lost=loss), lambda step: f"line {step + 2}", kept=False)
     assert str(caught.value) == "x: the guest was lost in line 5 (vanished: it ended)"
@@ -141,9 +151,13 @@ def test_a_kernel_that_lacks_something_is_not_a_bad_scenario() -> None:
 
 def calls(name: str) -> list[str]:
     """Places in harness/ where ``name`` is called."""
-    return [str(path.relative_to(HARNESS)) for path in sorted(HARNESS.rglob("*.py"))
-            for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)
-            and name in {getattr(node.func, "id", None), getattr(node.func, "attr", None)}]
+    return [
+        str(path.relative_to(HARNESS))
+        for path in sorted(HARNESS.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and name in {getattr(node.func, "id", None), getattr(node.func, "attr", None)}
+    ]
 
 
 def test_a_supervisor_is_made_in_one_place() -> None:
@@ -154,7 +168,10 @@ def test_a_lost_guest_becomes_an_error_in_one_place() -> None:
     # The channel of preflight and the Vagrant machine carry out no work; the last two read what a
     # guest left beside its journal, which may be rubbish.
     assert {place for place in calls("GuestLost") if place.partition("/")[0] not in {"guest"}} == {
-        "campaign/observe.py", "kernel/function_counts.py", "measure/headline.py"}
+        "campaign/observe.py",
+        "kernel/function_counts.py",
+        "measure/headline.py",
+    }
     assert calls("GuestLost").count("campaign/observe.py") == 1
 
 
@@ -162,17 +179,38 @@ def test_a_world_is_begun_and_steps_are_done_in_one_place() -> None:
     """But for a backend that hands on to another one, and the probe, which has no scenario."""
     wrapping = {"kernel/gauge.py", "kernel/lvm_agent.py"}
     assert set(calls("execute")) & {
-        place for place in calls("begin") if not place.startswith("report/")} - wrapping <= {
-            "trace/backend.py", "kernel/probe.py"}
+        place for place in calls("begin") if not place.startswith("report/")
+    } - wrapping <= {"trace/backend.py", "kernel/probe.py"}
 
 
-@pytest.mark.parametrize("module", [
-    "campaign.run", "campaign.replay", "campaign.observe", "lvm.enact", "lvm.situations",
-    "measure.headline", "measure.coverage", "measure.preflight", "measure.bench", "cli.main"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "campaign.run",
+        "campaign.replay",
+        "campaign.observe",
+        "lvm.enact",
+        "lvm.situations",
+        "measure.headline",
+        "measure.coverage",
+        "measure.preflight",
+        "measure.bench",
+        "cli.main",
+    ],
+)
 def test_a_host_needs_no_pytest(module: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-c",
-         f"import sys, harness.{module}; sys.exit('pytest' in sys.modules)"],
-        capture_output=True, text=True, check=False, timeout=120)
+        [
+            sys.executable,
+            "-X",
+            "importtime",
+            "-c",
+            f"import sys, harness.{module}; sys.exit('pytest' in sys.modules)",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert f"harness.{module}" in done.stderr

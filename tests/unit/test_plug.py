@@ -39,8 +39,10 @@ class Task:
             self.plug.add(request[0], partial(self.sent.append, request))
 
 
-@pytest.mark.parametrize(("reverses", "answers", "sent"), [
-    (False, {}, "a1 a2 a3"), (True, {}, "a3 a2 a1"), (True, {0: 1}, "a1 a2 a3")])
+@pytest.mark.parametrize(
+    ("reverses", "answers", "sent"),
+    [(False, {}, "a1 a2 a3"), (True, {}, "a3 a2 a1"), (True, {0: 1}, "a1 a2 a3")],
+)
 def test_a_plug_is_a_queue_or_a_stack(reverses: bool, answers: dict[int, int], sent: str) -> None:
     task = Task(reverses=reverses, answers=answers)
     task.begin("a1", "a2", "a3")
@@ -123,8 +125,17 @@ def trace_of(name: str) -> Trace:
 
 def judged(trace: Trace, seen: Iterable[Observation], profile: Profile) -> Result:
     ready = Ready(release="fake", version="#1", probe=profile.facts())
-    result, _ = judge(trace, Outcome(scenario=trace.header.scenario, seed=7, attempts=1,
-                                     observations=tuple(seen), ready=ready), "fake")
+    result, _ = judge(
+        trace,
+        Outcome(
+            scenario=trace.header.scenario,
+            seed=7,
+            attempts=1,
+            observations=tuple(seen),
+            ready=ready,
+        ),
+        "fake",
+    )
     return result
 
 
@@ -140,8 +151,9 @@ ORDERS = {
 }
 
 
-@pytest.mark.parametrize(("kernel", "permitted"), [
-    ("6.12", {"queue"}), ("6.1", {"stack", "queue"}), ("seed", {"queue"})])
+@pytest.mark.parametrize(
+    ("kernel", "permitted"), [("6.12", {"queue"}), ("6.1", {"stack", "queue"}), ("seed", {"queue"})]
+)
 def test_the_orders_of_a_process_that_begins_several(kernel: str, permitted: set[str]) -> None:
     trace = trace_of("requests_begun_together[3]")
     profile = PROFILES[kernel]
@@ -180,6 +192,7 @@ def test_copies_of_one_run_of_the_worker_are_sent_in_both_orders() -> None:
     """The second read of two ends the disk: what the first one got is on the COW device."""
     trace = trace_of("link_under_queued_writes[dies]")
     at = next(index for index, step in enumerate(trace.steps) if isinstance(step, Parallel))
-    first = {seen[at].requests["base"][0] for _, seen in
-             explore.Orders(trace.steps, 7, PROFILES["6.1"])}
+    first = {
+        seen[at].requests["base"][0] for _, seen in explore.Orders(trace.steps, 7, PROFILES["6.1"])
+    }
     assert first == {"read 40+8", "read 16+8 lost"}

@@ -10,7 +10,7 @@ from harness.measure.preflight import examine, render, require
 FIT = {
     "uname -r": "6.12.101",
     "dmsetup targets": "snapshot         v1.17.0\nsnapshot-merge   v1.6.0\n"
-                       "snapshot-origin  v1.10.0\nlinear           v1.5.0\n",
+    "snapshot-origin  v1.10.0\nlinear           v1.5.0\n",
     "dmsetup version": "Library version:   1.02.185 (2022-05-18)\nDriver version:    4.48.0\n",
     "cat /sys/module/dm_snapshot/parameters/snapshot_cow_threshold": "2048",
     "PYTHON -c 'import sys, harness; print(*sys.version_info[:3])'": "3 11 2",
@@ -54,26 +54,64 @@ def test_a_fit_guest():
     assert "390 of 488 MiB available" in text
 
 
-@pytest.mark.parametrize(("command", "answer", "name", "detail", "cure"), [
-    ("uname -r", "6.1.0", "kernel", "6.1.0, not 6.12.101", "give --modules"),
-    ("dmsetup targets", "snapshot v1.1.1\n", "targets", "no snapshot-origin, snapshot-merge",
-     "modprobe dm_snapshot"),
-    ("dmsetup version", None, "dmsetup", "trouble", "apt-get install -y dmsetup"),
-    ("cat /sys/module/dm_snapshot/parameters/snapshot_cow_threshold", "7", "module parameters",
-     "snapshot_cow_threshold 7", "echo 2048 >"),
-    ("PYTHON -c 'import sys, harness; print(*sys.version_info[:3])'", None, "python", "trouble",
-     "make setup"),
-    ("PYTHON -c 'import sys, harness; print(*sys.version_info[:3])'", "3 9 2", "python", "3.9.2",
-     "3.11 or newer"),
-    ("cat /proc/meminfo", "MemTotal: 90000 kB\nMemAvailable: 80000 kB\n", "memory", "78 of 87",
-     "Give the guest more"),
-    ("df -k --output=avail /dev/shm", "Avail\n900\n", "/dev/shm", "0 MiB free", "remount"),
-    ("dmsetup info -c --noheadings --separator ' ' -o uuid,name", "DMSNAP-disk-cow cow\nLVM-x y\n",
-     "nothing left over", "devices of an earlier run: cow", "dmsetup remove -f cow"),
-    ("cat /proc/uptime; sleep 0.05; cat /proc/uptime", "1.50 1\n1.50 1\n", "clock",
-     "stands at 1.50 s", "Boot the guest anew"),
-    ("cat /proc/uptime; sleep 0.05; cat /proc/uptime", "rubbish", "clock", "no sense", "anew"),
-])
+@pytest.mark.parametrize(
+    ("command", "answer", "name", "detail", "cure"),
+    [
+        ("uname -r", "6.1.0", "kernel", "6.1.0, not 6.12.101", "give --modules"),
+        (
+            "dmsetup targets",
+            "snapshot v1.1.1\n",
+            "targets",
+            "no snapshot-origin, snapshot-merge",
+            "modprobe dm_snapshot",
+        ),
+        ("dmsetup version", None, "dmsetup", "trouble", "apt-get install -y dmsetup"),
+        (
+            "cat /sys/module/dm_snapshot/parameters/snapshot_cow_threshold",
+            "7",
+            "module parameters",
+            "snapshot_cow_threshold 7",
+            "echo 2048 >",
+        ),
+        (
+            "PYTHON -c 'import sys, harness; print(*sys.version_info[:3])'",
+            None,
+            "python",
+            "trouble",
+            "make setup",
+        ),
+        (
+            "PYTHON -c 'import sys, harness; print(*sys.version_info[:3])'",
+            "3 9 2",
+            "python",
+            "3.9.2",
+            "3.11 or newer",
+        ),
+        (
+            "cat /proc/meminfo",
+            "MemTotal: 90000 kB\nMemAvailable: 80000 kB\n",
+            "memory",
+            "78 of 87",
+            "Give the guest more",
+        ),
+        ("df -k --output=avail /dev/shm", "Avail\n900\n", "/dev/shm", "0 MiB free", "remount"),
+        (
+            "dmsetup info -c --noheadings --separator ' ' -o uuid,name",
+            "DMSNAP-disk-cow cow\nLVM-x y\n",
+            "nothing left over",
+            "devices of an earlier run: cow",
+            "dmsetup remove -f cow",
+        ),
+        (
+            "cat /proc/uptime; sleep 0.05; cat /proc/uptime",
+            "1.50 1\n1.50 1\n",
+            "clock",
+            "stands at 1.50 s",
+            "Boot the guest anew",
+        ),
+        ("cat /proc/uptime; sleep 0.05; cat /proc/uptime", "rubbish", "clock", "no sense", "anew"),
+    ],
+)
 def test_what_is_not_fit_names_its_cure(command, answer, name, detail, cure):
     found = findings("6.12.101", **{command: answer})
     [wrong] = [each for each in found if not each.ok]

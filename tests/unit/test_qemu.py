@@ -30,17 +30,17 @@ def members(archive):
     found: dict[str, tuple[int, bytes]] = {}
     at = 0
     while True:
-        assert archive[at:at + 6] == b"070701"
-        fields = [int(archive[at + 6 + 8 * i:at + 14 + 8 * i], 16) for i in range(13)]
+        assert archive[at : at + 6] == b"070701"
+        fields = [int(archive[at + 6 + 8 * i : at + 14 + 8 * i], 16) for i in range(13)]
         mode, size, length = fields[1], fields[6], fields[11]
-        name = archive[at + 110:at + 110 + length - 1].decode()
+        name = archive[at + 110 : at + 110 + length - 1].decode()
         assert archive[at + 110 + length - 1] == 0
         at = -(-(at + 110 + length) // 4) * 4
         if name == "TRAILER!!!":
             assert size == 0
             assert at == len(archive)
             return found
-        found[name] = mode, archive[at:at + size]
+        found[name] = mode, archive[at : at + size]
         at = -(-(at + size) // 4) * 4
 
 
@@ -97,7 +97,11 @@ def test_a_module_says_what_it_needs():
 def test_modules_come_after_what_they_need(tree):
     modules = Modules(tree)
     assert modules.order(["9p", "9pnet_virtio", "virtio_pci"]) == [
-        "9pnet", "netfs", "9p", "9pnet_virtio"]
+        "9pnet",
+        "netfs",
+        "9p",
+        "9pnet_virtio",
+    ]
     assert modules.order(["dm-snapshot"]) == ["helper_of_dm", "dm_mod", "dm_bufio", "dm_snapshot"]
     assert modules.path("helper-of-dm") == tree / "kernel/lib/helper-of-dm.ko"
 
@@ -110,7 +114,12 @@ def test_a_circle_of_modules_ends(tmp_path):
 
 def test_the_initramfs_loads_the_way_to_the_root_and_what_the_guest_cannot_find(tree):
     assert [name for name, _ in initramfs.early(Modules(tree))] == [
-        "00-9pnet.ko", "01-9pnet_virtio.ko", "02-netfs.ko", "03-9p.ko", "04-helper_of_dm.ko"]
+        "00-9pnet.ko",
+        "01-9pnet_virtio.ko",
+        "02-netfs.ko",
+        "03-9p.ko",
+        "04-helper_of_dm.ko",
+    ]
 
 
 def test_a_module_that_cannot_be_read_is_named(tmp_path):
@@ -235,20 +244,27 @@ def test_a_proof_is_for_one_boot_and_one_qemu():
 @pytest.fixture
 def guest(tmp_path, monkeypatch):
     monkeypatch.setattr(qemu, "program", lambda: "/usr/bin/qemu-system-x86_64")
-    return QemuGuest(Kernel("k", tmp_path / "linux", tmp_path / "modules", guest="qemu"),
-                     python=Path(sys.executable), memory_mib=300)
+    return QemuGuest(
+        Kernel("k", tmp_path / "linux", tmp_path / "modules", guest="qemu"),
+        python=Path(sys.executable),
+        memory_mib=300,
+    )
 
 
 def test_a_machine_is_all_our_own(guest, tmp_path):
     command = guest.command(TCG, tmp_path / "initramfs", tmp_path / "a,b")
-    for words in (["-no-user-config", "-nodefaults", "-display", "none", "-no-reboot"],
-                  ["-accel", "tcg", "-cpu", "max,la57=off"], ["-m", "300M", "-serial", "stdio"]):
+    for words in (
+        ["-no-user-config", "-nodefaults", "-display", "none", "-no-reboot"],
+        ["-accel", "tcg", "-cpu", "max,la57=off"],
+        ["-m", "300M", "-serial", "stdio"],
+    ):
         at = command.index(words[0])
-        assert command[at:at + len(words)] == words
+        assert command[at : at + len(words)] == words
     shares = [word for word in command if word.startswith("local,")]
     assert shares == [
         "local,id=root,path=/,security_model=none,multidevs=remap,readonly=on",
-        f"local,id=results,path={tmp_path}/a,,b,security_model=none,multidevs=remap"]
+        f"local,id=results,path={tmp_path}/a,,b,security_model=none,multidevs=remap",
+    ]
     words = command[command.index("-append") + 1].split()
     assert {"console=ttyS0", "panic=-1", "oops=panic"} <= set(words)
 
@@ -267,9 +283,13 @@ def test_the_guest_knows_that_it_is_one(guest, tmp_path):
 def test_without_qemu_one_line_says_what_to_type(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda _name: None)
     guest = QemuGuest(Kernel("k", tmp_path, tmp_path, guest="qemu"), python=tmp_path)
-    with pytest.raises(ProvisioningError, match=(
+    with pytest.raises(
+        ProvisioningError,
+        match=(
             r"qemu-system-x86_64 is missing .*sudo apt-get install -y qemu-system-x86 "
-            r"busybox-static")):
+            r"busybox-static"
+        ),
+    ):
         guest.check(1, tmp_path)
 
 
@@ -291,19 +311,24 @@ def test_too_little_memory_is_refused(tmp_path):
 def elf(address):
     """The head of an ELF program whose second segment is loaded at ``address``."""
     header = b"\x7fELF\x02\x01\x01".ljust(16, b"\0") + struct.pack(
-        "<HHIQQQIHHHHHH", 2, 62, 1, 0, 64, 0, 0, 64, 56, 2, 0, 0, 0)
+        "<HHIQQQIHHHHHH", 2, 62, 1, 0, 64, 0, 0, 64, 56, 2, 0, 0, 0
+    )
     note = struct.pack("<IIQQQQQQ", 4, 4, 0, 0, 0, 0, 0, 4)
     load = struct.pack("<IIQQQQQQ", 1, 5, 0, address, 0, 0, 0, 4)
     return (header + note + load).ljust(4096, b"\0")
 
 
-@pytest.mark.parametrize(("content", "is_one"), [
-    (bytes(0x202) + b"HdrS" + bytes(5000), True),
-    (elf(0xffffffff81000000), True),
-    (elf(0x60000000), False),
-    (b"\x7fELF\x02", False),
-    (b"#!/bin/sh\n", False),
-], ids=["bzImage", "vmlinux", "program", "cut", "script"])
+@pytest.mark.parametrize(
+    ("content", "is_one"),
+    [
+        (bytes(0x202) + b"HdrS" + bytes(5000), True),
+        (elf(0xFFFFFFFF81000000), True),
+        (elf(0x60000000), False),
+        (b"\x7fELF\x02", False),
+        (b"#!/bin/sh\n", False),
+    ],
+    ids=["bzImage", "vmlinux", "program", "cut", "script"],
+)
 def test_kernels_for_machines_are_told_from_programs(tmp_path, content, is_one):
     (tmp_path / "k").write_bytes(content)
     assert built.is_image(tmp_path / "k") is is_one
@@ -319,12 +344,21 @@ def test_an_image_of_ones_own(tmp_path, tree):
 
 def test_of_thousands_of_modules_those_stay_that_guests_need(tree, tmp_path):
     image.keep_modules(tree, tmp_path / "kept")
-    kept = sorted(str(path.relative_to(tmp_path / "kept"))
-                  for path in (tmp_path / "kept").rglob("*") if path.is_file())
+    kept = sorted(
+        str(path.relative_to(tmp_path / "kept"))
+        for path in (tmp_path / "kept").rglob("*")
+        if path.is_file()
+    )
     assert kept == [
-        "kernel/drivers/md/dm-bufio.ko", "kernel/drivers/md/dm-mod.ko",
-        "kernel/drivers/md/dm-snapshot.ko", "kernel/fs/9p/9p.ko", "kernel/fs/netfs/netfs.ko",
-        "kernel/lib/helper-of-dm.ko", "kernel/net/9p/9pnet.ko", "kernel/net/9p/9pnet_virtio.ko"]
+        "kernel/drivers/md/dm-bufio.ko",
+        "kernel/drivers/md/dm-mod.ko",
+        "kernel/drivers/md/dm-snapshot.ko",
+        "kernel/fs/9p/9p.ko",
+        "kernel/fs/netfs/netfs.ko",
+        "kernel/lib/helper-of-dm.ko",
+        "kernel/net/9p/9pnet.ko",
+        "kernel/net/9p/9pnet_virtio.ko",
+    ]
     assert (tmp_path / "kept/kernel/fs/9p/9p.ko").read_bytes() == module(b"9p", "9pnet", "netfs")
 
 
@@ -352,9 +386,13 @@ class Packages:
 
 @pytest.mark.parametrize("layout", ["boot/vmlinuz-6.99", "usr/lib/modules/6.99-amd64/vmlinuz"])
 def test_a_kernel_from_packages_is_laid_out(tmp_path, tree, monkeypatch, layout):
-    packages = Packages({"linux-image-amd64": ["linux-image-6.99-amd64"],
-                         "linux-image-6.99-amd64": ["linux-base-6.99", "linux-modules-6.99-amd64"]},
-                        tmp_path / "package")
+    packages = Packages(
+        {
+            "linux-image-amd64": ["linux-image-6.99-amd64"],
+            "linux-image-6.99-amd64": ["linux-base-6.99", "linux-modules-6.99-amd64"],
+        },
+        tmp_path / "package",
+    )
     home = tmp_path / "package" / ("usr" if layout.startswith("usr") else "")
     shutil.copytree(tree.parents[1], home / "lib")
     (tmp_path / "package" / layout).parent.mkdir(parents=True, exist_ok=True)
@@ -365,12 +403,22 @@ def test_a_kernel_from_packages_is_laid_out(tmp_path, tree, monkeypatch, layout)
     monkeypatch.setattr(image, "deb_version", lambda deb: f"version of {deb}")
     monkeypatch.setattr(image, "sha256_of", lambda deb: f"sum of {deb}")
     (tmp_path / "into").mkdir()
-    got = image.fetch_image(suite="s", package="linux-image-amd64", into=tmp_path / "into",
-                            work=tmp_path, progress=lambda _line: None)
+    got = image.fetch_image(
+        suite="s",
+        package="linux-image-amd64",
+        into=tmp_path / "into",
+        work=tmp_path,
+        progress=lambda _line: None,
+    )
     assert got is not None
     assert (got.version, got.release) == ("version of linux-image-6.99-amd64", "6.99-amd64")
     assert (tmp_path / "into/linux").read_bytes() == b"image"
     assert (tmp_path / "into/modules/6.99-amd64/kernel/drivers/md/dm-snapshot.ko").is_file()
     with pytest.raises(ProvisioningError, match="linux-image-cloud of suite s names no kernel"):
-        image.fetch_image(suite="s", package="linux-image-cloud", into=tmp_path / "into",
-                          work=tmp_path / "again", progress=lambda _line: None)
+        image.fetch_image(
+            suite="s",
+            package="linux-image-cloud",
+            into=tmp_path / "into",
+            work=tmp_path / "again",
+            progress=lambda _line: None,
+        )

@@ -42,10 +42,15 @@ from harness.twin.backend import TwinBackend
 from harness.twin.profile import Profile
 
 WORLD: tuple[AnyStep, ...] = (
-    Disk(name="base", sectors=64), Disk(name="frail", sectors=64, can_fail=True),
-    Create(name="up"), Load(name="up", table=(TargetLine(0, 64, "zero", ""),)), Resume(name="up"),
-    Create(name="down"), Load(name="down", table=(TargetLine(0, 64, "zero", ""),)),
-    Suspend(name="down"))
+    Disk(name="base", sectors=64),
+    Disk(name="frail", sectors=64, can_fail=True),
+    Create(name="up"),
+    Load(name="up", table=(TargetLine(0, 64, "zero", ""),)),
+    Resume(name="up"),
+    Create(name="down"),
+    Load(name="down", table=(TargetLine(0, 64, "zero", ""),)),
+    Suspend(name="down"),
+)
 LINES = (TargetLine(0, 64, "zero", ""),)
 COMMAND = "base is a disk: device-mapper commands need a mapped device"
 NOBODY = "there is no device named nobody: make it before it is used"
@@ -58,43 +63,72 @@ RESUMES = "a parallel step resumes {}, which {}: suspend it before, and load not
 READ = Read(device="up", sector=0, sectors=8)
 
 REFUSED: tuple[tuple[AnyStep, str], ...] = (
-    *((step, COMMAND) for step in (
-        Create(name="base"), Load(name="base", table=LINES), Clear(name="base"),
-        Resume(name="base"), Suspend(name="base"), Remove(name="base"),
-        Load(name="base", table=(TargetLine(0, 64, "linear", "/dev/null 0"),)),
-        Rename(name="base", to="other"), Message(name="base", text="hello"), Status(name="base"),
-        Table(name="base"), Wait(name="base", event=0))),
-    *((step, NOBODY) for step in (
-        Write(device="nobody", sector=0, sectors=8), Poke(device="nobody", sector=0, data=b"x"),
-        Read(device="nobody", sector=0, sectors=8), Flush(device="nobody"),
-        Discard(device="nobody", sector=0, sectors=8),
-        Zeroout(device="nobody", sector=0, sectors=8),
-        Parallel(ios=(Read(device="nobody", sector=0, sectors=8),)))),
+    *(
+        (step, COMMAND)
+        for step in (
+            Create(name="base"),
+            Load(name="base", table=LINES),
+            Clear(name="base"),
+            Resume(name="base"),
+            Suspend(name="base"),
+            Remove(name="base"),
+            Load(name="base", table=(TargetLine(0, 64, "linear", "/dev/null 0"),)),
+            Rename(name="base", to="other"),
+            Message(name="base", text="hello"),
+            Status(name="base"),
+            Table(name="base"),
+            Wait(name="base", event=0),
+        )
+    ),
+    *(
+        (step, NOBODY)
+        for step in (
+            Write(device="nobody", sector=0, sectors=8),
+            Poke(device="nobody", sector=0, data=b"x"),
+            Read(device="nobody", sector=0, sectors=8),
+            Flush(device="nobody"),
+            Discard(device="nobody", sector=0, sectors=8),
+            Zeroout(device="nobody", sector=0, sectors=8),
+            Parallel(ios=(Read(device="nobody", sector=0, sectors=8),)),
+        )
+    ),
     (Create(name="control"), RESERVED),
     (Rename(name="up", to="control"), RESERVED),
     (Rename(name="base", to="control"), COMMAND),
     (Disk(name="control", sectors=64), RESERVED),
     *((Disk(name=name, sectors=64), TAKEN.format(name)) for name in ("base", "frail", "up")),
-    (Disk(name="odd", sectors=12, block_size=4096),
-     "disk odd: 12 sectors are no multiple of a block of 4096 bytes"),
+    (
+        Disk(name="odd", sectors=12, block_size=4096),
+        "disk odd: 12 sectors are no multiple of a block of 4096 bytes",
+    ),
     (Disk(name="up", sectors=12, block_size=4096), TAKEN.format("up")),
-    (Disk(name="big", sectors=64, block_size=4096, can_fail=True),
-     "disk big can fail, so its blocks have 512 bytes"),
-    (Disk(name="far", sectors=64, linked=True),
-     "disk far is linked, so it must be one with can_fail"),
+    (
+        Disk(name="big", sectors=64, block_size=4096, can_fail=True),
+        "disk big can fail, so its blocks have 512 bytes",
+    ),
+    (
+        Disk(name="far", sectors=64, linked=True),
+        "disk far is linked, so it must be one with can_fail",
+    ),
     *((Fault(device=name, op="read"), NO_FAULTS.format(name)) for name in ("base", "up", "nobody")),
     *((Heal(device=name), NO_FAULTS.format(name)) for name in ("base", "up", "nobody")),
-    (Fault(device="frail", op="read", how="dies"),
-     "disk frail has no link to be taken down: make it with linked"),
+    (
+        Fault(device="frail", op="read", how="dies"),
+        "disk frail has no link to be taken down: make it with linked",
+    ),
     *((Image(device=name), NO_DISK.format(name)) for name in ("up", "nobody")),
     (Poke(device="base", sector=0, data=b""), POKE.format(0)),
     (Poke(device="base", sector=0, data=bytes(700)), POKE.format(700)),
     (Poke(device="down", sector=0, data=bytes(700)), POKE.format(700)),
     (Parameter(name="../passwd", value="1"), "'../passwd' is no name of a module parameter"),
-    (Parallel(ios=(READ, READ)),
-     "a parallel step reads a device once: what it shows is kept by device"),
-    (Parallel(ios=(Read(device="up", sector=0, sectors=1 << 20),)),
-     f"an I/O of a parallel step is direct and at most {REQUEST_SECTORS_MAX} sectors long"),
+    (
+        Parallel(ios=(READ, READ)),
+        "a parallel step reads a device once: what it shows is kept by device",
+    ),
+    (
+        Parallel(ios=(Read(device="up", sector=0, sectors=1 << 20),)),
+        f"an I/O of a parallel step is direct and at most {REQUEST_SECTORS_MAX} sectors long",
+    ),
     (Parallel(ios=(READ,), resume=("up",)), RESUMES.format("up", "is not suspended")),
     (Parallel(ios=(READ,), resume=("nobody",)), RESUMES.format("nobody", "is not suspended")),
     (Parallel(ios=(READ,), resume=("down",)), RESUMES.format("down", "has a table loaded")),
@@ -126,9 +160,22 @@ class StrawDriver:
 
     def survey(self, names: Sequence[str]) -> Mapping[str, Info]:
         known = list(self._suspended)
-        return {name: Info(name, "", f"254:{known.index(name)}", 0, 0, self._suspended[name],
-                           False, None, None, "0 64 zero " if name in self._loaded else None)
-                for name in names if name in known}
+        return {
+            name: Info(
+                name,
+                "",
+                f"254:{known.index(name)}",
+                0,
+                0,
+                self._suspended[name],
+                False,
+                None,
+                None,
+                "0 64 zero " if name in self._loaded else None,
+            )
+            for name in names
+            if name in known
+        }
 
     def dependencies(self, _name: str) -> tuple[str, ...]:
         return ()
@@ -136,6 +183,7 @@ class StrawDriver:
     def __getattr__(self, name: str) -> Callable[..., None]:
         def reached(*_: object, **__: object) -> None:
             raise AssertionError(f"what is refused has come to the driver: {name}")
+
         return reached
 
 
@@ -153,8 +201,7 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Backend:
     monkeypatch.setattr(Disks, "_load", lambda disks: setattr(disks, "_pristine", True))
     monkeypatch.setattr(Disks, "_serve", lambda *_: (Silent(), 0))
     monkeypatch.setattr(kernel_side.KernelBackend, "_check_queue", lambda *_: None)
-    return kernel_side.KernelBackend(
-        StrawDriver(), tmp_path, log=Silent(), events=Silent())  # type: ignore[arg-type]
+    return kernel_side.KernelBackend(StrawDriver(), tmp_path, log=Silent(), events=Silent())  # type: ignore[arg-type]
 
 
 def twin(*_: object) -> Backend:
@@ -163,11 +210,18 @@ def twin(*_: object) -> Backend:
 
 
 @pytest.mark.parametrize("side", [twin, kernel])
-@pytest.mark.parametrize(("step", "said"), REFUSED, ids=[
-    f"{type(step).__name__}{number}" for number, (step, _) in enumerate(REFUSED)])
+@pytest.mark.parametrize(
+    ("step", "said"),
+    REFUSED,
+    ids=[f"{type(step).__name__}{number}" for number, (step, _) in enumerate(REFUSED)],
+)
 def test_both_sides_refuse_in_the_same_words(
-        side: Callable[..., Backend], step: AnyStep, said: str, tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch) -> None:
+    side: Callable[..., Backend],
+    step: AnyStep,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     backend = side(tmp_path, monkeypatch)
     backend.begin(1)
     for index, each in enumerate(WORLD):

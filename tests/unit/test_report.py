@@ -27,15 +27,38 @@ from harness.verdict import result as model
 from harness.verdict.result import Environment, Result, RunReport
 
 COMPARED = dict.fromkeys(Layer, 12) | {Layer.STORE: 2, Layer.EVENT: 0}
-PLACE = Place(device="cow", byte=4120, sector=8, chunk=1, chunk_sectors=8, differ=1, of=256,
-              left="bytes without a stamp", right="bytes without a stamp", hex_at=4112,
-              left_hex="00 00 00 00 00 00 00 00 03 00 00 00 00 00 00 00",
-              right_hex="00 00 00 00 00 00 00 00 04 00 00 00 00 00 00 00",
-              store="metadata area 0, entry 1, new chunk\nentry: kernel 0 → 3, twin 0 → 4")
-STORE = Divergence(step=9, verb="examine", layer=Layer.STORE, what="image of cow",
-                   left=PLACE.left, right=PLACE.right, place=PLACE)
-STATUS = Divergence(step=9, verb="examine", layer=Layer.STATUS, what="status of s",
-                    left="0 2048 snapshot 32/512 16", right="0 2048 snapshot 40/512 16")
+PLACE = Place(
+    device="cow",
+    byte=4120,
+    sector=8,
+    chunk=1,
+    chunk_sectors=8,
+    differ=1,
+    of=256,
+    left="bytes without a stamp",
+    right="bytes without a stamp",
+    hex_at=4112,
+    left_hex="00 00 00 00 00 00 00 00 03 00 00 00 00 00 00 00",
+    right_hex="00 00 00 00 00 00 00 00 04 00 00 00 00 00 00 00",
+    store="metadata area 0, entry 1, new chunk\nentry: kernel 0 → 3, twin 0 → 4",
+)
+STORE = Divergence(
+    step=9,
+    verb="examine",
+    layer=Layer.STORE,
+    what="image of cow",
+    left=PLACE.left,
+    right=PLACE.right,
+    place=PLACE,
+)
+STATUS = Divergence(
+    step=9,
+    verb="examine",
+    layer=Layer.STATUS,
+    what="status of s",
+    left="0 2048 snapshot 32/512 16",
+    right="0 2048 snapshot 40/512 16",
+)
 STRANGE = """\
 Subtest: another
 KTAP version 1
@@ -47,17 +70,35 @@ Kernel panic - not syncing: VFS: Unable to mount root fs
 reboot: System halted
 """
 """Last lines of a console that mean something to a reader of KTAP."""
-BROKEN = BrokenPromise(step=8, device="s", sector=8, sectors=24, rule=SNAPSHOT_RULE,
-                       promised="sector 8 of base, generation 0",
-                       read="sector 8 of o, generation 1")
+BROKEN = BrokenPromise(
+    step=8,
+    device="s",
+    sector=8,
+    sectors=24,
+    rule=SNAPSHOT_RULE,
+    promised="sector 8 of base, generation 0",
+    read="sector 8 of o, generation 1",
+)
 
 
-def result(scenario: str, verdict: Verdict = Verdict.SAME, kernel: str = "uml-6.12",
-           **fields: object) -> Result:
+def result(
+    scenario: str, verdict: Verdict = Verdict.SAME, kernel: str = "uml-6.12", **fields: object
+) -> Result:
     release = {"uml-6.12": "6.12.107", "uml-7.2": "7.2.13"}[kernel]
     return msgspec.structs.replace(
-        Result(scenario=scenario, kernel=kernel, verdict=verdict, release=release, seed=7,
-               compared=COMPARED, steps=12, kernel_us=123_456, twin_us=1_234), **fields)
+        Result(
+            scenario=scenario,
+            kernel=kernel,
+            verdict=verdict,
+            release=release,
+            seed=7,
+            compared=COMPARED,
+            steps=12,
+            kernel_us=123_456,
+            twin_us=1_234,
+        ),
+        **fields,
+    )
 
 
 RESULTS = (
@@ -65,26 +106,51 @@ RESULTS = (
     result("write-over-the-end-of-an-area-by-one-sector-too-many"),
     result("origin-split", kernel_promises=(BROKEN,), twin_promises=(BROKEN,)),
     result("overflow-by-origin", Verdict.DIVERGED, divergences=(STATUS, STORE), later=2),
-    result("crash-panic", Verdict.LOST, reason="the guest panicked in step 3 (write s)",
-           attempts=2, release="", compared={},
-           console="[    1.0] ok\n\x1b[31mKernel panic\x00 - not syncing: sysrq <&]]>\n"),
+    result(
+        "crash-panic",
+        Verdict.LOST,
+        reason="the guest panicked in step 3 (write s)",
+        attempts=2,
+        release="",
+        compared={},
+        console="[    1.0] ok\n\x1b[31mKernel panic\x00 - not syncing: sysrq <&]]>\n",
+    ),
     result("discard", Verdict.UNSUPPORTED, reason="this kernel has no discards", compared={}),
     result("typo # SKIP [red]", Verdict.BROKEN, reason="unknown device 'x'", compared={}),
-    result("race", Verdict.NONDETERMINISTIC,
-           reason="the kernel did one of the 6 permitted orders\nand the twin another"),
-    result("log-shared", not_compared=(
-        LayerLeftOut(Layer.LOG, "the log of this guest is shared with others", 12, 3),),
-        compared={k: v for k, v in COMPARED.items() if k != Layer.LOG}),
+    result(
+        "race",
+        Verdict.NONDETERMINISTIC,
+        reason="the kernel did one of the 6 permitted orders\nand the twin another",
+    ),
+    result(
+        "log-shared",
+        not_compared=(
+            LayerLeftOut(Layer.LOG, "the log of this guest is shared with others", 12, 3),
+        ),
+        compared={k: v for k, v in COMPARED.items() if k != Layer.LOG},
+    ),
 )
 REPORT = RunReport(
     environment=Environment(
-        dmsnap="0.1.0", command=("dmsnap", "run"), machine="Linux 6.1.0 x86_64", python="3.11.7",
-        started="2026-01-02T03:04:05+00:00", seconds=12.34, jobs=2,
-        kernels={"uml-6.12": "6.12.107"}, guests={"uml-6.12": "uml"}),
-    results=RESULTS)
-TWO = msgspec.structs.replace(REPORT, results=(
-    *RESULTS, *(msgspec.structs.replace(r, kernel="uml-7.2", release="7.2.13")
-                for r in RESULTS[:3])))
+        dmsnap="0.1.0",
+        command=("dmsnap", "run"),
+        machine="Linux 6.1.0 x86_64",
+        python="3.11.7",
+        started="2026-01-02T03:04:05+00:00",
+        seconds=12.34,
+        jobs=2,
+        kernels={"uml-6.12": "6.12.107"},
+        guests={"uml-6.12": "uml"},
+    ),
+    results=RESULTS,
+)
+TWO = msgspec.structs.replace(
+    REPORT,
+    results=(
+        *RESULTS,
+        *(msgspec.structs.replace(r, kernel="uml-7.2", release="7.2.13") for r in RESULTS[:3]),
+    ),
+)
 
 
 # -- results.json -------------------------------------------------------------------------------
@@ -105,11 +171,18 @@ def test_results_survive_their_file(tmp_path: Path) -> None:
     assert not RunReport().nothing_differs, "no results are not good results"
 
 
-@pytest.mark.parametrize(("data", "says"), [
-    (b"", "not a results file"), (b"[]", "is missing"), (b"{}", "is missing"),
-    (b'{"dmsnap-results":2}', "reads version 1"), (b'{"dmsnap-results":1,"results":1}', "array"),
-    (b"\xff", "not a results file"), (b"[" * 100_000, "not a results file"),
-])
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"", "not a results file"),
+        (b"[]", "is missing"),
+        (b"{}", "is missing"),
+        (b'{"dmsnap-results":2}', "reads version 1"),
+        (b'{"dmsnap-results":1,"results":1}', "array"),
+        (b"\xff", "not a results file"),
+        (b"[" * 100_000, "not a results file"),
+    ],
+)
 def test_other_files_are_refused(data: bytes, says: str) -> None:
     with pytest.raises(BadTrace, match=says):
         model.loads(data)
@@ -127,21 +200,35 @@ def test_junit_can_be_read_back() -> None:
     assert [s.get("name") for s in root] == ["uml-6.12", "uml-7.2"]
     first = root[0]
     assert {key: first.get(key) for key in ("tests", "failures", "errors", "skipped")} == {
-        "tests": "9", "failures": "2", "errors": "2", "skipped": "1"}
+        "tests": "9",
+        "failures": "2",
+        "errors": "2",
+        "skipped": "1",
+    }
     assert root.get("tests") == "12"
     assert first.get("timestamp") == "2026-01-02T03:04:05+00:00"
     cases = first.findall("testcase")
     assert [case.get("name") for case in cases] == [r.scenario for r in RESULTS]
     for case, wanted in zip(cases, RESULTS, strict=True):
-        assert facts(case) >= {f"verdict: {wanted.verdict}", "seed: 7",
-                               f"kernel.release: {wanted.release}"}
+        assert facts(case) >= {
+            f"verdict: {wanted.verdict}",
+            "seed: 7",
+            f"kernel.release: {wanted.release}",
+        }
         assert case.get("classname") == "dmsnap.uml-6_12"
         assert float(case.get("time", "")) == pytest.approx(0.125)
         kinds = [child.tag for child in case if child.tag in ("failure", "error", "skipped")]
-        assert kinds == {
-            Verdict.SAME: [], Verdict.DIVERGED: ["failure"], Verdict.LOST: ["error"],
-            Verdict.UNSUPPORTED: ["skipped"], Verdict.BROKEN: ["error"],
-            Verdict.NONDETERMINISTIC: ["failure"]}[wanted.verdict]
+        assert (
+            kinds
+            == {
+                Verdict.SAME: [],
+                Verdict.DIVERGED: ["failure"],
+                Verdict.LOST: ["error"],
+                Verdict.UNSUPPORTED: ["skipped"],
+                Verdict.BROKEN: ["error"],
+                Verdict.NONDETERMINISTIC: ["failure"],
+            }[wanted.verdict]
+        )
     failure = cases[3].find("failure")
     assert failure is not None
     assert "header" not in (failure.text or "")
@@ -163,9 +250,16 @@ def test_junit_escapes_what_xml_cannot_hold() -> None:
     assert "\\xd800" in printable(odd)
 
 
-@pytest.mark.parametrize("kernels", [
-    ("uml-6.1", "uml-6.12"), ("vagrant", "here"), ("/a/b.c/x", "/a/b_c/x", "/a/b_c/x-2"),
-    ("", ".", "..", "_"), ("\0", "\\x00")])
+@pytest.mark.parametrize(
+    "kernels",
+    [
+        ("uml-6.1", "uml-6.12"),
+        ("vagrant", "here"),
+        ("/a/b.c/x", "/a/b_c/x", "/a/b_c/x-2"),
+        ("", ".", "..", "_"),
+        ("\0", "\\x00"),
+    ],
+)
 def test_jenkins_splits_no_release(kernels: tuple[str, ...]) -> None:
     """It takes what stands before the last dot of a class name for its package."""
     found = junit.class_names(kernels)
@@ -182,21 +276,30 @@ def test_jenkins_splits_no_release(kernels: tuple[str, ...]) -> None:
 def test_junitparser_reads_what_was_written(report: RunReport) -> None:
     found = junitparser.JUnitXml.fromstring(junit.render(report))
     assert (found.tests, found.failures, found.errors) == tuple(
-        sum(result.verdict in verdicts for result in report.results) for verdicts in (
-            tuple(Verdict), (Verdict.DIVERGED, Verdict.NONDETERMINISTIC),
-            (Verdict.LOST, Verdict.BROKEN)))
+        sum(result.verdict in verdicts for result in report.results)
+        for verdicts in (
+            tuple(Verdict),
+            (Verdict.DIVERGED, Verdict.NONDETERMINISTIC),
+            (Verdict.LOST, Verdict.BROKEN),
+        )
+    )
     suites = {suite.name: list(suite) for suite in found}
     assert list(suites) == list(report.by_kernel())
     for kernel, results in report.by_kernel().items():
         for case, one in zip(suites[kernel], results, strict=True):
             assert case.name == one.scenario
             assert [type(each).__name__ for each in case.result] == {
-                Verdict.SAME: [], Verdict.DIVERGED: ["Failure"], Verdict.LOST: ["Error"],
-                Verdict.UNSUPPORTED: ["Skipped"], Verdict.BROKEN: ["Error"],
-                Verdict.NONDETERMINISTIC: ["Failure"]}[one.verdict]
+                Verdict.SAME: [],
+                Verdict.DIVERGED: ["Failure"],
+                Verdict.LOST: ["Error"],
+                Verdict.UNSUPPORTED: ["Skipped"],
+                Verdict.BROKEN: ["Error"],
+                Verdict.NONDETERMINISTIC: ["Failure"],
+            }[one.verdict]
             assert all(each.message and each.text for each in case.result)
             assert one.verdict is Verdict.UNSUPPORTED or all(
-                each.type == one.verdict for each in case.result)
+                each.type == one.verdict for each in case.result
+            )
             assert f"verdict: {one.verdict}\n" in case.system_out
             assert (case.system_err or "") == printable(one.console)
 
@@ -209,8 +312,11 @@ def test_gitlab_shows_every_result(report: RunReport) -> None:
     root = ET.fromstring(junit.render(report))
     assert root.tag == "testsuites"
     cases = root.findall("testsuite/testcase")
-    assert len({(case.get("classname"), case.get("name")) for case in cases}) == len(cases) == len(
-        report.results)
+    assert (
+        len({(case.get("classname"), case.get("name")) for case in cases})
+        == len(cases)
+        == len(report.results)
+    )
     for case, one in zip(cases, report.results, strict=True):
         assert case.get("classname")
         assert case.get("name")
@@ -222,8 +328,10 @@ def test_gitlab_shows_every_result(report: RunReport) -> None:
 
 # -- ktap ---------------------------------------------------------------------------------------
 
-LINE = re.compile(r"(?P<ok>ok|not ok) (?P<number>\d+)(?: (?P<name>[^#]*?))?"
-                  r"(?: #(?: (?P<directive>SKIP|TODO|XFAIL|TIMEOUT|ERROR)\b)?(?: ?(?P<data>.*))?)?")
+LINE = re.compile(
+    r"(?P<ok>ok|not ok) (?P<number>\d+)(?: (?P<name>[^#]*?))?"
+    r"(?: #(?: (?P<directive>SKIP|TODO|XFAIL|TIMEOUT|ERROR)\b)?(?: ?(?P<data>.*))?)?"
+)
 
 
 def parse(lines: list[str], depth: int = 0) -> list[tuple[str, str, str, list[object]]]:
@@ -237,7 +345,7 @@ def parse(lines: list[str], depth: int = 0) -> list[tuple[str, str, str, list[ob
     tests: list[tuple[str, str, str, list[object]]] = []
     inner: list[object] = []
     while lines and lines[0].startswith(indent) and len(tests) <= int(plan[1]):
-        line = lines[0][len(indent):]
+        line = lines[0][len(indent) :]
         if line == "  KTAP version 1":
             inner = list(parse(lines, depth + 1))
             continue
@@ -273,8 +381,10 @@ def test_ktap_can_be_read_by_its_rules() -> None:
         ("not ok", "race", ""),
         ("ok", "log-shared", ""),
     ]
-    assert "  not ok 5 crash-panic # ERROR guest lost: the guest panicked in step 3 (write s)" \
+    assert (
+        "  not ok 5 crash-panic # ERROR guest lost: the guest panicked in step 3 (write s)"
         in text.splitlines()
+    )
     assert "  ok 3 origin-split # a promise is broken" in text.splitlines()
     assert "\x1b" not in text
     assert "\0" not in text
@@ -290,22 +400,32 @@ def test_ktap_of_nothing_and_of_nothing_supported() -> None:
 def test_what_a_guest_says_is_no_word_of_the_report() -> None:
     """The kernel's reader stops at a kernel's last words, and reads SKIP behind any ``#``."""
     kernel = "/home/x/linux #1"
-    odd = RunReport(results=tuple(msgspec.structs.replace(one, kernel=kernel) for one in (
-        result("a", Verdict.LOST, reason=STRANGE, console=STRANGE),
-        result("b", Verdict.DIVERGED, reason="the kernel says # SKIP # TODO"),
-        result("c", Verdict.UNSUPPORTED, reason="no # SKIP here"),
-        result("d", reason="# SKIP"))))
+    odd = RunReport(
+        results=tuple(
+            msgspec.structs.replace(one, kernel=kernel)
+            for one in (
+                result("a", Verdict.LOST, reason=STRANGE, console=STRANGE),
+                result("b", Verdict.DIVERGED, reason="the kernel says # SKIP # TODO"),
+                result("c", Verdict.UNSUPPORTED, reason="no # SKIP here"),
+                result("d", reason="# SKIP"),
+            )
+        )
+    )
     text = ktap.render(odd).decode()
     [test] = parse(text.splitlines())
     assert [each[:3] for each in test[3]] == [  # type: ignore[index]
-        ("not ok", "a", "ERROR"), ("not ok", "b", ""), ("ok", "c", "SKIP"), ("ok", "d", "")]
+        ("not ok", "a", "ERROR"),
+        ("not ok", "b", ""),
+        ("ok", "c", "SKIP"),
+        ("ok", "d", ""),
+    ]
     [head] = [line for line in text.splitlines() if "# Subtest:" in line]
     assert head == f"  # Subtest: {test[1]}", "the head names the test as its result does"
-    assert not re.search("List of all partitions:|Kernel panic - not syncing: VFS:|"
-                         "reboot: System halted", text)
+    assert not re.search(
+        "List of all partitions:|Kernel panic - not syncing: VFS:|reboot: System halted", text
+    )
     results = [line for line in text.splitlines() if line.lstrip().startswith(("ok", "not ok"))]
-    assert [line for line in results if "# SKIP" in line] == [
-        "  ok 3 c # SKIP no _ SKIP here"]
+    assert [line for line in results if "# SKIP" in line] == ["  ok 3 c # SKIP no _ SKIP here"]
 
 
 # -- files --------------------------------------------------------------------------------------
@@ -342,8 +462,11 @@ def test_one_reporter_that_fails_does_not_keep_the_others(tmp_path: Path) -> Non
         def end(self, _: RunReport) -> None:
             raise OSError(28, "No space left on device")
 
-    reporters: list[Reporter] = [JunitReporter(tmp_path / "junit.xml"), Bad(tmp_path / "a"),
-                                 KtapReporter(tmp_path / "run.ktap")]
+    reporters: list[Reporter] = [
+        JunitReporter(tmp_path / "junit.xml"),
+        Bad(tmp_path / "a"),
+        KtapReporter(tmp_path / "run.ktap"),
+    ]
     together = Reporters(reporters)
     together.begin(["uml-6.12"], 9)
     together.progress("1", "boots")
@@ -364,8 +487,17 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "report"
 
 def follow(report: RunReport, width: int, *, tty: bool) -> str:
     out = StringIO()
-    terminal = Terminal(Console(file=out, width=width, force_terminal=tty, highlight=False,
-                                emoji=False, legacy_windows=False, _environ={"TERM": "xterm"}))
+    terminal = Terminal(
+        Console(
+            file=out,
+            width=width,
+            force_terminal=tty,
+            highlight=False,
+            emoji=False,
+            legacy_windows=False,
+            _environ={"TERM": "xterm"},
+        )
+    )
     terminal.begin(list(report.by_kernel()), len(report.results))
     terminal.progress("guest 1", "uml-6.12 boots")
     for one in report.results:
@@ -380,8 +512,9 @@ def follow(report: RunReport, width: int, *, tty: bool) -> str:
 
 
 @pytest.mark.parametrize(("name", "report"), [("one-kernel", REPORT), ("two-kernels", TWO)])
-def test_the_terminal_at_80_columns(name: str, report: RunReport,
-                                    monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_terminal_at_80_columns(
+    name: str, report: RunReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Golden text: to accept a change, look at it and write it into the file."""
     monkeypatch.delenv("FORCE_COLOR", raising=False)
     text = "".join(f"{line.rstrip()}\n" for line in follow(report, 80, tty=False).splitlines())
@@ -408,7 +541,7 @@ def test_the_terminal_moves_on_a_tty_and_knows_no_color(monkeypatch: pytest.Monk
 def table_of(*results: Result) -> dict[str, list[str]]:
     """The table of a report: name → the other words of its row."""
     text = follow(RunReport(results=results), 80, tty=False)
-    header, *rows = text[text.index("scenario "):].split("\n\n")[0].splitlines()
+    header, *rows = text[text.index("scenario ") :].split("\n\n")[0].splitlines()
     at = header.index(header.split()[1])
     return {row[:at].strip(): row[at:].split() for row in rows}
 
@@ -419,7 +552,8 @@ def test_variants_share_a_row_while_nothing_tells_them_apart() -> None:
     assert table_of(*alike, result("full"), result("one[P]")) == {
         "fill ×4": ["same", "9/9", "48", "0.49", "s", "4.9", "ms"],
         "full": ["same", "9/9", "12", "0.12", "s", "1.2", "ms"],
-        "one[P]": ["same", "9/9", "12", "0.12", "s", "1.2", "ms"]}
+        "one[P]": ["same", "9/9", "12", "0.12", "s", "1.2", "ms"],
+    }
     worst = [msgspec.structs.replace(one, verdict=Verdict.DIVERGED) for one in alike]
     assert {name: rest[0] for name, rest in table_of(*worst).items()} == {"fill ×4": "diverged"}
 
@@ -432,19 +566,28 @@ def test_variants_that_differ_have_rows_of_their_own() -> None:
     also = msgspec.structs.replace(alike[5], kernel_promises=(BROKEN,))
     rows = table_of(less, bad, alike[2], marked, alike[4], also)
     assert {name: rest[:3] for name, rest in rows.items()} == {
-        "fill ×3": ["same", "1/9", "36"], "fill[1]": ["diverged", "9/9", "12"],
-        "fill[3]": ["same*", "9/9", "12"], "fill[5]": ["same*", "9/9", "12"]}
+        "fill ×3": ["same", "1/9", "36"],
+        "fill[1]": ["diverged", "9/9", "12"],
+        "fill[3]": ["same*", "9/9", "12"],
+        "fill[5]": ["same*", "9/9", "12"],
+    }
     assert list(table_of(alike[0], bad)) == ["fill[0]", "fill[1]"]
 
 
 def test_variants_are_told_apart_by_any_kernel() -> None:
-    alike = [result(f"fill[{number}]", kernel=kernel) for number in range(3)
-             for kernel in ("uml-6.12", "uml-7.2")]
+    alike = [
+        result(f"fill[{number}]", kernel=kernel)
+        for number in range(3)
+        for kernel in ("uml-6.12", "uml-7.2")
+    ]
     assert {name: rest[:4] for name, rest in table_of(*alike).items()} == {
-        "fill ×3": ["same", "same", "9/9", "36"]}
+        "fill ×3": ["same", "same", "9/9", "36"]
+    }
     alike[3] = msgspec.structs.replace(alike[3], verdict=Verdict.LOST)
     assert {name: rest[:4] for name, rest in table_of(*alike).items()} == {
-        "fill ×2": ["same", "same", "9/9", "24"], "fill[1]": ["same", "lost", "9/9", "12"]}
+        "fill ×2": ["same", "same", "9/9", "24"],
+        "fill[1]": ["same", "lost", "9/9", "12"],
+    }
     assert table_of(*alike[:5])["fill[2]"][:3] == ["same", "–", "9/9"]
 
 
@@ -452,19 +595,28 @@ def test_a_long_run_in_plain_lines_says_what_is_not_plainly_same() -> None:
     many = [result(f"s{number}") for number in range(2 * LINES_MAX)]
     many[6] = msgspec.structs.replace(many[6], verdict=Verdict.DIVERGED)
     many[9] = msgspec.structs.replace(many[9], kernel_promises=(BROKEN,))
-    lines = [line for line in follow(RunReport(results=tuple(many)), 80, tty=False).splitlines()
-             if line.startswith("[")]
+    lines = [
+        line
+        for line in follow(RunReport(results=tuple(many)), 80, tty=False).splitlines()
+        if line.startswith("[")
+    ]
     assert lines == [
-        "[ 4/40] 4 same", "[ 7/40] diverged         uml-6.12  s6", "[ 8/40] 7 same, 1 diverged",
+        "[ 4/40] 4 same",
+        "[ 7/40] diverged         uml-6.12  s6",
+        "[ 8/40] 7 same, 1 diverged",
         "[10/40] same             uml-6.12  s9  promise broken",
-        *(f"[{done}/40] {done - 1} same, 1 diverged" for done in range(12, 41, 4))]
+        *(f"[{done}/40] {done - 1} same, 1 diverged" for done in range(12, 41, 4)),
+    ]
     few = follow(RunReport(results=tuple(many[:LINES_MAX])), 80, tty=False)
     assert sum(line.startswith("[") for line in few.splitlines()) == LINES_MAX
 
 
 def test_another_permitted_order_is_counted() -> None:
-    other = [result("a", orders=3, reason="the kernel took another of the permitted orders"),
-             result("b"), result("c", Verdict.DIVERGED, orders=9)]
+    other = [
+        result("a", orders=3, reason="the kernel took another of the permitted orders"),
+        result("b"),
+        result("c", Verdict.DIVERGED, orders=9),
+    ]
     report = RunReport(results=tuple(other))
     assert words.verdicts(report) == "2 same (1 by another permitted order), 1 diverged"
     assert "2 same (1 by another permitted order), 1 diverged" in follow(report, 80, tty=False)
@@ -493,9 +645,15 @@ def test_the_display_ends_however_the_run_does() -> None:
 # -- pytest's own --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("verdict", "outcome"), [
-    (Verdict.UNSUPPORTED, pytest.skip.Exception), (Verdict.DIVERGED, pytest.fail.Exception),
-    (Verdict.BROKEN, pytest.fail.Exception), (Verdict.LOST, pytest.fail.Exception)])
+@pytest.mark.parametrize(
+    ("verdict", "outcome"),
+    [
+        (Verdict.UNSUPPORTED, pytest.skip.Exception),
+        (Verdict.DIVERGED, pytest.fail.Exception),
+        (Verdict.BROKEN, pytest.fail.Exception),
+        (Verdict.LOST, pytest.fail.Exception),
+    ],
+)
 def test_pytest_skips_what_the_kernel_lacks_something_for(verdict, outcome):
     check(result("bring_up[P]"))
     with pytest.raises(outcome, match="bring_up"):

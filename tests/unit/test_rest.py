@@ -68,8 +68,9 @@ def test_what_was_over_is_not_waited_for_again() -> None:
 
 
 def test_a_merge_that_moves_is_not_at_rest() -> None:
-    halves = [(f"0 128 snapshot-merge {left}/128 2", 0) for left in range(20, 2, -1)
-              for _ in range(4)]
+    halves = [
+        (f"0 128 snapshot-merge {left}/128 2", 0) for left in range(20, 2, -1) for _ in range(4)
+    ]
     machine = Machine(*halves, (OVER, 0))
     machine.merges.may_exist()
     assert machine.rest() == OVER
@@ -116,13 +117,22 @@ def test_tasks_that_could_run() -> None:
     assert runnable("9.99 5.00 1.00 12/1024 4194303\n") == 12
 
 
-@pytest.mark.parametrize(("status", "busy", "pauses"), [
-    ("0 128 striped 2 253:0 253:1 1 AA", 5, 0), (HALF, 5, 0), ("", 5, 0),
-    ("0 128 striped 2 253:0 253:1 1 AD", 0, 1), ("0 128 striped 2 253:0 253:1 1 AD", 3, 4),
-    ("0 8 zero \n8 128 striped 2 253:0 253:1 1 DA", 2, 3)])
-def test_the_event_of_a_stripe_that_failed_is_waited_for(status: str, busy: int, pauses: int
-                                                         ) -> None:
+@pytest.mark.parametrize(
+    ("status", "busy", "pauses"),
+    [
+        ("0 128 striped 2 253:0 253:1 1 AA", 5, 0),
+        (HALF, 5, 0),
+        ("", 5, 0),
+        ("0 128 striped 2 253:0 253:1 1 AD", 0, 1),
+        ("0 128 striped 2 253:0 253:1 1 AD", 3, 4),
+        ("0 8 zero \n8 128 striped 2 253:0 253:1 1 DA", 2, 3),
+    ],
+)
+def test_the_event_of_a_stripe_that_failed_is_waited_for(
+    status: str, busy: int, pauses: int
+) -> None:
     slept: list[float] = []
-    let_events_come(lambda: [SNAPSHOT, status], workers=lambda: int(len(slept) <= busy),
-                    pause=slept.append)
+    let_events_come(
+        lambda: [SNAPSHOT, status], workers=lambda: int(len(slept) <= busy), pause=slept.append
+    )
     assert len(slept) == pauses

@@ -20,8 +20,12 @@ def test_every_row_is_answered_or_says_why_not() -> None:
 
 def test_scenarios_answer_rows_that_exist() -> None:
     rows = all_rows()
-    assert {(entry.name, name) for entry in catalogue().values() for name in entry.rows
-            if name not in rows} == set()
+    assert {
+        (entry.name, name)
+        for entry in catalogue().values()
+        for name in entry.rows
+        if name not in rows
+    } == set()
 
 
 def test_a_row_is_named_once_and_says_what_it_tests() -> None:

@@ -56,8 +56,16 @@ def trace_of(name: str) -> Trace:
 
 
 def outcome_of(trace: Trace, seen: tuple[Observation, ...], **fields: object) -> Outcome:
-    return Outcome(**{"scenario": trace.header.scenario, "seed": 7, "attempts": 1,  # type: ignore[arg-type]
-                      "observations": seen, "ready": READY, **fields})
+    return Outcome(
+        **{
+            "scenario": trace.header.scenario,
+            "seed": 7,
+            "attempts": 1,  # type: ignore[arg-type]
+            "observations": seen,
+            "ready": READY,
+            **fields,
+        }
+    )
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +92,7 @@ def test_the_same(bring_up: Trace, seen: tuple[Observation, ...]) -> None:
     slow = tuple(msgspec.structs.replace(one, elapsed_us=10) for one in seen)
     result, twin = judge(bring_up, outcome_of(bring_up, slow, attempts=2), "fake")
     assert (result.verdict, result.reason, result.orders) == (Verdict.SAME, "", 1)
-    assert (result.release, result.attempts, result.kernel_us) == (
-        "6.12.0-fake", 2, 10 * len(seen))
+    assert (result.release, result.attempts, result.kernel_us) == ("6.12.0-fake", 2, 10 * len(seen))
     assert set(result.compared) == set(Layer)
     silent = (Layer.LOG, Layer.REQUESTS)
     assert all(count for layer, count in result.compared.items() if layer not in silent)
@@ -101,8 +108,7 @@ def test_what_differs_is_placed(bring_up: Trace, seen: tuple[Observation, ...]) 
     result = verdict(bring_up, outcome_of(bring_up, tuple(other)))
     assert result.verdict is Verdict.DIVERGED
     [found] = result.divergences
-    assert (found.step, found.layer, found.left, found.right) == (
-        3, Layer.ERROR, "EIO", "success")
+    assert (found.step, found.layer, found.left, found.right) == (3, Layer.ERROR, "EIO", "success")
 
 
 def test_a_missing_observation_differs(bring_up: Trace, seen: tuple[Observation, ...]) -> None:
@@ -128,15 +134,15 @@ def orders(race: Trace) -> list[tuple[Observation, ...]]:
     return found
 
 
-def test_the_first_order_needs_no_other(race: Trace, orders: list[tuple[Observation, ...]]
-                                        ) -> None:
+def test_the_first_order_needs_no_other(race: Trace, orders: list[tuple[Observation, ...]]) -> None:
     assert len(orders) == 3, "the scenario has several orders that can be told apart"
     result = verdict(race, outcome_of(race, orders[0]))
     assert (result.verdict, result.orders, result.by_other_order) == (Verdict.SAME, 1, False)
 
 
-def test_another_permitted_order_is_the_same(race: Trace, orders: list[tuple[Observation, ...]]
-                                             ) -> None:
+def test_another_permitted_order_is_the_same(
+    race: Trace, orders: list[tuple[Observation, ...]]
+) -> None:
     result, twin = judge(race, outcome_of(race, orders[2]), "fake")
     assert (result.verdict, result.by_other_order) == (Verdict.SAME, True)
     assert result.orders > 1
@@ -151,8 +157,12 @@ def test_a_worker_may_be_stopped_in_its_midst() -> None:
     trace, profile = trace_of("every_status_line[invalid]"), Profile()
     runs = list(explore.Orders(trace.steps, 7, profile))
     whole = [seen for answers, seen in runs if max(answers.values(), default=0) < 2]
-    midst = [(answers, seen) for answers, seen in runs if max(answers.values(), default=0) > 1
-             and not any(diff.compare(trace, seen, other).same for other in whole)]
+    midst = [
+        (answers, seen)
+        for answers, seen in runs
+        if max(answers.values(), default=0) > 1
+        and not any(diff.compare(trace, seen, other).same for other in whole)
+    ]
     assert midst
     answers, seen = midst[0]
     result = verdict(trace, outcome_of(trace, seen))
@@ -174,24 +184,28 @@ def test_an_order_with_a_race_in_each_of_many_steps_is_found() -> None:
     taken = {point: 3 if point % 3 else 1 for point in range(12)}
     seen = explore.run(trace.steps, 7, profile, taken)
     first = explore.run(trace.steps, 7, profile)
-    assert sum(there.requests != here.requests
-               for there, here in zip(seen, first, strict=True)) == 12
+    assert (
+        sum(there.requests != here.requests for there, here in zip(seen, first, strict=True)) == 12
+    )
     result = verdict(trace, outcome_of(trace, seen))
     assert (result.verdict, result.by_other_order) == (Verdict.SAME, True)
     assert result.orders < 60
-    assert not any(diff.compare(trace, seen, twin).same
-                   for _, twin in explore.Orders(trace.steps, 7, profile)), "not led there"
+    assert not any(
+        diff.compare(trace, seen, twin).same for _, twin in explore.Orders(trace.steps, 7, profile)
+    ), "not led there"
 
 
-def test_none_of_the_permitted_orders(race: Trace, orders: list[tuple[Observation, ...]],
-                                      monkeypatch: pytest.MonkeyPatch) -> None:
+def test_none_of_the_permitted_orders(
+    race: Trace, orders: list[tuple[Observation, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     wrong = (*orders[0][:-1], msgspec.structs.replace(orders[0][-1], error="EIO"))
     # Two orders, and there are more than were tried.
     monkeypatch.setattr(explore, "ORDERS_MAX", 60)
     result = verdict(race, outcome_of(race, wrong))
     assert result.verdict is Verdict.NONDETERMINISTIC
-    assert result.reason == ("none of the 60 permitted orders that were tried is the kernel's, "
-                             "and there are more")
+    assert result.reason == (
+        "none of the 60 permitted orders that were tried is the kernel's, and there are more"
+    )
     assert result.divergences == diff.compare(race, wrong, orders[0]).divergences
 
     class Complete(explore.Orders):
@@ -209,8 +223,14 @@ def test_none_of_the_permitted_orders(race: Trace, orders: list[tuple[Observatio
 
 
 def loss(step: int | None) -> Loss:
-    return Loss(reason="panic", detail="Kernel panic - not syncing: for a test", step=step,
-                guest=2, console="".join(f"line {n}\n" for n in range(100)), log=Path("console"))
+    return Loss(
+        reason="panic",
+        detail="Kernel panic - not syncing: for a test",
+        step=step,
+        guest=2,
+        console="".join(f"line {n}\n" for n in range(100)),
+        log=Path("console"),
+    )
 
 
 def test_a_lost_guest_names_the_step(bring_up: Trace) -> None:
@@ -219,16 +239,17 @@ def test_a_lost_guest_names_the_step(bring_up: Trace) -> None:
     assert (result.verdict, twin, result.attempts) == (Verdict.DIVERGED, None, 2)
     assert result.reason == (
         f"the kernel dies in step {at} (load snap), line {at + 2}, which the twin did not "
-        "announce: Kernel panic - not syncing: for a test")
+        "announce: Kernel panic - not syncing: for a test"
+    )
     lines = result.console.splitlines()
     assert (len(lines), lines[-1]) == (CONSOLE_LINES_MAX, "line 99")
     before = verdict(bring_up, outcome_of(bring_up, (), lost=loss(None), ready=None))
-    assert (before.reason, before.release) == (
-        "panic: Kernel panic - not syncing: for a test", "")
+    assert (before.reason, before.release) == ("panic: Kernel panic - not syncing: for a test", "")
 
 
 def test_a_probe_that_no_kernel_gives_is_no_divergence(
-        bring_up: Trace, seen: tuple[Observation, ...]) -> None:
+    bring_up: Trace, seen: tuple[Observation, ...]
+) -> None:
     name, value = next(iter(Profile().facts().items()))
     mad = msgspec.structs.replace(READY, probe={name: [value]})
     result = verdict(bring_up, outcome_of(bring_up, seen, ready=mad))
@@ -239,18 +260,24 @@ def test_a_probe_that_no_kernel_gives_is_no_divergence(
 
 
 def test_a_scenario_that_the_kernel_side_cannot_carry_out(
-        bring_up: Trace, seen: tuple[Observation, ...]) -> None:
+    bring_up: Trace, seen: tuple[Observation, ...]
+) -> None:
     result = verdict(bring_up, outcome_of(bring_up, seen[:2], fault="no device named x", step=2))
     assert (result.verdict, result.reason) == (
-        Verdict.BROKEN, "the kernel side: step 2 (create snap), line 4: no device named x")
+        Verdict.BROKEN,
+        "the kernel side: step 2 (create snap), line 4: no device named x",
+    )
     result = verdict(bring_up, outcome_of(bring_up, seen, fault="witnesses disagree"))
     assert (result.verdict, result.reason) == (
-        Verdict.BROKEN, "the kernel side: witnesses disagree")
+        Verdict.BROKEN,
+        "the kernel side: witnesses disagree",
+    )
 
 
 def test_what_a_kernel_lacks_is_no_fault(bring_up: Trace, seen: tuple[Observation, ...]) -> None:
-    result = verdict(bring_up, outcome_of(bring_up, seen[:2], fault="there is no module nbd",
-                                          unsupported=True))
+    result = verdict(
+        bring_up, outcome_of(bring_up, seen[:2], fault="there is no module nbd", unsupported=True)
+    )
     assert (result.verdict, result.reason) == (Verdict.UNSUPPORTED, "there is no module nbd")
 
 
@@ -262,14 +289,24 @@ def test_a_fault_that_met_no_request_is_a_broken_scenario() -> None:
     result = verdict(trace, outcome_of(trace, wrong))
     assert (result.verdict, result.reason) == (
         Verdict.BROKEN,
-        "the kernel side: step 2 (fault cow), line 4 was to stop the disk, and no request met it")
+        "the kernel side: step 2 (fault cow), line 4 was to stop the disk, and no request met it",
+    )
 
 
-@pytest.mark.parametrize(("fault", "wanted"), [
-    (BadScenario("no device named x"), Verdict.BROKEN),
-    (TwinInvariant("step 3 would never return"), Verdict.DIVERGED)])
-def test_a_twin_that_gives_up(bring_up: Trace, seen: tuple[Observation, ...], fault: Exception,
-                              wanted: Verdict, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("fault", "wanted"),
+    [
+        (BadScenario("no device named x"), Verdict.BROKEN),
+        (TwinInvariant("step 3 would never return"), Verdict.DIVERGED),
+    ],
+)
+def test_a_twin_that_gives_up(
+    bring_up: Trace,
+    seen: tuple[Observation, ...],
+    fault: Exception,
+    wanted: Verdict,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def refuse(*_: object) -> None:
         raise fault
 
@@ -279,10 +316,13 @@ def test_a_twin_that_gives_up(bring_up: Trace, seen: tuple[Observation, ...], fa
 
 
 def test_what_would_not_go_away_is_no_sameness(
-        bring_up: Trace, seen: tuple[Observation, ...]) -> None:
+    bring_up: Trace, seen: tuple[Observation, ...]
+) -> None:
     result = verdict(bring_up, outcome_of(bring_up, seen, leftovers=("snap", "cow")))
     assert (result.verdict, result.reason) == (
-        Verdict.DIVERGED, "devices would not go away: snap, cow")
+        Verdict.DIVERGED,
+        "devices would not go away: snap, cow",
+    )
     assert result.divergences == ()
 
 
@@ -345,8 +385,11 @@ class Programs:
 
     def start(self, results: Path) -> KeptProcess:
         home = str(Path(run.__file__).parents[1])
-        return KeptProcess([sys.executable, "-P", SEEING_GUEST, results], results=results,
-                           env={"PATH": os.defpath, "PYTHONPATH": home, "RUN": self.run})
+        return KeptProcess(
+            [sys.executable, "-P", SEEING_GUEST, results],
+            results=results,
+            env={"PATH": os.defpath, "PYTHONPATH": home, "RUN": self.run},
+        )
 
 
 @pytest.fixture
@@ -359,16 +402,28 @@ def programs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(observe, "Supervisor", supervisor)
 
 
-def plan(directory: Path, *names: str, kernels: tuple[str, ...] = ("one",), **fields: object
-         ) -> Plan:
+def plan(
+    directory: Path, *names: str, kernels: tuple[str, ...] = ("one",), **fields: object
+) -> Plan:
     traces = []
     for name in names:
         trace = trace_of("bring_up[N]")
-        traces.append(msgspec.structs.replace(trace, header=msgspec.structs.replace(
-            trace.header, scenario=name)))
-    return Plan(**{"traces": tuple(traces), "jobs": 2, "directory": directory / "guests",  # type: ignore[arg-type]
-                   "kernels": tuple(Kernel(name, SEEING_GUEST, directory) for name in kernels),
-                   "step_limit_s": 20.0, "boot_limit_s": 20.0, **fields})
+        traces.append(
+            msgspec.structs.replace(
+                trace, header=msgspec.structs.replace(trace.header, scenario=name)
+            )
+        )
+    return Plan(
+        **{
+            "traces": tuple(traces),
+            "jobs": 2,
+            "directory": directory / "guests",  # type: ignore[arg-type]
+            "kernels": tuple(Kernel(name, SEEING_GUEST, directory) for name in kernels),
+            "step_limit_s": 20.0,
+            "boot_limit_s": 20.0,
+            **fields,
+        }
+    )
 
 
 @pytest.mark.usefixtures("programs")
@@ -377,10 +432,16 @@ def test_a_run_of_every_temper(tmp_path: Path) -> None:
     recorder = Recorder()
     report = execute(plan(tmp_path, *names), recorder)
     assert [result.scenario for result in report.results] == names
-    assert {result.scenario: result.verdict for result in report.results
-            if result.verdict is not Verdict.SAME} == {
-        "exit-1": Verdict.LOST, "wrong-1": Verdict.DIVERGED, "fault-1": Verdict.BROKEN,
-        "leftover-1": Verdict.DIVERGED}
+    assert {
+        result.scenario: result.verdict
+        for result in report.results
+        if result.verdict is not Verdict.SAME
+    } == {
+        "exit-1": Verdict.LOST,
+        "wrong-1": Verdict.DIVERGED,
+        "fault-1": Verdict.BROKEN,
+        "leftover-1": Verdict.DIVERGED,
+    }
     by_name = {result.scenario: result for result in report.results}
     assert by_name["exit-1"].reason.startswith("vanished in step 1 (disk cow), line 3: ")
     assert "console of exit-1" in by_name["exit-1"].console
@@ -405,8 +466,11 @@ def test_kernels_run_one_after_another_and_old_files_go(tmp_path: Path) -> None:
         assert report.nothing_differs
         # `once` is once for each kernel and each run.
         assert [(r.kernel, r.scenario, r.attempts) for r in report.results] == [
-            ("one", "ok-1", 1), ("one", "exit-once", 2),
-            ("two", "ok-1", 1), ("two", "exit-once", 2)]
+            ("one", "ok-1", 1),
+            ("one", "exit-once", 2),
+            ("two", "ok-1", 1),
+            ("two", "exit-once", 2),
+        ]
         assert recorder.calls == ["begin one two 4", *["result"] * 4, "end", "close"]
         # Three guests, and a mark of what one of them has seen: nothing of the run before.
         left = [len(list(tmp_path.glob(f"guests/{name}/[!.]*"))) for name in ("one", "two")]
@@ -448,8 +512,9 @@ def test_guests_that_cannot_be_had_are_no_verdict(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("programs")
-def test_a_full_disk_is_told_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-                                             ) -> None:
+def test_a_full_disk_is_told_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -460,10 +525,19 @@ def test_a_full_disk_is_told_in_one_sentence(tmp_path: Path, monkeypatch: pytest
 
 @pytest.mark.usefixtures("programs")
 def test_one_kernel_that_never_comes_up_does_not_stop_the_others(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(observe.Scenarios, "job", lambda self, kernel, names: encode(Job(
-        modules="", driver="dies" if kernel.name == "bad" else "ioctl", scenarios=tuple(
-            JobScenario(name, self.trace(name).steps, 7) for name in names))))
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        observe.Scenarios,
+        "job",
+        lambda self, kernel, names: encode(
+            Job(
+                modules="",
+                driver="dies" if kernel.name == "bad" else "ioctl",
+                scenarios=tuple(JobScenario(name, self.trace(name).steps, 7) for name in names),
+            )
+        ),
+    )
     recorder = Recorder()
     with pytest.raises(ProvisioningError, match="never became ready"):
         execute(plan(tmp_path, "ok-1", kernels=("bad", "good")), recorder)
@@ -476,15 +550,23 @@ def test_one_kernel_that_never_comes_up_does_not_stop_the_others(
 
 def reporters(directory: Path, whole: Plan) -> tuple[Ledger, Reporters]:
     ledger = Ledger(directory / "progress.jsonl", whole.keys())
-    return ledger, Reporters([JunitReporter(directory / "junit.xml"),
-                              KtapReporter(directory / "run.ktap"),
-                              JsonReporter(directory / "results.json"), ledger])
+    return ledger, Reporters(
+        [
+            JunitReporter(directory / "junit.xml"),
+            KtapReporter(directory / "run.ktap"),
+            JsonReporter(directory / "results.json"),
+            ledger,
+        ]
+    )
 
 
 def files_in(directory: Path) -> dict[str, bytes]:
     """Every file of a report and what is in it; those of a run that did not start apart."""
-    return {name: path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()
-            and not (name := str(path.relative_to(directory))).startswith(NOT_STARTED)}
+    return {
+        name: path.read_bytes()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and not (name := str(path.relative_to(directory))).startswith(NOT_STARTED)
+    }
 
 
 @pytest.fixture
@@ -503,8 +585,13 @@ def before(tmp_path: Path, programs: None) -> dict[str, bytes]:  # noqa: ARG001
     with suppress(KeyboardInterrupt):
         execute(whole, Reporters([reporter, Stopping()]))
     found = files_in(tmp_path)
-    assert {"junit.xml", "run.ktap", "results.json", "progress.jsonl",
-            "guests/one/guest-0001/console.log"} <= set(found)
+    assert {
+        "junit.xml",
+        "run.ktap",
+        "results.json",
+        "progress.jsonl",
+        "guests/one/guest-0001/console.log",
+    } <= set(found)
     return found
 
 
@@ -517,11 +604,16 @@ class Interrupted(Recorder):
 
 
 @pytest.mark.parametrize("resume", [False, True])
-@pytest.mark.parametrize("why", ["no guest comes up", "no process", "Ctrl-C", "the disk is full",
-                                 "a defect"])
+@pytest.mark.parametrize(
+    "why", ["no guest comes up", "no process", "Ctrl-C", "the disk is full", "a defect"]
+)
 def test_a_run_that_comes_to_nothing_leaves_the_last_report(
-        tmp_path: Path, before: dict[str, bytes], resume: bool, why: str,
-        monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path: Path,
+    before: dict[str, bytes],
+    resume: bool,
+    why: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     names = ("one",) if why == "Ctrl-C" else ("one", "two")
     whole = plan(tmp_path, "ok-1", "wrong-1", "ok-2", kernels=names)
     ledger, reporter = reporters(tmp_path, whole)
@@ -530,8 +622,11 @@ def test_a_run_that_comes_to_nothing_leaves_the_last_report(
     expected: type[BaseException] = ProvisioningError
     match why:
         case "no guest comes up":
-            monkeypatch.setattr(observe.Scenarios, "job", lambda *_: encode(Job(
-                modules="", driver="dies", scenarios=())))
+            monkeypatch.setattr(
+                observe.Scenarios,
+                "job",
+                lambda *_: encode(Job(modules="", driver="dies", scenarios=())),
+            )
         case "no process":
             monkeypatch.setattr(observe, "Supervisor", refuse)
         case "Ctrl-C":
@@ -560,7 +655,8 @@ def refuse(*_: object, **__: object) -> None:
 
 
 def test_the_first_result_is_the_end_of_the_last_report(
-        tmp_path: Path, before: dict[str, bytes]) -> None:
+    tmp_path: Path, before: dict[str, bytes]
+) -> None:
     there: list[set[str]] = []
 
     class Looking(Recorder):
@@ -594,7 +690,10 @@ def test_guests_of_a_run_that_goes_on_come_after_those_of_before(tmp_path: Path)
     ledger, reporter = reporters(tmp_path, whole)
     execute(whole, reporter, ledger.finished())
     assert sorted(path.name for path in (tmp_path / "guests/one").iterdir()) == [
-        OURS, "guest-0007", "guest-0008"]
+        OURS,
+        "guest-0007",
+        "guest-0008",
+    ]
 
 
 @pytest.mark.parametrize("place", ["guests/one", NOT_STARTED])
@@ -633,20 +732,33 @@ def test_a_run_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     whole = plan(tmp_path, "ok-1", "wrong-1", "ok-2", jobs=1, kernels=("one", "two"))
     first = resumed(tmp_path, whole, stop_after=2)
     assert [(r.kernel, r.scenario) for r in first.report.results] == [
-        ("one", "ok-1"), ("one", "wrong-1")]
+        ("one", "ok-1"),
+        ("one", "wrong-1"),
+    ]
     second = resumed(tmp_path, whole, stop_after=2)
     assert [doing for _, doing in second.doing if doing.startswith(("ok", "wrong"))][:2] == [
-        "ok-2", "ok-1"], "nothing that had finished runs again"
+        "ok-2",
+        "ok-1",
+    ], "nothing that had finished runs again"
     third = resumed(tmp_path, whole)
     assert [(r.kernel, r.scenario, r.verdict) for r in third.report.results] == [
-        (kernel, name, verdict) for kernel in ("one", "two") for name, verdict in (
-            ("ok-1", Verdict.SAME), ("wrong-1", Verdict.DIVERGED), ("ok-2", Verdict.SAME))]
+        (kernel, name, verdict)
+        for kernel in ("one", "two")
+        for name, verdict in (
+            ("ok-1", Verdict.SAME),
+            ("wrong-1", Verdict.DIVERGED),
+            ("ok-2", Verdict.SAME),
+        )
+    ]
     assert third.report.environment.resumed == 4
     assert third.report.environment.kernels == {"one": "6.12.0-fake", "two": "6.12.0-fake"}
     # The files of guests whose results are taken over stay.  (A guest is ahead of what it is
     # told: what it did before it was stopped may be there twice.)
     assert {each.scenario for each in recorded(tmp_path / "guests/one")} == {
-        "ok-1", "ok-2", "wrong-1"}
+        "ok-1",
+        "ok-2",
+        "wrong-1",
+    }
     assert len(list(tmp_path.glob("guests/one/guest-*"))) == 2
     last = resumed(tmp_path, whole)
     assert (last.report.results, last.doing) == (third.report.results, [])
@@ -697,8 +809,10 @@ def test_without_a_run_there_is_nothing_to_resume(tmp_path: Path) -> None:
 
 def test_two_runs_do_not_share_a_directory(tmp_path: Path) -> None:
     recorder = Recorder()
-    with alone(tmp_path / "guests"), pytest.raises(
-            ProvisioningError, match="another dmsnap is at work in"):
+    with (
+        alone(tmp_path / "guests"),
+        pytest.raises(ProvisioningError, match="another dmsnap is at work in"),
+    ):
         execute(plan(tmp_path, "ok-1"), recorder)
     assert recorder.calls == ["close"], "the report of the other run must stay"
     with alone(tmp_path / "guests"):

@@ -67,8 +67,7 @@ def test_themes_hold_everything_once_in_order() -> None:
     assert [entry for _, entries in themes for entry in entries] == list(catalogue().values())
 
 
-def test_no_two_scenarios_share_a_name_and_all_have_a_docstring(
-        empty: dict[str, Scenario]) -> None:
+def test_no_two_scenarios_share_a_name_and_all_have_a_docstring(empty: dict[str, Scenario]) -> None:
     def one(script: Script, store: str) -> None:
         """About one."""
 
@@ -83,13 +82,16 @@ def test_no_two_scenarios_share_a_name_and_all_have_a_docstring(
         scenario()(silent)
 
 
-@pytest.mark.parametrize(("patterns", "wanted"), [
-    (["bring_up"], ["bring_up[P]", "bring_up[PO]", "bring_up[N]"]),
-    (["bring_up[PO]"], ["bring_up[PO]"]),
-    (["bring_up[P*"], ["bring_up[P]", "bring_up[PO]"]),
-    (["bring_*[?]"], ["bring_up[P]", "bring_up[N]"]),
-    (["bring_up[N]", "bring_up[P]", "bring_up[N]"], ["bring_up[P]", "bring_up[N]"]),
-])
+@pytest.mark.parametrize(
+    ("patterns", "wanted"),
+    [
+        (["bring_up"], ["bring_up[P]", "bring_up[PO]", "bring_up[N]"]),
+        (["bring_up[PO]"], ["bring_up[PO]"]),
+        (["bring_up[P*"], ["bring_up[P]", "bring_up[PO]"]),
+        (["bring_*[?]"], ["bring_up[P]", "bring_up[N]"]),
+        (["bring_up[N]", "bring_up[P]", "bring_up[N]"], ["bring_up[P]", "bring_up[N]"]),
+    ],
+)
 def test_patterns(patterns: list[str], wanted: list[str]) -> None:
     assert names(*patterns) == wanted
 
@@ -110,15 +112,19 @@ def test_what_loses_its_guest_runs_only_when_named() -> None:
     for name in losing:
         assert names(name) == [name]
     assert not losing & set(names("*"))
-    assert names("lo*") == [name for name in catalogue()
-                            if name.startswith("lo") and name not in losing]
+    assert names("lo*") == [
+        name for name in catalogue() if name.startswith("lo") and name not in losing
+    ]
 
 
 @pytest.mark.parametrize("entry", catalogue().values(), ids=lambda entry: entry.name)
 def test_each_ends_with_examine_and_survives_its_file(entry: Scenario) -> None:
     trace = entry.trace(seed=3)
     assert (trace.header.scenario, trace.header.seed, trace.header.about) == (
-        entry.name, 3, entry.about)
+        entry.name,
+        3,
+        entry.about,
+    )
     assert isinstance(trace.steps[-1], Examine)
     assert not any(isinstance(step, Examine) for step in trace.steps[-2:-1])
     assert entry.trace(seed=3) == trace, "writing a scenario twice gives the same steps"
@@ -137,7 +143,8 @@ def test_a_scenario_that_ends_with_examine_gets_no_second_one(empty: dict[str, S
     trace = empty["short"].trace()
     assert trace.steps == (Disk(name="a", sectors=8), Examine())
     assert [(left.layer, left.reason) for left in trace.header.not_compared] == [
-        (Layer.LOG, "for a test")]
+        (Layer.LOG, "for a test")
+    ]
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -180,17 +187,26 @@ def table(*lines: Segment | TargetLine) -> list[tuple[int, int, str, str]]:
 
 def test_segments_lie_end_to_end_and_a_line_lies_where_it_says() -> None:
     assert table(linear("a", 8, 3), zero(0), error(4), delay("b", 2, 5, write_ms=7)) == [
-        (0, 8, "linear", "{a} 3"), (8, 4, "error", ""), (12, 2, "delay", "{b} 0 5 {b} 0 7")]
+        (0, 8, "linear", "{a} 3"),
+        (8, 4, "error", ""),
+        (12, 2, "delay", "{b} 0 5 {b} 0 7"),
+    ]
     assert table(TargetLine(0, 0, "zero"), TargetLine(16, 8, "zero"), Segment(1, "x")) == [
-        (0, 0, "zero", ""), (16, 8, "zero", ""), (24, 1, "x", "")]
+        (0, 0, "zero", ""),
+        (16, 8, "zero", ""),
+        (24, 1, "x", ""),
+    ]
     assert table() == []
 
 
-@pytest.mark.parametrize(("at", "wanted"), [
-    (0, [(0, 2, "error", ""), (2, 6, "linear", "{a} 2")]),
-    (3, [(0, 3, "linear", "{a} 0"), (3, 2, "error", ""), (5, 3, "linear", "{a} 5")]),
-    (6, [(0, 6, "linear", "{a} 0"), (6, 2, "error", "")]),
-])
+@pytest.mark.parametrize(
+    ("at", "wanted"),
+    [
+        (0, [(0, 2, "error", ""), (2, 6, "linear", "{a} 2")]),
+        (3, [(0, 3, "linear", "{a} 0"), (3, 2, "error", ""), (5, 3, "linear", "{a} 5")]),
+        (6, [(0, 6, "linear", "{a} 0"), (6, 2, "error", "")]),
+    ],
+)
 def test_a_patch_lies_anywhere(at: int, wanted: list[tuple[int, int, str, str]]) -> None:
     assert table(*patched("a", 8, at, error(2))) == wanted
 
@@ -198,13 +214,18 @@ def test_a_patch_lies_anywhere(at: int, wanted: list[tuple[int, int, str, str]])
 def test_requests_in_flight_keep_their_order_and_their_generations() -> None:
     script = Script()
     script.write("a", 0, 1)
-    script.parallel(("a", 0, 1), reading("a", 1, 2), writing("b", 3, 4, 77), ("a", 5, 1),
-                    resume=("c",))
-    assert script.steps[-1] == Parallel(resume=("c",), ios=(
-        Write(device="a", sector=0, sectors=1, generation=2),
-        Read(device="a", sector=1, sectors=2),
-        Write(device="b", sector=3, sectors=4, generation=77),
-        Write(device="a", sector=5, sectors=1, generation=3)))
+    script.parallel(
+        ("a", 0, 1), reading("a", 1, 2), writing("b", 3, 4, 77), ("a", 5, 1), resume=("c",)
+    )
+    assert script.steps[-1] == Parallel(
+        resume=("c",),
+        ios=(
+            Write(device="a", sector=0, sectors=1, generation=2),
+            Read(device="a", sector=1, sectors=2),
+            Write(device="b", sector=3, sectors=4, generation=77),
+            Write(device="a", sector=5, sectors=1, generation=3),
+        ),
+    )
 
 
 def test_a_suspend_may_leave_the_flush_and_the_freeze_out() -> None:
@@ -217,8 +238,15 @@ def test_no_scenario_writes_past_the_pen() -> None:
     """Neither the list of steps nor a step's own class is named where scenarios are written."""
     for theme in registry.THEMES:
         tree = ast.parse((Path(registry.__file__).parent / f"{theme}.py").read_text("utf-8"))
-        assert not [node for node in ast.walk(tree)
-                    if isinstance(node, ast.Attribute) and node.attr == "steps"], theme
-        imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
-                    and node.module == "harness.trace.steps" for alias in node.names}
+        assert not [
+            node
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute) and node.attr == "steps"
+        ], theme
+        imported = {
+            alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and node.module == "harness.trace.steps"
+            for alias in node.names
+        }
         assert imported <= {"TargetLine"}, theme

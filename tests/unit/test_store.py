@@ -38,31 +38,42 @@ def codes(store, **options):
     return [finding.code for finding in check(store, **options)]
 
 
-@pytest.mark.parametrize(("chunk_sectors", "entries", "areas", "data"), [
-    (8, 256, [1, 258, 515], [2, 257, 259, 514, 516]),
-    (1, 32, [1, 34, 67], [2, 33, 35, 66, 68]),
-])
+@pytest.mark.parametrize(
+    ("chunk_sectors", "entries", "areas", "data"),
+    [
+        (8, 256, [1, 258, 515], [2, 257, 259, 514, 516]),
+        (1, 32, [1, 34, 67], [2, 33, 35, 66, 68]),
+    ],
+)
 def test_documented_layout(chunk_sectors, entries, areas, data):
     assert entries_per_area(chunk_sectors) == entries
     assert [area_chunk(index, entries) for index in range(3)] == areas
     metadata = [chunk for chunk in range(3 * entries) if is_metadata_chunk(chunk, entries)]
     assert metadata == [0, *areas]
-    assert [data_chunk(i, entries)
-            for i in (0, entries - 1, entries, 2 * entries - 1, 2 * entries)] == data
+    assert [
+        data_chunk(i, entries) for i in (0, entries - 1, entries, 2 * entries - 1, 2 * entries)
+    ] == data
     assert [data_index(chunk, entries) for chunk in data] == [
-        0, entries - 1, entries, 2 * entries - 1, 2 * entries]
+        0,
+        entries - 1,
+        entries,
+        2 * entries - 1,
+        2 * entries,
+    ]
 
 
 def test_bytes_of_a_small_store():
     image = build(8, [(7, 2), (9, 3)])
     assert image[:32] == struct.pack("<4I", 0x70416E53, 1, 1, 8) + bytes(16)
     assert image[:4] == b"SnAp"
-    assert image[4096:4096 + 48] == struct.pack("<6Q", 7, 2, 9, 3, 0, 0)
+    assert image[4096 : 4096 + 48] == struct.pack("<6Q", 7, 2, 9, 3, 0, 0)
     assert len(image) == 4 * 4096
 
 
-@pytest.mark.parametrize(("count", "allocated", "metadata"), [
-    (0, 2, 2), (31, 33, 2), (32, 35, 3), (33, 36, 3), (64, 68, 4)])
+@pytest.mark.parametrize(
+    ("count", "allocated", "metadata"),
+    [(0, 2, 2), (31, 33, 2), (32, 35, 3), (33, 36, 3), (64, 68, 4)],
+)
 def test_usage_is_that_of_the_status_line(count, allocated, metadata):
     """Section 1.7 of the specification, chunk size 1."""
     store = parse(build(1, allocate(range(count), 1)))
@@ -87,10 +98,20 @@ def test_sources_give_the_same_store(tmp_path):
     path.write_bytes(image)
     expected = pairs(parse(image))
     assert expected[:2] == [(200, 2), (199, 3)]
-    with path.open("rb") as file, path.open("rb", buffering=0) as raw, \
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-        for source in (file, raw, view, bytearray(image), memoryview(image),
-                       np.frombuffer(image, np.uint8), io.BytesIO(image)):
+    with (
+        path.open("rb") as file,
+        path.open("rb", buffering=0) as raw,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view,
+    ):
+        for source in (
+            file,
+            raw,
+            view,
+            bytearray(image),
+            memoryview(image),
+            np.frombuffer(image, np.uint8),
+            io.BytesIO(image),
+        ):
             assert pairs(parse(source)) == expected
     # the map could be closed: nothing of it is left in the store
 
@@ -98,8 +119,11 @@ def test_sources_give_the_same_store(tmp_path):
 def test_a_map_can_be_closed_while_a_fault_is_handled(tmp_path):
     path = tmp_path / "cow"
     path.write_bytes(build(1, allocate(range(32), 1))[:-512])
-    with path.open("rb") as file, pytest.raises(MalformedStore), \
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+    with (
+        path.open("rb") as file,
+        pytest.raises(MalformedStore),
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view,
+    ):
         parse(view)
 
 
@@ -129,17 +153,25 @@ def test_any_valid_but_zero_is_valid():
     assert store.header.valid == 2
 
 
-@pytest.mark.parametrize(("header", "offset", "field", "words"), [
-    (DiskHeader(magic=0x12345678, chunk_sectors=8), 0, "magic", "ENXIO"),
-    (DiskHeader(chunk_sectors=0), 12, "chunk_size", "0: Chunk size is not a power of 2"),
-    (DiskHeader(chunk_sectors=24), 12, "chunk_size", "24: Chunk size is not a power of 2"),
-    (DiskHeader(chunk_sectors=1 << 31), 12, "chunk_size", "Chunk size is too high"),
-    (DiskHeader(version=2, chunk_sectors=8), 8, "version", "disk version 2"),
-    (DiskHeader(version=2, valid=0, chunk_sectors=8), 8, "version", "disk version 2"),
-    (DiskHeader(version=2, chunk_sectors=3), 12, "chunk_size", "power of 2"),
-    (DiskHeader(chunk_sectors=1 << 21), 1 << 30, "area 0", "lies beyond .*EIO"),
-    (DiskHeader(chunk_sectors=16), 16 * 512, "area 0", "torn: only 4096 of its 8192 bytes .*EIO"),
-])
+@pytest.mark.parametrize(
+    ("header", "offset", "field", "words"),
+    [
+        (DiskHeader(magic=0x12345678, chunk_sectors=8), 0, "magic", "ENXIO"),
+        (DiskHeader(chunk_sectors=0), 12, "chunk_size", "0: Chunk size is not a power of 2"),
+        (DiskHeader(chunk_sectors=24), 12, "chunk_size", "24: Chunk size is not a power of 2"),
+        (DiskHeader(chunk_sectors=1 << 31), 12, "chunk_size", "Chunk size is too high"),
+        (DiskHeader(version=2, chunk_sectors=8), 8, "version", "disk version 2"),
+        (DiskHeader(version=2, valid=0, chunk_sectors=8), 8, "version", "disk version 2"),
+        (DiskHeader(version=2, chunk_sectors=3), 12, "chunk_size", "power of 2"),
+        (DiskHeader(chunk_sectors=1 << 21), 1 << 30, "area 0", "lies beyond .*EIO"),
+        (
+            DiskHeader(chunk_sectors=16),
+            16 * 512,
+            "area 0",
+            "torn: only 4096 of its 8192 bytes .*EIO",
+        ),
+    ],
+)
 def test_refusals_in_the_order_of_the_kernel(header, offset, field, words):
     with pytest.raises(MalformedStore, match=words) as caught:
         parse(build(8, header=header, sectors=24))
@@ -153,17 +185,20 @@ def test_less_than_a_sector_is_no_device(size):
     assert (caught.value.offset, caught.value.field) == (size, "header")
 
 
-@pytest.mark.parametrize(("new", "next_free"), [
-    ([2, 3], 4),
-    ([9, 3], 10),
-    ([2**64 - 1], 0),
-    ([2**64 - 1, 5], 6),
-    ([5, 2**64 - 1], 0),
-    ([2**64 - 2], 2**64 - 1),
-    ([32], 33),
-    ([33], 35),  # 34 is a metadata chunk
-    ([1], 2),
-])
+@pytest.mark.parametrize(
+    ("new", "next_free"),
+    [
+        ([2, 3], 4),
+        ([9, 3], 10),
+        ([2**64 - 1], 0),
+        ([2**64 - 1, 5], 6),
+        ([5, 2**64 - 1], 0),
+        ([2**64 - 2], 2**64 - 1),
+        ([32], 33),
+        ([33], 35),  # 34 is a metadata chunk
+        ([1], 2),
+    ],
+)
 def test_next_free_as_the_kernel_computes_it(new, next_free):
     store = parse(build(1, [(0, chunk) for chunk in new], sectors=100))
     assert store.next_free == next_free
@@ -200,7 +235,14 @@ def test_areas_by_index():
     store = parse(build(1, allocate(range(200), 1)))
     assert store.area_count == 7
     assert [int(store.area(index)["old"][0]) for index in range(7)] == [
-        0, 32, 64, 96, 128, 160, 192]
+        0,
+        32,
+        64,
+        96,
+        128,
+        160,
+        192,
+    ]
     for index in (-1, 7):
         with pytest.raises(IndexError):
             store.area(index)
@@ -232,18 +274,21 @@ def test_a_sound_store_has_no_findings():
     assert check(parse(build(8, allocate(range(600), 8))), origin_sectors=600 * 8) == []
 
 
-@pytest.mark.parametrize(("exceptions", "options", "expected"), [
-    ([(1, 2), (2, 34)], {}, ["new-chunk-in-metadata"]),
-    ([(1, 2), (2, 1)], {}, ["new-chunk-in-metadata"]),
-    ([(1, 2), (2, 500)], {}, ["new-chunk-beyond-device"]),
-    ([(1, 2), (2, 101)], {}, ["new-chunk-beyond-device"]),
-    ([(1, 2), (2, 99)], {}, ["hole"]),
-    ([(1, 2), (1, 3)], {}, ["duplicate-old-chunk"]),
-    ([(1, 2), (2, 2)], {}, ["duplicate-new-chunk"]),
-    ([(1, 2), (2, 4)], {}, ["hole"]),
-    ([(1, 2), (10, 3)], {"origin_sectors": 10}, ["old-chunk-beyond-origin"]),
-    ([(1, 2), (9, 3)], {"origin_sectors": 10}, []),
-])
+@pytest.mark.parametrize(
+    ("exceptions", "options", "expected"),
+    [
+        ([(1, 2), (2, 34)], {}, ["new-chunk-in-metadata"]),
+        ([(1, 2), (2, 1)], {}, ["new-chunk-in-metadata"]),
+        ([(1, 2), (2, 500)], {}, ["new-chunk-beyond-device"]),
+        ([(1, 2), (2, 101)], {}, ["new-chunk-beyond-device"]),
+        ([(1, 2), (2, 99)], {}, ["hole"]),
+        ([(1, 2), (1, 3)], {}, ["duplicate-old-chunk"]),
+        ([(1, 2), (2, 2)], {}, ["duplicate-new-chunk"]),
+        ([(1, 2), (2, 4)], {}, ["hole"]),
+        ([(1, 2), (10, 3)], {"origin_sectors": 10}, ["old-chunk-beyond-origin"]),
+        ([(1, 2), (9, 3)], {"origin_sectors": 10}, []),
+    ],
+)
 def test_findings(exceptions, options, expected):
     assert codes(parse(build(1, exceptions, sectors=101)), **options) == expected
 
@@ -269,31 +314,39 @@ def test_remarks_on_bytes_that_should_be_zero():
     assert check(store)[1].places == (4096 + 32,)
 
 
-@pytest.mark.parametrize(("offset", "words"), [
-    (0, "header field magic"),
-    (7, "header field valid"),
-    (11, "header field version"),
-    (12, "header field chunk_size"),
-    (16, "header chunk, behind the header"),
-    (4095, "header chunk, behind the header"),
-    (4096, "metadata area 0, entry 0, old chunk"),
-    (258 * 4096 + 3 * 16 + 7, "metadata area 1, entry 3, old chunk"),
-    (258 * 4096 + 3 * 16 + 8, "metadata area 1, entry 3, new chunk"),
-    (257 * 4096, "data chunk 257 of the store, number 255 of area 0"),
-    (259 * 4096 + 17, "data chunk 259 of the store, number 0 of area 1"),
-    (300 * 4096 + 1, "partial chunk 300 at the end of the device, never used"),
-    (300 * 4096 + 512, "beyond the device, which ends at byte 1229312"),
-])
+@pytest.mark.parametrize(
+    ("offset", "words"),
+    [
+        (0, "header field magic"),
+        (7, "header field valid"),
+        (11, "header field version"),
+        (12, "header field chunk_size"),
+        (16, "header chunk, behind the header"),
+        (4095, "header chunk, behind the header"),
+        (4096, "metadata area 0, entry 0, old chunk"),
+        (258 * 4096 + 3 * 16 + 7, "metadata area 1, entry 3, old chunk"),
+        (258 * 4096 + 3 * 16 + 8, "metadata area 1, entry 3, new chunk"),
+        (257 * 4096, "data chunk 257 of the store, number 255 of area 0"),
+        (259 * 4096 + 17, "data chunk 259 of the store, number 0 of area 1"),
+        (300 * 4096 + 1, "partial chunk 300 at the end of the device, never used"),
+        (300 * 4096 + 512, "beyond the device, which ends at byte 1229312"),
+    ],
+)
 def test_describe(offset, words):
     assert describe(offset, 8, 300 * 4096 + 512) == words
 
 
-@pytest.mark.parametrize(("header", "values"), [
-    (DiskHeader(chunk_sectors=8), ["0x70416e53 (SnAp)", "1 (valid)", "1", "8 sectors"]),
-    (DiskHeader(0, 0, 0, 0), ["0x00000000 (a new store)", "0 (invalid)", "0", "0 sectors"]),
-    (DiskHeader(0x50414E53, 7, 2, 1 << 31),
-     ["0x50414e53 (no store)", "7 (valid)", "2", "2147483648 sectors"]),
-])
+@pytest.mark.parametrize(
+    ("header", "values"),
+    [
+        (DiskHeader(chunk_sectors=8), ["0x70416e53 (SnAp)", "1 (valid)", "1", "8 sectors"]),
+        (DiskHeader(0, 0, 0, 0), ["0x00000000 (a new store)", "0 (invalid)", "0", "0 sectors"]),
+        (
+            DiskHeader(0x50414E53, 7, 2, 1 << 31),
+            ["0x50414e53 (no store)", "7 (valid)", "2", "2147483648 sectors"],
+        ),
+    ],
+)
 def test_the_values_of_the_header_in_words(header, values):
     sector = header.pack().ljust(512, b"\xff")
     assert [field_at(byte, 8, 4096).value(sector) for byte in (0, 5, 10, 15)] == values

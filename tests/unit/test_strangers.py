@@ -70,26 +70,34 @@ def limited():
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES_MAX, MEMORY_BYTES_MAX))
 
 
-@pytest.mark.parametrize(("attack", "said"), [
-    ("fifo", "is no regular file"),
-    ("late-fifo", "is no regular file"),
-    ("link", "is no regular file"),
-    ("zero", "is no regular file"),
-    ("directory", "is no regular file"),
-    ("socket", "is no regular file"),
-    ("long", "and may have 268435456"),
-    ("line", "a line of more than 16777216 bytes"),
-    ("bomb", "a raw run is longer than its sectors"),
-    ("bombs", "raw run names 65536 sectors and holds more"),
-    ("many", "more than 65536 sectors without a stamp"),
-    ("short", "raw run names 8 sectors and holds 0 bytes"),
-    ("counts", "a run of 1152921504606846976 sectors"),
-])
+@pytest.mark.parametrize(
+    ("attack", "said"),
+    [
+        ("fifo", "is no regular file"),
+        ("late-fifo", "is no regular file"),
+        ("link", "is no regular file"),
+        ("zero", "is no regular file"),
+        ("directory", "is no regular file"),
+        ("socket", "is no regular file"),
+        ("long", "and may have 268435456"),
+        ("line", "a line of more than 16777216 bytes"),
+        ("bomb", "a raw run is longer than its sectors"),
+        ("bombs", "raw run names 65536 sectors and holds more"),
+        ("many", "more than 65536 sectors without a stamp"),
+        ("short", "raw run names 8 sectors and holds 0 bytes"),
+        ("counts", "a run of 1152921504606846976 sectors"),
+    ],
+)
 def test_a_guest_that_leaves_something_else_is_lost_for_rubbish(tmp_path, attack, said):
     (tmp_path / "secret").write_text(SECRET)
-    done = subprocess.run([sys.executable, "-c", SUPERVISING, HOSTILE, tmp_path, attack],
-                          capture_output=True, text=True, timeout=60, check=True,
-                          preexec_fn=limited)
+    done = subprocess.run(
+        [sys.executable, "-c", SUPERVISING, HOSTILE, tmp_path, attack],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        preexec_fn=limited,
+    )
     assert said in done.stdout
     assert "rubbish" in done.stdout
     assert SECRET not in done.stdout + done.stderr
@@ -113,8 +121,9 @@ def things(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["fifo", "link", "broken", "loop", "device", "directory", "inner",
-                                  "directory/file"])
+@pytest.mark.parametrize(
+    "name", ["fifo", "link", "broken", "loop", "device", "directory", "inner", "directory/file"]
+)
 def test_only_regular_files_of_a_stranger_are_opened(things, name):
     with pytest.raises(NotAFile, match="is no regular file"):
         open_stranger(things / "ours" / name, 100, below=things / "ours")
@@ -137,8 +146,9 @@ def test_what_claims_no_length_is_read_within_the_limit():
 
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to(__file__)])
 def test_a_console_that_is_no_file_is_not_waited_for(tmp_path, make):
-    guest = KeptProcess([sys.executable, "-c", "import signal; signal.pause()"], results=tmp_path,
-                        env={})
+    guest = KeptProcess(
+        [sys.executable, "-c", "import signal; signal.pause()"], results=tmp_path, env={}
+    )
     os.kill(guest.keeper_pid, signal.SIGKILL)
     (tmp_path / "console.log").unlink(missing_ok=True)
     make(tmp_path / "console.log")
@@ -146,18 +156,22 @@ def test_a_console_that_is_no_file_is_not_waited_for(tmp_path, make):
     assert guest.console_tail() == ""
 
 
-@pytest.mark.parametrize("leave", [
-    os.mkfifo,
-    lambda path: path.symlink_to(path.parent / "secret"),
-    lambda path: path.write_bytes(b"{"),
-    lambda path: path.write_bytes(b"[" * 100_000),
-    lambda path: path.write_bytes(b'{"status":0,"stdout":"\xff","stderr":""}'),
-])
+@pytest.mark.parametrize(
+    "leave",
+    [
+        os.mkfifo,
+        lambda path: path.symlink_to(path.parent / "secret"),
+        lambda path: path.write_bytes(b"{"),
+        lambda path: path.write_bytes(b"[" * 100_000),
+        lambda path: path.write_bytes(b'{"status":0,"stdout":"\xff","stderr":""}'),
+    ],
+)
 def test_an_answer_that_is_none(tmp_path, leave):
     (tmp_path / "secret").write_text('{"status":0,"stdout":"","stderr":""}')
     leave(tmp_path / "answer-0.json")
-    guest = KeptProcess([sys.executable, "-c", "import signal; signal.pause()"], results=tmp_path,
-                        env={})
+    guest = KeptProcess(
+        [sys.executable, "-c", "import signal; signal.pause()"], results=tmp_path, env={}
+    )
     try:
         with pytest.raises(GuestLost, match="rubbish"):
             Channel(guest, tmp_path, 20).wait_until_up(20)
@@ -185,17 +199,20 @@ def test_a_scenario_has_a_longest_journal(tmp_path, monkeypatch):
     assert "more than 1000 bytes of one scenario" in reader.faults[0]
 
 
-@pytest.mark.parametrize(("count", "packed", "said"), [
-    (1, zlib.compress(bytes(513)), "holds more"),
-    (1, zlib.compress(bytes(511)), "holds 511 bytes"),
-    (1, zlib.compress(bytes(512))[:-1], "holds more"),
-    (1, zlib.compress(bytes(512)) + b"x", "holds more"),
-    (1, b"", "holds 0 bytes"),
-    (1, b"no zlib", "cannot be inflated"),
-    (0, zlib.compress(b""), "a raw run of 0 sectors"),
-    (-1, zlib.compress(b""), "a raw run of -1 sectors"),
-    (pattern.RAW_SECTORS_MAX + 1, b"", "of at most"),
-])
+@pytest.mark.parametrize(
+    ("count", "packed", "said"),
+    [
+        (1, zlib.compress(bytes(513)), "holds more"),
+        (1, zlib.compress(bytes(511)), "holds 511 bytes"),
+        (1, zlib.compress(bytes(512))[:-1], "holds more"),
+        (1, zlib.compress(bytes(512)) + b"x", "holds more"),
+        (1, b"", "holds 0 bytes"),
+        (1, b"no zlib", "cannot be inflated"),
+        (0, zlib.compress(b""), "a raw run of 0 sectors"),
+        (-1, zlib.compress(b""), "a raw run of -1 sectors"),
+        (pattern.RAW_SECTORS_MAX + 1, b"", "of at most"),
+    ],
+)
 def test_a_raw_run_holds_what_it_names(count, packed, said):
     with pytest.raises(BadTrace, match=said):
         pattern.decode(1, (Raw(count, packed),))
@@ -238,21 +255,47 @@ def test_nothing_is_removed_through_a_link(tmp_path):
     assert is_ours(elsewhere)
 
 
-@pytest.mark.parametrize("mark", [lambda path: path.symlink_to("/dev/null"), os.mkfifo,
-                                  lambda path: path.write_text("another"), Path.mkdir])
+@pytest.mark.parametrize(
+    "mark",
+    [
+        lambda path: path.symlink_to("/dev/null"),
+        os.mkfifo,
+        lambda path: path.write_text("another"),
+        Path.mkdir,
+    ],
+)
 def test_a_mark_is_a_file_that_dmsnap_wrote(tmp_path, mark):
     mark(tmp_path / OURS)
     assert not is_ours(tmp_path)
 
 
-NAMES = ["a/b", "a_b", "a b", "a\nb", "a//b", "/a/b", "ab", ".ab", "..ab", "_ab", "ä", "ö",
-         "x" * 300, "y" + "x" * 299,
-         "y" * 50 + "x" * 101, "", ".", ".."]
+NAMES = [
+    "a/b",
+    "a_b",
+    "a b",
+    "a\nb",
+    "a//b",
+    "/a/b",
+    "ab",
+    ".ab",
+    "..ab",
+    "_ab",
+    "ä",
+    "ö",
+    "x" * 300,
+    "y" + "x" * 299,
+    "y" * 50 + "x" * 101,
+    "",
+    ".",
+    "..",
+]
 
 
 def test_two_kernels_never_share_a_directory(tmp_path):
     places = {name: files_of(tmp_path, name) for name in NAMES}
     assert len({str(place).lower() for place in places.values()}) == len(NAMES)
-    assert all(place.parent == tmp_path and place.name not in ("", ".", "..")
-               and len(place.name) < 200 for place in places.values())
+    assert all(
+        place.parent == tmp_path and place.name not in ("", ".", "..") and len(place.name) < 200
+        for place in places.values()
+    )
     assert files_of(tmp_path, "uml-6.12").name == "uml-6.12"

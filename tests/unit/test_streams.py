@@ -27,10 +27,15 @@ def start(tmp_path):
 
     def start(*words, names="ok-1 ok-2 ok-3", env=(), **options):
         words = words or ("run", "--report", tmp_path / "report", "-j", "1")
-        running.append(subprocess.Popen(
-            [sys.executable, FAKE, *words], text=True, stdin=subprocess.DEVNULL,
-            env=environment(tmp_path, names, **dict(env)),
-            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}))
+        running.append(
+            subprocess.Popen(
+                [sys.executable, FAKE, *words],
+                text=True,
+                stdin=subprocess.DEVNULL,
+                env=environment(tmp_path, names, **dict(env)),
+                **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
+            )
+        )
         return running[-1]
 
     yield start
@@ -50,8 +55,7 @@ def test_a_reader_that_goes_changes_nothing(start, tmp_path, names, status, stre
     """As ``| head`` does, and ``2>&1 | head``."""
     reader, writer = os.pipe()
     os.close(reader)
-    process = start(names=names, stdout=writer,
-                    **({"stderr": writer} if streams == "both" else {}))
+    process = start(names=names, stdout=writer, **({"stderr": writer} if streams == "both" else {}))
     os.close(writer)
     said = process.communicate(timeout=LIMIT_S)[1]
     assert process.returncode == status
@@ -86,9 +90,15 @@ def test_a_full_disk_behind_a_list(start):
     assert (process.returncode, said.count("\n")) == (2, 1)
 
 
-@pytest.mark.parametrize("env", [{"LC_ALL": "C"}, {"PYTHONIOENCODING": "ascii"},
-                                 {"PYTHONIOENCODING": "ascii:strict", "LC_ALL": "C"},
-                                 {"PYTHONIOENCODING": "latin-1"}])
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"LC_ALL": "C"},
+        {"PYTHONIOENCODING": "ascii"},
+        {"PYTHONIOENCODING": "ascii:strict", "LC_ALL": "C"},
+        {"PYTHONIOENCODING": "latin-1"},
+    ],
+)
 @pytest.mark.parametrize("names", ["ok-1 ok-2 ok-3", "wrong-1"])
 def test_a_terminal_that_knows_few_characters(start, tmp_path, env, names):
     process = start(names=names, env={**env, "PYTHONUTF8": "0"})
@@ -136,8 +146,9 @@ def wait_for(condition):
 
 def begun(directory, name):
     """Whether a guest has begun scenario ``name``."""
-    return any(f'"scenario":"{name}"' in path.read_text()
-               for path in directory.glob("**/journal.jsonl"))
+    return any(
+        f'"scenario":"{name}"' in path.read_text() for path in directory.glob("**/journal.jsonl")
+    )
 
 
 def kept(tmp_path):
@@ -184,8 +195,9 @@ def test_a_replay_leaves_no_directory(start, tmp_path, number):
 
 def test_a_signal_that_is_ignored_stays_so(start, tmp_path):
     """``nohup`` is what it says."""
-    process = start(names="waits-1 ok-1", preexec_fn=lambda: signal.signal(
-        signal.SIGHUP, signal.SIG_IGN))
+    process = start(
+        names="waits-1 ok-1", preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    )
     wait_for(lambda: begun(tmp_path / "report/guests", "waits-1"))
     process.send_signal(signal.SIGHUP)
     process.send_signal(signal.SIGTERM)

@@ -47,8 +47,9 @@ class Catcher:
 
 
 @pytest.mark.parametrize(("stripes", "chunk"), SHAPES)
-def test_each_sector_has_a_place_of_its_own(stripes: int, chunk: int,
-                                            monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_sector_has_a_place_of_its_own(
+    stripes: int, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     twin, _ = striped(stripes, chunk)
     catcher = Catcher(monkeypatch, twin)
     device: BlockDevice = twin.world.mapped["d"]
@@ -56,15 +57,23 @@ def test_each_sector_has_a_place_of_its_own(stripes: int, chunk: int,
     for sector in range(size):
         device.submit(Bio(Op.READ, sector, 1, memoryview(bytearray(512)), lambda _bio: None))
     assert catcher.caught == [
-        (f"d{sector // chunk % stripes}",
-         100 + 7 * (sector // chunk % stripes) + sector // (chunk * stripes) * chunk
-         + sector % chunk, 1) for sector in range(size)]
+        (
+            f"d{sector // chunk % stripes}",
+            100
+            + 7 * (sector // chunk % stripes)
+            + sector // (chunk * stripes) * chunk
+            + sector % chunk,
+            1,
+        )
+        for sector in range(size)
+    ]
 
 
 @pytest.mark.parametrize("op", [Op.DISCARD, Op.WRITE_ZEROES])
 @pytest.mark.parametrize(("stripes", "chunk"), SHAPES)
-def test_a_range_is_dealt_as_its_sectors_are(stripes: int, chunk: int, op: Op,
-                                             monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_range_is_dealt_as_its_sectors_are(
+    stripes: int, chunk: int, op: Op, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each stripe gets one piece, of exactly the sectors that single reads would find there."""
     twin, target = striped(stripes, chunk)
     catcher = Catcher(monkeypatch, twin)
@@ -74,8 +83,9 @@ def test_a_range_is_dealt_as_its_sectors_are(stripes: int, chunk: int, op: Op,
         catcher.caught.clear()
         ended: list[int] = []
         for number in range(stripes):
-            bio = Bio(op, first, end - first, None,
-                      lambda bio, ended=ended: ended.append(bio.error))  # type: ignore[misc]
+            bio = Bio(
+                op, first, end - first, None, lambda bio, ended=ended: ended.append(bio.error)
+            )  # type: ignore[misc]
             bio.number = number
             assert target.map(bio) is None
         assert ended == [0] * stripes
@@ -83,9 +93,9 @@ def test_a_range_is_dealt_as_its_sectors_are(stripes: int, chunk: int, op: Op,
         assert len({name for name, *_ in ranges}) == len(ranges)
         for sector in range(first, end):
             assert target.map(Bio(Op.READ, sector, 1, None, lambda _bio: None)) is None
-        assert sorted((name, sector + at) for name, sector, sectors in ranges
-                      for at in range(sectors)) == sorted(
-            (name, sector) for name, sector, _ in catcher.caught)
+        assert sorted(
+            (name, sector + at) for name, sector, sectors in ranges for at in range(sectors)
+        ) == sorted((name, sector) for name, sector, _ in catcher.caught)
 
 
 def test_only_the_first_errors_of_a_device_raise_events(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,8 +47,11 @@ class FakeLauncher:
 
     def start(self, results):
         name, value = self.mark.split("=")
-        guest = KeptProcess([sys.executable, "-I", "-S", FAKE, results], results=results,
-                            env={"PATH": os.defpath, name: value})
+        guest = KeptProcess(
+            [sys.executable, "-I", "-S", FAKE, results],
+            results=results,
+            env={"PATH": os.defpath, name: value},
+        )
         self.guests.append(guest)
         return guest
 
@@ -85,9 +88,14 @@ def run(tmp_path, launcher):
 
         def __call__(self, *scenarios, guests=1, boot="ok", on_event=None, **options):
             self.supervisor = Supervisor(
-                KERNEL, guests=guests, results=tmp_path / "results", python=Path(sys.executable),
+                KERNEL,
+                guests=guests,
+                results=tmp_path / "results",
+                python=Path(sys.executable),
                 job=lambda names: json.dumps({"scenarios": names, "boot": boot}).encode(),
-                launcher=launcher, **{"step_limit_s": 20, "boot_limit_s": 20, **options})
+                launcher=launcher,
+                **{"step_limit_s": 20, "boot_limit_s": 20, **options},
+            )
             self.events = []
 
             def note(event):
@@ -138,17 +146,33 @@ def test_more_guests_than_scenarios_start_no_idle_ones(run, launcher):
     assert len(launcher.guests) == 1
 
 
-@pytest.mark.parametrize(("kind", "reason", "step"), [
-    ("panic", "panic", 1), ("exit", "vanished", 1), ("killed", "vanished", 1),
-    ("hang", "hang", 1), ("rubbish", "rubbish", 1), ("cut", "vanished", 1),
-    ("full", "vanished", 1), ("twice", "rubbish", None), ("skipped", "rubbish", 1),
-    ("before", "vanished", None), ("early", "rubbish", None), ("swap", "rubbish", None),
-    ("other", "rubbish", 0), ("latin1", "rubbish", 1), ("nested", "rubbish", 1),
-    ("endless", "rubbish", 1), ("short", "rubbish", 0), ("gap", "rubbish", 0),
-    ("more", "rubbish", 1),
-])
-def test_a_lost_scenario_is_named_and_every_other_has_its_verdict(run, kind, reason, step,
-                                                                   monkeypatch):
+@pytest.mark.parametrize(
+    ("kind", "reason", "step"),
+    [
+        ("panic", "panic", 1),
+        ("exit", "vanished", 1),
+        ("killed", "vanished", 1),
+        ("hang", "hang", 1),
+        ("rubbish", "rubbish", 1),
+        ("cut", "vanished", 1),
+        ("full", "vanished", 1),
+        ("twice", "rubbish", None),
+        ("skipped", "rubbish", 1),
+        ("before", "vanished", None),
+        ("early", "rubbish", None),
+        ("swap", "rubbish", None),
+        ("other", "rubbish", 0),
+        ("latin1", "rubbish", 1),
+        ("nested", "rubbish", 1),
+        ("endless", "rubbish", 1),
+        ("short", "rubbish", 0),
+        ("gap", "rubbish", 0),
+        ("more", "rubbish", 1),
+    ],
+)
+def test_a_lost_scenario_is_named_and_every_other_has_its_verdict(
+    run, kind, reason, step, monkeypatch
+):
     monkeypatch.setattr(journal, "LINE_BYTES_MAX", 1 << 20)
     limits = {"step_limit_s": 1.0} if kind == "hang" else {}
     lost = f"{kind}-x"
@@ -170,7 +194,9 @@ def test_a_lost_scenario_is_named_and_every_other_has_its_verdict(run, kind, rea
         assert "console of guest-0002" in outcome.lost.console
         assert outcome.lost.log.read_text().startswith("console of guest-0002")
         assert [(event.scenario, event.again) for event in lost_guests(run.events)] == [
-            (lost, True), (lost, False)]
+            (lost, True),
+            (lost, False),
+        ]
     assert sorted(ended(run.events)) == sorted(outcomes)
 
 
@@ -191,7 +217,8 @@ def test_a_hang_that_was_foretold_is_not_waited_for(run, monkeypatch):
     assert whole(outcomes["ok-1"])
     assert whole(outcomes["ok-2"])
     assert [(event.scenario, event.again) for event in lost_guests(run.events)] == [
-        ("hang-x", False)]
+        ("hang-x", False)
+    ]
 
 
 def test_a_death_that_was_foretold_is_not_tried_again(run):
@@ -227,11 +254,14 @@ def test_a_hang_elsewhere_is_tried_again(run, monkeypatch):
 
 def test_the_step_that_could_not_be_carried_out_is_told(run):
     assert [(each.fault, each.step) for each in run("fault-x", "ok-1").values()] == [
-        ("no such device {x}", 1), ("", None)]
+        ("no such device {x}", 1),
+        ("", None),
+    ]
 
 
 def test_a_guest_whose_results_are_removed_is_lost(run, tmp_path):
     """It writes on into a file that nobody else sees: its time limit need not be waited for."""
+
     def remove(event):
         if isinstance(event, StepObserved) and event.scenario == "hang-x":
             shutil.rmtree(tmp_path / f"results/guest-{event.guest:04}")
@@ -241,8 +271,10 @@ def test_a_guest_whose_results_are_removed_is_lost(run, tmp_path):
     assert whole(outcomes["ok-2"])
     loss = outcomes["hang-x"].lost
     assert loss.reason == "vanished"
-    assert loss.detail == (f"its journal is lost (No such file or directory): leave "
-                           f"{tmp_path}/results/guest-0002 alone while dmsnap runs")
+    assert loss.detail == (
+        f"its journal is lost (No such file or directory): leave "
+        f"{tmp_path}/results/guest-0002 alone while dmsnap runs"
+    )
     assert "console of guest-0002" in loss.console
 
 
@@ -271,7 +303,8 @@ def test_a_panic_is_told_in_the_detail(run):
 
 
 def test_a_full_disk_is_told_and_the_room_of_a_lost_journal_is_used_again(
-        run, tmp_path, monkeypatch):
+    run, tmp_path, monkeypatch
+):
     results = tmp_path / "results"
     monkeypatch.setattr(supervise, "free_bytes", lambda _directory: 4096)
     outcomes = run("ok-1", "full-x", "ok-2")
@@ -376,16 +409,22 @@ def test_results_that_cannot_be_written_are_named(run, tmp_path):
 
 # -- the keeper -------------------------------------------------------------------------------
 
-FAMILY = ("import subprocess, sys, signal\n"
-          "subprocess.Popen([sys.executable, '-I', '-S', '-c', 'import signal; signal.pause()'],"
-          " start_new_session=True)\n"
-          "print('up', flush=True)\n")
+FAMILY = (
+    "import subprocess, sys, signal\n"
+    "subprocess.Popen([sys.executable, '-I', '-S', '-c', 'import signal; signal.pause()'],"
+    " start_new_session=True)\n"
+    "print('up', flush=True)\n"
+)
 
 
 def kept(tmp_path, code, mark, private=None):
     name, value = mark.split("=")
-    return KeptProcess([sys.executable, "-I", "-S", "-c", code], results=tmp_path,
-                       private=private, env={"PATH": os.defpath, name: value})
+    return KeptProcess(
+        [sys.executable, "-I", "-S", "-c", code],
+        results=tmp_path,
+        private=private,
+        env={"PATH": os.defpath, name: value},
+    )
 
 
 def wait_until_up(tmp_path):
@@ -440,9 +479,12 @@ signal.pause()
 def test_a_family_ends_when_dmsnap_is_killed(tmp_path):
     mark = f"DMSNAP_TEST={uuid.uuid4().hex}"
     name, value = mark.split("=")
-    with subprocess.Popen([sys.executable, "-c", PARENT, tmp_path, FAMILY + "signal.pause()"],
-                          stdout=subprocess.PIPE, text=True,
-                          env={**os.environ, name: value}) as parent:
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT, tmp_path, FAMILY + "signal.pause()"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, name: value},
+    ) as parent:
         assert parent.stdout
         assert parent.stdout is not None
         keeper = os.pidfd_open(int(parent.stdout.readline()))
@@ -457,9 +499,12 @@ def test_a_family_ends_with_dmsnap_when_its_keeper_is_stopped(tmp_path):
     """The end of dmsnap wakes the keeper, which then sees that it is alone."""
     mark = f"DMSNAP_TEST={uuid.uuid4().hex}"
     name, value = mark.split("=")
-    with subprocess.Popen([sys.executable, "-c", PARENT, tmp_path, FAMILY + "signal.pause()"],
-                          stdout=subprocess.PIPE, text=True,
-                          env={**os.environ, name: value}) as parent:
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT, tmp_path, FAMILY + "signal.pause()"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, name: value},
+    ) as parent:
         assert parent.stdout
         number = int(parent.stdout.readline())
         keeper = os.pidfd_open(number)
@@ -486,8 +531,9 @@ def test_a_guest_can_be_ended_when_its_keeper_is_stopped(tmp_path):
 
 def test_a_talkative_console_is_bounded_and_keeps_both_ends(tmp_path):
     mark = f"DMSNAP_TEST={uuid.uuid4().hex}"
-    guest = kept(tmp_path, "print('first')\nfor i in range(200000): print('line', i)\n"
-                           "print('last')", mark)
+    guest = kept(
+        tmp_path, "print('first')\nfor i in range(200000): print('line', i)\nprint('last')", mark
+    )
     os.waitid(os.P_PIDFD, guest.fileno(), os.WEXITED | os.WNOWAIT)
     guest.end()
     text = (tmp_path / "console.log").read_text()

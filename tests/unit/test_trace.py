@@ -25,33 +25,49 @@ def examples(kind: str) -> list[str]:
     return re.findall(rf"```json {kind}\n(.*?)```", PAGE, re.DOTALL)
 
 
-@pytest.mark.parametrize(("text", "line", "field", "says"), [
-    ("", 0, "", "empty"),
-    ("\n \n", 0, "", "empty"),
-    ("nonsense\n", 1, "", "malformed"),
-    ("{}\n", 1, "$.dmsnap-trace", "no header"),
-    ('{"dmsnap-trace":2,"scenario":"t"}\n', 1, "$.dmsnap-trace", "reads version 1"),
-    ('{"dmsnap-trace":"1","scenario":"t"}\n', 1, "$.dmsnap-trace", "reads version 1"),
-    ('{"dmsnap-trace":true,"scenario":"t"}\n', 1, "$.dmsnap-trace", "reads version 1"),
-    (OBS_HEAD, 1, "$.dmsnap-trace", "observations file"),
-    ('{"dmsnap-trace":1}\n', 1, "$.scenario", "missing"),
-    ('{"dmsnap-trace":1,"scenario":"t","seeed":1}\n', 1, "$.seeed", "unknown field"),
-    ('{"dmsnap-trace":1,"scenario":"t","seed":-1}\n', 1, "$.seed", ">= 0"),
-    ('{"dmsnap-trace":1,"scenario":"t","not_compared":[{"layer":"smell","reason":"x"}]}\n', 1,
-     "$.not_compared[0].layer", "smell"),
-    ('{"dmsnap-trace":1,"scenario":"t","not_compared":[{"layer":"log","reason":""}]}\n', 1,
-     "$.not_compared[0].reason", "length"),
-    (HEAD + '\n{"do":"read","device":"a","sector":0,"sectors":"8"}\n', 3, "$.sectors", "int"),
-    (HEAD + '{"do":"read","device":"a","sector":0}\n', 2, "$.sectors", "missing"),
-    (HEAD + '{"do":"read","device":"a","sector":-1,"sectors":1}\n', 2, "$.sector", ">= 0"),
-    (HEAD + '{"do":"read","device":"a/b","sector":0,"sectors":1}\n', 2, "$.device", "regex"),
-    (HEAD + '{"do":"dance"}\n', 2, "$.do", "dance"),
-    (HEAD + '{"do":"examine","now":1}\n', 2, "$.now", "unknown field"),
-    (HEAD + '{"do":"load","name":"s","table":[{"start":0,"length":1,"type":"x","arg":""}]}\n', 2,
-     "$.table[0].arg", "unknown field"),
-    (HEAD + '{"do":"examine"}{"do":"examine"}\n', 2, "", "malformed"),
-    (HEAD + '{"do":"exam', 2, "", "truncated"),
-])
+@pytest.mark.parametrize(
+    ("text", "line", "field", "says"),
+    [
+        ("", 0, "", "empty"),
+        ("\n \n", 0, "", "empty"),
+        ("nonsense\n", 1, "", "malformed"),
+        ("{}\n", 1, "$.dmsnap-trace", "no header"),
+        ('{"dmsnap-trace":2,"scenario":"t"}\n', 1, "$.dmsnap-trace", "reads version 1"),
+        ('{"dmsnap-trace":"1","scenario":"t"}\n', 1, "$.dmsnap-trace", "reads version 1"),
+        ('{"dmsnap-trace":true,"scenario":"t"}\n', 1, "$.dmsnap-trace", "reads version 1"),
+        (OBS_HEAD, 1, "$.dmsnap-trace", "observations file"),
+        ('{"dmsnap-trace":1}\n', 1, "$.scenario", "missing"),
+        ('{"dmsnap-trace":1,"scenario":"t","seeed":1}\n', 1, "$.seeed", "unknown field"),
+        ('{"dmsnap-trace":1,"scenario":"t","seed":-1}\n', 1, "$.seed", ">= 0"),
+        (
+            '{"dmsnap-trace":1,"scenario":"t","not_compared":[{"layer":"smell","reason":"x"}]}\n',
+            1,
+            "$.not_compared[0].layer",
+            "smell",
+        ),
+        (
+            '{"dmsnap-trace":1,"scenario":"t","not_compared":[{"layer":"log","reason":""}]}\n',
+            1,
+            "$.not_compared[0].reason",
+            "length",
+        ),
+        (HEAD + '\n{"do":"read","device":"a","sector":0,"sectors":"8"}\n', 3, "$.sectors", "int"),
+        (HEAD + '{"do":"read","device":"a","sector":0}\n', 2, "$.sectors", "missing"),
+        (HEAD + '{"do":"read","device":"a","sector":-1,"sectors":1}\n', 2, "$.sector", ">= 0"),
+        (HEAD + '{"do":"read","device":"a/b","sector":0,"sectors":1}\n', 2, "$.device", "regex"),
+        (HEAD + '{"do":"dance"}\n', 2, "$.do", "dance"),
+        (HEAD + '{"do":"examine","now":1}\n', 2, "$.now", "unknown field"),
+        (
+            HEAD
+            + '{"do":"load","name":"s","table":[{"start":0,"length":1,"type":"x","arg":""}]}\n',
+            2,
+            "$.table[0].arg",
+            "unknown field",
+        ),
+        (HEAD + '{"do":"examine"}{"do":"examine"}\n', 2, "", "malformed"),
+        (HEAD + '{"do":"exam', 2, "", "truncated"),
+    ],
+)
 def test_a_malformed_trace_says_where(text: str, line: int, field: str, says: str) -> None:
     with pytest.raises(BadTrace, match=re.escape(says)) as caught:
         codec.loads(text)
@@ -72,17 +88,20 @@ def test_a_step_knows_its_line() -> None:
     assert (caught.value.step, caught.value.line) == (1, 4)
 
 
-@pytest.mark.parametrize(("line", "field"), [
-    ('{"step":0,"content":{"s":[["stamp","a",0,0,0]]}}', "$.content[s][0]"),
-    ('{"step":0,"content":{"s":[["zero",1],["zero",-4]]}}', "$.content[s][1]"),
-    ('{"step":0,"image":{"s":[["zero",99999999999999999999]]}}', "$.image[s][0]"),
-    ('{"step":0,"image":{"s":[["stamp","seventeen letters",0,0,1]]}}', "$.image[s][0]"),
-    ('{"step":0,"image":{"s":[["stamp","é€",0,0,1]]}}', "$.image[s][0]"),
-    ('{"step":0,"image":{"s":[["stamp","a",4294967296,0,1]]}}', "$.image[s][0]"),
-    ('{"step":0,"image":{"s":[["raw",1,"' + "A" * 4000 + '"]]}}', "$.image[s][0]"),
-    ('{"step":0,"state":{"s":{"status":1}}}', "$.state[...].status"),
-    ('{"step":0,"side":"left"}', "$.side"),
-])
+@pytest.mark.parametrize(
+    ("line", "field"),
+    [
+        ('{"step":0,"content":{"s":[["stamp","a",0,0,0]]}}', "$.content[s][0]"),
+        ('{"step":0,"content":{"s":[["zero",1],["zero",-4]]}}', "$.content[s][1]"),
+        ('{"step":0,"image":{"s":[["zero",99999999999999999999]]}}', "$.image[s][0]"),
+        ('{"step":0,"image":{"s":[["stamp","seventeen letters",0,0,1]]}}', "$.image[s][0]"),
+        ('{"step":0,"image":{"s":[["stamp","é€",0,0,1]]}}', "$.image[s][0]"),
+        ('{"step":0,"image":{"s":[["stamp","a",4294967296,0,1]]}}', "$.image[s][0]"),
+        ('{"step":0,"image":{"s":[["raw",1,"' + "A" * 4000 + '"]]}}', "$.image[s][0]"),
+        ('{"step":0,"state":{"s":{"status":1}}}', "$.state[...].status"),
+        ('{"step":0,"side":"left"}', "$.side"),
+    ],
+)
 def test_malformed_observations_say_where(line: str, field: str) -> None:
     with pytest.raises(BadTrace) as caught:
         codec.loads_observations(OBS_HEAD + line + "\n")
@@ -95,12 +114,16 @@ def test_a_trace_is_no_observations_file() -> None:
 
 
 def test_files_are_read_and_written_whole(tmp_path: Path) -> None:
-    trace = Trace(Header(scenario="t", not_compared=(NotCompared(Layer.LOG, "no log here"),)),
-                  (Read(device="a", sector=0, sectors=1),))
+    trace = Trace(
+        Header(scenario="t", not_compared=(NotCompared(Layer.LOG, "no log here"),)),
+        (Read(device="a", sector=0, sectors=1),),
+    )
     codec.write(tmp_path / "new" / "t.trace", trace)
     assert codec.read(tmp_path / "new" / "t.trace") == trace
-    seen = Observations(ObservationsHeader(scenario="t", side="twin"),
-                        (Observation(step=0, content={"a": (Stamped("a", 0, 0, 1),)}),))
+    seen = Observations(
+        ObservationsHeader(scenario="t", side="twin"),
+        (Observation(step=0, content={"a": (Stamped("a", 0, 0, 1),)}),),
+    )
     codec.write_observations(tmp_path / "t.obs", seen)
     assert codec.read_observations(tmp_path / "t.obs") == seen
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["new", "t.obs", "t.trace"]
@@ -203,19 +226,32 @@ def made(value: Any) -> Any:
     return "".join(list(value)) if isinstance(value, str) else int(str(value))
 
 
-@pytest.mark.parametrize(("step", "written"), [
-    (Disk(name="a", sectors=1, fill=made("zero"), block_size=made(512), linked=False),
-     '{"do":"disk","name":"a","sectors":1}'),
-    (Fault(device="a", op="read", how=made("error"), sectors=None, nth=1),
-     '{"do":"fault","device":"a","op":"read"}'),
-    (Parallel(ios=(Write(device="a", sector=1, sectors=1, fill=made("stamp")),), resume=()),
-     '{"do":"parallel","ios":[{"do":"write","device":"a","sector":1,"sectors":1}]}'),
-    (Write(device="a", sector=1, sectors=1, fill=made("zero"), generation=0),
-     '{"do":"write","device":"a","sector":1,"sectors":1,"generation":0,"fill":"zero"}'),
-])
+@pytest.mark.parametrize(
+    ("step", "written"),
+    [
+        (
+            Disk(name="a", sectors=1, fill=made("zero"), block_size=made(512), linked=False),
+            '{"do":"disk","name":"a","sectors":1}',
+        ),
+        (
+            Fault(device="a", op="read", how=made("error"), sectors=None, nth=1),
+            '{"do":"fault","device":"a","op":"read"}',
+        ),
+        (
+            Parallel(ios=(Write(device="a", sector=1, sectors=1, fill=made("stamp")),), resume=()),
+            '{"do":"parallel","ios":[{"do":"write","device":"a","sector":1,"sectors":1}]}',
+        ),
+        (
+            Write(device="a", sector=1, sectors=1, fill=made("zero"), generation=0),
+            '{"do":"write","device":"a","sector":1,"sectors":1,"generation":0,"fill":"zero"}',
+        ),
+    ],
+)
 def test_a_default_that_is_given_is_left_out(step: AnyStep, written: str) -> None:
     assert encode(step).decode() == written
     long = '{"dmsnap-trace":1,"scenario":"s"}\n' + json.dumps(
-        {"do": type(step).__name__.lower()} | msgspec.to_builtins(step) |
-        {name: getattr(step, name) for name in step.__struct_fields__ if name != "ios"})
+        {"do": type(step).__name__.lower()}
+        | msgspec.to_builtins(step)
+        | {name: getattr(step, name) for name in step.__struct_fields__ if name != "ios"}
+    )
     assert codec.dumps(codec.loads(long)).decode().splitlines()[1:] == [written]

@@ -65,8 +65,9 @@ def test_clock_waits_for_what_happens_and_says_when_nothing_will() -> None:
 
 
 @pytest.mark.parametrize(("answers", "order"), [({}, "process worker"), ({0: 1}, "worker process")])
-def test_a_worker_overtakes_only_where_the_answer_says_so(answers: dict[int, int],
-                                                          order: str) -> None:
+def test_a_worker_overtakes_only_where_the_answer_says_so(
+    answers: dict[int, int], order: str
+) -> None:
     choices = Choices(answers)
     clock = Clock(choices)
     seen: list[str] = []
@@ -106,7 +107,11 @@ def test_disk_knows_which_regions_were_written() -> None:
     data = memoryview(bytes(512 * 4))
     submit(disk, Bio(WRITE, 2 * 2048 - 2, 4, data, lambda _bio: None))
     assert [(size, view is not None) for size, view in disk.regions()] == [
-        (2048, False), (2048, True), (2048, True), (5, False)]
+        (2048, False),
+        (2048, True),
+        (2048, True),
+        (5, False),
+    ]
 
 
 @pytest.mark.parametrize("subjob", [1, 3, 8, 100])
@@ -137,10 +142,19 @@ def test_kcopyd_stops_at_the_first_error_and_keeps_what_it_copied() -> None:
     assert bytes(target.view(0, 6)) == b"z" * 2048 + bytes(1024)
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    ("", []), ("   ", []), ("a b", ["a", "b"]), ("  a\tb\n", ["a", "b"]), ("a\\ b", ["a b"]),
-    ("a\\\\b", ["a\\b"]), ("\\", ["\\"]), ("\\  a", [" ", "a"]),
-])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", []),
+        ("   ", []),
+        ("a b", ["a", "b"]),
+        ("  a\tb\n", ["a", "b"]),
+        ("a\\ b", ["a b"]),
+        ("a\\\\b", ["a\\b"]),
+        ("\\", ["\\"]),
+        ("\\  a", [" ", "a"]),
+    ],
+)
 def test_split_args(text: str, words: list[str]) -> None:
     assert split_args(text) == words
 
@@ -156,20 +170,37 @@ def test_a_fact_that_the_twin_does_not_know_is_an_error() -> None:
         Profile.from_probe({**Profile().facts(), "tide": "high", "phase_of_moon": 3})
 
 
-@pytest.mark.parametrize(("profile", "words", "said"), [
-    # Not counted: a byte is read, and the direction is missing.
-    (Profile(flakey_short_corrupt="say 4"), "2 corrupt_bio_byte 1",
-     "Invalid corrupt bio direction (r or w)"),
-    (Profile(flakey_short_corrupt="too few", flakey_corrupt_counted=True), "2 corrupt_bio_byte 1",
-     "too few"),
-    (Profile(flakey_short_corrupt="none"), "1 corrupt_bio_byte", "none"),
-    (Profile(flakey_drop_conflict="drop?"), "6 drop_writes corrupt_bio_byte 1 w 0 0", "drop?"),
-    (Profile(flakey_error_conflict="fail?"), "6 error_writes corrupt_bio_byte 1 w 0 0", "fail?"),
-])
-def test_what_flakey_says_is_said_and_decides_nothing(profile: Profile, words: str, said: str
-                                                      ) -> None:
-    steps = (Disk(name="base", sectors=64), Create(name="d"), Load(name="d", table=(
-        TargetLine(0, 64, "flakey", f"{{base}} 0 1 0 {words}"),)))
+@pytest.mark.parametrize(
+    ("profile", "words", "said"),
+    [
+        # Not counted: a byte is read, and the direction is missing.
+        (
+            Profile(flakey_short_corrupt="say 4"),
+            "2 corrupt_bio_byte 1",
+            "Invalid corrupt bio direction (r or w)",
+        ),
+        (
+            Profile(flakey_short_corrupt="too few", flakey_corrupt_counted=True),
+            "2 corrupt_bio_byte 1",
+            "too few",
+        ),
+        (Profile(flakey_short_corrupt="none"), "1 corrupt_bio_byte", "none"),
+        (Profile(flakey_drop_conflict="drop?"), "6 drop_writes corrupt_bio_byte 1 w 0 0", "drop?"),
+        (
+            Profile(flakey_error_conflict="fail?"),
+            "6 error_writes corrupt_bio_byte 1 w 0 0",
+            "fail?",
+        ),
+    ],
+)
+def test_what_flakey_says_is_said_and_decides_nothing(
+    profile: Profile, words: str, said: str
+) -> None:
+    steps = (
+        Disk(name="base", sectors=64),
+        Create(name="d"),
+        Load(name="d", table=(TargetLine(0, 64, "flakey", f"{{base}} 0 1 0 {words}"),)),
+    )
     [*_, refused] = explore.run(steps, 0, profile)
     assert refused.log[0] == f"device-mapper: table: {{d}}: flakey: {said} (-EINVAL)"
 
@@ -180,21 +211,31 @@ def test_copies_in_flight_are_limited_as_the_module_was_loaded() -> None:
 
 def test_the_seed_takes_exactly_four_arguments() -> None:
     table = (TargetLine(0, 64, "snapshot", "{base} {cow} P 8 0"),)
-    steps = (Disk(name="base", sectors=64), Disk(name="cow", sectors=64), Create(name="s"),
-             Load(name="s", table=table))
+    steps = (
+        Disk(name="base", sectors=64),
+        Disk(name="cow", sectors=64),
+        Create(name="s"),
+        Load(name="s", table=table),
+    )
     assert run(*steps)[-1].error is None
     refused = run(*steps, profile="seed")[-1]
     assert refused.error == "EINVAL"
-    assert refused.log == ("device-mapper: table: {s}: snapshot: requires exactly 4 arguments",
-                           "device-mapper: ioctl: error adding target to table")
+    assert refused.log == (
+        "device-mapper: table: {s}: snapshot: requires exactly 4 arguments",
+        "device-mapper: ioctl: error adding target to table",
+    )
 
 
 def test_a_rerun_gives_the_same_observations() -> None:
     steps = (
-        Disk(name="base", sectors=64, fill="stamp"), Disk(name="cow", sectors=128),
+        Disk(name="base", sectors=64, fill="stamp"),
+        Disk(name="cow", sectors=128),
         Create(name="s"),
         Load(name="s", table=(TargetLine(0, 64, "snapshot", "{base} {cow} P 8"),)),
-        Resume(name="s"), Write(device="s", sector=3, sectors=20), Examine())
+        Resume(name="s"),
+        Write(device="s", sector=3, sectors=20),
+        Examine(),
+    )
 
     def plain(observations: list[Observation]) -> list[object]:
         return [(o.error, o.content, o.image, o.state, o.uevents, o.log) for o in observations]
@@ -209,11 +250,17 @@ def test_an_unknown_device_is_a_bad_scenario() -> None:
 
 def test_a_full_chunk_is_written_without_reading_the_origin() -> None:
     seen = run(
-        Create(name="bad"), Load(name="bad", table=(TargetLine(0, 64, "error"),)),
-        Resume(name="bad"), Disk(name="cow", sectors=128), Create(name="s"),
+        Create(name="bad"),
+        Load(name="bad", table=(TargetLine(0, 64, "error"),)),
+        Resume(name="bad"),
+        Disk(name="cow", sectors=128),
+        Create(name="s"),
         Load(name="s", table=(TargetLine(0, 64, "snapshot", "{bad} {cow} N 8"),)),
-        Resume(name="s"), Write(device="s", sector=8, sectors=8),
-        Read(device="s", sector=8, sectors=8), Write(device="s", sector=16, sectors=7))
+        Resume(name="s"),
+        Write(device="s", sector=8, sectors=8),
+        Read(device="s", sector=8, sectors=8),
+        Write(device="s", sector=16, sectors=7),
+    )
     assert [o.error for o in seen[-3:]] == [None, None, "EIO"]
     assert seen[-2].content == {"s": (Stamped("s", 1, 8, 8),)}
     state = seen[-1].state["s"]
@@ -224,8 +271,7 @@ def test_a_full_chunk_is_written_without_reading_the_origin() -> None:
 def test_what_is_told_of_another_size_depends_on_the_kernel() -> None:
     steps: list[AnyStep] = [Create(name="dev")]
     for sectors in (64, 128):
-        steps += [Load(name="dev", table=(TargetLine(0, sectors, "zero", ""),)),
-                  Resume(name="dev")]
+        steps += [Load(name="dev", table=(TargetLine(0, sectors, "zero", ""),)), Resume(name="dev")]
     assert dict(run(*steps)[-1].uevents[0].properties) == {"RESIZE": "1"}
     assert dict(run(*steps, profile="seed")[-1].uevents[0].properties) == {}
 
@@ -243,7 +289,10 @@ def test_copies_that_overtake_a_merge_do_not_leave_it_waiting() -> None:
         seen = explore.run(steps, 1, named("6.1"), {point: 1})
         status = seen[-1].content["org"]
         assert [run.device for run in status if isinstance(run, Stamped)] == [
-            "base", "snap", "base"]
+            "base",
+            "snap",
+            "base",
+        ]
 
 
 # -- disks that stop --
@@ -254,8 +303,14 @@ def linked_disk() -> tuple[Clock, FallibleDisk, list[tuple[int, int, int]]]:
     return clock, FallibleDisk("cow", 4096, clock, named("6.12"), linked=True), []
 
 
-def send(clock: Clock, disk: FallibleDisk, ended: list[tuple[int, int, int]], sector: int,
-         sectors: int = 8, flags: int = 0) -> None:
+def send(
+    clock: Clock,
+    disk: FallibleDisk,
+    ended: list[tuple[int, int, int]],
+    sector: int,
+    sectors: int = 8,
+    flags: int = 0,
+) -> None:
     def end(bio: Bio) -> None:
         ended.append((sector, bio.error, clock.now))
 
@@ -294,7 +349,11 @@ def test_a_disk_that_died_hears_nothing_until_it_is_healed() -> None:
     send(clock, disk, ended, 24, flags=PREFLUSH)
     clock.run_until_idle()
     assert [(sector, error) for sector, error, _ in ended] == [
-        (0, 0), (8, errno.EIO), (16, errno.EIO), (24, errno.EIO)]
+        (0, 0),
+        (8, errno.EIO),
+        (16, errno.EIO),
+        (24, errno.EIO),
+    ]
     assert disk.take_requests() == ("write 0+8", "write 8+8 lost")
     disk.heal()
     send(clock, disk, ended, 8)
@@ -305,5 +364,6 @@ def test_a_disk_that_died_hears_nothing_until_it_is_healed() -> None:
 
 def test_a_fault_that_needs_a_link_is_refused_without_one() -> None:
     with pytest.raises(BadScenario, match="has no link"):
-        run(Disk(name="cow", sectors=8, can_fail=True),
-            Fault(device="cow", op="read", how="stalls"))
+        run(
+            Disk(name="cow", sectors=8, can_fail=True), Fault(device="cow", op="read", how="stalls")
+        )

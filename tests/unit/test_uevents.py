@@ -5,13 +5,19 @@ import pytest
 from harness.errors import WitnessesDisagree
 from harness.kernel.uevents import Retold, Witnesses, parse
 
-CHANGE = (b"change@/devices/virtual/block/dm-3\0ACTION=change\0DEVPATH=/devices/virtual/block/dm-3"
-          b"\0SUBSYSTEM=block\0DM_NAME=snap\0DM_COOKIE=\0SEQNUM=1234\0")
+CHANGE = (
+    b"change@/devices/virtual/block/dm-3\0ACTION=change\0DEVPATH=/devices/virtual/block/dm-3"
+    b"\0SUBSYSTEM=block\0DM_NAME=snap\0DM_COOKIE=\0SEQNUM=1234\0"
+)
 
 
 def event(number, device="dm-3", name="snap", action="change"):
-    return action, {"SUBSYSTEM": "block", "DEVPATH": f"/devices/virtual/block/{device}",
-                    "DM_NAME": name, "SEQNUM": str(number)}
+    return action, {
+        "SUBSYSTEM": "block",
+        "DEVPATH": f"/devices/virtual/block/{device}",
+        "DM_NAME": name,
+        "SEQNUM": str(number),
+    }
 
 
 class Source:
@@ -40,9 +46,16 @@ def test_a_message_of_the_kernel():
     assert properties["SEQNUM"] == "1234"
 
 
-@pytest.mark.parametrize("message", [
-    b"", b"libudev\0\xfe\xed\xca\xfe", b"change@/devices/virtual/block/dm-3\0",
-    CHANGE.replace(b"ACTION=change", b"ACTION=add"), CHANGE.replace(b"change@/", b"change@/x")])
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"",
+        b"libudev\0\xfe\xed\xca\xfe",
+        b"change@/devices/virtual/block/dm-3\0",
+        CHANGE.replace(b"ACTION=change", b"ACTION=add"),
+        CHANGE.replace(b"change@/", b"change@/x"),
+    ],
+)
 def test_what_is_no_message_of_the_kernel(message):
     assert parse(message) is None
 
@@ -59,10 +72,19 @@ def test_what_comes_between_the_two_is_waited_for():
     assert late.drain() == [event(1), event(2)]
 
 
-@pytest.mark.parametrize("theirs", [
-    [], [event(1)], [event(2), event(1)], [event(1), event(2), event(3)],
-    [event(1), event(2, name="org")], [event(1), event(2, "dm-4")],
-    [event(1), event(2, action="add")], [event(1), event(4)]])
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        [],
+        [event(1)],
+        [event(2), event(1)],
+        [event(1), event(2), event(3)],
+        [event(1), event(2, name="org")],
+        [event(1), event(2, "dm-4")],
+        [event(1), event(2, action="add")],
+        [event(1), event(4)],
+    ],
+)
 def test_witnesses_that_disagree_name_both_lists(theirs):
     with pytest.raises(WitnessesDisagree) as caught:
         Witnesses(Source([event(1), event(2)]), Source(theirs)).drain()
@@ -78,8 +100,9 @@ class Udevd:
     def __init__(self, kernel, udevd, settled=(), before=0):
         self.settled, self.last, self.waits = list(settled), before, 0
         self.udevd = Source(*udevd)
-        self.retold = Retold(Witnesses(Source(*kernel), Source(*kernel)), self.udevd, self.settle,
-                             lambda: self.last)
+        self.retold = Retold(
+            Witnesses(Source(*kernel), Source(*kernel)), self.udevd, self.settle, lambda: self.last
+        )
 
     def settle(self):
         self.waits += 1
@@ -110,16 +133,22 @@ def test_what_came_before_all_listened_counts_for_nobody():
     assert Udevd([[event(8)], [event(9)]], [[event(7)], [event(9)]], before=8).scenario()
 
 
-@pytest.mark.parametrize(("udevd", "said"), [
-    ([event(1)], "udevd did not tell [change dm-3 snap 2]"),
-    ([], "udevd did not tell [change dm-3 snap 1, change dm-3 snap 2]"),
-    ([event(1), event(1), event(2)], f"told [change dm-3 snap 1]; {DUE} [change dm-3 snap 2]"),
-    ([event(1), event(2), event(2)], f"told [change dm-3 snap 2]; {DUE} []"),
-    ([event(2), event(1)],
-     f"told [change dm-3 snap 2]; {DUE} [change dm-3 snap 1, change dm-3 snap 2]"),
-    ([event(1, name="org"), event(2)], "told [change dm-3 org 1]"),
-    ([event(1, action="add"), event(2)], "told [add dm-3 snap 1]"),
-    ([event(1), event(2), event(3, "dm-4")], "told [change dm-4 snap 3]")])
+@pytest.mark.parametrize(
+    ("udevd", "said"),
+    [
+        ([event(1)], "udevd did not tell [change dm-3 snap 2]"),
+        ([], "udevd did not tell [change dm-3 snap 1, change dm-3 snap 2]"),
+        ([event(1), event(1), event(2)], f"told [change dm-3 snap 1]; {DUE} [change dm-3 snap 2]"),
+        ([event(1), event(2), event(2)], f"told [change dm-3 snap 2]; {DUE} []"),
+        (
+            [event(2), event(1)],
+            f"told [change dm-3 snap 2]; {DUE} [change dm-3 snap 1, change dm-3 snap 2]",
+        ),
+        ([event(1, name="org"), event(2)], "told [change dm-3 org 1]"),
+        ([event(1, action="add"), event(2)], "told [add dm-3 snap 1]"),
+        ([event(1), event(2), event(3, "dm-4")], "told [change dm-4 snap 3]"),
+    ],
+)
 @pytest.mark.parametrize("when", ["drained", "settled"])
 def test_what_udevd_tells_otherwise_is_named(udevd, said, when):
     kernel = [[event(1), event(2)]]
@@ -142,8 +171,11 @@ def test_udevd_finds_names_that_the_kernel_leaves_out():
     Udevd([[NAMELESS]], [[event(1, name="kept")]]).scenario(names=names)
     Udevd([[NAMELESS]], [[NAMELESS]]).scenario(names=names)
     Udevd([[NAMELESS]], [[event(1, name="org")]]).scenario()
-    with pytest.raises(WitnessesDisagree, match=r"udevd told \[change dm-3 org 1\]; dm-3 was "
-                                                "called kept, snap"):
+    with pytest.raises(
+        WitnessesDisagree,
+        match=r"udevd told \[change dm-3 org 1\]; dm-3 was "
+        "called kept, snap",
+    ):
         Udevd([[NAMELESS]], [[event(1, name="org")]]).scenario(names=names)
 
 

@@ -13,8 +13,12 @@ from harness.guest.uml import UmlGuest, memory_dir
 
 @pytest.fixture
 def guest(tmp_path):
-    return UmlGuest(Kernel("k", tmp_path / "linux", tmp_path / "modules"),
-                    python=Path(sys.executable), argv=["-m", "an agent"], memory_mib=256)
+    return UmlGuest(
+        Kernel("k", tmp_path / "linux", tmp_path / "modules"),
+        python=Path(sys.executable),
+        argv=["-m", "an agent"],
+        memory_mib=256,
+    )
 
 
 def test_memory_goes_where_there_is_room(tmp_path):

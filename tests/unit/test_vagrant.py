@@ -65,10 +65,17 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     program(tmp_path / "bin/vagrant", VAGRANT)
     program(tmp_path / "bin/ssh", SSH)
     program(tmp_path / "bin/rsync", "#!/bin/sh\n")
-    program(tmp_path / "machine/vm/agent-over-ssh", (ROOT / "vm/agent-over-ssh").read_text()
-            .replace("/run/dmsnap.", f"{tmp_path}/run.").replace("TMPDIR=/dev/shm", "X=1"))
-    program(tmp_path / "machine/.venv/bin/python",
-            PYTHON.format(python=sys.executable, guest=SEEING_GUEST))
+    program(
+        tmp_path / "machine/vm/agent-over-ssh",
+        (ROOT / "vm/agent-over-ssh")
+        .read_text()
+        .replace("/run/dmsnap.", f"{tmp_path}/run.")
+        .replace("TMPDIR=/dev/shm", "X=1"),
+    )
+    program(
+        tmp_path / "machine/.venv/bin/python",
+        PYTHON.format(python=sys.executable, guest=SEEING_GUEST),
+    )
     (tmp_path / "Vagrantfile").touch()
     (tmp_path / ".vagrant").mkdir()
     (tmp_path / "state").write_text("not_created\n")
@@ -76,8 +83,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
     # What the guest's process gets of the environment is only what it needs.
-    monkeypatch.setattr("harness.guest.vagrant.environment", lambda: {
-        name: os.environ[name] for name in ("PATH", "HERE", "PYTHONPATH")})
+    monkeypatch.setattr(
+        "harness.guest.vagrant.environment",
+        lambda: {name: os.environ[name] for name in ("PATH", "HERE", "PYTHONPATH")},
+    )
     return tmp_path
 
 
@@ -89,13 +98,19 @@ def test_a_machine_that_is_down_is_brought_up(here: Path) -> None:
     told: list[str] = []
     machine = Machine(here, told.append)
     machine.up()
-    assert said(here) == ["status --machine-readable", "up --no-tty --provision",
-                          "ssh-config dmsnap"]
+    assert said(here) == [
+        "status --machine-readable",
+        "up --no-tty --provision",
+        "ssh-config dmsnap",
+    ]
     assert machine.release == "6.1.0-fake"
     assert "takes minutes" in told[0]
     kernel = VagrantGuest(machine).kernel()
     assert (kernel.name, kernel.guest, str(kernel.modules)) == (
-        "vagrant", catalogue.VAGRANT, "/lib/modules/6.1.0-fake")
+        "vagrant",
+        catalogue.VAGRANT,
+        "/lib/modules/6.1.0-fake",
+    )
 
 
 def test_a_machine_that_is_up_gets_todays_code(here: Path) -> None:
@@ -106,8 +121,11 @@ def test_a_machine_that_is_up_gets_todays_code(here: Path) -> None:
 
 def test_a_machine_that_does_not_come_up_says_why(here: Path) -> None:
     (here / "broken").touch()
-    with pytest.raises(ProvisioningError, match=r"vagrant up --no-tty --provision failed in .*"
-                                                r"\nno provider"):
+    with pytest.raises(
+        ProvisioningError,
+        match=r"vagrant up --no-tty --provision failed in .*"
+        r"\nno provider",
+    ):
         Machine(here).up()
 
 
@@ -138,16 +156,28 @@ def plan(here: Path, *names: str) -> Plan:
     traces: list[Trace] = []
     for name in names:
         trace = bring_up.trace(7)
-        traces.append(msgspec.structs.replace(trace, header=msgspec.structs.replace(
-            trace.header, scenario=name)))
-    return Plan(traces=tuple(traces), kernels=(guest.kernel(),), launchers={"vagrant": guest},
-                directory=here / "guests", step_limit_s=20.0, boot_limit_s=20.0)
+        traces.append(
+            msgspec.structs.replace(
+                trace, header=msgspec.structs.replace(trace.header, scenario=name)
+            )
+        )
+    return Plan(
+        traces=tuple(traces),
+        kernels=(guest.kernel(),),
+        launchers={"vagrant": guest},
+        directory=here / "guests",
+        step_limit_s=20.0,
+        boot_limit_s=20.0,
+    )
 
 
 def test_a_run_in_the_machine(here: Path) -> None:
     report = execute(plan(here, "ok-1", "wrong-1", "ok-2"), Reporters([]))
     assert [(result.kernel, result.verdict) for result in report.results] == [
-        ("vagrant", Verdict.SAME), ("vagrant", Verdict.DIVERGED), ("vagrant", Verdict.SAME)]
+        ("vagrant", Verdict.SAME),
+        ("vagrant", Verdict.DIVERGED),
+        ("vagrant", Verdict.SAME),
+    ]
     assert list(here.glob("run.*")) == [], "nothing is left in the machine"
     assert "halt --force" not in said(here)
 
@@ -155,7 +185,10 @@ def test_a_run_in_the_machine(here: Path) -> None:
 def test_a_lost_guest_costs_a_boot_and_no_scenario_but_its_own(here: Path) -> None:
     report = execute(plan(here, "ok-1", "exit-1", "ok-2"), Reporters([]))
     assert [result.verdict for result in report.results] == [
-        Verdict.SAME, Verdict.LOST, Verdict.SAME]
+        Verdict.SAME,
+        Verdict.LOST,
+        Verdict.SAME,
+    ]
     assert report.results[1].attempts == 2
     assert "console of exit-1" in report.results[1].console
     assert said(here).count("halt --force") == 2
@@ -180,12 +213,15 @@ def test_slowness_is_measured(here: Path) -> None:
     assert 1.0 <= VagrantGuest(machine).slowness < 20.0
 
 
-@pytest.mark.parametrize(("records", "again"), [
-    ((Done(),), False),
-    ((Begin("x", 1), End("x"), Done()), False),
-    ((Begin("x", 1), End("x", ("ghost",)), Done()), True),
-    ((Begin("x", 1),), True),
-])
+@pytest.mark.parametrize(
+    ("records", "again"),
+    [
+        ((Done(),), False),
+        ((Begin("x", 1), End("x"), Done()), False),
+        ((Begin("x", 1), End("x", ("ghost",)), Done()), True),
+        ((Begin("x", 1),), True),
+    ],
+)
 def test_what_costs_a_boot(here: Path, records: tuple, again: bool) -> None:
     machine = Machine(here)
     machine.up()

@@ -12,11 +12,21 @@ from harness.twin.profile import Profile
 
 PAGE = Path(__file__).parents[2] / "docs" / "ARCHITECTURE.md"
 WORLD: tuple[AnyStep, ...] = (
-    Disk(name="base", sectors=256), Disk(name="cow", sectors=256),
-    *(step for name, kind, args in (("org", "snapshot-origin", "{base}"),
-                                    ("snap", "snapshot", "{base} {cow} P 8"))
-      for step in (Create(name=name),
-                   Load(name=name, table=(TargetLine(0, 256, kind, args),)), Resume(name=name))))
+    Disk(name="base", sectors=256),
+    Disk(name="cow", sectors=256),
+    *(
+        step
+        for name, kind, args in (
+            ("org", "snapshot-origin", "{base}"),
+            ("snap", "snapshot", "{base} {cow} P 8"),
+        )
+        for step in (
+            Create(name=name),
+            Load(name=name, table=(TargetLine(0, 256, kind, args),)),
+            Resume(name=name),
+        )
+    ),
+)
 
 
 def walk() -> list[str]:

@@ -59,7 +59,8 @@ def told(life: Lived, change: Callable[[bytearray], None]) -> set[str]:
 
 def put(offset: int, value: int) -> Callable[[bytearray], None]:
     def change(data: bytearray) -> None:
-        data[offset:offset + 8] = value.to_bytes(8, "little")
+        data[offset : offset + 8] = value.to_bytes(8, "little")
+
     return change
 
 
@@ -68,18 +69,25 @@ def test_a_snapshot_that_the_store_bears_out(life: Lived) -> None:
     assert told(life, lambda _: None) == set()
 
 
-@pytest.mark.parametrize(("offset", "value", "rules"), [
-    pytest.param(0, 0x0000000100000001, {witness.LOAD_RULE}, id="magic"),
-    pytest.param(4, 0x0000000100000000, {witness.NUMBERS_RULE}, id="invalid on the disk alone"),
-    pytest.param(CHUNK_BYTES, 7, {witness.EXPLAINS_RULE}, id="another chunk"),
-    pytest.param(CHUNK_BYTES + 8, 3, {witness.SOUND_RULE}, id="one chunk for two"),
-    pytest.param(CHUNK_BYTES + 8, 1, {witness.SOUND_RULE}, id="data in the metadata"),
-    pytest.param(CHUNK_BYTES + 32, 100, {witness.SOUND_RULE}, id="beyond the origin"),
-    pytest.param(CHUNK_BYTES + 40, 9, {witness.NUMBERS_RULE, witness.EXPLAINS_RULE},
-                 id="more than was handed out"),
-    pytest.param(CHUNK_BYTES + 40, 0, {witness.EXPLAINS_RULE}, id="one exception less"),
-    pytest.param(2 * CHUNK_BYTES + 512, 7, {witness.EXPLAINS_RULE}, id="data"),
-])
+@pytest.mark.parametrize(
+    ("offset", "value", "rules"),
+    [
+        pytest.param(0, 0x0000000100000001, {witness.LOAD_RULE}, id="magic"),
+        pytest.param(4, 0x0000000100000000, {witness.NUMBERS_RULE}, id="invalid on the disk alone"),
+        pytest.param(CHUNK_BYTES, 7, {witness.EXPLAINS_RULE}, id="another chunk"),
+        pytest.param(CHUNK_BYTES + 8, 3, {witness.SOUND_RULE}, id="one chunk for two"),
+        pytest.param(CHUNK_BYTES + 8, 1, {witness.SOUND_RULE}, id="data in the metadata"),
+        pytest.param(CHUNK_BYTES + 32, 100, {witness.SOUND_RULE}, id="beyond the origin"),
+        pytest.param(
+            CHUNK_BYTES + 40,
+            9,
+            {witness.NUMBERS_RULE, witness.EXPLAINS_RULE},
+            id="more than was handed out",
+        ),
+        pytest.param(CHUNK_BYTES + 40, 0, {witness.EXPLAINS_RULE}, id="one exception less"),
+        pytest.param(2 * CHUNK_BYTES + 512, 7, {witness.EXPLAINS_RULE}, id="data"),
+    ],
+)
 def test_a_store_that_lies(life: Lived, offset: int, value: int, rules: set[str]) -> None:
     assert told(life, put(offset, value)) == rules
 
@@ -103,7 +111,7 @@ def test_the_kernel_says_another_number(life: Lived) -> None:
     assert state.status == "0 100 snapshot 40/128 16"
     for status in ("0 100 snapshot 39/128 16", "0 100 snapshot 40/128 24"):
         wrong = structs.replace(seen[at], state={"snap": structs.replace(state, status=status)})
-        found = witness.check(trace, [*seen[:at], wrong, *seen[at + 1:]])
+        found = witness.check(trace, [*seen[:at], wrong, *seen[at + 1 :]])
         assert [broken.rule for broken in found] == [witness.NUMBERS_RULE]
 
 
@@ -111,12 +119,15 @@ def bad(**fields: int) -> bytes:
     return build(CHUNK, [(1, 2)], header=DiskHeader(**({"chunk_sectors": CHUNK} | fields)))
 
 
-@pytest.mark.parametrize(("content", "errno"), [
-    pytest.param(bad(magic=5), "ENXIO", id="magic"),
-    pytest.param(bad(version=2), "EINVAL", id="version"),
-    pytest.param(bad(chunk_sectors=7), "EINVAL", id="chunk size"),
-    pytest.param(bad(chunk_sectors=256), "EIO", id="no area on the disk"),
-])
+@pytest.mark.parametrize(
+    ("content", "errno"),
+    [
+        pytest.param(bad(magic=5), "ENXIO", id="magic"),
+        pytest.param(bad(version=2), "EINVAL", id="version"),
+        pytest.param(bad(chunk_sectors=7), "EINVAL", id="chunk size"),
+        pytest.param(bad(chunk_sectors=256), "EIO", id="no area on the disk"),
+    ],
+)
 def test_what_is_refused_cannot_be_read(content: bytes, errno: str) -> None:
     """Both ways: a refusal of a good store is a lie, and so is another errno."""
     trace, seen = lived(snapshot(content))
@@ -124,10 +135,13 @@ def test_what_is_refused_cannot_be_read(content: bytes, errno: str) -> None:
     at = next(i for i, step in enumerate(trace.steps) if isinstance(step, do.Load))
     assert seen[at].error == errno
     other = structs.replace(seen[at], error="ENOENT")
-    assert [broken.rule for broken in witness.check(trace, [*seen[:at], other, *seen[at + 1:]])] \
-        == [witness.LOAD_RULE]
-    good = structs.replace(seen[-1], image=seen[-1].image | {
-        "cow": pattern.encode(1, build(CHUNK, [(1, 2)], sectors=128))})
+    assert [
+        broken.rule for broken in witness.check(trace, [*seen[:at], other, *seen[at + 1 :]])
+    ] == [witness.LOAD_RULE]
+    good = structs.replace(
+        seen[-1],
+        image=seen[-1].image | {"cow": pattern.encode(1, build(CHUNK, [(1, 2)], sectors=128))},
+    )
     said = {broken.rule for broken in witness.check(trace, [*seen[:-1], good])}
     # A disk may have been unreadable at the moment of an EIO.
     assert said == (set() if errno == "EIO" else {witness.LOAD_RULE})
@@ -156,8 +170,7 @@ def test_what_the_snapshot_cannot_read_is_not_asked(life: Lived) -> None:
     trace, seen = life
     shown = seen[-1].content["snap"]
     assert pattern.sectors_of(shown) == 100
-    last = structs.replace(seen[-1], content=seen[-1].content | {
-        "snap": (Unreadable("EIO", 100),)})
+    last = structs.replace(seen[-1], content=seen[-1].content | {"snap": (Unreadable("EIO", 100),)})
     assert witness.check(trace, [*seen[:-1], last]) == ()
 
 

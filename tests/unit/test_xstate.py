@@ -35,9 +35,13 @@ LONG = ctypes.c_long
 HOST = ctypes.CFUNCTYPE(LONG, *[LONG] * 6, use_errno=True)
 COMPILERS = [name for name in ("cc", "tcc", "clang") if shutil.which(name)]
 
-pytestmark = pytest.mark.skipif(not COMPILERS, reason=(
-    "no C compiler is installed (the kernel tests play the same host with the one that is "
-    "fetched); type: sudo apt-get install -y tcc"))
+pytestmark = pytest.mark.skipif(
+    not COMPILERS,
+    reason=(
+        "no C compiler is installed (the kernel tests play the same host with the one that is "
+        "fetched); type: sudo apt-get install -y tcc"
+    ),
+)
 
 
 class Vector(ctypes.Structure):
@@ -114,8 +118,19 @@ class Host:
 def library(request, tmp_path_factory):
     place = tmp_path_factory.mktemp(request.param)
     (place / "played.c").write_text(PLAYED)
-    subprocess.run([request.param, *xstate._FLAGS, "-Dsyscall=played", "-o", place / "lib.so",
-                    vm_file(xstate.SOURCE), place / "played.c"], check=True, timeout=60)
+    subprocess.run(
+        [
+            request.param,
+            *xstate._FLAGS,
+            "-Dsyscall=played",
+            "-o",
+            place / "lib.so",
+            vm_file(xstate.SOURCE),
+            place / "played.c",
+        ],
+        check=True,
+        timeout=60,
+    )
     found = ctypes.CDLL(str(place / "lib.so"), use_errno=True)
     found.ptrace.restype = LONG
     found.ptrace.argtypes = [ctypes.c_int, ctypes.c_int, LONG, LONG]
@@ -129,8 +144,7 @@ def play(library):
     def play(size):
         host = Host(size)
         kept.append(HOST(host.call))
-        ctypes.c_void_p.in_dll(library, "host").value = ctypes.cast(
-            kept[-1], ctypes.c_void_p).value
+        ctypes.c_void_p.in_dll(library, "host").value = ctypes.cast(kept[-1], ctypes.c_void_p).value
         return host
 
     return play
@@ -148,13 +162,14 @@ def ptrace(library):
 @pytest.fixture
 def move(ptrace):
     """Get or set XSTATE through a buffer; the answer, errno, iov_len and the buffer."""
+
     def move(request, content):
         # A guard behind it, which nobody may touch.
         buffer = ctypes.create_string_buffer(bytes(content) + b"guard", len(content) + 5)
         vector = Vector(ctypes.addressof(buffer), len(content))
         answer = ptrace(request, XSTATE, ctypes.addressof(vector))
-        assert buffer.raw[len(content):] == b"guard"
-        return (*answer, vector.length, buffer.raw[:len(content)])
+        assert buffer.raw[len(content) :] == b"guard"
+        return (*answer, vector.length, buffer.raw[: len(content)])
 
     return move
 
@@ -270,6 +285,7 @@ def test_everything_else_is_the_system_call(play, ptrace):
 @pytest.fixture
 def built(tmp_path):
     """Compile, without a network; what came."""
+
     def built():
         return xstate.compiled(vm_file(xstate.SOURCE), tmp_path / "made/it.so", lambda _line: None)
 
@@ -296,7 +312,10 @@ def test_a_compiler_that_fails_is_passed_over_and_all_are_named(built, tmp_path,
         (tmp_path / "bin" / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:/bin")
     monkeypatch.setattr(xstate, "_fetched_tcc", lambda *_rest: [str(tmp_path / "bin/tcc")])
-    with pytest.raises(ProvisioningError, match=r"cc: no linker; tcc: no linker; tcc: no linker.*"
-                       "apt-get install -y tcc"):
+    with pytest.raises(
+        ProvisioningError,
+        match=r"cc: no linker; tcc: no linker; tcc: no linker.*"
+        "apt-get install -y tcc",
+    ):
         built()
     assert not (tmp_path / "made").exists()

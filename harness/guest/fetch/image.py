@@ -25,8 +25,9 @@ _PARTS: Final = r"linux-(?:binary|modules)-\d\S*"
 """What carries a kernel since Debian 14; before, the package of the kernel is all of it."""
 
 
-def fetch_image(*, suite: str, package: str, into: Path, work: Path, progress: Progress,
-                unless: str = "") -> Fetched | None:
+def fetch_image(
+    *, suite: str, package: str, into: Path, work: Path, progress: Progress, unless: str = ""
+) -> Fetched | None:
     """Fetch and lay out a kernel: ``linux`` and ``modules/RELEASE``.
 
     Args:
@@ -52,7 +53,8 @@ def fetch_image(*, suite: str, package: str, into: Path, work: Path, progress: P
         raise ProvisioningError(
             f"{package} of suite {suite} names no kernel for this machine; kernels for QEMU exist "
             "for amd64, elsewhere take a User-mode Linux or one of your own (--kernel PATH "
-            "--modules DIR)")
+            "--modules DIR)"
+        )
     if unless and apt.offer(real[0]).sha256 == unless:
         return None
     tree = work / "kernel-tree"
@@ -63,16 +65,25 @@ def fetch_image(*, suite: str, package: str, into: Path, work: Path, progress: P
     images = sorted([*tree.glob("boot/vmlinuz-*"), *tree.glob("usr/lib/modules/*/vmlinuz")])
     releases = sorted([*tree.glob("lib/modules/*/"), *tree.glob("usr/lib/modules/*/")])
     if len(images) != 1 or len(releases) != 1:
-        raise ProvisioningError(f"{real[0]} is not laid out as a kernel (one vmlinuz and one "
-                                "directory of modules); this dmsnap is too old for it")
+        raise ProvisioningError(
+            f"{real[0]} is not laid out as a kernel (one vmlinuz and one "
+            "directory of modules); this dmsnap is too old for it"
+        )
     release = releases[0]
     if next(release.rglob(f"{MODULE}*"), None) is None:
-        raise ProvisioningError(f"{real[0]} holds no {MODULE}; take another kernel of the "
-                                "catalogue")
+        raise ProvisioningError(
+            f"{real[0]} holds no {MODULE}; take another kernel of the catalogue"
+        )
     images[0].rename(into / "linux")
     keep_modules(release, into / "modules" / release.name)
-    return Fetched(version=deb_version(debs[0]), release=release.name, sha256=sha256_of(debs[0]),
-                   libc_version=None, expired=apt.expired, packages=tuple(apt.packages))
+    return Fetched(
+        version=deb_version(debs[0]),
+        release=release.name,
+        sha256=sha256_of(debs[0]),
+        libc_version=None,
+        expired=apt.expired,
+        packages=tuple(apt.packages),
+    )
 
 
 def keep_modules(source: Path, target: Path) -> None:

@@ -41,8 +41,11 @@ class Modules:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._files = {_key(path): path for path in sorted(directory.rglob("*.ko*"))
-                       if path.name.endswith((".ko", ".ko.xz", ".ko.zst", ".ko.gz"))}
+        self._files = {
+            _key(path): path
+            for path in sorted(directory.rglob("*.ko*"))
+            if path.name.endswith((".ko", ".ko.xz", ".ko.zst", ".ko.gz"))
+        }
 
     def path(self, name: str) -> Path | None:
         """The file of a module; None if it has none, being built in or not there at all."""
@@ -97,17 +100,26 @@ def decompressed(path: Path) -> bytes:
                 return _unzstd(path)
         return data
     except (OSError, lzma.LZMAError, EOFError, subprocess.SubprocessError) as fault:
-        raise ProvisioningError(f"module {path} cannot be read ({fault}); give a directory with "
-                                "whole modules (--modules)") from fault
+        raise ProvisioningError(
+            f"module {path} cannot be read ({fault}); give a directory with "
+            "whole modules (--modules)"
+        ) from fault
 
 
 def _unzstd(path: Path) -> bytes:
     zstd = shutil.which("zstd")
     if zstd is None:
-        raise ProvisioningError(f"{path.name} is compressed with zstd, which is missing on this "
-                                "machine; type: sudo apt-get install -y zstd")
-    return subprocess.run([zstd, "-dcq", str(path)], stdin=subprocess.DEVNULL,
-                          capture_output=True, timeout=_DECOMPRESS_LIMIT_S, check=True).stdout
+        raise ProvisioningError(
+            f"{path.name} is compressed with zstd, which is missing on this "
+            "machine; type: sudo apt-get install -y zstd"
+        )
+    return subprocess.run(
+        [zstd, "-dcq", str(path)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=_DECOMPRESS_LIMIT_S,
+        check=True,
+    ).stdout
 
 
 # -- the archive ------------------------------------------------------------------------------
@@ -120,6 +132,7 @@ def cpio(entries: Iterable[tuple[str, int, bytes]]) -> bytes:
         entries: path without a leading slash, mode with its file type, contents; a directory
             comes before what is in it.
     """
+
     def part(data: bytes) -> bytes:
         return data + bytes(-len(data) % 4)
 
@@ -168,8 +181,11 @@ def early(modules: Modules) -> list[tuple[str, Path]]:
     own = {name.replace("-", "_") for name in SUBJECT}
     names = modules.order(TRANSPORT)
     names += [name for name in modules.order(SUBJECT) if name not in own and name not in names]
-    return [(f"{index:02}-{name}.ko", path) for index, name in enumerate(names)
-            if (path := modules.path(name)) is not None]
+    return [
+        (f"{index:02}-{name}.ko", path)
+        for index, name in enumerate(names)
+        if (path := modules.path(name)) is not None
+    ]
 
 
 def busybox() -> Path:
@@ -182,9 +198,11 @@ def busybox() -> Path:
         # The interpreter of a dynamic program stands in its first pages.
         head = BUSYBOX.read_bytes()[:4096]
     except OSError:
-        raise ProvisioningError("busybox is missing on this machine, a QEMU guest starts with "
-                                f"it; type: {INSTALL}") from None
+        raise ProvisioningError(
+            f"busybox is missing on this machine, a QEMU guest starts with it; type: {INSTALL}"
+        ) from None
     if _ELF_INTERPRETER in head:
-        raise ProvisioningError(f"{BUSYBOX} needs libraries, a QEMU guest has none when it "
-                                f"starts; type: {INSTALL}")
+        raise ProvisioningError(
+            f"{BUSYBOX} needs libraries, a QEMU guest has none when it starts; type: {INSTALL}"
+        )
     return BUSYBOX

@@ -58,8 +58,7 @@ def main(command: list[str]) -> int:
 
     try:
         # One thread, so running Python between fork and exec is safe.
-        started = subprocess.Popen(command, stdin=subprocess.DEVNULL,
-                                   preexec_fn=in_child)  # noqa: PLW1509
+        started = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=in_child)  # noqa: PLW1509
     except OSError as fault:
         print(f"cannot start {command[0]}: {fault.strerror}")
         return NOT_STARTED

@@ -37,8 +37,10 @@ from harness.guest.fetch.apt import (
     unpack,
 )
 
-_FLAGS: Final = ("-fno-inline -fno-inline-small-functions -fno-inline-functions-called-once "
-                 "-fno-partial-inlining -fno-ipa-sra -fno-ipa-cp -fno-ipa-icf")
+_FLAGS: Final = (
+    "-fno-inline -fno-inline-small-functions -fno-inline-functions-called-once "
+    "-fno-partial-inlining -fno-ipa-sra -fno-ipa-cp -fno-ipa-icf"
+)
 """No inlining, nor anything else that changes a function's name or merges two of them."""
 _KBUILD: Final = """\
 obj-m += dm-snapshot.o
@@ -46,8 +48,10 @@ dm-snapshot-y := dm-snap.o dm-exception-store.o dm-snap-transient.o dm-snap-pers
 obj-m += dm-dust.o
 """
 _DUST: Final = "dm-dust.ko"
-_NO_SOURCE: Final = ("the source of {} is not known: coverage takes a kernel of the catalogue "
-                     "whose guest is qemu, such as --kernel deb-6.1")
+_NO_SOURCE: Final = (
+    "the source of {} is not known: coverage takes a kernel of the catalogue "
+    "whose guest is qemu, such as --kernel deb-6.1"
+)
 _ROOM_BYTES: Final = 1 << 30
 """Packages of headers and source, all that is in the first, and drivers/md of the second."""
 _LIMIT_S: Final = 900.0
@@ -79,11 +83,15 @@ def check(entry: Entry) -> None:
     kernel = find(entry.name)
     if kernel is None or not _built(kernel):
         require("make", "sudo apt-get install -y make")
-        if not any(re.fullmatch(r"gcc(-\d+)?", path.name)
-                   for place in os.environ.get("PATH", os.defpath).split(os.pathsep)
-                   for path in Path(place or ".").glob("gcc*")):
-            raise ProvisioningError("a module is to be built and there is no compiler on this "
-                                    "machine; type: sudo apt-get install -y gcc make")
+        if not any(
+            re.fullmatch(r"gcc(-\d+)?", path.name)
+            for place in os.environ.get("PATH", os.defpath).split(os.pathsep)
+            for path in Path(place or ".").glob("gcc*")
+        ):
+            raise ProvisioningError(
+                "a module is to be built and there is no compiler on this "
+                "machine; type: sudo apt-get install -y gcc make"
+            )
         check_free(cache_dir(), _ROOM_BYTES, f"the module of {entry.name}")
 
 
@@ -119,8 +127,7 @@ def build(kernel: Kernel, progress: Progress) -> Build:
 
 def _place(kernel: Kernel) -> Path:
     assert kernel.record is not None, "kernels of the catalogue have one"
-    return (cache_dir().parent / "noinline" / kernel.name / kernel.record.version
-            / kernel.release)
+    return cache_dir().parent / "noinline" / kernel.name / kernel.record.version / kernel.release
 
 
 def _built(kernel: Kernel) -> bool:
@@ -149,7 +156,8 @@ def _make(kernel: Kernel, work: Path, progress: Progress) -> tuple[Path, list[Pa
         if package == headers and deb_version(deb) != kernel.record.version:
             raise ProvisioningError(
                 f"{kernel.record.suite} has moved on to {deb_version(deb)}, {kernel.name} is "
-                f"{kernel.record.version}; type: dmsnap kernels fetch --refresh {kernel.name}")
+                f"{kernel.record.version}; type: dmsnap kernels fetch --refresh {kernel.name}"
+            )
         unpack(deb, tree)
         # The headers come first and are small; they say which compiler it takes.
         compiler = compiler or _compiler(tree / "usr/src" / headers)
@@ -164,8 +172,17 @@ def _make(kernel: Kernel, work: Path, progress: Progress) -> tuple[Path, list[Pa
     place = work / folder / "drivers/md"
     (place / "Makefile").unlink()
     (place / "Kbuild").write_text(_KBUILD)
-    _run(["make", "-C", str(sources / headers), f"M={place}", f"CC={compiler}",
-          f"KCFLAGS={_FLAGS}", "modules"])
+    _run(
+        [
+            "make",
+            "-C",
+            str(sources / headers),
+            f"M={place}",
+            f"CC={compiler}",
+            f"KCFLAGS={_FLAGS}",
+            "modules",
+        ]
+    )
     return place, apt.packages
 
 
@@ -182,5 +199,7 @@ def _compiler(headers: Path) -> str:
 def _run(argv: list[str]) -> None:
     status, output = run(argv, limit_s=_LIMIT_S)
     if status:
-        raise ProvisioningError(f"`{argv[0]}` fails while the module is built: "
-                                f"{' / '.join(output.strip().splitlines()[-5:])}")
+        raise ProvisioningError(
+            f"`{argv[0]}` fails while the module is built: "
+            f"{' / '.join(output.strip().splitlines()[-5:])}"
+        )

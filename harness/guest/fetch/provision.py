@@ -27,8 +27,7 @@ from harness.guest.catalogue import (
 from harness.guest.lock import locked
 
 
-def fetch(name: str, *, progress: Progress = lambda _line: None,
-          refresh: bool = False) -> Kernel:
+def fetch(name: str, *, progress: Progress = lambda _line: None, refresh: bool = False) -> Kernel:
     """Bring a kernel of the catalogue into the cache; nothing is done where it is there.
 
     Args:
@@ -66,11 +65,14 @@ def _fetched(entry: Entry, progress: Progress, refresh: bool) -> Kernel:
     except OSError as fault:
         raise ProvisioningError(
             f"cannot write into the cache {parent}: {fault.strerror}; free space or correct its "
-            "permissions, or set XDG_CACHE_HOME to another directory") from fault
+            "permissions, or set XDG_CACHE_HOME to another directory"
+        ) from fault
     kernel = _load(entry)
     if kernel is None:
-        raise ProvisioningError(f"kernel {name} vanished from {parent} as soon as it was there; "
-                                "something else cleans that directory, set XDG_CACHE_HOME")
+        raise ProvisioningError(
+            f"kernel {name} vanished from {parent} as soon as it was there; "
+            "something else cleans that directory, set XDG_CACHE_HOME"
+        )
     return kernel
 
 
@@ -95,20 +97,42 @@ def _fetch_locked(entry: Entry, parent: Path, progress: Progress) -> None:
                 trust.verify(cached)
                 unless = cached.record.package_sha256
         if entry.guest == QEMU:
-            got = image.fetch_image(suite=entry.suite, package=entry.package, into=fresh,
-                                    work=Path(work), progress=progress, unless=unless)
+            got = image.fetch_image(
+                suite=entry.suite,
+                package=entry.package,
+                into=fresh,
+                work=Path(work),
+                progress=progress,
+                unless=unless,
+            )
         else:
-            got = apt.fetch_kernel(suite=entry.suite, package=entry.package, into=fresh,
-                                   home=home, work=Path(work), progress=progress, unless=unless)
+            got = apt.fetch_kernel(
+                suite=entry.suite,
+                package=entry.package,
+                into=fresh,
+                home=home,
+                work=Path(work),
+                progress=progress,
+                unless=unless,
+            )
         if got is None:
             progress(f"what is cached is what {entry.suite} holds today")
             return
         manifest = Manifest(
-            name=entry.name, home=str(home), suite=entry.suite, package=entry.package,
-            version=got.version, release=got.release, package_sha256=got.sha256,
-            program_sha256=sha256_of(fresh / "linux"), libc_version=got.libc_version,
-            kept=_kept(entry), files=trust.digests(fresh), expired=got.expired,
-            fetched_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
+            name=entry.name,
+            home=str(home),
+            suite=entry.suite,
+            package=entry.package,
+            version=got.version,
+            release=got.release,
+            package_sha256=got.sha256,
+            program_sha256=sha256_of(fresh / "linux"),
+            libc_version=got.libc_version,
+            kept=_kept(entry),
+            files=trust.digests(fresh),
+            expired=got.expired,
+            fetched_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        )
         _write_durably(fresh / "manifest.json", msgspec.json.format(msgspec.json.encode(manifest)))
         if os.path.lexists(home):
             # Not one step, but a reader that comes between finds no kernel, never half of one.

@@ -87,7 +87,8 @@ class Allocator:
         if start + sectors > self._sectors:
             raise BadScenario(
                 f"disks of {start + sectors} sectors together do not fit into the "
-                f"{self._sectors} sectors of a guest: make them smaller")
+                f"{self._sectors} sectors of a guest: make them smaller"
+            )
         self._next = -(-(start + sectors) // ALIGNMENT_SECTORS) * ALIGNMENT_SECTORS
         return start
 
@@ -99,8 +100,7 @@ class Allocator:
 class Disks:
     """The disks of one scenario."""
 
-    def __init__(self, driver: Driver, module_directory: Path,
-                 files: Path | None = None) -> None:
+    def __init__(self, driver: Driver, module_directory: Path, files: Path | None = None) -> None:
         self._driver = driver
         self._modules = module_directory
         self._files = files
@@ -124,23 +124,33 @@ class Disks:
         if modules.loaded("brd") and not self._ours:
             raise ProvisioningError(
                 "module brd is loaded already, and its ram disks may hold somebody's data: unload "
-                "it (rmmod brd)")
+                "it (rmmod brd)"
+            )
         self._pristine = not modules.present("brd")
         if not modules.load(self._modules, "brd", f"rd_nr=1 rd_size={RAM_SECTORS // 2}"):
             raise ProvisioningError(
                 f"the kernel has no ram disk (module brd) and {self._modules} holds none: give "
-                "the directory of its modules (--modules)")
+                "the directory of its modules (--modules)"
+            )
         self._ours = not built_in
         try:
             fd = os.open(RAM_DISK, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
         except OSError as fault:
             raise ProvisioningError(
-                f"{RAM_DISK} cannot be had alone ({fault.strerror}): unmount it") from None
+                f"{RAM_DISK} cannot be had alone ({fault.strerror}): unmount it"
+            ) from None
         with contextlib.closing(os.fdopen(fd, "rb", buffering=0)):
             self._allocator = Allocator(sectors_of_bytes(os.lseek(fd, 0, os.SEEK_END)))
 
-    def add(self, name: str, sectors: int, block_size: int, *, can_fail: bool = False,
-            linked: bool = False) -> None:
+    def add(
+        self,
+        name: str,
+        sectors: int,
+        block_size: int,
+        *,
+        can_fail: bool = False,
+        linked: bool = False,
+    ) -> None:
         """Make a disk full of zeros, or one over the file of that name.
 
         Raises:
@@ -171,6 +181,7 @@ class Disks:
             # No device and no partitions until they are asked for.
             modules.load(self._modules, "nbd", "nbds_max=0 max_part=0")
             from harness.kernel.disks.nbd import NbdControl
+
             self._nbd = NbdControl()
         for served in self._idle:
             if served[0].sectors >= sectors and served[0].linked == linked:
@@ -194,6 +205,7 @@ class Disks:
         assert self._nbd is not None
         modules.load(self._modules, "veth")
         from harness.kernel.disks.link import Link
+
         if self._dead is None:
             self._dead = self._nbd.dead_connections()
         return functools.partial(Link, self._dead)
@@ -216,8 +228,10 @@ class Disks:
                 with end:
                     self._nbd.reconnect(number, end.fileno())
             except OSError as fault:
-                raise ProvisioningError(f"disk {name} died, and its nbd{number} takes no new "
-                                        f"connection: {fault.strerror}") from None
+                raise ProvisioningError(
+                    f"disk {name} died, and its nbd{number} takes no new "
+                    f"connection: {fault.strerror}"
+                ) from None
 
     def _stop_serving(self, server: NbdServer, number: int) -> None:
         """Disconnect an nbd device from its server.
@@ -254,8 +268,8 @@ class Disks:
             end = bytes_of_sectors(start + sectors)
             while at < end:
                 data = os.pread(fd, min(len(_ZERO), end - at), at)
-                if data != _ZERO[:len(data)]:
-                    os.pwrite(fd, _ZERO[:len(data)], at)
+                if data != _ZERO[: len(data)]:
+                    os.pwrite(fd, _ZERO[: len(data)], at)
                 at += len(data)
             os.fsync(fd)
         finally:
@@ -264,8 +278,13 @@ class Disks:
     def _make_loop(self, name: str, sectors: int, block_size: int) -> int:
         """A loop device over memory or a file; its number."""
         with contextlib.ExitStack() as stack:
-            backing = os.memfd_create("dmsnap") if self._files is None else os.open(
-                file_of(self._files, name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            backing = (
+                os.memfd_create("dmsnap")
+                if self._files is None
+                else os.open(
+                    file_of(self._files, name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644
+                )
+            )
             stack.callback(os.close, backing)
             os.ftruncate(backing, bytes_of_sectors(sectors))
             control = os.open(_LOOP_CONTROL, os.O_RDWR | os.O_CLOEXEC)

@@ -94,15 +94,29 @@ class Link:
             self._far_namespace = _new_namespace()
             self._far = IPRoute()
         except OSError as fault:
-            raise Unsupported(f"this kernel gives out no network namespace ({fault.strerror}): a "
-                              "disk that is linked needs CONFIG_NET_NS") from None
+            raise Unsupported(
+                f"this kernel gives out no network namespace ({fault.strerror}): a "
+                "disk that is linked needs CONFIG_NET_NS"
+            ) from None
         try:
-            self._far.link("add", ifname="far", index=_FAR_INDEX, kind="veth", address=_FAR_MAC,
-                           peer={"ifname": "near", "index": _NEAR_INDEX, "address": _NEAR_MAC,
-                                 "net_ns_fd": self._near_namespace})
+            self._far.link(
+                "add",
+                ifname="far",
+                index=_FAR_INDEX,
+                kind="veth",
+                address=_FAR_MAC,
+                peer={
+                    "ifname": "near",
+                    "index": _NEAR_INDEX,
+                    "address": _NEAR_MAC,
+                    "net_ns_fd": self._near_namespace,
+                },
+            )
         except NetlinkError as fault:
-            raise Unsupported(f"this kernel makes no pair of network devices ({fault}): a disk "
-                              "that is linked needs module veth") from None
+            raise Unsupported(
+                f"this kernel makes no pair of network devices ({fault}): a disk "
+                "that is linked needs module veth"
+            ) from None
         self._client: socket.socket | None = None
         with _netlink():
             self._near.addr("add", index=_NEAR_INDEX, address=_NEAR, prefixlen=_PREFIX_BITS)
@@ -116,8 +130,15 @@ class Link:
     def _lead(end: IPRoute, index: int, source: str, other: str, mac: str) -> None:
         """Give the route that came with an address its metrics, and say where the other end is."""
         end.neigh("replace", ifindex=index, dst=other, lladdr=mac, state=_NUD_PERMANENT)
-        end.route("replace", dst=_NETWORK, oif=index, prefsrc=source, scope=_ROUTE_SCOPE_LINK,
-                  proto=_ROUTE_PROTO_KERNEL, metrics=_METRICS)
+        end.route(
+            "replace",
+            dst=_NETWORK,
+            oif=index,
+            prefsrc=source,
+            scope=_ROUTE_SCOPE_LINK,
+            proto=_ROUTE_PROTO_KERNEL,
+            metrics=_METRICS,
+        )
 
     def connect(self) -> tuple[socket.socket, socket.socket]:
         """A connection: the socket of the kernel's end, and ours.
@@ -157,7 +178,8 @@ class Link:
         if near["flags"] & _IFF_UP or operstate != "DOWN" or carrier:
             raise ProvisioningError(
                 "the link was taken down, and rtnetlink does not say so: its near end is "
-                f"{operstate} with flags {near['flags']:#x}, its far end has carrier {carrier}")
+                f"{operstate} with flags {near['flags']:#x}, its far end has carrier {carrier}"
+            )
 
     def up(self) -> None:
         """Bring the link up; what waits to be sent from the near end is sent.
@@ -169,9 +191,19 @@ class Link:
         with _netlink():
             self._near.link("set", index=_NEAR_INDEX, state="up")
             self._lead(self._near, _NEAR_INDEX, _NEAR, _FAR, _FAR_MAC)
-            self._wait(lambda: {link.get_attr("IFLA_OPERSTATE") for link in (
-                *self._near.get_links(_NEAR_INDEX), *self._far.get_links(_FAR_INDEX))} == {
-                    "UP"}, "the link was brought up, and rtnetlink does not say so")
+            self._wait(
+                lambda: (
+                    {
+                        link.get_attr("IFLA_OPERSTATE")
+                        for link in (
+                            *self._near.get_links(_NEAR_INDEX),
+                            *self._far.get_links(_FAR_INDEX),
+                        )
+                    }
+                    == {"UP"}
+                ),
+                "the link was brought up, and rtnetlink does not say so",
+            )
         if self._client is not None:
             with contextlib.suppress(OSError):  # it may be disconnected
                 _push(self._client)

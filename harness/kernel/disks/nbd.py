@@ -36,8 +36,11 @@ _NOTICE: Final = struct.Struct("=16xB3xHHI")
 """struct nlmsghdr, the command of struct genlmsghdr, one attribute: length, type, the number."""
 _NBD_ATTR_INDEX: Final = 1
 _NOTICE_LIMIT_S: Final = 5.0
-_QUEUE: Final = {"scheduler": "none", "nomerges": "2",
-                 "max_sectors_kb": str(bytes_of_sectors(REQUEST_SECTORS_MAX) >> 10)}
+_QUEUE: Final = {
+    "scheduler": "none",
+    "nomerges": "2",
+    "max_sectors_kb": str(bytes_of_sectors(REQUEST_SECTORS_MAX) >> 10),
+}
 """So that requests arrive one for each bio, uncut and in the order in which they were sent."""
 _THROTTLE: Final = "wbt_lat_usec"
 """Where a queue limits the writes that are in flight (blk-wbt.c): who has to wait for others sends
@@ -84,7 +87,8 @@ class NbdControl:
             self._netlink.close()
             raise Unsupported(
                 f"the kernel's netlink has no family {FAMILY} ({fault}): a disk that can fail "
-                "needs module nbd") from None
+                "needs module nbd"
+            ) from None
 
     def close(self) -> None:
         """Close the socket."""
@@ -105,8 +109,11 @@ class NbdControl:
         message["version"] = _VERSION
         message["attrs"] = list(attributes)
         try:
-            return list(self._netlink.nlm_request(message, msg_type=self._netlink.prid,
-                                                  msg_flags=NLM_F_REQUEST | NLM_F_ACK))
+            return list(
+                self._netlink.nlm_request(
+                    message, msg_type=self._netlink.prid, msg_flags=NLM_F_REQUEST | NLM_F_ACK
+                )
+            )
         except NetlinkError as fault:
             raise OSError(fault.code, f"nbd: {fault}") from None
 
@@ -121,7 +128,9 @@ class NbdControl:
             _CONNECT,
             ("NBD_ATTR_SIZE_BYTES", bytes_of_sectors(sectors)),
             ("NBD_ATTR_BLOCK_SIZE_BYTES", SECTOR_BYTES),
-            ("NBD_ATTR_SERVER_FLAGS", flags), _socket_of(fd))
+            ("NBD_ATTR_SERVER_FLAGS", flags),
+            _socket_of(fd),
+        )
         number = int(answer.get_attr("NBD_ATTR_INDEX"))
         try:
             queue = Path(f"/sys/block/nbd{number}/queue")
@@ -131,8 +140,7 @@ class NbdControl:
                 (queue / _THROTTLE).write_text("0")
         except OSError as fault:
             self.disconnect(number)
-            raise ProvisioningError(f"the queue of nbd{number} cannot be set up: {fault}"
-                                    ) from None
+            raise ProvisioningError(f"the queue of nbd{number} cannot be set up: {fault}") from None
         return number
 
     def reconnect(self, number: int, fd: int) -> None:
@@ -160,8 +168,9 @@ class DeadConnections:
     """The driver's own word that a connection is dead (``nbd_mcast_index``)."""
 
     def __init__(self, group: int) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK,
-                                     _NETLINK_GENERIC)
+        self._socket = socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _NETLINK_GENERIC
+        )
         # A socket without a port hears nothing: it is taken for the kernel's own.
         self._socket.bind((0, 0))
         self._socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
@@ -176,8 +185,11 @@ class DeadConnections:
             pass
 
     def _next(self, limit_s: float) -> bytes | None:
-        return self._socket.recv(1 << 12) if select.select(
-            (self._socket,), (), (), max(0, limit_s))[0] else None
+        return (
+            self._socket.recv(1 << 12)
+            if select.select((self._socket,), (), (), max(0, limit_s))[0]
+            else None
+        )
 
     def wait_for(self, number: int) -> None:
         """Wait until the connection of a device is dead.
@@ -191,5 +203,7 @@ class DeadConnections:
                 command, _, attribute, of = _NOTICE.unpack_from(notice)
                 if (command, attribute, of) == (_LINK_DEAD, _NBD_ATTR_INDEX, number):
                     return
-        raise ProvisioningError(f"the connection of nbd{number} was ended, and the driver has not "
-                                f"noticed within {_NOTICE_LIMIT_S:.0f} s")
+        raise ProvisioningError(
+            f"the connection of nbd{number} was ended, and the driver has not "
+            f"noticed within {_NOTICE_LIMIT_S:.0f} s"
+        )

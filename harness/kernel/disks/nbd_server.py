@@ -147,8 +147,9 @@ class NbdServer:
             raise (Unsupported if kind == Unsupported.__name__ else ProvisioningError)(fault)
         return answer
 
-    def fail(self, op: Op, sector: int, sectors: int, *, nth: int, count: int,
-             how: How = "error") -> None:
+    def fail(
+        self, op: Op, sector: int, sectors: int, *, nth: int, count: int, how: How = "error"
+    ) -> None:
         """Add a fault; see `harness.trace.faults.FaultPlan.add`."""
         self._ask("fail", op, sector, sectors, nth, count, how)
 
@@ -193,8 +194,9 @@ class NbdServer:
         return f"the NBD server ended with status {status}" if status else ""
 
 
-def _run(memory: int, kernel: socket.socket, harness: socket.socket,
-         wire: Callable[[], Wire] | None) -> NoReturn:
+def _run(
+    memory: int, kernel: socket.socket, harness: socket.socket, wire: Callable[[], Wire] | None
+) -> NoReturn:
     """The life of the process; nothing of the one that it was forked from may run in it."""
     status = 1
     try:
@@ -322,7 +324,8 @@ class _Service:
     def _answer(self) -> bool:
         """Serve one request; False at the end."""
         magic, flags, kind, cookie, offset, length = _REQUEST.unpack(
-            _exactly(self._kernel, _REQUEST.size))
+            _exactly(self._kernel, _REQUEST.size)
+        )
         if kind == _DISCONNECT:
             return False
         if magic != _REQUEST_MAGIC or kind not in _OPS:
@@ -331,8 +334,9 @@ class _Service:
         op = _OPS[kind]
         sector, sectors = sectors_of_bytes(offset), sectors_of_bytes(length)
         struck = self._plan.strikes(op, sector, sectors)
-        self._log.append(request_line(op, sector, sectors, fua=bool(flags & _FLAG_FUA),
-                                      struck=struck))
+        self._log.append(
+            request_line(op, sector, sectors, fua=bool(flags & _FLAG_FUA), struck=struck)
+        )
         self._served += 1
         if struck == "dies":
             return self._die()

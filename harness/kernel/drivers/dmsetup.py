@@ -84,7 +84,8 @@ class DmsetupDriver:
         if found is None:
             raise ProvisioningError(
                 "the program dmsetup is missing: apt-get install dmsetup, or take the driver "
-                "'ioctl', which needs no program")
+                "'ioctl', which needs no program"
+            )
         self._program = found
         self._shell = Shell({"PATH": _PATH, "LC_ALL": "C", "DM_DISABLE_UDEV": "1"})
 
@@ -98,12 +99,14 @@ class DmsetupDriver:
         Raises:
             OSError: the kernel refused; TimeoutError: it took longer than ``limit_s``.
         """
-        status, output, errors = self._shell.run([self._program, *arguments], given=given,
-                                                 limit_s=limit_s)
+        status, output, errors = self._shell.run(
+            [self._program, *arguments], given=given, limit_s=limit_s
+        )
         if status:
             said = errors + output
-            raise OSError(errno_of(said), said.strip() or f"dmsetup ended with {status}",
-                          " ".join(arguments))
+            raise OSError(
+                errno_of(said), said.strip() or f"dmsetup ended with {status}", " ".join(arguments)
+            )
         return output
 
     def create(self, name: str, uuid: str) -> None:
@@ -112,8 +115,9 @@ class DmsetupDriver:
 
     def load(self, name: str, lines: Sequence[Line], *, read_only: bool = False) -> None:
         """``dmsetup load``, the table on standard input."""
-        self._run("load", *(["--readonly"] if read_only else []), "--", name,
-                  given=table_text(lines))
+        self._run(
+            "load", *(["--readonly"] if read_only else []), "--", name, given=table_text(lines)
+        )
 
     def clear(self, name: str) -> None:
         """``dmsetup clear``."""
@@ -125,8 +129,13 @@ class DmsetupDriver:
 
     def suspend(self, name: str, *, flush: bool = True, lockfs: bool = True) -> None:
         """``dmsetup suspend``."""
-        self._run("suspend", *([] if flush else ["--noflush"]), *([] if lockfs else ["--nolockfs"]),
-                  "--", name)
+        self._run(
+            "suspend",
+            *([] if flush else ["--noflush"]),
+            *([] if lockfs else ["--nolockfs"]),
+            "--",
+            name,
+        )
 
     def remove(self, name: str) -> None:
         """``dmsetup remove``."""
@@ -178,16 +187,26 @@ class DmsetupDriver:
         live = any("L" in attributes for attributes in attributes_of)
         status = by_device(self._run("status")) if live else {}
         table = by_device(self._run("table")) if live else {}
-        inactive = (by_device(self._run("table", "--inactive"))
-                    if any("I" in attributes for attributes in attributes_of) else {})
+        inactive = (
+            by_device(self._run("table", "--inactive"))
+            if any("I" in attributes for attributes in attributes_of)
+            else {}
+        )
         found = {}
         for name in wanted:
             uuid, major, minor, opened, events, attributes = rows[name]
             found[name] = Info(
-                name=name, uuid=uuid, number=f"{major}:{minor}", open=int(opened),
-                event=int(events), suspended=attributes[2] == "s",
-                read_only=attributes[3] == "r", status=status.get(name), table=table.get(name),
-                inactive=inactive.get(name))
+                name=name,
+                uuid=uuid,
+                number=f"{major}:{minor}",
+                open=int(opened),
+                event=int(events),
+                suspended=attributes[2] == "s",
+                read_only=attributes[3] == "r",
+                status=status.get(name),
+                table=table.get(name),
+                inactive=inactive.get(name),
+            )
         return found
 
     def devices(self) -> dict[str, str]:

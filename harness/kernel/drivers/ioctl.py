@@ -36,8 +36,20 @@ _BUFFER_BYTES: Final = 2 << 10
 """The kernel copies the whole buffer in and out: most replies are short."""
 _BUFFER_BYTES_MAX: Final = 16 << 20
 
-(DEV_CREATE, DEV_REMOVE, DEV_RENAME, DEV_SUSPEND, DEV_STATUS, DEV_WAIT, TABLE_LOAD, TABLE_CLEAR,
- TABLE_DEPS, TABLE_STATUS, LIST_VERSIONS, TARGET_MSG) = range(3, 15)
+(
+    DEV_CREATE,
+    DEV_REMOVE,
+    DEV_RENAME,
+    DEV_SUSPEND,
+    DEV_STATUS,
+    DEV_WAIT,
+    TABLE_LOAD,
+    TABLE_CLEAR,
+    TABLE_DEPS,
+    TABLE_STATUS,
+    LIST_VERSIONS,
+    TARGET_MSG,
+) = range(3, 15)
 LIST_DEVICES: Final = 2
 
 READONLY: Final = 1 << 0
@@ -75,8 +87,16 @@ def decode_number(device: int) -> str:
     return f"{device >> 8 & 0xFFF}:{device & 0xFF | device >> 12 & 0xFFF00}"
 
 
-def pack(size: int, name: str, *, uuid: str = "", flags: int = 0, event: int = 0, targets: int = 0,
-         data: bytes = b"") -> bytearray:
+def pack(
+    size: int,
+    name: str,
+    *,
+    uuid: str = "",
+    flags: int = 0,
+    event: int = 0,
+    targets: int = 0,
+    data: bytes = b"",
+) -> bytearray:
     """A buffer of ``size`` bytes for one ioctl.
 
     Raises:
@@ -86,18 +106,40 @@ def pack(size: int, name: str, *, uuid: str = "", flags: int = 0, event: int = 0
     if len(raw_name) > _NAME_BYTES or len(raw_uuid) > _UUID_BYTES:
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), name)
     buffer = bytearray(max(size, HEADER.size + len(data)))
-    HEADER.pack_into(buffer, 0, *_VERSION, len(buffer), HEADER.size, targets, 0, flags, event, 0,
-                     0, raw_name, raw_uuid)
-    buffer[HEADER.size:HEADER.size + len(data)] = data
+    HEADER.pack_into(
+        buffer,
+        0,
+        *_VERSION,
+        len(buffer),
+        HEADER.size,
+        targets,
+        0,
+        flags,
+        event,
+        0,
+        0,
+        raw_name,
+        raw_uuid,
+    )
+    buffer[HEADER.size : HEADER.size + len(data)] = data
     return buffer
 
 
 def unpack(buffer: bytes | bytearray) -> Header:
     """What the kernel left in ``buffer``."""
-    (_, _, _, data_size, data_start, targets, open_count, flags, event, _, device, name,
-     uuid) = HEADER.unpack_from(buffer)
-    return Header(targets, open_count, flags, event, decode_number(device), _text(name),
-                  _text(uuid), bytes(buffer[data_start:data_size]))
+    (_, _, _, data_size, data_start, targets, open_count, flags, event, _, device, name, uuid) = (
+        HEADER.unpack_from(buffer)
+    )
+    return Header(
+        targets,
+        open_count,
+        flags,
+        event,
+        decode_number(device),
+        _text(name),
+        _text(uuid),
+        bytes(buffer[data_start:data_size]),
+    )
 
 
 def _text(raw: bytes) -> str:
@@ -125,8 +167,14 @@ def unpack_table(data: bytes, count: int) -> str:
     for _ in range(count):
         start, length, _, following, kind = SPEC.unpack_from(data, at)
         end = data.index(b"\0", at + SPEC.size)
-        lines.append(line_text(start, length, _text(kind),
-                               data[at + SPEC.size:end].decode("utf-8", "surrogateescape")))
+        lines.append(
+            line_text(
+                start,
+                length,
+                _text(kind),
+                data[at + SPEC.size : end].decode("utf-8", "surrogateescape"),
+            )
+        )
         at = following
     return "\n".join(lines)
 
@@ -136,7 +184,7 @@ def unpack_versions(data: bytes) -> dict[str, str]:
     found, at = {}, 0
     while True:
         following, major, minor, patch = struct.unpack_from("=4I", data, at)
-        found[_text(data[at + 16:])] = f"{major}.{minor}.{patch}"
+        found[_text(data[at + 16 :])] = f"{major}.{minor}.{patch}"
         if not following:
             return dict(sorted(found.items()))
         at += following
@@ -149,7 +197,7 @@ def unpack_names(data: bytes) -> list[str]:
     while True:
         device, following = struct.unpack_from("=QI", data, at)
         if device:
-            names.append(_text(data[at + 12:]))
+            names.append(_text(data[at + 12 :]))
         if not following:
             return names
         at += following
@@ -166,6 +214,7 @@ def alarm(seconds: float) -> Iterator[None]:
     Raises:
         TimeoutError: the alarm went off.
     """
+
     def ring(_number: int, _frame: FrameType | None) -> None:
         raise _Alarm
 
@@ -194,13 +243,23 @@ class IoctlDriver:
         """Close the control device."""
         os.close(self._control)
 
-    def _call(self, command: int, name: str = "", *, uuid: str = "", flags: int = 0,
-              event: int = 0, targets: int = 0, data: bytes = b"") -> Header:
+    def _call(
+        self,
+        command: int,
+        name: str = "",
+        *,
+        uuid: str = "",
+        flags: int = 0,
+        event: int = 0,
+        targets: int = 0,
+        data: bytes = b"",
+    ) -> Header:
         """One ioctl; it is repeated only when the reply did not fit."""
         size = _BUFFER_BYTES
         while True:
-            buffer = pack(size, name, uuid=uuid, flags=flags, event=event, targets=targets,
-                          data=data)
+            buffer = pack(
+                size, name, uuid=uuid, flags=flags, event=event, targets=targets, data=data
+            )
             fcntl.ioctl(self._control, request(command), buffer, True)
             header = unpack(buffer)
             if not header.flags & BUFFER_FULL:
@@ -219,8 +278,13 @@ class IoctlDriver:
 
     def load(self, name: str, lines: Sequence[Line], *, read_only: bool = False) -> None:
         """DM_TABLE_LOAD."""
-        self._call(TABLE_LOAD, name, flags=READONLY if read_only else 0, targets=len(lines),
-                   data=pack_table(lines))
+        self._call(
+            TABLE_LOAD,
+            name,
+            flags=READONLY if read_only else 0,
+            targets=len(lines),
+            data=pack_table(lines),
+        )
 
     def clear(self, name: str) -> None:
         """DM_TABLE_CLEAR."""
@@ -232,8 +296,11 @@ class IoctlDriver:
 
     def suspend(self, name: str, *, flush: bool = True, lockfs: bool = True) -> None:
         """DM_DEV_SUSPEND with DM_SUSPEND_FLAG."""
-        self._call(DEV_SUSPEND, name,
-                   flags=SUSPEND | (0 if flush else NOFLUSH) | (0 if lockfs else SKIP_LOCKFS))
+        self._call(
+            DEV_SUSPEND,
+            name,
+            flags=SUSPEND | (0 if flush else NOFLUSH) | (0 if lockfs else SKIP_LOCKFS),
+        )
 
     def remove(self, name: str) -> None:
         """DM_DEV_REMOVE, and its node."""
@@ -247,8 +314,9 @@ class IoctlDriver:
 
     def message(self, name: str, sector: int, text: str) -> str:
         """DM_TARGET_MSG."""
-        header = self._call(TARGET_MSG, name,
-                            data=struct.pack("=Q", sector) + os.fsencode(text) + b"\0")
+        header = self._call(
+            TARGET_MSG, name, data=struct.pack("=Q", sector) + os.fsencode(text) + b"\0"
+        )
         return _text(header.data).strip("\n") if header.flags & DATA_OUT else ""
 
     def _lines(self, name: str, flags: int) -> tuple[Header, str]:
@@ -274,8 +342,11 @@ class IoctlDriver:
         if not header.data:  # no live table
             return ()
         count = struct.unpack_from("=I", header.data)[0]
-        return tuple(sorted(decode_number(number)
-                            for number in struct.unpack_from(f"=8x{count}Q", header.data)))
+        return tuple(
+            sorted(
+                decode_number(number) for number in struct.unpack_from(f"=8x{count}Q", header.data)
+            )
+        )
 
     def survey(self, names: Iterable[str]) -> dict[str, Info]:
         """Two or three ioctls for each device; the header of a status reply tells the rest."""
@@ -285,17 +356,27 @@ class IoctlDriver:
                 header, status = self._lines(name, 0)
                 live = bool(header.flags & ACTIVE_PRESENT)
                 table = self._lines(name, STATUS_TABLE)[1] if live else None
-                inactive = (self._lines(name, STATUS_TABLE | QUERY_INACTIVE)[1]
-                            if header.flags & INACTIVE_PRESENT else None)
+                inactive = (
+                    self._lines(name, STATUS_TABLE | QUERY_INACTIVE)[1]
+                    if header.flags & INACTIVE_PRESENT
+                    else None
+                )
             except OSError as fault:
                 if fault.errno != errno.ENXIO:
                     raise
                 continue
             found[name] = Info(
-                name=name, uuid=header.uuid, number=header.number, open=header.open_count,
-                event=header.event, suspended=bool(header.flags & SUSPEND),
-                read_only=bool(header.flags & READONLY), status=status if live else None,
-                table=table, inactive=inactive)
+                name=name,
+                uuid=header.uuid,
+                number=header.number,
+                open=header.open_count,
+                event=header.event,
+                suspended=bool(header.flags & SUSPEND),
+                read_only=bool(header.flags & READONLY),
+                status=status if live else None,
+                table=table,
+                inactive=inactive,
+            )
         return found
 
     def devices(self) -> dict[str, str]:

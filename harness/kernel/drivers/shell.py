@@ -46,9 +46,15 @@ class Shell:
         self._screen, shown = os.pipe()
         with os.fdopen(typed, "rb") as stdin, os.fdopen(shown, "wb") as stdout:
             options: Mapping[str, Any] = {
-                "_in": stdin, "_out": stdout, "_env": self._environment, "_bg": True,
-                "_bg_exc": False, "_tty_out": False, "_new_session": True,
-                "_cwd": str(self._streams)}
+                "_in": stdin,
+                "_out": stdout,
+                "_env": self._environment,
+                "_bg": True,
+                "_bg_exc": False,
+                "_tty_out": False,
+                "_new_session": True,
+                "_cwd": str(self._streams),
+            }
             self._running = sh.Command(_SHELL)(**options)
 
     def run(self, argv: Sequence[str], *, given: str = "", limit_s: float) -> Answer:
@@ -73,8 +79,13 @@ class Shell:
             self._stop()
             self._start()
             raise
-        return Answer(int(said), *((self._streams / name).read_text(
-            "utf-8", "surrogateescape") for name in ("out", "err")))
+        return Answer(
+            int(said),
+            *(
+                (self._streams / name).read_text("utf-8", "surrogateescape")
+                for name in ("out", "err")
+            ),
+        )
 
     def _stop(self) -> None:
         with contextlib.suppress(ProcessLookupError):

@@ -52,8 +52,10 @@ class ChunkRun:
     def one_more(self) -> None:
         """Kernel: ``dm_consecutive_chunk_count_inc``."""
         if self.extra == _EXTRA_MAX:
-            raise KernelCrash(f"a run of more than {_EXTRA_MAX + 1} chunks, which a sound store "
-                              "cannot have: the kernel stops (BUG_ON)")
+            raise KernelCrash(
+                f"a run of more than {_EXTRA_MAX + 1} chunks, which a sound store "
+                "cannot have: the kernel stops (BUG_ON)"
+            )
         self.extra += 1
 
 
@@ -138,8 +140,10 @@ class ExceptionLists:
                 run.old += 1
                 run.new += 1
             elif old != run.old + run.extra:
-                return (f"Attempt to merge block {old} from the middle of a chunk range "
-                        f"[{run.old} - {run.old + run.extra}]")
+                return (
+                    f"Attempt to merge block {old} from the middle of a chunk range "
+                    f"[{run.old} - {run.old + run.extra}]"
+                )
             run.extra -= 1
             return None
         return f"Corruption detected: exception for block {old} is on disk but not in memory"

@@ -99,8 +99,10 @@ class LoadedRuns:
         if self._single:
             return (at, end) if group <= self._mask else (0, 0)
         key = group >> self._bits << CONSECUTIVE_BITS
-        return (bisect_right(self._keys, key - 1, at, end),
-                bisect_right(self._keys, key | LOW_MASK, at, end))
+        return (
+            bisect_right(self._keys, key - 1, at, end),
+            bisect_right(self._keys, key | LOW_MASK, at, end),
+        )
 
     def of(self, group: int) -> list[GroupRun]:
         """The runs of one group, ascending."""

@@ -58,23 +58,30 @@ class GroupRun(NamedTuple):
 
 def pack(run: GroupRun) -> int:
     """The packed run."""
-    return (run.low << LOW_SHIFT | run.new << NEW_SHIFT | run.extra << EXTRA_SHIFT | run.epoch)
+    return run.low << LOW_SHIFT | run.new << NEW_SHIFT | run.extra << EXTRA_SHIFT | run.epoch
 
 
 def unpack(packed: int) -> GroupRun:
     """The inverse of `pack`."""
-    return GroupRun(packed >> LOW_SHIFT, packed >> NEW_SHIFT & CHUNK_MASK,
-                    packed >> EXTRA_SHIFT & LOW_MASK, packed & EPOCH_MASK)
+    return GroupRun(
+        packed >> LOW_SHIFT,
+        packed >> NEW_SHIFT & CHUNK_MASK,
+        packed >> EXTRA_SHIFT & LOW_MASK,
+        packed & EPOCH_MASK,
+    )
 
 
-def words(old: npt.NDArray[np.int64], new: npt.NDArray[np.int64], extra: npt.NDArray[np.int64]
-          ) -> npt.NDArray[np.uint64]:
+def words(
+    old: npt.NDArray[np.int64], new: npt.NDArray[np.int64], extra: npt.NDArray[np.int64]
+) -> npt.NDArray[np.uint64]:
     """The words of many runs."""
     return (old & LOW_MASK).astype(np.uint64) << np.uint64(WORD_LOW_SHIFT) | (
-        new << CONSECUTIVE_BITS | extra).astype(np.uint64)
+        new << CONSECUTIVE_BITS | extra
+    ).astype(np.uint64)
 
 
 def run_of_word(word: int, epoch: int) -> GroupRun:
     """The run that a word holds."""
-    return GroupRun(word >> WORD_LOW_SHIFT, word >> CONSECUTIVE_BITS & WORD_NEW_MASK,
-                    word & LOW_MASK, epoch)
+    return GroupRun(
+        word >> WORD_LOW_SHIFT, word >> CONSECUTIVE_BITS & WORD_NEW_MASK, word & LOW_MASK, epoch
+    )

@@ -76,8 +76,17 @@ def table_slots(cow_sectors: int, chunk_sectors: int) -> int:
 class ExceptionTable:
     """Old chunk → new chunk, with runs."""
 
-    __slots__ = ("_epochs", "_groups", "_largest", "_last_old", "_lists", "_loaded",
-                 "_newest", "_order", "_slots")
+    __slots__ = (
+        "_epochs",
+        "_groups",
+        "_largest",
+        "_last_old",
+        "_lists",
+        "_loaded",
+        "_newest",
+        "_order",
+        "_slots",
+    )
 
     def __init__(self, slots: int, order: Order = Order.head_scan_to_head) -> None:
         assert slots > 0, slots
@@ -153,12 +162,11 @@ class ExceptionTable:
             return
         if old == self._last_old + 1 and new == self._newest + 1 and self._extend(old, new, 1):
             return
-        if (new <= self._newest or new > CHUNK_MASK or old >> _OLD_BITS
-                or self.lookup(old) >= 0):
+        if new <= self._newest or new > CHUNK_MASK or old >> _OLD_BITS or self.lookup(old) >= 0:
             self._become_lists().insert(old, new)
             return
         group = old >> CONSECUTIVE_BITS
-        run = ((old & LOW_MASK) << LOW_SHIFT | new << NEW_SHIFT | self._epoch_of(old))
+        run = (old & LOW_MASK) << LOW_SHIFT | new << NEW_SHIFT | self._epoch_of(old)
         self._take_over(group)
         beside = self._groups.get(group)
         if beside is None:
@@ -228,14 +236,24 @@ class ExceptionTable:
     def _sort(self, pairs: Pairs) -> bool:
         """Fill the empty table from ``pairs``; False, and nothing done, if order matters."""
         new = pairs[:, 1]
-        if (int(new[-1]) >> WORD_NEW_BITS or int(pairs[:, 0].max()) >> _OLD_BITS
-                or not (new[1:] > new[:-1]).all()):
+        if (
+            int(new[-1]) >> WORD_NEW_BITS
+            or int(pairs[:, 0].max()) >> _OLD_BITS
+            or not (new[1:] > new[:-1]).all()
+        ):
             return False
         old = pairs[:, 0].astype(np.int64)
         # A run ends where either number jumps, and where a group ends.
-        first = np.flatnonzero(np.concatenate((
-            [True], (old[1:] - old[:-1] != 1) | (new[1:] - new[:-1] != 1)
-            | (old[1:] & LOW_MASK == 0))))
+        first = np.flatnonzero(
+            np.concatenate(
+                (
+                    [True],
+                    (old[1:] - old[:-1] != 1)
+                    | (new[1:] - new[:-1] != 1)
+                    | (old[1:] & LOW_MASK == 0),
+                )
+            )
+        )
         extra = np.diff(np.append(first, len(old))) - 1
         start = old[first]
         ascending = _order_of(start)
@@ -243,8 +261,11 @@ class ExceptionTable:
         if not (sorted_start[1:] > sorted_start[:-1] + extra[ascending][:-1]).all():
             return False
         self._loaded = LoadedRuns(
-            sorted_start, new[first][ascending].astype(np.int64), extra[ascending],
-            self._epochs_of(start, ascending)[ascending])
+            sorted_start,
+            new[first][ascending].astype(np.int64),
+            extra[ascending],
+            self._epochs_of(start, ascending)[ascending],
+        )
         self._last_old, self._newest = (int(number) for number in pairs[-1])
         return True
 
@@ -296,8 +317,10 @@ class ExceptionTable:
             return f"Corruption detected: exception for block {old} is on disk but not in memory"
         if start < low < start + extra:
             first = old - low + start
-            return (f"Attempt to merge block {old} from the middle of a chunk range "
-                    f"[{first} - {first + extra}]")
+            return (
+                f"Attempt to merge block {old} from the middle of a chunk range "
+                f"[{first} - {first + extra}]"
+            )
         if extra:
             runs[index] += WITHOUT_FIRST if low == start else -ONE_MORE
         else:
@@ -317,7 +340,8 @@ class ExceptionTable:
         runs += [(group, run) for group, run in self._loaded or () if group not in self._groups]
         in_order = sorted(
             (group & mask, -run.epoch, group << CONSECUTIVE_BITS | run.low, run.new, run.extra)
-            for group, run in runs)
+            for group, run in runs
+        )
         return [run[2:] for run in in_order]
 
     def _become_lists(self) -> ExceptionLists:

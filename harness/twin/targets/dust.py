@@ -107,8 +107,9 @@ class Dust(Target):
                 raise self._refuse(f"{word} requires an additional argument")
             case "enable" | "disable":
                 self._fails = command == "enable"
-                self._say(f"{'enabling' if self._fails else 'disabling'} read failures on bad "
-                          "sectors")
+                self._say(
+                    f"{'enabling' if self._fails else 'disabling'} read failures on bad sectors"
+                )
             case "quiet":
                 self._quiet = not self._quiet
             case "countbadblocks":
@@ -117,8 +118,10 @@ class Dust(Target):
                 return "\n".join(map(str, sorted(self._bad))) or "No blocks in badblocklist"
             case "clearbadblocks":
                 found, self._bad = self._bad, {}
-                return ("dust_clear_badblocks: "
-                        f"{'badblocks cleared' if found else 'no badblocks found'}")
+                return (
+                    "dust_clear_badblocks: "
+                    f"{'badblocks cleared' if found else 'no badblocks found'}"
+                )
             case _:
                 raise self._refuse(f"unrecognized message '{word}' received")
         return ""
@@ -135,36 +138,48 @@ class Dust(Target):
             raise self._refuse("selected block value out of range")
         if command == "addbadblock":
             if block in self._bad:
-                raise self._refuse(None if self._quiet else
-                                   f"dust_add_block: block {block} already in badblocklist")
+                raise self._refuse(
+                    None
+                    if self._quiet
+                    else f"dust_add_block: block {block} already in badblocklist"
+                )
             self._bad[block] = failures
-            self._info(f"dust_add_block: badblock added at block {block} with write fail count "
-                       f"{failures}")
+            self._info(
+                f"dust_add_block: badblock added at block {block} with write fail count {failures}"
+            )
             return ""
         if len(words) == 2 and command == "removebadblock":
             if block not in self._bad:
-                raise self._refuse(None if self._quiet else
-                                   f"dust_remove_block: block {block} not found in badblocklist")
+                raise self._refuse(
+                    None
+                    if self._quiet
+                    else f"dust_remove_block: block {block} not found in badblocklist"
+                )
             del self._bad[block]
             self._info(f"dust_remove_block: badblock removed at block {block}")
             return ""
         if len(words) == 2 and command == "queryblock":
-            return (f"dust_query_block: block {block} "
-                    f"{'' if block in self._bad else 'not '}found in badblocklist")
+            return (
+                f"dust_query_block: block {block} "
+                f"{'' if block in self._bad else 'not '}found in badblocklist"
+            )
         raise self._refuse(f"unrecognized message '{words[0]}' received")
 
     # -- what device-mapper tells about it --
 
     def status(self) -> str:
         """Kernel: ``dust_status``, STATUSTYPE_INFO."""
-        return (f"{{{self._opened.device.name}}} "
-                f"{'fail_read_on_bad_block' if self._fails else 'bypass'} "
-                f"{'quiet' if self._quiet else 'verbose'}")
+        return (
+            f"{{{self._opened.device.name}}} "
+            f"{'fail_read_on_bad_block' if self._fails else 'bypass'} "
+            f"{'quiet' if self._quiet else 'verbose'}"
+        )
 
     def table_line(self) -> str:
         """Kernel: ``dust_status``, STATUSTYPE_TABLE."""
-        return (f"{{{self._opened.device.name}}} {self._offset} "
-                f"{self._block_sectors << SECTOR_SHIFT}")
+        return (
+            f"{{{self._opened.device.name}}} {self._offset} {self._block_sectors << SECTOR_SHIFT}"
+        )
 
     def devices(self) -> list[tuple[BlockDevice, int, int]]:
         """The range that is mapped."""

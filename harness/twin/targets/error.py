@@ -38,8 +38,7 @@ class Error(Target):
 
     def devices(self) -> list[tuple[BlockDevice, int, int]]:
         """The named device, if any (kernel: ``io_err_iterate_devices``)."""
-        return [] if self._opened is None else [
-            (self._opened.device, self._offset, self.sectors)]
+        return [] if self._opened is None else [(self._opened.device, self._offset, self.sectors)]
 
     def map(self, bio: Bio) -> BlockDevice | None:
         """Kernel: ``io_err_map``."""

@@ -66,7 +66,7 @@ class Flakey(Target):
             word = rest.pop(0).lower()
             count -= 1
             known = ("error_reads", "drop_writes", "error_writes")
-            if word in known[0 if self._knows_error_reads else 1:]:
+            if word in known[0 if self._knows_error_reads else 1 :]:
                 self._add(word)
             elif word == "corrupt_bio_byte":
                 self._parse_corrupt(rest, count)
@@ -74,8 +74,10 @@ class Flakey(Target):
             else:
                 raise CtrError("Unrecognised flakey feature requested", errno.EINVAL)
         if self._corrupt and self._corrupt[1] == "w":
-            for word, refusal in (("drop_writes", profile.flakey_drop_conflict),
-                                  ("error_writes", profile.flakey_error_conflict)):
+            for word, refusal in (
+                ("drop_writes", profile.flakey_drop_conflict),
+                ("error_writes", profile.flakey_error_conflict),
+            ):
                 if word in self._features:
                     raise CtrError(refusal, errno.EINVAL)
         if self._knows_error_reads and not self._features and not self._corrupt:
@@ -135,8 +137,11 @@ class Flakey(Target):
         return "error_writes" in self._features or self._corrupt is None
 
     def _map_read(self, bio: Bio) -> BlockDevice | None:
-        fails = ("error_reads" in self._features if self._knows_error_reads
-                 else not self._features and not self._corrupt)
+        fails = (
+            "error_reads" in self._features
+            if self._knows_error_reads
+            else not self._features and not self._corrupt
+        )
         if fails:
             bio.end(errno.EIO)
             return None
@@ -164,8 +169,11 @@ class Flakey(Target):
 
     def table_line(self) -> str:
         """Kernel: ``flakey_status``, STATUSTYPE_TABLE."""
-        words: list[str] = [word for word in ("error_reads", "drop_writes", "error_writes")
-                            if word in self._features]
+        words: list[str] = [
+            word
+            for word in ("error_reads", "drop_writes", "error_writes")
+            if word in self._features
+        ]
         if self._corrupt:
             words += ["corrupt_bio_byte", *map(str, self._corrupt)]
         line = f"{{{self._opened.device.name}}} {self._offset} {self._up} {self._down} {len(words)}"

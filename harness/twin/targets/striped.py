@@ -70,8 +70,9 @@ class Striped(Target):
                 self._stripes.append(self._stripe(*argv[at : at + 2]))
             except OSError as fault:
                 self.destroy()
-                raise CtrError("Couldn't parse stripe destination", fault.errno or errno.EIO
-                               ) from None
+                raise CtrError(
+                    "Couldn't parse stripe destination", fault.errno or errno.EIO
+                ) from None
 
     def _stripe(self, path: str, start: str) -> _Stripe:
         """Kernel: ``get_stripe``."""
@@ -135,7 +136,8 @@ class Striped(Target):
         block = device.block_sectors
         self._submitting += 1
         if self.table.world.profile.unaligned_refused and (
-                bio.sector % block or bio.sectors % block):
+            bio.sector % block or bio.sectors % block
+        ):
             # A chunk may be smaller than a block below: nobody looks at that before.
             bio.end(errno.EIO)
         else:
@@ -172,8 +174,12 @@ class Striped(Target):
         if profile.striped_discards_more and limits.discard_sectors_max >= self._chunk:
             row = self._chunk * len(self._stripes)
             longest = limits.discard_sectors_max * len(self._stripes)
-            limits = replace(limits, discard_sectors_max=longest - longest % row
-                             if longest <= _U32 else _U32 >> SECTOR_SHIFT)
+            limits = replace(
+                limits,
+                discard_sectors_max=longest - longest % row
+                if longest <= _U32
+                else _U32 >> SECTOR_SHIFT,
+            )
         io_min = self._chunk << SECTOR_SHIFT
         io_opt = io_min * len(self._stripes)
         if profile.striped_chunk_sectors:
@@ -181,8 +187,9 @@ class Striped(Target):
         if profile.striped_io_min_kept:
             return limits if io_opt > _U32 else replace(limits, io_min=io_min, io_opt=io_opt)
         # blk_limits_io_min
-        return replace(limits, io_min=max(io_min & _U32, limits.physical_block),
-                       io_opt=io_opt & _U32)
+        return replace(
+            limits, io_min=max(io_min & _U32, limits.physical_block), io_opt=io_opt & _U32
+        )
 
     def status(self) -> str:
         """Kernel: ``stripe_status``, STATUSTYPE_INFO."""
@@ -192,8 +199,12 @@ class Striped(Target):
 
     def table_line(self) -> str:
         """Kernel: ``stripe_status``, STATUSTYPE_TABLE."""
-        return " ".join([f"{len(self._stripes)} {self._chunk}", *(
-            f"{{{stripe.opened.device.name}}} {stripe.start}" for stripe in self._stripes)])
+        return " ".join(
+            [
+                f"{len(self._stripes)} {self._chunk}",
+                *(f"{{{stripe.opened.device.name}}} {stripe.start}" for stripe in self._stripes),
+            ]
+        )
 
     def devices(self) -> list[tuple[BlockDevice, int, int]]:
         """The range that each stripe has (``stripe_iterate_devices``)."""
