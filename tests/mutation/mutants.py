@@ -353,13 +353,8 @@ def judge(file: Path, number: int, cases: list[Case]) -> str:
                         continue
                     return f"{case.name}, in all orders"  # type: ignore[attr-defined]
                 twin = []
-                for seen, observation in zip(
-                    case.seen,
-                    carry_out(  # type: ignore[attr-defined]
-                        TwinBackend(profile), trace.steps, header.seed
-                    ),
-                    strict=True,
-                ):
+                answered = carry_out(TwinBackend(profile), trace.steps, header.seed)
+                for seen, observation in zip(case.seen, answered, strict=True):  # type: ignore[attr-defined]
                     twin.append(observation)
                     if _plainly_differ(twin[-1], seen):
                         break

@@ -9,7 +9,7 @@ import pytest
 from harness.campaign.here import cannot_be_run
 from harness.compare.diff import AGREED, Verdict
 from harness.errors import FreedMemory, KernelCrash
-from harness.guest.events import Loss, Outcome
+from harness.guest.events import Loss, Outcome, Reason
 from harness.plugin import check
 from harness.report import github, junit, ktap
 from harness.report.words import verdicts
@@ -44,7 +44,7 @@ def lost(
     step: int | None,
     seen: tuple[Observation, ...] = (),
     *,
-    reason: str = "panic",
+    reason: Reason = "panic",
     detail: str = PANIC,
     **more: Any,
 ) -> Outcome:
@@ -59,7 +59,7 @@ def lost(
             reason=reason,
             detail=detail,
             step=step,
-            guest=1,  # type: ignore[arg-type]
+            guest=1,
             console="the last line",
             log=Path("console"),
         ),
@@ -250,7 +250,7 @@ def test_a_kernel_that_lives_where_it_must_die_has_diverged() -> None:
     ],
 )
 def test_a_guest_that_is_lost_for_another_reason_is_lost(
-    divides: tuple[Trace, int], reason: str, detail: str
+    divides: tuple[Trace, int], reason: Reason, detail: str
 ) -> None:
     trace, at = divides
     for step in (at - 1, at):

@@ -11,7 +11,7 @@ from harness.cli.main import main as command
 from harness.cli.options import EXIT_CANNOT
 from harness.compare.diff import AGREED, Verdict
 from harness.errors import BadScenario, NeverReturns, Unsupported
-from harness.guest.events import Loss, Outcome
+from harness.guest.events import Loss, Outcome, Reason
 from harness.plugin import check
 from harness.report import junit, ktap
 from harness.report.words import verdicts
@@ -77,12 +77,12 @@ def outcome(
     )
 
 
-def hang(step: int | None, reason: str = "hang") -> Loss:
+def hang(step: int | None, reason: Reason = "hang") -> Loss:
     return Loss(
         reason=reason,
         detail="as was foretold",
         step=step,
-        guest=1,  # type: ignore[arg-type]
+        guest=1,
         console="the last line",
         log=Path("console"),
     )
@@ -225,7 +225,7 @@ def test_a_kernel_that_hangs_elsewhere_has_diverged(hanging: tuple[Trace, int]) 
 
 @pytest.mark.parametrize("reason", ["vanished", "rubbish"])
 def test_a_guest_that_is_lost_otherwise_does_not_hang(
-    hanging: tuple[Trace, int], reason: str
+    hanging: tuple[Trace, int], reason: Reason
 ) -> None:
     trace, at = hanging
     result, _ = judge(trace, outcome(trace, until(trace, at), hang(at, reason)), "fake")

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -30,13 +31,9 @@ NASTY = (
 )
 
 
-def result(scenario: str, verdict: Verdict = Verdict.SAME, **fields: object) -> Result:
-    return Result(
-        scenario=scenario,
-        kernel=fields.pop("kernel", "uml-6.12"),
-        verdict=verdict,  # type: ignore[arg-type]
-        **fields,
-    )  # type: ignore[arg-type]
+def result(scenario: str, verdict: Verdict = Verdict.SAME, **fields: Any) -> Result:
+    kernel = fields.pop("kernel", "uml-6.12")
+    return Result(scenario=scenario, kernel=kernel, verdict=verdict, **fields)
 
 
 def tables(text: bytes) -> list[list[list[str]]]:

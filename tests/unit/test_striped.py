@@ -83,9 +83,11 @@ def test_a_range_is_dealt_as_its_sectors_are(
         catcher.caught.clear()
         ended: list[int] = []
         for number in range(stripes):
-            bio = Bio(
-                op, first, end - first, None, lambda bio, ended=ended: ended.append(bio.error)
-            )  # type: ignore[misc]
+
+            def end_io(bio: Bio, ended: list[int] = ended) -> None:
+                ended.append(bio.error)
+
+            bio = Bio(op, first, end - first, None, end_io)
             bio.number = number
             assert target.map(bio) is None
         assert ended == [0] * stripes
