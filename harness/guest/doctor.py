@@ -19,8 +19,7 @@ from typing import Any, Final
 import testinfra
 
 from harness.errors import CannotBoot, ProvisioningError
-from harness.guest import catalogue, trust
-from harness.guest import fallback as choice
+from harness.guest import catalogue, fallback, trust
 from harness.guest.catalogue import Progress
 
 MEMORY_BYTES_MIN: Final = 1 << 30
@@ -131,7 +130,7 @@ def boot_all(progress: Progress) -> list[Booted]:
                 Booted(
                     kernel.name,
                     True,
-                    choice.prove(kernel, fresh=True) + (f"; {age}" if age else ""),
+                    fallback.prove(kernel, fresh=True) + (f"; {age}" if age else ""),
                 )
             )
         except CannotBoot as fault:

@@ -10,8 +10,7 @@ some kernel does is a test of its own (test_boots.py).
 import pytest
 
 from harness.errors import CannotBoot
-from harness.guest import catalogue
-from harness.guest import fallback as choice
+from harness.guest import catalogue, fallback
 from harness.guest.fetch import provision
 
 
@@ -47,7 +46,7 @@ def bootable():
 
     def get(name):
         kernel = provision.fetch(name)
-        choice.prove(kernel)
+        fallback.prove(kernel)
         return kernel
 
     return get

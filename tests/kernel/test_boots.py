@@ -16,8 +16,7 @@ import pytest
 from harness.campaign.plan import Plan
 from harness.campaign.run import execute
 from harness.errors import CannotBoot
-from harness.guest import boots, xstate
-from harness.guest import fallback as choice
+from harness.guest import boots, fallback, xstate
 from harness.guest.boots import Boot, Proof
 from harness.guest.catalogue import Kernel
 from harness.guest.fetch import apt
@@ -75,10 +74,10 @@ def boot(program: Path, kernel: Kernel) -> Boot:
 def test_a_kernel_boots_here() -> None:
     """Tests that need one that does not are skipped; that must not be all of them."""
     try:
-        kernel = choice.best(print)
+        kernel = fallback.best(print)
     except CannotBoot as fault:
         pytest.fail(str(fault))
-    assert choice.prove(kernel, fresh=True).startswith("boots in ")
+    assert fallback.prove(kernel, fresh=True).startswith("boots in ")
 
 
 def test_without_the_cure_it_dies_as_told(played: Kernel) -> None:
