@@ -26,17 +26,18 @@ import numpy as np
 
 from harness.campaign.observe import Guests, answered, observe
 from harness.compare import diff
-from harness.errors import BadScenario, ProvisioningError
+from harness.errors import BadScenario, GuestLost, ProvisioningError
 from harness.files import ours_or_empty, read_stranger, write_whole
 from harness.guest.catalogue import Kernel
 from harness.guest.events import Outcome
 from harness.guest.recording import NOT_STARTED, Earlier, next_number
 from harness.kernel.disks.disks import file_of
+from harness.lvm import sound
 from harness.lvm import store as lvm_store
 from harness.lvm.log import LogReader, name_events
 from harness.lvm.situations import DATA_SECTOR, DISK, ORIGIN, SITUATIONS, SNAPSHOT, Situation
 from harness.trace import pattern
-from harness.trace.files import Header, Trace, dumps
+from harness.trace.files import Header, Trace, dumps, loads
 from harness.trace.observations import DeviceState, Observation, Runs
 from harness.trace.steps import AnyStep, Disk, Examine, Image, Poke, encode
 from harness.twin import explore
@@ -251,7 +252,10 @@ def _outcomes(
         answered(outcome)
         # Of several attempts only the last has come to its end.
         logs = results.glob(f"guest-*/{name}-[0-9]*.log")
-        yield name, outcome, max(log.parent for log in logs)
+        directories = [log.parent for log in logs]
+        if not directories:
+            raise GuestLost(f"{name}: the guest left no log of LVM's in {results}")
+        yield name, outcome, max(directories)
 
 
 # -- one boot -------------------------------------------------------------------------------------
@@ -270,6 +274,7 @@ class _Replay:
     ) -> None:
         self._row = row
         self._boot = boot
+        sound.check(boot, seen)
         self._seen = list(seen)
         self._results = results
         self._profile = profile
@@ -344,7 +349,8 @@ class _Replay:
 
     def compare(self, simulate: Simulate) -> None:
         """Both sides, action by action; then the stores."""
-        twin = simulate(self._steps, SEED, self._profile)
+        # LVM's log is a guest's: what became of it keeps to the bounds of any trace.
+        twin = simulate(loads(dumps(self.trace)).steps, SEED, self._profile)
         parts = self._parts
         view = Trace(self.trace.header, tuple(part.shown for part in parts))
         comparison = diff.compare(
@@ -397,14 +403,19 @@ class _Replay:
         self._row.faults += [f"store of {where}: {fault}" for fault in report.faults]
 
     def _check_cut(self) -> None:
-        assert self._before is not None, "a situation looks at its snapshot before it loses power"
+        if self._before is None:
+            raise self._unseen()
         disk = _disk(self.left)
         cow, origin = (lvm_store.cut_out(table, disk, PV) for table in self._places.values())
         self._say("the disk after the power cut", lvm_store.check_cut(self._before, cow, origin))
 
+    def _unseen(self) -> GuestLost:
+        return GuestLost(f"{self._boot.name}: the guest shows no snapshot before it loses power")
+
     def check_end(self, after: "_Replay") -> None:
         """The next boot must end with what the snapshot showed before this one lost power."""
-        assert self._before is not None, "this boot has looked at its snapshot"
+        if self._before is None:
+            raise self._unseen()
         if after._origin != self._before.shown:
             self._row.faults.append("after the merge the origin is not what the snapshot showed")
 

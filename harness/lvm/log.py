@@ -56,12 +56,18 @@ _ZEROED: Final = re.compile(
     r"Initializing ([\d.]+) (B|KiB|MiB) of logical volume (\S+)/(\S+) with value 0\."
 )
 _REFUSED: Final = re.compile(r"device-mapper: .*ioctl on .* failed: (.*)")
+_SHOWN: Final = 200
+"""Characters of a line that an error repeats."""
 _WORD: Final = re.compile(r"\d+:\d+")
 _ERRNOS: Final = {os.strerror(number): name for number, name in errno.errorcode.items()}
 
 
 class LvmLogError(DmsnapError):
     """A log of LVM's says something that this reader does not know."""
+
+
+def _place(number: int, line: str) -> str:
+    return f"line {number} of LVM's log ({line.strip()[:_SHOWN]})"
 
 
 class Call(NamedTuple):
@@ -94,7 +100,10 @@ class LogReader:
             try:
                 self._line(line.strip(), calls)
             except LvmLogError as fault:
-                raise LvmLogError(f"line {number} of LVM's log ({line.strip()}): {fault}") from None
+                raise LvmLogError(f"{_place(number, line)}: {fault}") from None
+            except (ArithmeticError, LookupError, ValueError):
+                # Words are missing, or a number is not one: a guest may have written anything.
+                raise LvmLogError(f"{_place(number, line)}: LVM does not write this") from None
         return calls
 
     def _line(self, line: str, calls: list[Call]) -> None:

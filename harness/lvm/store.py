@@ -7,7 +7,9 @@ entries only once the copies are on the disk (dm-snap-persistent.c ``persistent_
 what is missing from the end must be on the origin, and nothing else may have changed.
 """
 
+import re
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -17,7 +19,8 @@ from harness.promises.witness import unexplained
 from harness.trace import pattern
 from harness.units import SECTOR_BYTES, bytes_of_sectors, sector_of_byte
 
-DAMAGED = "the store is malformed"
+DAMAGED: Final = "the store is malformed"
+_PIECE: Final = re.compile(r"\d{1,15} (\d{1,15}) linear \{(\S+)\} (\d{1,15})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +112,10 @@ def cut_out(table: str, disk: bytes, below: str) -> bytes:
     """
     parts = []
     for line in table.splitlines():
-        _, sectors, kind, device, start = line.split()
-        if kind != "linear" or device != f"{{{below}}}":
+        match = _PIECE.fullmatch(line)
+        if match is None or match[2] != below:
             raise BadScenario(f"{line}: not a piece of {below}")
+        sectors, _, start = match.groups()
         at = bytes_of_sectors(int(start))
         parts.append(disk[at : at + bytes_of_sectors(int(sectors))])
     return b"".join(parts)

@@ -9,15 +9,17 @@ from click.testing import CliRunner
 
 from harness import store
 from harness.cli.main import main
-from harness.errors import BadScenario
+from harness.errors import BadScenario, GuestLost
 from harness.kernel import lvm_agent as guest
 from harness.lvm import enact as lvm
+from harness.lvm import sound
 from harness.lvm import store as lvm_store
 from harness.lvm.log import Call, LogReader, LvmLogError, device_name, name_events
-from harness.lvm.situations import SITUATIONS
-from harness.trace.observations import UEvent
+from harness.lvm.situations import DISK, SECTORS, SITUATIONS
+from harness.trace.observations import DeviceState, Observation, Runs, UEvent, Zeros
 from harness.trace.steps import (
     Create,
+    Examine,
     Load,
     Remove,
     Rename,
@@ -27,7 +29,7 @@ from harness.trace.steps import (
     Write,
     references,
 )
-from harness.wire.lvm import Boot, LvmJob
+from harness.wire.lvm import Boot, Lvm, LvmJob
 
 # Lines of LVM 2.03.16, as they came; of the UUIDs only the beginning.
 CREATE = """\
@@ -124,6 +126,51 @@ def test_a_refusal_belongs_to_its_ioctl() -> None:
 def test_what_is_not_understood_is_an_error_with_its_line(line: str, message: str) -> None:
     with pytest.raises(LvmLogError, match=rf"line 36 .*{message}"):
         LogReader().read(f"{CREATE}{line}\n")
+
+
+@pytest.mark.parametrize("line", ["dm rename [ x ]", "dm create [ x ]", "dm remove (1:2) [ x ]"])
+def test_a_line_without_its_words_is_an_error(line: str) -> None:
+    with pytest.raises(LvmLogError, match="line 1 of LVM's log"):
+        LogReader().read(line)
+
+
+WHOLE = (Zeros(SECTORS),)
+SNAP = DeviceState(status="0 8 snapshot 16/64 16")
+BOOT = Boot("create", (Lvm(words=("pvs",)), Examine()), 1)
+
+
+def seen(**changes: object) -> list[Observation]:
+    """Observations of `BOOT`, the last of them changed."""
+    content: dict[str, Runs] = {
+        name: (Zeros(8),) for name in ("vg-snap", "vg-snap-cow", "vg-lv-real")
+    }
+    last = Observation(step=1, content=content, state=dict.fromkeys(content, SNAP))
+    return [
+        Observation(step=0, image={DISK: WHOLE}),
+        msgspec.structs.replace(last, **changes),
+    ]
+
+
+def test_what_a_guest_can_have_seen_is_taken() -> None:
+    sound.check(BOOT, seen())
+
+
+@pytest.mark.parametrize(
+    ("observations", "why"),
+    [
+        (seen()[:1], "1 observations of 2 actions"),
+        ([Observation(step=0), seen()[1]], "no image of the whole disk"),
+        ([Observation(step=0, image={DISK: WHOLE[:0]}), seen()[1]], "no image of the whole disk"),
+        (seen(image={"x": (Zeros(1 << 60),)}), "x is larger than the disk"),
+        (seen(state={}), "content and no state"),
+        (seen(state=dict.fromkeys(seen()[1].content, None)), "content and no state"),
+        (seen(state=dict.fromkeys(seen()[1].content, DeviceState(status="0 8"))), "not one line"),
+        (seen(content={n: (Zeros(8),) for n in ("vg-snap", "vg-snap-cow")}), "no vg-lv-real"),
+    ],
+)
+def test_what_no_guest_can_have_seen_is_rubbish(observations: list[Observation], why: str) -> None:
+    with pytest.raises(GuestLost, match=f"create: .* is rubbish: .*{why}"):
+        sound.check(BOOT, observations)
 
 
 def test_names_are_quoted_as_libdevmapper_does() -> None:

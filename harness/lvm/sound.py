@@ -1,0 +1,65 @@
+"""Whether a guest can have seen what it says that it saw of LVM's boots.
+
+Observations come from a guest, which may say anything.  What the replay takes for granted is
+checked here, once, before it is used: each action has an observation, a command's has the image
+of the whole disk, and what an `Examine` shows of a snapshot comes with all that explains it.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from harness.errors import GuestLost
+from harness.lvm.situations import DISK, ORIGIN, SECTORS
+from harness.trace.observations import Observation, Runs
+from harness.trace.pattern import sectors_of
+from harness.trace.steps import Examine
+from harness.wire.lvm import Boot, Lvm, PowerCut
+
+
+def check(boot: Boot, seen: Sequence[Observation]) -> None:
+    """See that ``seen`` are observations of ``boot``.
+
+    Raises:
+        GuestLost: they cannot be; which, and why.
+    """
+    if len(seen) != len(boot.actions):
+        raise _rubbish(boot, len(seen), f"{len(seen)} observations of {len(boot.actions)} actions")
+    status: dict[str, str | None] = {}
+    for index, (action, observation) in enumerate(zip(boot.actions, seen, strict=True)):
+        for name, state in observation.state.items():
+            if state is None:
+                status.pop(name, None)
+            else:
+                status[name] = state.status
+        for name, runs in {**observation.content, **observation.image}.items():
+            if sectors_of(runs) > SECTORS:
+                raise _rubbish(boot, index, f"{name} is larger than the disk it is on")
+        if isinstance(action, Lvm) and not _whole(observation.image.get(DISK)):
+            raise _rubbish(boot, index, "a command has no image of the whole disk")
+        if isinstance(action, Examine):
+            fault = _unexplained(observation.content, status)
+            if fault:
+                raise _rubbish(boot, index, fault)
+    cut = next((at for at, each in enumerate(boot.actions) if isinstance(each, PowerCut)), None)
+    if cut is not None and cut != len(boot.actions) - 1:
+        raise _rubbish(boot, cut, "something follows a power cut")
+
+
+def _whole(image: Runs | None) -> bool:
+    return image is not None and sectors_of(image) == SECTORS
+
+
+def _unexplained(content: Mapping[str, Runs], status: Mapping[str, str | None]) -> str:
+    """What is missing beside the content of a snapshot; nothing if all is there."""
+    for name in content:
+        if name not in status:
+            return f"{name} has content and no state"
+        line = (status[name] or "").splitlines()
+        if len(line) != 1 or len(line[0].split()) < 3:
+            return f"the status of {name} is not one line of a target"
+        if f"{name}-cow" in content and f"{ORIGIN}-real" not in content:
+            return f"{name} is a snapshot, and there is no {ORIGIN}-real"
+    return ""
+
+
+def _rubbish(boot: Boot, index: int, why: str) -> GuestLost:
+    return GuestLost(f"{boot.name}: what the guest says of action {index} is rubbish: {why}")
