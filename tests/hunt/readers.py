@@ -1,8 +1,9 @@
 """Mutated files through their readers: `make attack-readers ARGS='--count 1000000'`.
 
-A trace, an observations file, a report and a ledger are changed in a few places, byte by byte or
-value by value, and read.  What must hold: nothing but a `BadTrace` is raised, a trace that is read
-can be written and read again, and the process takes no more than `MEMORY_BYTES` beside what it had
+A trace, an observations file, a guest's journal, a report and a ledger are changed in a few
+places, byte by byte or value by value, and read.  What must hold: nothing but a `BadTrace` is
+raised, a trace that is read can be written and read again, what a journal has before its first
+fault is a record, and the process takes no more than `MEMORY_BYTES` beside what it had
 when it began (a limit of the kernel, so that more is a MemoryError).
 """
 
@@ -14,21 +15,25 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from harness.compare import diff
 from harness.compare.diff import Verdict
-from harness.errors import BadTrace
+from harness.errors import BadTrace, ProvisioningError
 from harness.report.ledger import Ledger
 from harness.scenarios.registry import catalogue
 from harness.trace import files as codec
-from harness.trace.files import Observations, ObservationsHeader
+from harness.trace.files import Observations, ObservationsHeader, Trace
+from harness.trace.observations import Observation
 from harness.trace.steps import encode
 from harness.twin import explore
-from harness.twin.profile import named
+from harness.twin.profile import Profile, named
 from harness.verdict import result as model
 from harness.verdict.result import Environment, Result, RunReport
+from harness.wire.journal import Begin, Done, End, JournalReader, Observed, Ready
 
 MEMORY_BYTES: Final = 256 << 20
 SAMPLES: Final = ("bring_up[P]", "merge", "chunk_sizes", "fault")
@@ -180,6 +185,25 @@ def _read_ledger(text: bytes, place: Path) -> None:
     Ledger(place, {}).finished()
 
 
+def _read_journal(trace: Trace, twin: Sequence[Observation], text: bytes, place: Path) -> None:
+    """Read, and compared with what the twin saw, as a run does."""
+    place.write_bytes(text)
+    reader = JournalReader(place)
+    records = reader.new()
+    for record in records:
+        if isinstance(record, Ready):
+            try:
+                Profile.from_probe(record.probe)
+            except ProvisioningError as fault:
+                raise BadTrace(str(fault)) from None
+    seen = [record.observation for record in records if isinstance(record, Observed)]
+    if [each.step for each in seen] == list(range(len(twin))):
+        for divergence in diff.compare(trace, seen, twin).divergences:
+            diff.render(divergence)
+    if reader.faults:
+        raise BadTrace(reader.faults[0])
+
+
 Reader = Callable[[bytes, Path], None]
 
 
@@ -202,6 +226,10 @@ def samples() -> list[tuple[Reader, bytes]]:
         )
         if len(text) < 1 << 16:
             found.append((_read_observations, text))
+            ready = Ready("6.12", "#1", probe=profile.facts())
+            journal = (ready, Begin("s", 1), *map(Observed, seen), End("s", ()), Done())
+            read = partial(_read_journal, trace, seen)
+            found.append((read, b"".join(encode(each) + b"\n" for each in journal)))
         results.append(Result(scenario=scenario.name, kernel="k", verdict=Verdict.SAME))
     found.append(
         (
