@@ -26,9 +26,10 @@ from harness.errors import ProvisioningError
 from harness.files import is_ours
 from harness.guest.cage import LANDLOCK, NAMESPACES, Cage
 from harness.guest.catalogue import QEMU, UML, Kernel, cache_dir
-from harness.guest.fetch.apt import patchelf_program, run
+from harness.guest.fetch.apt import patchelf_program
 from harness.guest.host_root import private_dir
 from harness.guest.process import KeptProcess
+from harness.guest.programs import run
 
 NO_CAGE: Final = "--no-cage"
 ROOT_NAME: Final = "root"

@@ -25,7 +25,6 @@ from harness.guest import acceleration, boots
 from harness.guest.catalogue import Kernel, Progress, cache_dir
 from harness.guest.confinement import confine
 from harness.guest.fetch import initramfs
-from harness.guest.fetch.apt import run
 from harness.guest.host_root import (
     AGENT,
     check_limits,
@@ -35,6 +34,7 @@ from harness.guest.host_root import (
     write_init,
 )
 from harness.guest.process import KeptProcess
+from harness.guest.programs import run
 
 PROGRAM: Final = "qemu-system-x86_64"
 WORKS: Final = "dmsnap: this machine works"

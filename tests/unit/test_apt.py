@@ -12,6 +12,7 @@ import threading
 import pytest
 
 from harness.errors import ProvisioningError
+from harness.guest import programs
 from harness.guest.fetch import apt, downloads
 
 MIRROR = "http://mirror.example/debian"
@@ -443,7 +444,7 @@ def ends(pid_file):
 def test_a_time_limit_ends_helpers_too(tmp_path):
     pid = tmp_path / "pid"
     with pytest.raises(ProvisioningError, match="did not end within 1 s"):
-        apt.run(["sh", "-c", HELPED.format(path=pid)], limit_s=1.0)
+        programs.run(["sh", "-c", HELPED.format(path=pid)], limit_s=1.0)
     assert ends(pid)
 
 
@@ -451,12 +452,12 @@ def test_an_interrupt_ends_helpers_too(tmp_path, monkeypatch):
     pid = tmp_path / "pid"
     pause = threading.Event()
 
-    def interrupted(_self, **_rest):
+    def interrupted(*_watched):
         while not (pid.exists() and pid.read_text().strip()):
             pause.wait(0.01)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(subprocess.Popen, "communicate", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        apt.run(["sh", "-c", HELPED.format(path=pid)], limit_s=20)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(programs.select, "select", interrupted)
+        programs.run(["sh", "-c", HELPED.format(path=pid)], limit_s=20)
     assert ends(pid)

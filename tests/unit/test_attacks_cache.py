@@ -13,8 +13,8 @@ import msgspec
 import pytest
 
 from harness.errors import ProvisioningError
-from harness.guest import boots, catalogue, trust
-from harness.guest.fetch import apt, provision
+from harness.guest import boots, catalogue, programs, trust
+from harness.guest.fetch import provision
 from tests.unit.test_apt import fake, fetch, release_file  # noqa: F401 -- fixtures
 from tests.unit.test_catalogue import cache, fetches, lay_out  # noqa: F401 -- fixtures
 
@@ -208,8 +208,8 @@ def test_an_index_past_its_date_is_told_each_time(cache, fetches, monkeypatch): 
 
 FETCHING = """
 import sys
-from harness.guest.fetch import apt
-apt.run(["setsid", "sh", "-c", {program!r}], limit_s=600)
+from harness.guest import programs
+programs.run(["setsid", "sh", "-c", {program!r}], limit_s=600)
 """
 
 
@@ -233,9 +233,12 @@ def test_apt_ends_with_dmsnap(tmp_path, number):
 
 
 def test_what_a_program_says_and_how_it_ends_is_told():
-    assert apt.run(["sh", "-c", "echo one; echo two >&2; exit 7"], limit_s=60) == (7, "one\ntwo\n")
-    assert apt.run(["sh", "-c", "kill -9 $$"], limit_s=60)[0] == 128 + 9
-    status, said = apt.run(["/nothing/here"], limit_s=60)
+    assert programs.run(["sh", "-c", "echo one; echo two >&2; exit 7"], limit_s=60) == (
+        7,
+        "one\ntwo\n",
+    )
+    assert programs.run(["sh", "-c", "kill -9 $$"], limit_s=60)[0] == 128 + 9
+    status, said = programs.run(["/nothing/here"], limit_s=60)
     assert status == 127
     assert "cannot start /nothing/here" in said
 

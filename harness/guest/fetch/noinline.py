@@ -27,15 +27,8 @@ from harness.guest.catalogue import (
     find,
 )
 from harness.guest.fetch import downloads
-from harness.guest.fetch.apt import (
-    PrivateApt,
-    Progress,
-    deb_version,
-    debian_mirror,
-    require,
-    run,
-    unpack,
-)
+from harness.guest.fetch.apt import PrivateApt, Progress, deb_version, debian_mirror, unpack
+from harness.guest.programs import require, run
 
 _FLAGS: Final = (
     "-fno-inline -fno-inline-small-functions -fno-inline-functions-called-once "
