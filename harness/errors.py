@@ -63,6 +63,10 @@ class CannotBoot(ProvisioningError):
     """A kernel does not boot on this machine; the text says what its console said of it."""
 
 
+class BuildFailed(ProvisioningError):
+    """A kernel cannot be built of its source; the text says what the compiler or kbuild said."""
+
+
 class NotAFile(DmsnapError):
     """What a stranger left is no regular file, or longer than it may be."""
 

@@ -103,6 +103,7 @@ def execute(plan: Plan, reporter: Reporter, finished: Sequence[Result] = ()) -> 
                 kernels=run.releases,
                 guests={kernel.name: kernel.guest for kernel in plan.kernels},
                 instead={kernel.name: kernel.instead for kernel in plan.kernels if kernel.instead},
+                built={kernel.name: kernel.built for kernel in plan.kernels if kernel.built},
                 resumed=len(finished),
             ),
             results=run.results(),

@@ -5,6 +5,7 @@ import click
 from harness.cli.options import EXIT_DIFFERS, note
 from harness.errors import CannotBoot
 from harness.guest import catalogue, fallback
+from harness.guest.build import kept
 from harness.guest.choice import matching
 from harness.guest.fetch import provision
 
@@ -30,6 +31,8 @@ def kernels(ctx: click.Context) -> None:
                 state += f"; {age}"
         mark = " (default)" if entry.name == default else ""
         click.echo(f"{entry.name + mark:<20}  {entry.suite:<9}  {state}")
+    for name in kept.names():
+        click.echo(f"{name:<20}  {'own':<9}  {kept.get(name).built}")
     click.echo(f"cache: {catalogue.cache_dir()}")
 
 

@@ -1,7 +1,7 @@
 """The command ``dmsnap``.
 
 Exit status: 0 all was well, 1 something differs or is broken, 2 the request cannot be carried out
-(one line says why and what to do), 130 interrupted, by Ctrl-C, SIGTERM or SIGHUP.  Who reads no
+(one line says why and what to do), 125 a kernel of ``--source`` cannot be judged, 130 interrupted, by Ctrl-C, SIGTERM or SIGHUP.  Who reads no
 further (``| head``) changes none of it.
 """
 
@@ -15,6 +15,7 @@ from harness.cli.lvm import lvm_situations
 from harness.cli.measure import coverage, measure_headline, preflight
 from harness.cli.options import EXIT_CANNOT, EXIT_INTERRUPTED
 from harness.cli.run import compare, run
+from harness.cli.source import print_config
 from harness.cli.streams import interrupts, patient
 from harness.cli.traces import list_scenarios, replay, trace
 from harness.errors import DmsnapError
@@ -72,6 +73,7 @@ for command in (
     preflight,
     lvm_situations,
     kernels,
+    print_config,
     doctor,
 ):
     main.add_command(command)

@@ -11,6 +11,7 @@ from harness.guest.catalogue import VAGRANT, Kernel
 if TYPE_CHECKING:
     from harness.guest.process import Launcher
 from harness.cli.options import EXIT_DIFFERS, kernel_options, note
+from harness.cli.source import EXIT_CANNOT_BE_JUDGED, judged, source_options, sourced_kernels
 from harness.cli.vagrant import fit_vagrant_guest, the_machine
 from harness.guest.choice import chosen_kernels
 
@@ -18,6 +19,7 @@ from harness.guest.choice import chosen_kernels
 @click.command()
 @click.argument("patterns", nargs=-1, metavar="[PATTERN]...")
 @kernel_options
+@source_options
 @click.option(
     "--guest",
     type=click.Choice(["uml", "qemu", "vagrant", "here"]),
@@ -82,6 +84,9 @@ def run(
     patterns: tuple[str, ...],
     kernels: tuple[str, ...],
     modules: Path | None,
+    source: str | None,
+    replaced: tuple[str, ...],
+    presets: tuple[str, ...],
     guest: str | None,
     jobs: int | None,
     seed: int,
@@ -95,7 +100,9 @@ def run(
 
     A PATTERN is the name of a scenario, with or without its parameters, or has * in it; without
     one, all are run.  The exit status is 0 only if all of them are the same on both
-    sides; those that the kernel lacks something for are counted, and do not change it.
+    sides; those that the kernel lacks something for are counted, and do not change it.  With
+    --source it is 125 if there is no verdict, because the kernel cannot be built or booted:
+    `git bisect run dmsnap run --source . PATTERN`.
     """
     from harness.campaign.plan import Plan
     from harness.campaign.run import IN_REPORT, execute
@@ -111,6 +118,12 @@ def run(
 
     traces = tuple(scenario.trace(seed) for scenario in choose(patterns))
     check_writable(directory)
+    if source is None and (replaced or presets):
+        raise ProvisioningError("--replace and --preset belong to --source TREE: name the tree")
+    if source is not None and (guest in (VAGRANT, "here") or modules):
+        raise ProvisioningError(
+            "--source builds what guests of dmsnap run: leave --modules and --guest out"
+        )
     reporters: list[Reporter] = [
         Terminal(),
         JunitReporter(directory / "junit.xml"),
@@ -142,7 +155,10 @@ def run(
         if own:
             the_machine().check_installed()
         chosen: tuple[Kernel, ...] = ()
-        if others or not own:
+        if source is not None:
+            with judged(source):
+                chosen = sourced_kernels(source, others, replaced, presets, traces)
+        elif others or not own:
             chosen = chosen_kernels(others, modules, guest, progress=note)
         launchers: dict[str, Launcher] = {}
         if own:
@@ -162,12 +178,15 @@ def run(
         ledger = Ledger(directory / LEDGER_NAME, plan.keys())
         finished = ledger.finished() if resume else []
         try:
-            report = execute(plan, Reporters([*reporters, ledger]), finished)
+            with judged(source):
+                report = execute(plan, Reporters([*reporters, ledger]), finished)
         except KeyboardInterrupt as fault:
             if fault.args == (IN_REPORT,):
                 fault.args += ("`dmsnap run --resume` with the same arguments goes on from there",)
             raise
     click.echo(f"report: {directory}/junit.xml, run.ktap, results.json")
+    if source is not None and not report.judged:
+        raise click.exceptions.Exit(EXIT_CANNOT_BE_JUDGED)
     if not report.nothing_differs:
         raise click.exceptions.Exit(EXIT_DIFFERS)
 

@@ -104,6 +104,8 @@ class Kernel:
         record: what was fetched; None for a kernel that the user built.
         guest: what boots it.
         instead: that it was taken in place of another one, and why (`harness.guest.fallback`).
+        built: what dmsnap built it of, in words; empty if it did not (`harness.guest.build`).
+        lacks: options that it was to have and has not, of one that dmsnap built.
     """
 
     name: str
@@ -112,6 +114,8 @@ class Kernel:
     record: Manifest | None = None
     guest: Guest = UML
     instead: str = ""
+    built: str = ""
+    lacks: tuple[str, ...] = ()
 
     @property
     def release(self) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from harness.errors import ProvisioningError
 from harness.guest import built, catalogue, fallback
+from harness.guest.build import kept
 from harness.guest.catalogue import Entry, Kernel, Progress
 from harness.guest.fetch import provision
 
@@ -52,6 +53,8 @@ def named_kernels(
                     f"{name} is a kernel for guest {entry.guest}: leave --guest {guest} out"
                 )
             found.append(entry)
+        elif name in kept.names():
+            found.append(kept.get(name))
         elif "/" in name or Path(name).exists():
             if modules is None:
                 raise ProvisioningError(

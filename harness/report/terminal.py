@@ -162,8 +162,9 @@ class Terminal:
             self._say(
                 f"{kernel}: {guest}release {report.release(kernel) or 'unknown (never came up)'}"
             )
-            if instead := report.environment.instead.get(kernel):
-                self._say(instead, indent="  ")
+            for what in (report.environment.instead, report.environment.built):
+                if said := what.get(kernel):
+                    self._say(said, indent="  ")
         if report.environment.cage not in ("", "namespaces"):
             self._say(f"cage: {report.environment.cage}")
         self._say(f"values compared: {compared(report)}")

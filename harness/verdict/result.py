@@ -99,6 +99,7 @@ class Environment(Struct, frozen=True, kw_only=True, omit_defaults=True):
         kernels: name → what the kernel's own uname gave, for kernels that came up.
         guests: name → where it lived: uml, qemu, vagrant, here.
         instead: name → in place of which kernel it ran, and why.
+        built: name → what dmsnap built it of, with digests of files that were laid over.
         cage: what kept the guests of this host from it: namespaces, landlock, or none with the
             reason; empty if there were no such guests.
     """
@@ -114,6 +115,7 @@ class Environment(Struct, frozen=True, kw_only=True, omit_defaults=True):
     kernels: dict[str, str] = {}
     guests: dict[str, str] = {}
     instead: dict[str, str] = {}
+    built: dict[str, str] = {}
     cage: str = ""
 
 
@@ -129,6 +131,13 @@ class RunReport(Struct, frozen=True, kw_only=True):
         """True if both sides agree in some results, and all others are *unsupported*."""
         verdicts = {result.verdict for result in self.results} - {Verdict.UNSUPPORTED}
         return bool(verdicts) and verdicts <= AGREED
+
+    @property
+    def judged(self) -> bool:
+        """True if there is a verdict on a kernel at all: same, diverged, lost."""
+        return any(
+            result.verdict not in (Verdict.UNSUPPORTED, Verdict.BROKEN) for result in self.results
+        )
 
     def count(self, verdict: Verdict) -> int:
         """How many results carry ``verdict``."""

@@ -1,0 +1,1 @@
+"""From kernel source to what a guest boots."""
