@@ -22,7 +22,8 @@ def kernel_options(command: Command) -> Command:
         "--modules",
         type=click.Path(path_type=Path),
         metavar="DIR",
-        help="Modules of a kernel that is given as a path.",
+        help="Modules of a kernel that is given as a path; for another, those that are to take the "
+        "place of its own.  A build tree, or what `make modules_install` filled.",
     )(command)
     return click.option(
         "--kernel",

@@ -7,6 +7,7 @@ from pathlib import Path
 from harness.errors import ProvisioningError
 from harness.guest import built, catalogue, fallback
 from harness.guest.build import kept
+from harness.guest.build import modules as mixed
 from harness.guest.catalogue import Entry, Kernel, Progress
 from harness.guest.fetch import provision
 
@@ -25,7 +26,7 @@ def named_kernels(
 
     Args:
         names: of the catalogue, or paths; none for the default kernel.
-        modules: of kernels given as a path.
+        modules: of kernels given as a path; for others, what is to take the place of their own.
         guest: what is to boot them; by default what each is made for.
         one: only one is wanted.
         progress: told in one line each what happens.
@@ -43,10 +44,7 @@ def named_kernels(
     for name in dict.fromkeys(wanted):
         if name in known:
             if modules is not None:
-                raise ProvisioningError(
-                    f"--modules belongs to a kernel given as a path, and "
-                    f"{name} is one of the catalogue: leave it out"
-                )
+                mixed.found_in(modules)
             entry = catalogue.entry_of(name)
             if guest not in (None, entry.guest):
                 raise ProvisioningError(
@@ -54,7 +52,7 @@ def named_kernels(
                 )
             found.append(entry)
         elif name in kept.names():
-            found.append(kept.get(name))
+            found.append(_mixed(kept.get(name), modules))
         elif "/" in name or Path(name).exists():
             if modules is None:
                 raise ProvisioningError(
@@ -97,9 +95,18 @@ def chosen_kernels(
     if not names and guest in (None, catalogue.UML) and modules is None:
         return (fallback.best(progress),)
     return tuple(
-        each if isinstance(each, Kernel) else provision.fetch(each.name, progress=progress)
+        each
+        if isinstance(each, Kernel)
+        else _mixed(provision.fetch(each.name, progress=progress), modules)
         for each in found
     )
+
+
+def _mixed(kernel: Kernel, modules: Path | None) -> Kernel:
+    """The kernel with modules of the user's in the place of its own, if there are any."""
+    if modules is None:
+        return kernel
+    return mixed.with_modules(kernel, mixed.found_in(modules), str(modules))
 
 
 def _all(progress: Progress) -> list[str]:

@@ -1,4 +1,4 @@
-"""The configuration of a kernel: fragments that ship in ``vm/``, and what a kernel lacks of them."""
+"""The configuration of a kernel: fragments that ship in ``vm/``, and what kernels lack of it."""
 
 import re
 from collections.abc import Mapping, Sequence
