@@ -81,10 +81,12 @@ def read(path: Path) -> Module:
             if table is not None
             else frozenset()
         )
+        if not rows.get(b"vermagic"):
+            raise ValueError("it does not say which kernel it is for")
         versions = _section(elf, "__versions")
         return Module(
             name_of(path),
-            rows.get(b"vermagic", b"").decode(errors="replace"),
+            rows[b"vermagic"].decode(errors="replace"),
             undefined,
             _section(elf, _EXPORTS),
             {

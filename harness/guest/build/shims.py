@@ -13,7 +13,7 @@ from harness.guest.build.tree import FILE_BYTES_MAX, MD, Tree
 
 _EXCEPTION: Final = f"{MD}/dm-exception-store.h"
 _BLKDEV: Final = "include/linux/blkdev.h"
-_BLIST: Final = re.compile(rb"\bstruct\s+hlist_bl_node(\s+hash_list\s*;)")
+_BLIST: Final = re.compile(rb"\bstruct\s+hlist_bl_node\b(\s+hash_list\s*;)")
 _LIST: Final = re.compile(rb"\bstruct\s+list_head(\s+hash_list\s*;)")
 
 
