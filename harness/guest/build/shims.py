@@ -46,7 +46,7 @@ def fit(tree: Tree) -> tuple[Tree, Fitting]:
         header = laid_over.get(_EXCEPTION) or _text(tree, _EXCEPTION)
         if (
             Path(name).name == "dm-snap.c"
-            and not _uses(text, b"hlist_bl_node")
+            and not _uses(text, rb"hlist_bl_\w+")
             and _BLIST.search(header)
         ):
             # dm snapshot: make exception tables scalable, 5.2
@@ -54,7 +54,7 @@ def fit(tree: Tree) -> tuple[Tree, Fitting]:
             words.append(f"shim for {name}: hash_list of {_EXCEPTION} is a list_head here")
         elif (
             Path(name).name == "dm-snap.c"
-            and _uses(text, b"hlist_bl_node")
+            and _uses(text, rb"hlist_bl_\w+")
             and not _BLIST.search(header)
             and _LIST.search(header)
         ):
