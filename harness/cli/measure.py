@@ -78,7 +78,7 @@ def coverage(
     reached, or is known not to be reachable.
     """
     from harness.files import check_writable, write_whole
-    from harness.guest.fetch import noinline
+    from harness.guest.build import noinline
     from harness.measure.coverage import dump, measure, unreached
     from harness.measure.traceability import DATA, NAMES, PAGE, SEED, page
     from harness.report.github import step_summary

@@ -121,14 +121,28 @@ def sourced_kernels(
     Raises:
         ProvisioningError: they cannot be had; cause and cure.
     """
-    from harness.guest.build import needs
+    from harness.guest.build import headers, needs
+    from harness.guest.build.tree import open_tree
+    from harness.guest.choice import chosen_kernels, named_kernels
 
     if not names:
         kernel = built_kernel(source, replaced, presets)
         if said := needs.told(kernel.lacks, traces):
             note(f"{kernel.name}: {said}")
         return (kernel,)
-    raise ProvisioningError("not yet")
+    if presets:
+        raise ProvisioningError(
+            "--preset belongs to a kernel that is built: leave --kernel out, or the preset"
+        )
+    wanted = named_kernels(names, None, progress=note)
+    for each in wanted:
+        headers.check(each.guest, each.name)
+    path, called = tree_of(source, note)
+    tree = open_tree(path, replacements(replaced))
+    return tuple(
+        headers.with_source(kernel, tree, called, note)
+        for kernel in chosen_kernels(names, None, progress=note)
+    )
 
 
 @contextmanager

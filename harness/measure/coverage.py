@@ -1,7 +1,7 @@
 """``dmsnap coverage``: which functions of the module the scenarios reach, by the kernel's own word.
 
 A run like any other, on a kernel whose module was built without inlining
-(`harness.guest.fetch.noinline`), with a probe on each function
+(`harness.guest.build.noinline`), with a probe on each function
 (`harness.kernel.function_counts`).  So the counts come with verdicts: also this build of the module
 is the same as the twin, or is not.
 
@@ -16,8 +16,8 @@ import msgspec
 
 from harness.campaign.plan import Plan
 from harness.campaign.run import execute
+from harness.guest.build import noinline
 from harness.guest.catalogue import Kernel
-from harness.guest.fetch import noinline
 from harness.guest.recording import GUESTS_DIRECTORY, files_of
 from harness.kernel.function_counts import LOADING, UNLOADING, Reached, read
 from harness.report.reporter import Reporter

@@ -344,8 +344,7 @@ def tools(tmp_path, monkeypatch):
     for name in kbuild.PREREQUISITES:
         (bin_dir / name).write_text("#!/bin/sh\nexit 1\n")
         (bin_dir / name).chmod(0o755)
-    for name in ("sed", "awk"):
-        (bin_dir / name).unlink()
+    (bin_dir / "awk").unlink()
     (bin_dir / "make").write_text(MAKE)
     monkeypatch.setattr(kbuild, "_HEADER", Path("/"))
     monkeypatch.setenv("PATH", f"{bin_dir}:{os.environ['PATH']}")

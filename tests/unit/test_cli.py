@@ -484,7 +484,7 @@ def tempted(dmsnap, monkeypatch: pytest.MonkeyPatch):
     for place in (
         "harness.guest.fetch.provision.fetch",
         "harness.guest.fetch.apt.PrivateApt.__init__",
-        "harness.guest.fetch.noinline.build",
+        "harness.guest.build.noinline.build",
         "harness.guest.vagrant.Machine.up",
     ):
         monkeypatch.setattr(place, forbidden)
@@ -544,7 +544,7 @@ def lacking(what: str, *cures: str):
         ("harness.guest.qemu.check_installed", "headline --kernel deb-6.1"),
         ("harness.guest.qemu.check_installed", "replay bring_up.jsonl --kernel deb-6.1"),
         ("harness.guest.qemu.check_installed", "coverage"),
-        ("harness.guest.fetch.noinline.check", "coverage"),
+        ("harness.guest.build.noinline.check", "coverage"),
         ("harness.guest.vagrant.Machine.check_installed", "run --kernel uml-6.1 --kernel vagrant"),
         ("harness.guest.vagrant.Machine.check_installed", "run --guest vagrant"),
         ("harness.lvm.enact.check_installed", "lvm"),
@@ -554,7 +554,7 @@ def test_what_this_machine_lacks_is_told_before_a_download(
     tempted, file: Path, place: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert file.exists()
-    monkeypatch.setattr("harness.guest.fetch.noinline.check", lambda _: None)
+    monkeypatch.setattr("harness.guest.build.noinline.check", lambda _: None)
     monkeypatch.setattr(place, lacking("the program"))
     refused(tempted(*words.split()), "the program is missing")
 

@@ -11,8 +11,8 @@ import pytest
 
 from harness.errors import ProvisioningError
 from harness.guest import catalogue
+from harness.guest.build import headers, noinline
 from harness.guest.catalogue import Kernel
-from harness.guest.fetch import noinline
 from harness.kernel.agent import counted
 from harness.kernel.function_counts import FILE, LOADING, UNLOADING, Coverage, Reached, read
 from harness.measure.coverage import Counted, Function, dump, load, summary, unreached
@@ -120,8 +120,8 @@ def test_only_kernels_with_known_source_are_built(tmp_path, guest):
 def test_the_compiler_is_the_kernels(tmp_path, monkeypatch, config, name):
     (tmp_path / ".config").write_text(config)
     asked = []
-    monkeypatch.setattr(noinline, "require", lambda *words: asked.append(words))
-    assert noinline._compiler(tmp_path) == name
+    monkeypatch.setattr(headers, "require", lambda *words: asked.append(words))
+    assert headers._compiler(tmp_path) == name
     assert re.search(rf"apt-get install -y {name} make", asked[0][1])
 
 

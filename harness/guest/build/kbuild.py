@@ -26,8 +26,6 @@ PREREQUISITES: Final = {
     "flex": "flex",
     "bison": "bison",
     "bc": "bc",
-    "perl": "perl",
-    "sed": "sed",
     "awk": "mawk",
 }
 """Program → the Debian package that has it (Documentation/process/changes.rst)."""

@@ -27,7 +27,7 @@ from harness.errors import BuildFailed, ProvisioningError
 from harness.files import write_whole
 from harness.guest import trust
 from harness.guest.build import config, kbuild, needs
-from harness.guest.build.tree import Tree, lay_out, users_words
+from harness.guest.build.tree import Tree, lay_out, place_name, users_words
 from harness.guest.catalogue import Kernel, Progress, cache_dir, check_free, sha256_of
 from harness.guest.lock import locked
 
@@ -81,9 +81,7 @@ def builds_dir() -> Path:
 
 def place_of(tree: Tree, presets: Sequence[str]) -> Path:
     """The place of a tree in the cache; it need not exist."""
-    words = [str(tree.path), *presets, *sorted(tree.replaced)]
-    key = hashlib.sha256("\0".join(words).encode(errors="surrogateescape")).hexdigest()
-    return builds_dir() / f"{tree.name}-{key[:12]}"
+    return builds_dir() / place_name(tree, presets)
 
 
 def build(

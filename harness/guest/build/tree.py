@@ -13,10 +13,11 @@ Left out on purpose: a tree's ``.git``.  Without it the release of a kernel does
 each commit, which would build every module anew.
 """
 
+import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -126,6 +127,13 @@ def _replacement(tree: Path, name: str, file: Path) -> bytes:
             f"--replace {name}={file}: that cannot be read ({fault}); give the file that is to "
             f"stand in the place of {name}"
         ) from None
+
+
+def place_name(tree: Tree, presets: Sequence[str] = ()) -> str:
+    """The name of a tree's place in the cache: by its path, presets and what is laid over."""
+    words = [str(tree.path), *presets, *sorted(tree.laid_over)]
+    key = hashlib.sha256("\0".join(words).encode(errors="surrogateescape")).hexdigest()
+    return f"{tree.name}-{key[:12]}"
 
 
 def users_words(tree: Tree, farm: Path, text: str) -> str:

@@ -10,13 +10,15 @@ dm-dust, which scenarios use and Debian's kernels leave out, is built beside it.
 
 import os
 import re
-import shutil
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from harness.errors import ProvisioningError
+from harness.guest.build.headers import KBUILD, unpacked
+from harness.guest.build.kbuild import LOG
+from harness.guest.build.modules import lay_over
 from harness.guest.catalogue import (
     MODULE,
     QEMU,
@@ -27,7 +29,7 @@ from harness.guest.catalogue import (
     find,
 )
 from harness.guest.fetch import downloads
-from harness.guest.fetch.apt import PrivateApt, Progress, deb_version, debian_mirror, unpack
+from harness.guest.fetch.apt import PrivateApt, Progress, debian_mirror, unpack
 from harness.guest.programs import require, run
 
 _FLAGS: Final = (
@@ -35,11 +37,6 @@ _FLAGS: Final = (
     "-fno-partial-inlining -fno-ipa-sra -fno-ipa-cp -fno-ipa-icf"
 )
 """No inlining, nor anything else that changes a function's name or merges two of them."""
-_KBUILD: Final = """\
-obj-m += dm-snapshot.o
-dm-snapshot-y := dm-snap.o dm-exception-store.o dm-snap-transient.o dm-snap-persistent.o
-obj-m += dm-dust.o
-"""
 _DUST: Final = "dm-dust.ko"
 _NO_SOURCE: Final = (
     "the source of {} is not known: coverage takes a kernel of the catalogue "
@@ -105,10 +102,8 @@ def build(kernel: Kernel, progress: Progress) -> Build:
         with tempfile.TemporaryDirectory(prefix=".part-", dir=home) as work:
             made, packages = _make(kernel, Path(work), progress)
             fresh = Path(work, "modules")
-            shutil.copytree(kernel.modules, fresh)
-            place = next(fresh.rglob(MODULE)).parent
-            for name in (MODULE, _DUST):
-                shutil.copyfile(made / name, place / name)
+            built = {Path(name).stem: made / name for name in (MODULE, _DUST)}
+            lay_over(kernel.modules, built, fresh)
             if modules.is_dir():
                 modules.rename(Path(work, "old"))
             fresh.rename(modules)
@@ -138,55 +133,21 @@ def _make(kernel: Kernel, work: Path, progress: Progress) -> tuple[Path, list[Pa
     require("make", "sudo apt-get install -y make")
     apt = PrivateApt(kernel.record.suite, work / "apt", debian_mirror(), progress)
     apt.update()
-    headers = f"linux-headers-{kernel.release}"
-    parts = [headers, *apt.dependencies(headers, r"linux-(?:headers|kbuild)-\S+")]
     number = re.match(r"\d+\.\d+", kernel.release)
     assert number is not None, "releases of Debian start with two numbers"
     tree = work / "tree"
-    compiler = ""
-    for package in (*parts, f"linux-source-{number[0]}"):
-        deb = apt.download(package)
-        if package == headers and deb_version(deb) != kernel.record.version:
-            raise ProvisioningError(
-                f"{kernel.record.suite} has moved on to {deb_version(deb)}, {kernel.name} is "
-                f"{kernel.record.version}; type: dmsnap kernels fetch --refresh {kernel.name}"
-            )
-        unpack(deb, tree)
-        # The headers come first and are small; they say which compiler it takes.
-        compiler = compiler or _compiler(tree / "usr/src" / headers)
-    sources = tree / "usr/src"
-    progress(f"building {MODULE} without inlining, with {compiler}")
-    archive = next(sources.glob("linux-source-*.tar.xz"))
+    # The headers come first and are small; they say which compiler it takes.
+    headers = unpacked(kernel, apt, tree)
+    unpack(apt.download(f"linux-source-{number[0]}"), tree)
+    progress(f"building {MODULE} without inlining, with {headers.compiler}")
+    archive = next((tree / "usr/src").glob("linux-source-*.tar.xz"))
     folder = archive.name.removesuffix(".tar.xz")
     _run(["tar", "-xJf", str(archive), "-C", str(work), f"{folder}/drivers/md"])
-    # The headers name their other half by the place where the package would be installed.
-    makefile = sources / headers / "Makefile"
-    makefile.write_text(makefile.read_text().replace("/usr/", f"{tree}/usr/"))
     place = work / folder / "drivers/md"
     (place / "Makefile").unlink()
-    (place / "Kbuild").write_text(_KBUILD)
-    _run(
-        [
-            "make",
-            "-C",
-            str(sources / headers),
-            f"M={place}",
-            f"CC={compiler}",
-            f"KCFLAGS={_FLAGS}",
-            "modules",
-        ]
-    )
+    (place / "Kbuild").write_text(f"{KBUILD}obj-m += dm-dust.o\n")
+    headers.make(place, log=work / LOG, flags=[f"KCFLAGS={_FLAGS}"])
     return place, apt.packages
-
-
-def _compiler(headers: Path) -> str:
-    """The compiler that built the kernel: a module of another one may be refused."""
-    config = (headers / ".config").read_text()
-    version = re.search(r'^CONFIG_CC_VERSION_TEXT=".*\bgcc-(\d+)\b', config, re.MULTILINE)
-    version = version or re.search(r"^CONFIG_GCC_VERSION=(\d+)\d{4}$", config, re.MULTILINE)
-    name = f"gcc-{version[1]}" if version else "gcc"
-    require(name, f"sudo apt-get install -y {name} make  (or run on the Debian of that kernel)")
-    return name
 
 
 def _run(argv: list[str]) -> None:
