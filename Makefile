@@ -14,7 +14,7 @@ unexport PYTHONHOME PYTHONPATH
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test test-fast test-drivers format lint record coverage-twin mutants hunt attack-readers flakes changelog pages wheels box bench clean distclean venv kernel
+.PHONY: help setup run test test-fast test-drivers test-source format lint record coverage-twin mutants hunt attack-readers flakes changelog pages wheels box bench clean distclean venv kernel
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -35,6 +35,9 @@ test-fast: venv ## run the tests that boot nothing
 
 test-drivers: setup ## compare both drivers on the whole catalogue (half an hour)
 	@$(BIN)/python -m pytest tests/kernel/test_drivers.py --scenario '*' $(ARGS)
+
+test-source: setup ## build Debian's 6.12 from source, run it, bisect (half an hour; make, gcc, flex, bison, bc)
+	@DMSNAP_TEST_SOURCE=build/test-source $(BIN)/python -m pytest tests/kernel/test_source.py $(ARGS)
 
 format: venv ## bring every Python file into the form that "make lint" asks for
 	@$(BIN)/ruff format $(PYTHON_FILES)

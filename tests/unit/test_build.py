@@ -217,6 +217,10 @@ def test_shims_are_chosen_by_what_a_file_uses(tree, tmp_path):
     assert b"struct list_head hash_list;" in fitted.laid_over["drivers/md/dm-exception-store.h"]
     assert fitted.laid_over["drivers/md/dm-snap.c"] == mine.read_bytes()
 
+    mine.write_text("list_add(&o->hash_list, l); hlist_add_head(&e->hash_list, l);\n")
+    fitted, _fitting = shims.fit(open_tree(tree, {"drivers/md/dm-snap.c": mine}))
+    assert b"struct hlist_node hash_list;" in fitted.laid_over["drivers/md/dm-exception-store.h"]
+
     mine.write_text("submit_bio_noacct(bio); hlist_bl_add_head(&e->hash_list, l);\n")
     as_it_is = open_tree(tree, {"drivers/md/dm-snap.c": mine})
     assert shims.fit(as_it_is) == (as_it_is, shims.Fitting())

@@ -13,8 +13,10 @@ from harness.guest.build.tree import FILE_BYTES_MAX, MD, Tree
 
 _EXCEPTION: Final = f"{MD}/dm-exception-store.h"
 _BLKDEV: Final = "include/linux/blkdev.h"
-_BLIST: Final = re.compile(rb"\bstruct\s+hlist_bl_node\b(\s+hash_list\s*;)")
-_LIST: Final = re.compile(rb"\bstruct\s+list_head(\s+hash_list\s*;)")
+_HASH_LIST: Final = re.compile(rb"\bstruct\s+(\w+)(?=\s+hash_list\s*;)")
+_USE: Final = rb"\b%s_\w+\s*\([^;{]*\bhash_list\b"
+_LISTS: Final = ((b"hlist_bl", b"hlist_bl_node"), (b"hlist", b"hlist_node"))
+"""Functions of a kind of list (kernel: include/linux/) → the type of a member of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,23 +46,26 @@ def fit(tree: Tree) -> tuple[Tree, Fitting]:
             flags.append(f"CFLAGS_{Path(name).stem}.o=-Dgeneric_make_request=submit_bio_noacct")
             words.append(f"shim for {name}: generic_make_request is submit_bio_noacct in this tree")
         header = laid_over.get(_EXCEPTION) or _text(tree, _EXCEPTION)
-        if (
-            Path(name).name == "dm-snap.c"
-            and not _uses(text, rb"hlist_bl_\w+")
-            and _BLIST.search(header)
-        ):
-            # dm snapshot: make exception tables scalable, 5.2
-            laid_over[_EXCEPTION] = _BLIST.sub(rb"struct list_head\1", header)
-            words.append(f"shim for {name}: hash_list of {_EXCEPTION} is a list_head here")
-        elif (
-            Path(name).name == "dm-snap.c"
-            and _uses(text, rb"hlist_bl_\w+")
-            and not _BLIST.search(header)
-            and _LIST.search(header)
-        ):
-            laid_over[_EXCEPTION] = _LIST.sub(rb"struct hlist_bl_node\1", header)
-            words.append(f"shim for {name}: hash_list of {_EXCEPTION} is a hlist_bl_node here")
+        there = _HASH_LIST.search(header)
+        if Path(name).name == "dm-snap.c" and there and there[1] != _list_of(text):
+            # Its only user is dm-snap.c.  (dm snapshot: make exception tables scalable, 5.2)
+            laid_over[_EXCEPTION] = _HASH_LIST.sub(b"struct " + _list_of(text), header)
+            words.append(
+                f"shim for {name}: hash_list of {_EXCEPTION} is a {_list_of(text).decode()}, not a "
+                f"{there[1].decode(errors='replace')}"
+            )
     return replace(tree, laid_over=laid_over), Fitting(tuple(flags), tuple(words))
+
+
+def _list_of(text: bytes) -> bytes:
+    """What kind of list exceptions are in, by the functions that are used on it.
+
+    Origins have a hash_list as well, always a ``list_head``.
+    """
+    for functions, kind in _LISTS:
+        if re.search(_USE % functions, text):
+            return kind
+    return b"list_head"
 
 
 def _uses(text: bytes, name: bytes) -> bool:
