@@ -32,11 +32,6 @@ def fit_vagrant_guest() -> "VagrantGuest":
     Raises:
         ProvisioningError: it cannot be had, or is not fit even when it was booted anew.
     """
-    from harness.guest.vagrant import VagrantGuest
-    from harness.measure import preflight as asks
+    from harness.measure.preflight import fit_vagrant
 
-    machine = vagrant_machine()
-    if not all(finding.ok for finding in asks.of_vagrant(machine)):
-        machine.boot_again()  # which is the cure of most
-        asks.require(asks.of_vagrant(machine), "the Vagrant machine")
-    return VagrantGuest(machine)
+    return fit_vagrant(the_machine())

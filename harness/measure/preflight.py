@@ -21,7 +21,7 @@ from harness.guest.channel import LISTENER, Channel
 from harness.guest.doctor import PYTHON_MIN, Finding
 from harness.guest.process import JOB_NAME
 from harness.guest.supervise import launcher_of
-from harness.guest.vagrant import MACHINE, PYTHON, Machine
+from harness.guest.vagrant import MACHINE, PYTHON, Machine, VagrantGuest
 from harness.kernel import machine, modules
 from harness.kernel.drivers.driver import UUID_PREFIX
 from harness.trace.steps import encode
@@ -110,6 +110,19 @@ def of_vagrant(guest: Machine) -> list[Finding]:
         python=PYTHON,
         release=guest.release,
     )
+
+
+def fit_vagrant(machine: Machine) -> VagrantGuest:
+    """The machine of a Vagrantfile, up and fit.
+
+    Raises:
+        ProvisioningError: it cannot be had, or is not fit even when it was booted anew.
+    """
+    machine.up()
+    if not all(finding.ok for finding in of_vagrant(machine)):
+        machine.boot_again()  # which is the cure of most
+        require(of_vagrant(machine), "the Vagrant machine")
+    return VagrantGuest(machine)
 
 
 def of_this_machine(directory: Path) -> list[Finding]:

@@ -18,7 +18,8 @@ def pytest_generate_tests(metafunc):
     if "kernel_name" in metafunc.fixturenames:
         metafunc.parametrize(
             "kernel_name",
-            list(dict.fromkeys(metafunc.config.getoption("--kernel"))) or [catalogue.default()],
+            list(dict.fromkeys(metafunc.config.getoption("--dmsnap-kernel")))
+            or [catalogue.default()],
         )
 
 

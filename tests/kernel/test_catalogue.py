@@ -1,8 +1,7 @@
 """Every scenario of the catalogue, in a real kernel and in the twin."""
 
-from harness.plugin import check
-from harness.verdict.result import Result
+from dmsnap_pytest import ScenarioResult, check
 
 
-def test_scenario(dmsnap_result: Result) -> None:
+def test_scenario(dmsnap_result: ScenarioResult) -> None:
     check(dmsnap_result)

@@ -75,7 +75,7 @@ def permitted(trace: Trace, outcome: Outcome) -> bool:
 
 
 def test_drivers_are_equal(tmp_path: Path, pytestconfig: pytest.Config) -> None:
-    traces = chosen(pytestconfig.getoption("--scenario"))
+    traces = chosen(pytestconfig.getoption("--dmsnap-scenario"))
     by_ioctl = run_with("ioctl", traces, tmp_path / "ioctl")
     by_dmsetup = run_with("dmsetup", traces, tmp_path / "dmsetup")
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import click
+import dmsnap_pytest
 import msgspec
 import pytest
 from click.testing import CliRunner
@@ -217,7 +218,7 @@ def test_pytest_gets_plain_words() -> None:
     """Seen before: the plugin handed them to pytest as they were."""
     for result in report().results:
         try:
-            plugin.check(result)
+            dmsnap_pytest.check(dmsnap_pytest.ScenarioResult(**plugin.answer(result)))
         except (pytest.fail.Exception, pytest.skip.Exception) as fault:
             is_plain(str(fault))
 

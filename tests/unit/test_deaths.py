@@ -5,12 +5,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from dmsnap_pytest import ScenarioResult, check
 
 from harness.campaign.here import cannot_be_run
 from harness.compare.diff import AGREED, Verdict
 from harness.errors import FreedMemory, KernelCrash
 from harness.guest.events import Loss, Outcome, Reason
-from harness.plugin import check
+from harness.plugin import answer
 from harness.report import github, junit, ktap
 from harness.report.words import verdicts
 from harness.scenarios.registry import catalogue, choose
@@ -288,7 +289,7 @@ def test_every_report_takes_a_death_for_agreement(divides: tuple[Trace, int]) ->
     summary = github.render(report).decode()
     assert "## dm-snapshot: nothing differs" in summary
     assert "| dies on both sides |" in summary
-    check(result)
+    check(ScenarioResult(**answer(result)))
     assert Verdict.DIES in AGREED
 
 

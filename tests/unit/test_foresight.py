@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from dmsnap_pytest import ScenarioResult, check
 
 from harness.campaign.replay import observe_twin
 from harness.cli.main import main as command
@@ -12,7 +13,7 @@ from harness.cli.options import EXIT_CANNOT
 from harness.compare.diff import AGREED, Verdict
 from harness.errors import BadScenario, NeverReturns, Unsupported
 from harness.guest.events import Loss, Outcome, Reason
-from harness.plugin import check
+from harness.plugin import answer
 from harness.report import junit, ktap
 from harness.report.words import verdicts
 from harness.scenarios.registry import catalogue, choose
@@ -272,7 +273,7 @@ def test_every_report_takes_it_for_agreement(hanging: tuple[Trace, int]) -> None
     lines = ktap.render(report).decode().splitlines()
     assert f"  ok 1 write_while_a_store_is_suspended # hangs on both sides: {SAYS}" in lines
     assert "ok 1 fake" in lines
-    check(report.results[0])
+    check(ScenarioResult(**answer(report.results[0])))
     assert Verdict.HANGS in AGREED
 
 

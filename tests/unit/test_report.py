@@ -9,13 +9,14 @@ from xml.etree import ElementTree as ET
 import junitparser
 import msgspec
 import pytest
+from dmsnap_pytest import ScenarioResult, check
 from rich.console import Console
 
 from harness import files
 from harness.compare.diff import Divergence, Layer, LayerLeftOut, Verdict
 from harness.compare.place import Place
 from harness.errors import BadTrace
-from harness.plugin import check
+from harness.plugin import answer
 from harness.promises.check import SNAPSHOT_RULE, BrokenPromise
 from harness.report import junit, ktap, words
 from harness.report.gate import printable
@@ -655,6 +656,6 @@ def test_the_display_ends_however_the_run_does() -> None:
     ],
 )
 def test_pytest_skips_what_the_kernel_lacks_something_for(verdict, outcome):
-    check(result("bring_up[P]"))
+    check(ScenarioResult(**answer(result("bring_up[P]"))))
     with pytest.raises(outcome, match="bring_up"):
-        check(result("bring_up[P]", verdict))
+        check(ScenarioResult(**answer(result("bring_up[P]", verdict))))
