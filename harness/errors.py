@@ -108,7 +108,14 @@ class KernelCrash(DmsnapError):
 
     Where some kernels live on, and no harmless probe tells which, the twin announces it and goes on
     (`harness.twin.device_mapper.DeviceMapper.may_die`).
+
+    Attributes:
+        defect: its name in the register of known defects, empty if it is not there.
     """
+
+    def __init__(self, text: str, defect: str = "") -> None:
+        super().__init__(text)
+        self.defect = defect
 
     def covers(self, step: int) -> bool:
         """Whether it is announced by this that a kernel may die in ``step``."""

@@ -16,7 +16,7 @@ from typing import Final
 
 from harness.compare.diff import Verdict
 from harness.report.gate import printable
-from harness.report.words import compared, headline, left_out, verdicts
+from harness.report.words import compared, defects, headline, left_out, verdicts
 from harness.verdict.result import Result, RunReport
 
 VARIABLE: Final = "GITHUB_STEP_SUMMARY"
@@ -76,6 +76,7 @@ def render(report: RunReport, room: int = BYTES_MAX) -> bytes:
             ],
         ),
         ("Not compared", ("layer and reason",), [(code(line),) for line in left_out(report)]),
+        ("Known defects", ("defect",), [(code(line),) for line in defects(report)]),
     ):
         if rows:
             text += _bounded([f"### {title}", ""], _table(columns, rows), room - len(text))

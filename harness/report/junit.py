@@ -87,6 +87,7 @@ def _case(suite: ET.Element, result: Result, classname: str) -> None:
         "compared": ", ".join(f"{layer} {count}" for layer, count in result.compared.items()),
         **{f"not compared: {entry.layer}": entry.reason for entry in result.not_compared},
         **({"promise": "broken"} if result.promise_broken else {}),
+        **{f"known defect: {each.name}": each.link for each in result.defects},
     }
     text, message = printable(details(result)), printable(headline(result) or result.verdict)
     if result.verdict in _FAILURES:

@@ -40,7 +40,11 @@ def render(report: RunReport) -> bytes:
         if report.guest(kernel):
             inner += _diagnostics(f"guest {report.guest(kernel)}")
         for index, result in enumerate(results, 1):
-            inner += _diagnostics(details(result))
+            said = details(result)
+            inner += _diagnostics(said)
+            for defect in map(str, result.defects):
+                if defect not in said:
+                    inner += _diagnostics(defect)
             inner.append(_line(index, result))
         lines += [_INDENT + line for line in inner]
         verdict = {result.verdict for result in results} - {Verdict.UNSUPPORTED}

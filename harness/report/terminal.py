@@ -21,7 +21,7 @@ from rich.text import Text
 
 from harness.compare.diff import Layer, Verdict
 from harness.report.gate import guarded, printable
-from harness.report.words import compared, details, left_out, verdicts
+from harness.report.words import compared, defects, details, left_out, verdicts
 from harness.verdict.result import Result, RunReport
 
 STYLE: Final = {
@@ -170,6 +170,8 @@ class Terminal:
         self._say(f"values compared: {compared(report)}")
         for line in left_out(report):
             self._say(f"not compared: {line}")
+        for line in defects(report):
+            self._say(line)
         if any(result.promise_broken for result in report.results):
             self._say(f"{MARK} a promise of the documentation is broken there")
         color = "green" if report.nothing_differs else "red"

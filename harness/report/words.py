@@ -16,7 +16,10 @@ def headline(result: Result) -> str:
         first, later = result.divergences[0], len(result.divergences) - 1
         more = f" and {later} more" if later else ""
         return f"step {first.step} ({first.verb}): {first.layer}: {first.what}{more}"
-    return "a promise is broken" if result.promise_broken else ""
+    if not result.promise_broken:
+        return ""
+    names = ", ".join(defect.name for defect in result.defects)
+    return f"a promise is broken: {names}" if names else "a promise is broken"
 
 
 def details(result: Result, *, console_lines: int = 20) -> str:
@@ -28,6 +31,8 @@ def details(result: Result, *, console_lines: int = 20) -> str:
             f"{result.later} later step{'s differ' if result.later > 1 else ' differs'} as well"
         )
     parts += [f"promise broken by {who}, {promise}" for who, promise in _promises(result)]
+    if result.promise_broken or result.verdict is not Verdict.SAME:
+        parts += map(str, result.defects)
     if result.attempts > 1:
         parts.append(f"{result.attempts} guests were tried")
     if result.console:
@@ -69,6 +74,17 @@ def compared(report: RunReport) -> str:
     for result in report.results:
         total.update(result.compared)
     return ", ".join(f"{layer} {total[layer]}" for layer in Layer)
+
+
+def defects(report: RunReport) -> list[str]:
+    """A line for each known defect that struck, with how often, whether or not anybody noticed."""
+    counts = Counter(defect.name for result in report.results for defect in result.defects)
+    about = {defect.name: defect for result in report.results for defect in result.defects}
+    return [
+        f"known defect {name} in {count} result{'s' if count > 1 else ''}: "
+        f"{about[name].title} ({about[name].link})"
+        for name, count in sorted(counts.items())
+    ]
 
 
 def left_out(report: RunReport) -> list[str]:

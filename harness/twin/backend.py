@@ -75,8 +75,9 @@ class TwinBackend:
     """`harness.trace.backend.Backend` on a simulated world.
 
     ``answers`` are given to the choice points of each world that begins (`harness.twin.clock`);
-    ``choices`` tells which points the present one has met, and ``crashes`` where it has announced
-    by now that the kernel dies, or may.
+    ``choices`` tells which points the present one has met, ``crashes`` where it has announced by
+    now that the kernel dies, or may, and ``defects`` which known defects have struck, each with the
+    step in which it first did.
     """
 
     def __init__(self, profile: Profile, answers: Mapping[int, int] | None = None) -> None:
@@ -89,6 +90,7 @@ class TwinBackend:
         self._seed = seed
         self.choices = Choices(self._answers)
         self.crashes: list[KernelCrash] = []
+        self.defects: dict[str, int] = {}
         self.world = DeviceMapper(self._profile, self.choices)
         self._io = BlockIO(self.world.clock, self._profile)
         self._states: dict[str, DeviceState] = {}
@@ -128,6 +130,11 @@ class TwinBackend:
             for crash in self.world.take_crashes():
                 crash.step = index
                 self.crashes.append(crash)
+            for name in (
+                *self.world.take_defects(),
+                *(crash.defect for crash in self.crashes if crash.defect),
+            ):
+                self.defects.setdefault(name, index)
         return Observation(
             step=index,
             error=result.error,

@@ -102,6 +102,10 @@ class ExceptionStore(ABC):
         """Forget the run that was merged: ``then(errno)``."""
         raise NotImplementedError
 
+    def all_merged(self) -> bool:
+        """Whether a merge has come to its end; only of a store that can merge."""
+        return False
+
     @abstractmethod
     def usage(self) -> tuple[int, int, int]:
         """Sectors allocated, in total, and of metadata."""

@@ -15,7 +15,7 @@ before the event that everybody sees is what decides.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from harness.errors import KernelCrash, NeverReturns
@@ -67,6 +67,7 @@ class _Met:
         wide: how many answers a point has, where that is known.
         end: why the last step that was begun has no observation.
         crashes: where the kernel dies in this order, or may.
+        defects: known defects that strike in this order, with the step in which each first does.
     """
 
     ends: tuple[int, ...]
@@ -74,6 +75,7 @@ class _Met:
     wide: Mapping[int, int]
     end: NeverReturns | KernelCrash | None = None
     crashes: tuple[KernelCrash, ...] = ()
+    defects: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def points(self) -> int:
@@ -98,7 +100,12 @@ def _run(
         end = fault
         ends.append(backend.choices.points)
     return tuple(seen), _Met(
-        tuple(ends), backend.choices.rested, backend.choices.wide, end, tuple(backend.crashes)
+        tuple(ends),
+        backend.choices.rested,
+        backend.choices.wide,
+        end,
+        tuple(backend.crashes),
+        backend.defects,
     )
 
 
@@ -132,6 +139,16 @@ class Orders:
     def dies_in(self, step: int) -> KernelCrash | None:
         """What announces, in the order that was run last, that the kernel may die in ``step``."""
         return next((crash for crash in self._met[self._last].crashes if crash.covers(step)), None)
+
+    @property
+    def defects(self) -> Mapping[str, int]:
+        """Known defects that strike in the order that was run last, with their first steps."""
+        return self._met[self._last].defects
+
+    @property
+    def first_defects(self) -> Mapping[str, int]:
+        """The same of the first order."""
+        return self._met[frozenset()].defects
 
     def differs_in(self, step: int) -> None:
         """The order that was run last is not what is looked for: ``step`` differs first."""

@@ -221,6 +221,8 @@ class MappedDevice:
             return
         if io.preflush and not (io.error and self.world.profile.preflush_reported):
             # The data follows, whatever became of the flush (kernel: ``__dm_io_complete``).
+            if io.error:
+                self.world.defect("flush-error-ignored")
             self._in_flight -= 1
             io.bio.flags &= ~PREFLUSH
             self.world.clock.soon(self.submit, io.bio)

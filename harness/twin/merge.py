@@ -71,6 +71,8 @@ class SnapshotMerge(Snapshot):
         """The boundary is that of the last resume, unless defects are fixed."""
         if self.world.profile.fixed:
             self.max_io_sectors = self._minimum_chunk_sectors()
+        elif self._minimum_chunk_sectors() < min(self.max_io_sectors, sectors):
+            self.world.defect("merge-new-snapshot")
         return super().io_sectors(bio, sector, sectors)
 
     def _minimum_chunk_sectors(self) -> int:
@@ -79,6 +81,13 @@ class SnapshotMerge(Snapshot):
             self.origins.minimum_chunk_sectors(self.origin)
             or self.world.profile.origin_default_boundary_sectors
         )
+
+    def status(self) -> str:
+        """Kernel: ``snapshot_status``."""
+        if self.valid and (self.merge_failed or self.overflowed) and self.store.all_merged():
+            # The numbers that tell the end of a merge are never shown.
+            self.world.defect("merge-end-hidden")
+        return super().status()
 
     # -- start and stop --
 
@@ -124,7 +133,8 @@ class SnapshotMerge(Snapshot):
         elif not self.store.can_merge:
             raise KernelCrash(
                 "snapshot-merge calls prepare_merge of a store that has none: the "
-                "kernel follows a null pointer"
+                "kernel follows a null pointer",
+                "merge-transient-crash",
             )
         else:
             self.store.prepare_merge(self._prepared)
@@ -144,13 +154,18 @@ class SnapshotMerge(Snapshot):
     def _run_sectors(self, count: int) -> int:
         """Length of a run; the kernel multiplies in 32 bits, and loses what is beyond 2 TiB."""
         sectors = count * self.store.chunk_sectors
-        return sectors if self.world.profile.fixed else sectors & 0xFFFFFFFF
+        if self.world.profile.fixed or sectors <= 0xFFFFFFFF:
+            return sectors
+        self.world.defect("merge-run-over-2-tib")
+        return sectors & 0xFFFFFFFF
 
     def _copy_out(self, old: int, new: int, count: int) -> None:
         """Let every other snapshot take its copy first (kernel: ``origin_write_extent``)."""
         first = old * self.store.chunk_sectors
         must_wait, done_before = False, self.world.exceptions_done
         for offset in range(0, self._run_sectors(count), self.max_io_sectors):
+            if self._minimum_chunk_sectors() < min(self.max_io_sectors, self._run_sectors(count)):
+                self.world.defect("merge-new-snapshot")
             # The list may change while copies are made, so it is looked up each time.
             snapshots = self.origins.snapshots(self.origin)
             if write_to_snapshots(snapshots, first + offset, None):

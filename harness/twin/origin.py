@@ -51,6 +51,9 @@ class Origin(Target):
         if not boundary:
             # 32 bits, as in the kernel: there is nothing left before sector 0.
             left = -sector & 0xFFFFFFFF
+            minimum = self.origins.minimum_chunk_sectors(self.device)
+            if minimum and minimum - (sector & (minimum - 1)) < sectors:
+                self.world.defect("origin-not-resumed")
             if not left:
                 raise KernelCrash(
                     f"an origin without snapshots splits a write at sector {sector} "
@@ -58,6 +61,9 @@ class Origin(Target):
                 )
             return min(left, sectors)
         left = boundary - (sector & (boundary - 1))
+        minimum = self.origins.minimum_chunk_sectors(self.device)
+        if minimum and minimum - (sector & (minimum - 1)) < min(left, sectors):
+            self.world.defect("origin-not-resumed")
         return left if left < sectors else sectors
 
     def map(self, bio: Bio) -> BlockDevice | None:

@@ -10,6 +10,7 @@ Where things are on the COW device: `harness.store.layout`.
 
 import errno
 from collections.abc import Callable
+from typing import Final
 
 import numpy as np
 
@@ -37,6 +38,10 @@ PREFETCH_AREAS = 12
 _U64 = (1 << 64) - 1
 
 
+_SLAB_SECTORS_MAX: Final = 8192
+"""dm-bufio has longer blocks from vmalloc."""
+
+
 class PersistentStore(ExceptionStore):
     """Store type P, or PO when it may overflow without being invalidated."""
 
@@ -50,6 +55,7 @@ class PersistentStore(ExceptionStore):
         self.next_free = 2
         self.area = 0
         self.committed = 0
+        self._stepped_back = False  # a merge could not read the area that it went on to
         self.pending = 0
         self.entries = 0
         self._area_bytes = bytearray()
@@ -123,6 +129,8 @@ class PersistentStore(ExceptionStore):
             raise OSError(errno.EINVAL, "version")
         if not self.valid:
             return False
+        if self.chunk_sectors > _SLAB_SECTORS_MAX:
+            self.world.defect("bufio-vmalloc-warning")
         self._read_areas(add)
         return True
 
@@ -211,6 +219,8 @@ class PersistentStore(ExceptionStore):
         new = self.next_free
         if self.cow.sectors < (new + 1) * self.chunk_sectors & _U64:
             return -1
+        if new == HEADER_CHUNK:
+            self.world.defect("store-overwrites-header")
         self.next_free = new + 1
         self._skip_metadata()
         self.pending += 1
@@ -227,9 +237,16 @@ class PersistentStore(ExceptionStore):
             if not self.world.profile.fixed:
                 raise KernelCrash(
                     "an exception is committed behind the end of its area: the "
-                    "kernel stops (BUG_ON in get_exception)"
+                    "kernel stops (BUG_ON in get_exception)",
+                    "write-after-failed-merge",
                 )
             self._next_area()
+        if self._stepped_back:
+            # Over the first entry of an area that is full on the disk.
+            self.world.defect("merge-skips-area")
+        if self.committed and not self._entry(self.committed - 1)[1]:
+            # Whoever reads the store again ends before it.
+            self.world.defect("merge-header-over-origin")
         ENTRY.pack_into(self._area_bytes, self.committed * ENTRY.size, old, new)
         self.committed += 1
         self._callbacks.append(acknowledge)
@@ -239,6 +256,9 @@ class PersistentStore(ExceptionStore):
             then()
         elif full:
             zeros = bytes(self._chunk_bytes())
+            end = area_chunk(self.area + 1, self.entries) + 1
+            if self.overflow_supported and end * self.chunk_sectors > self.cow.sectors:
+                self.world.defect("overflow-becomes-invalid")
             self._chunk_io(
                 WRITE,
                 area_chunk(self.area + 1, self.entries),
@@ -333,6 +353,8 @@ class PersistentStore(ExceptionStore):
         if self.committed:
             self._find_run(then)
             return
+        if self._stepped_back:
+            self.world.defect("merge-skips-area" if self.area else "merge-silent-stop")
         if not self.area:
             then(0, 0, 0)
             return
@@ -344,9 +366,12 @@ class PersistentStore(ExceptionStore):
                 if self.world.profile.fixed:
                     self.area += 1
                     self._area_bytes = bytearray(self._chunk_bytes())
+                else:
+                    self._stepped_back = True
                 then(-1, 0, 0)
                 return
             self.committed = self.entries
+            self._stepped_back = False
             self._find_run(then)
 
         self._chunk_io(READ, area_chunk(self.area, self.entries), self._area_bytes, read)
@@ -359,6 +384,8 @@ class PersistentStore(ExceptionStore):
         """The longest run that ends with the last entry, within this area."""
         last = self.committed - 1
         last_old, last_new = self._entry(last)
+        if last_new == HEADER_CHUNK:
+            self.world.defect("merge-header-over-origin")
         chunks = 1
         while chunks <= last and self._entry(last - chunks) == (
             last_old - chunks,
@@ -395,9 +422,14 @@ class PersistentStore(ExceptionStore):
         def written(error: int) -> None:
             if error:
                 self._log("write header failed")
+                self.world.defect("invalid-comes-back")
             then()
 
         self._chunk_io(WRITE, HEADER_CHUNK, self._header(), written)
+
+    def all_merged(self) -> bool:
+        """Whether a merge has come to its end."""
+        return not self.area and not self.committed and not self._stepped_back
 
     def usage(self) -> tuple[int, int, int]:
         """Kernel: ``persistent_usage``."""

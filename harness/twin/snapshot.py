@@ -132,6 +132,7 @@ class Snapshot(Target):
             raise CtrError("Cannot get COW device", fault.errno or errno.EIO) from None
         try:
             if self._opened_cow.device is origin:
+                self.world.defect("same-device-stale-reference")
                 raise same
             self._construct_store(argv, origin, self._opened_cow.device)
         except CtrError:
@@ -213,10 +214,15 @@ class Snapshot(Target):
         sector = bio.sector
         chunk_sectors = self.store.chunk_sectors
         chunk = sector // chunk_sectors
+        if sector % chunk_sectors + bio.sectors > chunk_sectors and bio.op is not Op.DISCARD:
+            # A target counts chunks from the start of the device, and cuts from its own start.
+            self.world.defect("misaligned-start")
         if bio.op is Op.DISCARD:
             return self._discard(bio, chunk)
         new = self.complete.lookup(chunk)
         if new >= 0:
+            if not (new or reading) and self.store.can_merge:
+                self.world.defect("store-overwrites-header")
             bio.sector = new * chunk_sectors + sector % chunk_sectors
             return self.cow
         if reading:
@@ -270,6 +276,8 @@ class Snapshot(Target):
             return None
         if bio.sectors != chunk_sectors:
             return self.cow
+        if offset:
+            self.world.defect("discard-zeroes-neighbour")
         self.kcopyd.zero(self.cow, bio.sector, chunk_sectors, _zeroed, bio)
         return None
 
@@ -281,10 +289,13 @@ class Snapshot(Target):
 
     def discard_sectors(self, sector: int, sectors: int) -> int:
         """With the granularity of a chunk, the block layer would cut at chunks."""
-        if not self.world.profile.fixed:
-            return sectors
         chunk_sectors = self.store.chunk_sectors
-        return min(sectors, chunk_sectors - sector % chunk_sectors)
+        left = min(sectors, chunk_sectors - sector % chunk_sectors)
+        if not self.world.profile.fixed:
+            if left < min(sectors, chunk_sectors):
+                self.world.defect("discard-granularity")
+            return sectors
+        return left
 
     def io_hints(self, limits: Limits) -> Limits:
         """Kernel: ``snapshot_io_hints``, which takes the sectors of a chunk for bytes."""

@@ -271,7 +271,8 @@ class Table:
             self.world.may_die(
                 FreedMemory(
                     "a target uses a device whose reference was freed when "
-                    "another one opened it for writing"
+                    "another one opened it for writing",
+                    "stale-reference-in-use",
                 )
             )
         for target in self.targets:
@@ -285,7 +286,8 @@ class Table:
                 self.world.may_die(
                     KernelCrash(
                         "a discard granularity of less than one sector: the "
-                        "kernel divides by zero in blk_stack_limits"
+                        "kernel divides by zero in blk_stack_limits",
+                        "discard-divide-error",
                     )
                 )
             limits, fits = stack(limits, own, 0)

@@ -44,6 +44,7 @@ class World:
         self.cow_threshold = profile.cow_threshold
         self._log: list[str] = []
         self._crashes: list[KernelCrash] = []
+        self._defects: dict[str, None] = {}
         self._uevents: list[UEvent] = []
         self.exceptions_done = 0
         self._exception_waiters: list[Callable[[], None]] = []
@@ -81,6 +82,15 @@ class World:
         """What was announced since the last call."""
         crashes, self._crashes = self._crashes, []
         return tuple(crashes)
+
+    def defect(self, name: str) -> None:
+        """A known defect strikes here (docs/KERNEL-DEFECTS.md): the twin does as kernels do."""
+        self._defects[name] = None
+
+    def take_defects(self) -> tuple[str, ...]:
+        """Those that struck since the last call, each once."""
+        names, self._defects = tuple(self._defects), {}
+        return names
 
     # -- devices --
 

@@ -1,6 +1,6 @@
 """The verdict: what one side saw, held against the other."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -25,7 +25,8 @@ from harness.trace.observations import Observation
 from harness.trace.rules import faults_without_effect
 from harness.trace.steps import Crash, encode
 from harness.twin import explore
-from harness.twin.profile import FAITHFUL
+from harness.twin.profile import FAITHFUL, FIXED
+from harness.verdict.defects import known
 from harness.verdict.foresight import dies_in, foresee, place, profile_of, told
 from harness.verdict.result import Result, console_tail
 from harness.wire.journal import Ready
@@ -254,8 +255,12 @@ def _compare(
     kernel_promises = _broken_promises(trace, seen)
     # Where the two saw the same, they broke the same promises.
     alike = comparison.same and not comparison.not_compared
+    struck = orders.defects if comparison.same else orders.first_defects
+    if defects == FIXED and not comparison.same:
+        struck = _where_it_is_faithful(trace, seen, ready)
     return msgspec.structs.replace(
         result.compared_with(comparison),
+        defects=known(struck, result.release),
         verdict=verdict,
         reason=reason,
         orders=orders.tried,
@@ -263,6 +268,15 @@ def _compare(
         twin_promises=kernel_promises if alike else _broken_promises(trace, twin),
         twin_us=_time(twin),
     ), Observations(header, twin)
+
+
+def _where_it_is_faithful(
+    trace: Trace, seen: Sequence[Observation], ready: Ready
+) -> Mapping[str, int]:
+    """The known defects of a twin that does as kernels do, if it does as this one did."""
+    orders = explore.Orders(trace.steps, trace.header.seed, profile_of(ready.probe))
+    _, simulated = next(iter(orders))
+    return orders.defects if diff.compare(trace, seen, simulated).same else {}
 
 
 def _unlike(

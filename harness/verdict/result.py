@@ -15,6 +15,7 @@ from harness.compare.diff import AGREED, Comparison, Divergence, Layer, LayerLef
 from harness.errors import BadTrace
 from harness.promises.check import BrokenPromise
 from harness.trace.steps import encode
+from harness.verdict.defects import KnownDefect
 
 RESULTS_VERSION: Final = 1
 RESULTS_KEY: Final = "dmsnap-results"
@@ -36,6 +37,7 @@ class Result(Struct, frozen=True, kw_only=True, omit_defaults=True):
         compared: layer → values compared.
         not_compared: layers left out, with their reasons.
         kernel_promises, twin_promises: promises that this side broke.
+        defects: known defects of kernels that struck, and explain what is broken or differs.
         steps: steps in the scenario.
         kernel_us, twin_us: microseconds that its steps took on each side.
         attempts: guests that it took.
@@ -55,6 +57,7 @@ class Result(Struct, frozen=True, kw_only=True, omit_defaults=True):
     not_compared: tuple[LayerLeftOut, ...] = ()
     kernel_promises: tuple[BrokenPromise, ...] = ()
     twin_promises: tuple[BrokenPromise, ...] = ()
+    defects: tuple[KnownDefect, ...] = ()
     steps: int = 0
     kernel_us: int = 0
     twin_us: int = 0

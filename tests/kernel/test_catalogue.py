@@ -5,3 +5,6 @@ from dmsnap_pytest import ScenarioResult, check
 
 def test_scenario(dmsnap_result: ScenarioResult) -> None:
     check(dmsnap_result)
+    data = dmsnap_result.data
+    if data.get("kernel_promises") or data.get("twin_promises"):
+        assert data.get("defects"), "a promise is broken that no known defect explains"

@@ -4,14 +4,17 @@ Two dangers: a break that is none (a user broke the rules, and the model did not
 model that promises nothing, and so finds nothing.
 """
 
+from contextlib import suppress
+from typing import NamedTuple
+
 import msgspec
 import pytest
 
 from harness import store
-from harness.errors import MalformedStore
+from harness.errors import KernelCrash, MalformedStore
 from harness.promises import check as promise
 from harness.promises import witness
-from harness.scenarios.registry import catalogue
+from harness.scenarios.registry import Scenario, catalogue, choose
 from harness.trace import pattern
 from harness.trace.backend import carry_out
 from harness.trace.files import Trace
@@ -19,6 +22,7 @@ from harness.trace.observations import Observation, Stamped
 from harness.trace.steps import Examine, Poke
 from harness.twin.backend import TwinBackend
 from harness.twin.profile import Profile
+from harness.verdict.defects import Defect, register
 
 BREAKS = (
     "origin_not_resumed",
@@ -45,33 +49,67 @@ FOUND_OUT_MIN = {"header": 0.95, "entry": 0.6}
 seen on any disk; an entry only where a snapshot stands on it that is neither Invalid nor full,
 and a third of them are gone by then."""
 
-Lived = tuple[Trace, list[Observation]]
+
+class Lived(NamedTuple):
+    """A scenario, what the twin saw of it, and the known defects that struck, with their steps."""
+
+    trace: Trace
+    seen: list[Observation]
+    struck: dict[str, int]
+
+
+def live(scenario: Scenario) -> Lived:
+    trace, twin = scenario.trace(), TwinBackend(Profile())
+    lived = Lived(trace, [], {})
+    with suppress(KernelCrash):
+        for observation in carry_out(twin, trace.steps, trace.header.seed):
+            lived.seen.append(observation)
+            lived.struck.update(twin.defects)
+    lived.struck.update(twin.defects)
+    return lived
 
 
 @pytest.fixture(scope="module")
 def lives() -> dict[str, Lived]:
-    found = {}
-    for name, scenario in catalogue().items():
-        if scenario.loses_guest:
-            continue
-        trace = scenario.trace()
-        found[name] = (
-            trace,
-            list(carry_out(TwinBackend(Profile()), trace.steps, trace.header.seed)),
-        )
-    return found
+    return {
+        name: live(scenario) for name, scenario in catalogue().items() if not scenario.loses_guest
+    }
 
 
 def test_no_break_is_reported_where_there_is_none(lives: dict[str, Lived]) -> None:
-    broken = {name for name, (trace, seen) in lives.items() if promise.check(trace, seen)}
+    broken = {name for name, (trace, seen, _) in lives.items() if promise.check(trace, seen)}
     assert {name for name in broken if not name.startswith(BREAKS)} == set()
     assert len(broken) >= len(BREAKS)
+
+
+def test_every_broken_promise_has_a_name(lives: dict[str, Lived]) -> None:
+    """One that no known defect explains is news, and belongs into the register."""
+    nameless = {
+        name
+        for name, (trace, seen, struck) in lives.items()
+        if (promise.check(trace, seen) or witness.check(trace, seen)) and not struck
+    }
+    assert nameless == set()
+
+
+@pytest.mark.parametrize("defect", register().values(), ids=register())
+def test_a_defect_strikes_where_the_register_says(lives: dict[str, Lived], defect: Defect) -> None:
+    for pattern in defect.scenarios:
+        for scenario in choose([pattern]):
+            struck = (lives.get(scenario.name) or live(scenario)).struck
+            assert defect.name in struck, scenario.name
+
+
+def test_only_what_needs_a_power_cut_strikes_nowhere() -> None:
+    assert [each.name for each in register().values() if not each.scenarios] == [
+        "invalid-not-durable"
+    ]
 
 
 def test_most_of_what_is_read_is_promised(lives: dict[str, Lived]) -> None:
     """With every stamp of the last examine made wrong, most of them are reported."""
     shown = found = 0
-    for trace, seen in lives.values():
+    for trace, seen, _ in lives.values():
         if not isinstance(trace.steps[-1], Examine) or any(
             isinstance(step, Poke) for step in trace.steps
         ):
@@ -98,14 +136,14 @@ def test_most_of_what_is_read_is_promised(lives: dict[str, Lived]) -> None:
 
 
 def test_every_store_bears_its_snapshot_out(lives: dict[str, Lived]) -> None:
-    found = {name: witness.check(trace, seen) for name, (trace, seen) in lives.items()}
+    found = {name: witness.check(trace, seen) for name, (trace, seen, _) in lives.items()}
     assert {name: broken for name, broken in found.items() if broken} == {}
 
 
 def test_most_stores_that_lie_are_found_out(lives: dict[str, Lived]) -> None:
     """With one entry changed in a store, or its header made wrong, it no longer fits."""
     lies = {"entry": 0, "header": 0, "stores": 0}
-    for trace, seen in lives.values():
+    for trace, seen, _ in lives.values():
         last = seen[-1]
         if not isinstance(trace.steps[-1], Examine) or witness.check(trace, seen):
             continue

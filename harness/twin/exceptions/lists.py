@@ -54,7 +54,8 @@ class ChunkRun:
         if self.extra == _EXTRA_MAX:
             raise KernelCrash(
                 f"a run of more than {_EXTRA_MAX + 1} chunks, which a sound store "
-                "cannot have: the kernel stops (BUG_ON)"
+                "cannot have: the kernel stops (BUG_ON)",
+                "store-kills-kernel",
             )
         self.extra += 1
 
