@@ -37,6 +37,20 @@ def long_run_in_a_rotten_store(s: Script) -> None:
     s.read("snap", 8 * 200, 8)
 
 
+@scenario()
+def all_ones_in_a_store(s: Script) -> None:
+    """The new chunk of one rotten entry is all ones, so the next one is 0, which is the header."""
+    s.disk("base", 256, stamped=True)
+    s.disk("cow", 256)
+    s.poke("cow", 0, DiskHeader(chunk_sectors=8).pack())
+    s.poke("cow", 8, ENTRY.pack(5, (1 << 64) - 1).ljust(4096, b"\0"))
+    s.snapshot("snap", "base", "cow", "P", 8)
+    s.write("snap", 16, 8)
+    s.read("snap", 0, 32)
+    s.remove("snap")
+    s.snapshot("snap", "base", "cow", "P", 8)
+
+
 def _named_twice(s: Script, *lines: Segment) -> None:
     s.disk("base", 512, stamped=True)
     s.disk("cow", 256)

@@ -4,14 +4,20 @@ A scenario is a function that writes steps with a `Script`.  Parameters are give
 each combination is a scenario of its own: ``write_one_sector[P-8]``.
 """
 
+import inspect
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Final
 
-from harness.errors import BadScenario, BadTrace
+import msgspec
+
+from harness.errors import BadScenario, BadTrace, DmsnapError
 from harness.scenarios.script import Script
 from harness.trace.files import Header, Trace, dumps, loads
 from harness.trace.steps import Examine
@@ -45,6 +51,8 @@ THEMES: Final = (
 )
 """Modules of this package that hold scenarios, in the order of the catalogue."""
 DEFAULT_SEED: Final = 1
+_TOLD_MAX: Final = 8
+"""Variants that are named to somebody who mistyped one."""
 
 Author = Callable[..., None]
 
@@ -56,6 +64,7 @@ class Scenario:
     Attributes:
         rows: rows of other test suites that it answers (``dmtest: bring_up_snapshot_target_P``).
         loses_guest: it crashes its guest on purpose, and is run only when named.
+        file: where it is written, if that is not in the catalogue.
     """
 
     name: str
@@ -65,6 +74,7 @@ class Scenario:
     parameters: dict[str, Any] = field(default_factory=dict)
     rows: tuple[str, ...] = ()
     loses_guest: bool = False
+    file: str = ""
 
     def trace(self, seed: int = DEFAULT_SEED) -> Trace:
         """The scenario as data; it ends with `Examine`.
@@ -72,8 +82,13 @@ class Scenario:
         Raises:
             BadScenario: a step has a field that no trace may have.
         """
-        script = Script()
-        self.author(script, **self.parameters)
+        script = Script(self.file)
+        try:
+            self.author(script, **self.parameters)
+        except BadScenario as fault:
+            raise BadScenario(f"{self._at(script.line)}: {fault}") from None
+        except Exception as fault:  # noqa: BLE001 - a user's own code
+            raise in_file(Path(self.file or _file_of(self.author)), fault) from None
         steps = script.steps
         if not steps or not isinstance(steps[-1], Examine):
             steps.append(Examine())
@@ -83,13 +98,41 @@ class Scenario:
                 seed=seed,
                 about=self.about,
                 not_compared=tuple(script.not_compared),
+                names=script.names or msgspec.UNSET,
             ),
             tuple(steps),
         )
         try:
-            return loads(dumps(written))  # which checks every field
+            read = loads(dumps(written))  # which checks every field
         except BadTrace as fault:
-            raise BadScenario(f"scenario {self.name}, {fault}") from None
+            at = None if fault.step is None else script.line_of(fault.step)
+            raise BadScenario(f"{self._at(at)}, {fault}") from None
+        if not self.file:
+            return read
+        lines = tuple(script.line_of(index) for index in range(len(steps)))
+        return msgspec.structs.replace(read, file=self.file, lines=lines)
+
+    def _at(self, line: int | None) -> str:
+        """The scenario, and where it is written, if that is in a user's file."""
+        where = f" ({self.file}:{line})" if self.file and line else ""
+        return f"scenario {self.name}{where}"
+
+
+def _file_of(author: Author) -> str:
+    return inspect.getsourcefile(inspect.unwrap(author)) or ""
+
+
+def in_file(path: Path, fault: Exception) -> BadScenario:
+    """What went wrong in somebody's Python, with its place in their file."""
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(fault.__traceback__)
+        if Path(frame.filename).name == path.name and frame.lineno
+    ]
+    line = getattr(fault, "lineno", None) or (lines[-1] if lines else None)
+    where = f"{path}:{line}" if line else str(path)
+    kind = "" if isinstance(fault, DmsnapError) else f"{type(fault).__name__}: "
+    return BadScenario(f"{where}: {kind}{fault}")
 
 
 _scenarios: dict[str, Scenario] = {}
@@ -105,13 +148,19 @@ def scenario(
 
     def enter(author: Author) -> Author:
         about = " ".join((author.__doc__ or "").split())
-        assert about, f"{author.__name__} says nothing about itself"
+        if not about:
+            raise BadScenario(
+                f"scenario {author.__name__} says nothing about itself: it needs a docstring"
+            )
         theme = author.__module__.rpartition(".")[2]
+        own = author.__module__.startswith(f"{__package__}.")
+        file = "" if own else _file_of(author)
         for values in itertools.product(*parameters.values()):
             chosen = dict(zip(parameters, values, strict=True))
             label = "-".join(str(value) for value in values)
             name = f"{author.__name__}[{label}]" if label else author.__name__
-            assert name not in _scenarios, f"two scenarios are named {name}"
+            if name in _scenarios:
+                raise BadScenario(f"two scenarios are named {name}: give one of them another name")
             _scenarios[name] = Scenario(
                 name=name,
                 theme=theme,
@@ -120,6 +169,7 @@ def scenario(
                 parameters=chosen,
                 rows=tuple(row.format(**chosen) for row in rows),
                 loses_guest=loses_guest,
+                file=file,
             )
         return author
 
@@ -131,6 +181,11 @@ def catalogue() -> dict[str, Scenario]:
     for theme in THEMES:
         import_module(f"harness.scenarios.{theme}")
     return _scenarios
+
+
+def matching(pattern: str) -> list[str]:
+    """Names of the catalogue that match a pattern."""
+    return [name for name in catalogue() if _matches(name, pattern)]
 
 
 def _matches(name: str, pattern: str) -> bool:
@@ -156,7 +211,7 @@ def choose(patterns: Iterable[str]) -> list[Scenario]:
         pattern for pattern in wanted if not any(_matches(name, pattern) for name in entries)
     ]
     if unmatched:
-        raise BadScenario(f"no scenario matches {', '.join(unmatched)}: see dmsnap list")
+        raise BadScenario(_no_match(unmatched, entries))
     return [
         entry
         for name, entry in entries.items()
@@ -166,6 +221,23 @@ def choose(patterns: Iterable[str]) -> list[Scenario]:
             or any(name == pattern or name.startswith(f"{pattern}[") for pattern in wanted)
         )
     ]
+
+
+def _no_match(unmatched: Sequence[str], names: Iterable[str]) -> str:
+    """What was meant, perhaps; a scenario that is there has other variants."""
+    told = []
+    bases: dict[str, list[str]] = {}
+    for name in names:
+        bases.setdefault(name.partition("[")[0], []).append(name)
+    for pattern in unmatched:
+        base = pattern.partition("[")[0]
+        if base in bases:
+            variants = bases[base]
+            more = f" and {len(variants) - _TOLD_MAX} more" if len(variants) > _TOLD_MAX else ""
+            told.append(f"{base} has these variants: {', '.join(variants[:_TOLD_MAX])}{more}")
+        elif close := get_close_matches(base, bases, 3, 0.6):
+            told.append(f"did you mean {' or '.join(close)}?")
+    return f"no scenario matches {', '.join(unmatched)}: " + "; ".join(told or ["see dmsnap list"])
 
 
 def by_theme() -> Iterator[tuple[str, list[Scenario]]]:

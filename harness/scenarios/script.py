@@ -4,7 +4,10 @@ What a scenario leaves out is chosen so that more is seen: a write takes a new g
 gets a table and is resumed, a snapshot is as long as its origin.
 """
 
+import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Self
 
 from harness.errors import BadScenario
 from harness.trace.faults import How, Op
@@ -95,14 +98,64 @@ def writing(device: str, sector: int, sectors: int, generation: int) -> Write:
     return Write(device=device, sector=sector, sectors=sectors, generation=generation)
 
 
-class Script:
-    """Collects the steps of one scenario."""
+class _Steps(list[AnyStep]):
+    """Steps, and on which line of a file each was written."""
 
-    def __init__(self) -> None:
-        self.steps: list[AnyStep] = []
+    def __init__(self, file: str) -> None:
+        super().__init__()
+        self.file = file
+        self.lines: list[int] = []
+
+    def append(self, step: AnyStep) -> None:
+        super().append(step)
+        self._note()
+
+    def __iadd__(self, steps: Iterable[AnyStep]) -> Self:  # type: ignore[misc, override]
+        super().extend(steps)
+        self._note()
+        return self
+
+    def _note(self) -> None:
+        line = self.line()
+        self.lines += [line] * (len(self) - len(self.lines))
+
+    def line(self) -> int:
+        """The line of the file that runs now; 0 if none does."""
+        frame = sys._getframe(1)
+        while frame.f_code.co_filename != self.file:
+            if frame.f_back is None:
+                return self.lines[-1] if self.lines else 0
+            frame = frame.f_back
+        return frame.f_lineno
+
+
+class Script:
+    """Collects the steps of one scenario.
+
+    Args:
+        file: where it is written, if the line of each step is to be known.
+    """
+
+    def __init__(self, file: str = "") -> None:
+        self.steps: list[AnyStep] = _Steps(file) if file else []
+        self.names: dict[str, str] = {}
         self.not_compared: list[NotCompared] = []
         self._sectors: dict[str, int] = {}
         self._generation = 0
+
+    @property
+    def line(self) -> int | None:
+        """The line of the step that was written last."""
+        return self.line_of(len(self.steps) - 1)
+
+    def line_of(self, step: int) -> int:
+        """On which line of its file a step was written; 0 where that is not known."""
+        lines = self.steps.lines if isinstance(self.steps, _Steps) else []
+        return lines[step] if 0 <= step < len(lines) else 0
+
+    def call(self, name: str, known_as: str) -> None:
+        """Say how people know a device; its own name must fit into a sector."""
+        self.names[name] = known_as
 
     def leave_out(self, layer: Layer, reason: str) -> None:
         """Declare that ``layer`` cannot be compared here, and why."""

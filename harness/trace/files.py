@@ -28,7 +28,7 @@ from harness.trace.bounds import (
 )
 from harness.trace.observations import Observation, Raw, Runs, Stamped
 from harness.trace.pattern import RAW_SECTORS_MAX, inflate
-from harness.trace.steps import SECTOR_MAX, AnyStep, Line, ScenarioName, encode
+from harness.trace.steps import SECTOR_MAX, AnyStep, Line, Name, ScenarioName, encode
 
 TRACE_VERSION: Final = 1
 OBSERVATIONS_VERSION: Final = 1
@@ -67,6 +67,10 @@ class NotCompared(Struct, frozen=True, forbid_unknown_fields=True):
     reason: Annotated[Line, Meta(min_length=1)]
 
 
+LongName = Annotated[Line, Meta(min_length=1, max_length=255)]
+NAMES_MAX: Final = 1024
+
+
 class Header(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The first line of a trace.
 
@@ -78,6 +82,7 @@ class Header(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         answers: what the twin's scheduler answers at its choice points, in order; after the last
             one, and in most traces from the start, it takes the first of the permitted orders.
         about: what the scenario is about, for people.
+        names: device → how people know it, which may be longer than a sector can carry.
     """
 
     schema: int = msgspec.field(default=TRACE_VERSION, name=TRACE_KEY)
@@ -86,6 +91,9 @@ class Header(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     not_compared: Annotated[tuple[NotCompared, ...], Meta(max_length=LAYERS_MAX)] = ()
     answers: Answers = ()
     about: Line = ""
+    names: Annotated[dict[Name, LongName], Meta(max_length=NAMES_MAX)] | msgspec.UnsetType = (
+        msgspec.UNSET
+    )
 
 
 class Trace(Struct, frozen=True):
@@ -94,11 +102,13 @@ class Trace(Struct, frozen=True):
     Attributes:
         lines: on which line of its file each step is; empty where that is line 2 and those that
             follow, as in every trace that dmsnap writes.
+        file: the file that the lines are those of, where it is known; may be Python.
     """
 
     header: Header
     steps: tuple[AnyStep, ...]
     lines: tuple[int, ...] = ()
+    file: str = ""
 
     def line(self, step: int) -> int:
         """On which line of the trace a step is."""

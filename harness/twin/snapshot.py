@@ -221,8 +221,6 @@ class Snapshot(Target):
             return self._discard(bio, chunk)
         new = self.complete.lookup(chunk)
         if new >= 0:
-            if not (new or reading) and self.store.can_merge:
-                self.world.defect("store-overwrites-header")
             bio.sector = new * chunk_sectors + sector % chunk_sectors
             return self.cow
         if reading:

@@ -37,8 +37,9 @@ _TOLD: Final = (BadScenario, Unsupported, NeverReturns, KernelCrash)
 
 
 def place(trace: Trace, step: int) -> str:
-    """A step in words, with its place in the trace: ``step 4 (load real), line 6``."""
-    return f"step {step} ({words(trace.steps[step])}), line {trace.line(step)}"
+    """A step in words, with its place in the trace: ``step 4 (load real), line 6 of t.jsonl``."""
+    of = f" of {trace.file}" if trace.file else ""
+    return f"step {step} ({words(trace.steps[step])}), line {trace.line(step)}{of}"
 
 
 def told(trace: Trace, fault: DmsnapError) -> str:

@@ -153,7 +153,7 @@ def _judge_lost(
                 ),
             ), None
         # What came before it is compared like any other.
-        before = Trace(trace.header, trace.steps[: loss.step], trace.lines)
+        before = msgspec.structs.replace(trace, steps=trace.steps[: loss.step])
         result, twin = _against_twin(result, before, outcome.observations, ready, defects)
         if result.verdict is Verdict.SAME:
             result = replace(
@@ -223,7 +223,7 @@ def _compare(
     steps, seed = trace.steps, trace.header.seed
     if died_in is not None:
         steps = steps[: died_in + 1]
-        trace = Trace(trace.header, steps[: max(died_in, len(seen))], trace.lines)
+        trace = msgspec.structs.replace(trace, steps=steps[: max(died_in, len(seen))])
     orders = explore.Orders(steps, seed, profile)
     outcomes: set[bytes] = set()
     first: tuple[diff.Comparison, tuple[Observation, ...]] | None = None

@@ -94,8 +94,8 @@ def test_every_broken_promise_has_a_name(lives: dict[str, Lived]) -> None:
 
 @pytest.mark.parametrize("defect", register().values(), ids=register())
 def test_a_defect_strikes_where_the_register_says(lives: dict[str, Lived], defect: Defect) -> None:
-    for pattern in defect.scenarios:
-        for scenario in choose([pattern]):
+    for named in defect.scenarios:
+        for scenario in choose([named]):
             struck = (lives.get(scenario.name) or live(scenario)).struck
             assert defect.name in struck, scenario.name
 

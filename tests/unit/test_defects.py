@@ -1,4 +1,4 @@
-"""The register of known defects: its data and its page say the same, and results carry its names."""
+"""The register of known defects: data and page say the same, and results carry its names."""
 
 import re
 from pathlib import Path
