@@ -12,7 +12,6 @@ if [ "${1-}" != --this-machine-is-disposable ]; then
 fi
 [ -b /dev/ram0 ] || modprobe brd rd_nr=1 rd_size=65536 || exit 2
 modprobe -q dm-snapshot 2>/dev/null
-modprobe -q loop 2>/dev/null; modprobe -q dm-flakey 2>/dev/null
 dmsetup targets | grep -q '^snapshot ' || { echo "no dm-snapshot in this kernel" >&2; exit 2; }
 
 ram=/dev/ram0  # where the disks are made
@@ -77,6 +76,7 @@ log=$(($(dmesg | wc -l) + 1))
 echo "kernel $(uname -r)"
 
 # ---- the story
+modprobe -q loop 2>/dev/null; modprobe -q dm-flakey 2>/dev/null
 disk base 256
 put base 0 256 old
 dmsetup targets | grep -q '^flakey ' || { echo "no dm-flakey in this kernel" >&2; exit 2; }

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from harness import __version__
+from harness.cli.fuzz import reduce
 from harness.cli.kernels import doctor, kernels
 from harness.cli.lvm import lvm_situations
 from harness.cli.measure import coverage, measure_headline, preflight
@@ -68,6 +69,7 @@ for command in (
     list_scenarios,
     trace,
     replay,
+    reduce,
     coverage,
     measure_headline,
     preflight,

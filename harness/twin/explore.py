@@ -115,17 +115,29 @@ class Orders:
     A point is only offered where the order before it makes it appear.  An order in which a step
     never returns, or the kernel dies, ends with what was observed before.
 
+    Args:
+        steps, seed: of the trace.
+        profile: of the twin.
+        orders_max: how many are run at most.
+
     Attributes:
         end: why the first order ends before the trace does; None if it does not.
         complete: after the last one: there are no others in which workers run until they rest.
     """
 
-    def __init__(self, steps: Sequence[AnyStep], seed: int, profile: Profile) -> None:
+    def __init__(
+        self,
+        steps: Sequence[AnyStep],
+        seed: int,
+        profile: Profile,
+        orders_max: int = ORDERS_MAX,
+    ) -> None:
+        self._most = orders_max
         self._steps = steps
         self._seed = seed
         self._profile = profile
         self._met: dict[Answers, _Met] = {}
-        self._limit = ORDERS_MAX
+        self._limit = orders_max
         self._last = Answers()
         self._differs: dict[Answers, int] = {}
         self.end: NeverReturns | KernelCrash | None = None
@@ -155,16 +167,16 @@ class Orders:
         self._differs[self._last] = step
 
     def __iter__(self) -> Iterator[Tried]:
-        """Run them; at most `ORDERS_MAX`."""
+        """Run them; at most ``orders_max``."""
         yield from self._run([{}])
         self.end = self._met[frozenset()].end
         points = self._met[frozenset()].points
         everywhere = dict.fromkeys(range(points), 1)
         yield from self._run([everywhere])
-        self._limit = min(LED_MAX, ORDERS_MAX)
+        self._limit = min(LED_MAX, self._most)
         yield from self._led({})
         yield from self._led(everywhere)
-        self._limit = ORDERS_MAX
+        self._limit = self._most
         # Each of the last round, with one more point behind its own.
         last: list[dict[int, int]] = [{}]
         while last:

@@ -36,9 +36,16 @@ _OTHER_PANICS: Final = ("sysrq triggered crash", "deadlocked on memory", "Out of
 
 
 def judge(
-    trace: Trace, outcome: Outcome, kernel: str, defects: str = FAITHFUL
+    trace: Trace,
+    outcome: Outcome,
+    kernel: str,
+    defects: str = FAITHFUL,
+    orders_max: int = explore.ORDERS_MAX,
 ) -> tuple[Result, Observations | None]:
-    """The verdict of one scenario on one kernel, and what the twin saw, if it was asked."""
+    """The verdict of one scenario on one kernel, and what the twin saw, if it was asked.
+
+    Where the twin's first order is not the kernel's, ``orders_max`` of them are tried at most.
+    """
     ready = outcome.ready
     result = Result(
         scenario=outcome.scenario,
@@ -52,7 +59,7 @@ def judge(
     )
     replace = msgspec.structs.replace
     if outcome.lost:
-        return _judge_lost(result, trace, outcome, defects)
+        return _judge_lost(result, trace, outcome, defects, orders_max)
     at = "" if outcome.step is None else f"{place(trace, outcome.step)}: "
     if outcome.unsupported:
         return replace(result, verdict=Verdict.UNSUPPORTED, reason=f"{at}{outcome.fault}"), None
@@ -71,7 +78,7 @@ def judge(
             ),
         ), None
     assert ready is not None, "a scenario that ended had a guest that was ready"
-    result, twin = _against_twin(result, trace, outcome.observations, ready, defects)
+    result, twin = _against_twin(result, trace, outcome.observations, ready, defects, orders_max)
     if outcome.leftovers:
         result = replace(
             result,
@@ -87,12 +94,13 @@ def _against_twin(
     seen: Sequence[Observation],
     ready: Ready,
     defects: str,
+    orders_max: int,
     died_in: int | None = None,
 ) -> tuple[Result, Observations | None]:
     """The verdict on what a kernel was seen to do, however the twin fares."""
     replace = msgspec.structs.replace
     try:
-        return _compare(result, trace, seen, ready, defects, died_in)
+        return _compare(result, trace, seen, ready, defects, orders_max, died_in)
     except BadScenario as fault:
         return replace(
             result, verdict=Verdict.BROKEN, reason=f"the twin: {told(trace, fault)}"
@@ -127,7 +135,7 @@ def unsupported(trace: Trace, kernel: str, fault: Unsupported) -> Result:
 
 
 def _judge_lost(
-    result: Result, trace: Trace, outcome: Outcome, defects: str
+    result: Result, trace: Trace, outcome: Outcome, defects: str, orders_max: int
 ) -> tuple[Result, Observations | None]:
     """A guest was lost: by what the twin says as well, or by something else."""
     replace = msgspec.structs.replace
@@ -141,7 +149,7 @@ def _judge_lost(
     if ready and loss.step is not None and _is_death(trace, loss):
         with suppress(ProvisioningError):  # a guest that answers like no kernel proves nothing
             profile_of(ready.probe)
-            return _judge_death(result, trace, outcome, loss.step, ready, defects)
+            return _judge_death(result, trace, outcome, loss.step, ready, defects, orders_max)
     if loss.reason == "hang" and ready and isinstance(end, NeverReturns) and loss.step is not None:
         if end.step != loss.step:
             return replace(
@@ -154,7 +162,7 @@ def _judge_lost(
             ), None
         # What came before it is compared like any other.
         before = msgspec.structs.replace(trace, steps=trace.steps[: loss.step])
-        result, twin = _against_twin(result, before, outcome.observations, ready, defects)
+        result, twin = _against_twin(result, before, outcome.observations, ready, defects, orders_max)
         if result.verdict is Verdict.SAME:
             result = replace(
                 result,
@@ -182,7 +190,13 @@ def _is_death(trace: Trace, loss: Loss) -> bool:
 
 
 def _judge_death(
-    result: Result, trace: Trace, outcome: Outcome, step: int, ready: Ready, defects: str
+    result: Result,
+    trace: Trace,
+    outcome: Outcome,
+    step: int,
+    ready: Ready,
+    defects: str,
+    orders_max: int,
 ) -> tuple[Result, Observations | None]:
     """A kernel died: where the twin has announced it, what came before is compared."""
     replace = msgspec.structs.replace
@@ -195,7 +209,9 @@ def _judge_death(
             verdict=Verdict.DIVERGED,
             reason=(f"the kernel dies in {where}, which the twin did not announce: {detail}"),
         ), None
-    result, twin = _against_twin(result, trace, outcome.observations, ready, defects, died_in=step)
+    result, twin = _against_twin(
+        result, trace, outcome.observations, ready, defects, orders_max, died_in=step
+    )
     if result.verdict is Verdict.SAME:
         since = "" if crash.step == step else f"since {place(trace, crash.step or 0)}, "
         result = replace(
@@ -213,6 +229,7 @@ def _compare(
     seen: Sequence[Observation],
     ready: Ready,
     defects: str,
+    orders_max: int,
     died_in: int | None = None,
 ) -> tuple[Result, Observations]:
     """Compare with the twin's first order, and with the others where that differs.
@@ -224,7 +241,7 @@ def _compare(
     if died_in is not None:
         steps = steps[: died_in + 1]
         trace = msgspec.structs.replace(trace, steps=steps[: max(died_in, len(seen))])
-    orders = explore.Orders(steps, seed, profile)
+    orders = explore.Orders(steps, seed, profile, orders_max)
     outcomes: set[bytes] = set()
     first: tuple[diff.Comparison, tuple[Observation, ...]] | None = None
     for answers, simulated in orders:

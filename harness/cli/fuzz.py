@@ -1,0 +1,96 @@
+"""``dmsnap reduce``: the shortest trace of a find."""
+
+from pathlib import Path
+
+import click
+
+from harness.cli.options import EXIT_DIFFERS, kernel_options, note
+from harness.errors import ProvisioningError
+from harness.guest.choice import chosen_kernels
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@kernel_options
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    metavar="FILE",
+    help="Where the shortest trace goes.  [default: the name of FILE with .short.jsonl]",
+)
+@click.option(
+    "--minutes",
+    type=click.FloatRange(min=0.1),
+    default=15.0,
+    show_default=True,
+    help="Time that it may take; what is shortest by then is the result.",
+)
+@click.option(
+    "--times",
+    type=click.IntRange(1, 100),
+    default=5,
+    show_default=True,
+    metavar="N",
+    help="How often the first and the last trace are carried out, to see how flaky they are.",
+)
+@click.option("-j", "--jobs", type=click.IntRange(1, 64), default=1, show_default=True)
+def reduce(
+    file: Path,
+    kernels: tuple[str, ...],
+    modules: Path | None,
+    output: Path | None,
+    minutes: float,
+    times: int,
+    jobs: int,
+) -> None:
+    """Make the trace in FILE as short as it can be and still differ for the same reason.
+
+    The reason is the verdict, the layer, the kind of step and what differs; where a kernel dies,
+    the function in which it does.  A trace on which both sides agree is reduced to the promise
+    that it breaks.  The exit status is 1 if the trace differs every time, 2 if there is nothing
+    to reduce.
+    """
+    from harness.files import check_writable
+    from harness.fuzz import shrink
+    from harness.fuzz.sides import OnKernel, signatures, sound
+    from harness.trace import files as traces
+    from harness.twin.profile import named
+
+    if len(kernels) > 1:
+        raise ProvisioningError("a trace is reduced on one kernel: name it once")
+    document = traces.read(file)
+    output = output or file.with_name(f"{file.stem}.short.jsonl")
+    check_writable(output.parent)
+    [kernel] = chosen_kernels(kernels, modules, one=True, progress=note)
+    best = document
+
+    def hear(told: shrink.Round, shortest: "traces.Trace") -> None:
+        nonlocal best
+        best = shortest
+        note(f"{told.name}: {told.candidates} tried, {told.before} → {told.after} steps")
+
+    side = OnKernel(kernel, guests=jobs)
+    try:
+        found = shrink.shrink(
+            document,
+            signatures(side),
+            sound=sound(named("6.12"), may_end=True),
+            budget=shrink.Budget(seconds=60 * minutes),
+            confirmations=times,
+            hear=hear,
+        )
+    except KeyboardInterrupt as fault:
+        if best is not document:
+            traces.write(output, best)
+            fault.args += (f"the shortest trace so far is {output}",)
+        raise
+    traces.write(output, found.trace)
+    click.echo(f"{found.signature}")
+    click.echo(
+        f"{len(document.steps)} → {len(found.trace.steps)} steps, {found.candidates} tried, "
+        f"shown {found.shown} of {found.asked} times: {output}"
+    )
+    if not found.complete:
+        click.echo(f"the {minutes:g} minutes were over before nothing more could be left out")
+    raise click.exceptions.Exit(EXIT_DIFFERS)
