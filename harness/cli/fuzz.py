@@ -1,4 +1,4 @@
-"""``dmsnap reduce``: the shortest trace of a find."""
+"""``dmsnap reduce`` and ``report``: the shortest trace of a find, and the bundle for others."""
 
 from pathlib import Path
 
@@ -94,3 +94,87 @@ def reduce(
     if not found.complete:
         click.echo(f"the {minutes:g} minutes were over before nothing more could be left out")
     raise click.exceptions.Exit(EXIT_DIFFERS)
+
+
+@click.command()
+@click.argument("find", metavar="FIND")
+@kernel_options
+@click.option(
+    "--seed",
+    type=click.IntRange(0, (1 << 63) - 1),
+    default=1,
+    show_default=True,
+    help="Of a scenario that is given by its name.",
+)
+@click.option(
+    "--defects",
+    type=click.Choice(["faithful", "fixed"]),
+    default="faithful",
+    show_default=True,
+    help="What is expected where kernels are known to break a promise: what they do, or what was "
+    "promised.",
+)
+@click.option(
+    "--times",
+    type=click.IntRange(1, 100),
+    default=5,
+    show_default=True,
+    metavar="N",
+    help="How often it is carried out on each kernel.",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=None,
+    metavar="DIR",
+    help="The directory that is made; a packed one goes beside it.  [default: report/bundle-NAME]",
+)
+def report(
+    find: str,
+    kernels: tuple[str, ...],
+    modules: Path | None,
+    seed: int,
+    defects: str,
+    times: int,
+    output: Path | None,
+) -> None:
+    """Make a bundle of FIND, for whoever is to mend it.
+
+    FIND is a file that holds a trace, or the name of a scenario.  The bundle holds the trace, a
+    script that needs only dmsetup and coreutils, what both sides did, the stores, the kernel's
+    log, the draft of a mail to dm-devel, and a test for blktests; nothing of this machine is in it.
+
+    With several kernels it says which of them have it.  `dmsnap reduce` first makes it short.
+    """
+    import re
+    import tempfile
+
+    from harness.files import check_writable
+    from harness.fuzz import bundle
+    from harness.fuzz.find import investigate
+    from harness.scenarios.registry import choose
+    from harness.trace import files as traces
+
+    if Path(find).is_file():
+        document = traces.read(Path(find))
+    else:
+        named = choose([find])
+        if len(named) > 1:
+            raise ProvisioningError(
+                f"{find} has {len(named)} variants, name one of them: "
+                f"{', '.join(scenario.name for scenario in named)}"
+            )
+        document = named[0].trace(seed)
+    plain = re.sub(r"[^A-Za-z0-9.+-]+", "-", document.header.scenario).strip("-.")[:60] or "find"
+    output = output or Path("report") / f"bundle-{plain}"
+    check_writable(output)
+    chosen = chosen_kernels(kernels, modules, progress=note)
+    with tempfile.TemporaryDirectory(prefix="dmsnap-") as directory:
+        found = investigate(
+            document, chosen, Path(directory), times=times, defects=defects, hear=note
+        )
+    made, packed = bundle.write(found, output)
+    click.echo(f"{found.signature}")
+    for one in found.kernels:
+        click.echo(f"  {one.kernel} ({one.release}): shown {one.shown} of {one.asked} times")
+    click.echo(f"bundle: {made}, {packed}")

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from harness import __version__
-from harness.cli.fuzz import reduce
+from harness.cli.fuzz import reduce, report
 from harness.cli.kernels import doctor, kernels
 from harness.cli.lvm import lvm_situations
 from harness.cli.measure import coverage, measure_headline, preflight
@@ -70,6 +70,7 @@ for command in (
     trace,
     replay,
     reduce,
+    report,
     coverage,
     measure_headline,
     preflight,

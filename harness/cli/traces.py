@@ -60,7 +60,7 @@ def trace(name: str, seed: int) -> None:
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True))
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
 @click.option(
     "--on", "side", type=click.Choice(["twin", "kernel", "both"]), default="both", show_default=True
 )
@@ -94,22 +94,27 @@ def replay(
 ) -> None:
     """Run a trace on one side or on both.
 
+    FILE is a trace, or a bundle that `dmsnap report` made, packed or not: of a bundle only the
+    trace is used.
+
     The exit status is 0 if they are the same, or hang or die alike, 1 if not, 2 if one of them
     lacks what the trace needs.
     """
     from harness.campaign.replay import observe_kernel, observe_twin, require_answer
     from harness.files import check_writable, read_bounded
+    from harness.fuzz import bundle
     from harness.trace import files as traces
     from harness.trace.bounds import TRACE_BYTES_MAX
     from harness.twin.profile import named
     from harness.verdict.foresight import foretell, not_modelled, told
     from harness.verdict.judge import judge, unsupported
 
-    document = (
-        traces.loads(read_bounded(sys.stdin.buffer, TRACE_BYTES_MAX))
-        if str(file) == "-"
-        else traces.read(file)
-    )
+    if str(file) == "-":
+        document = traces.loads(read_bounded(sys.stdin.buffer, TRACE_BYTES_MAX))
+    elif bundle.is_bundle(file):
+        document = bundle.read_trace(file)
+    else:
+        document = traces.read(file)
     if profile is not None and side != "twin":
         raise ProvisioningError(
             "--profile belongs to --on twin: beside a kernel, the twin takes "

@@ -193,7 +193,7 @@ class Life:
 
     def __init__(self, seed: int, profile: Profile, *, weights: Weights, parallel: bool) -> None:
         self._weights = weights
-        self._random = random.Random(seed)
+        self._random = random.Random(seed)  # noqa: S311 - a life must come out the same each time
         self._seed = seed
         self._profile = profile
         self._parallel = parallel

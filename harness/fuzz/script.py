@@ -13,6 +13,7 @@ comes near to a step says so beside it: I/O in parallel is begun in the backgrou
 disk becomes a range that gives errors, and a link cannot be cut.
 """
 
+import errno
 import os
 import re
 import shlex
@@ -74,7 +75,7 @@ words() {  # FIRST COUNT WORD: sectors that say WORD and their own number
     j=$1; e=$(($1 + $2))
     while [ $j -lt $e ]; do printf '%-511s\n' "$3 $j"; j=$((j + 1)); done
 }
-pieces() {  # COMMAND NAME FIRST COUNT …: in requests of at most 2048 sectors; the first error ends it
+pieces() {  # COMMAND NAME FIRST COUNT …: requests of at most 2048 sectors, until one fails
     c=$1 d=$2 p=$3 z=$(($3 + $4)); shift 4
     said=success
     while [ "$p" -lt "$z" ] && [ "$said" = success ]; do
@@ -115,7 +116,8 @@ about() {  # FIELD NAME: one word of what device-mapper knows of a device
     esac 2>/dev/null | named | sed 's/ *$//'
 }
 lines() {  # what the kernel has logged of device-mapper since `mark`
-    dmesg | tail -n "+$at" | sed -n 's/^.*\(device-mapper: .*\)/\1/p' | grep -v inconsistency | named
+    dmesg | tail -n "+$at" | sed -n 's/^.*\(device-mapper: .*\)/\1/p' \
+        | grep -v inconsistency | named
 }
 mark() { at=$(($(dmesg | wc -l) + 1)); }
 compare() {  # WHAT SEEN FOUND EXPECTED: this kernel, the kernel of the find, and how it should be
@@ -206,9 +208,7 @@ def difference(
 
     match divergence.layer:
         case Layer.ERROR if divergence.what == "error":
-            return told(
-                'echo "$said"', _strerror(divergence.left), _strerror(divergence.right)
-            )
+            return told('echo "$said"', _strerror(divergence.left), _strerror(divergence.right))
         case Layer.STATUS | Layer.TABLE | Layer.EVENT if device:
             fields = {"event": "events", "open": "open", "suspended": "suspended"}
             if field == "read_only":
@@ -233,7 +233,7 @@ def difference(
                 _as_shell(divergence.right, names),
             )
         case Layer.CONTENT | Layer.STORE if divergence.place is not None:
-            return _content(divergence, names, left, right, what)
+            return _content(trace, divergence, names, left, right, what)
         case _:
             raise Untold(
                 f"a shell with dmsetup and coreutils cannot see {divergence.layer} "
@@ -242,6 +242,7 @@ def difference(
 
 
 def _content(
+    trace: Trace,
     divergence: Divergence,
     names: Mapping[str, str],
     left: Sequence[Observation],
@@ -252,9 +253,12 @@ def _content(
     assert place is not None
     part = "content" if divergence.layer is Layer.CONTENT else "image"
     here = names[place.device]
-    words = [_sector_words(_runs(side, divergence.step, part, place.device), place.sector,
-                           _first(side, divergence.step, place.device, part))
-             for side in (left, right)]
+    step = trace.steps[divergence.step]
+    start = step.sector if isinstance(step, Read) else 0
+    words = [
+        _sector_words(_runs(side, divergence.step, part, place.device), place.sector, start)
+        for side in (left, right)
+    ]
     if words[0] != words[1] and all(words):
         return Difference(
             step=divergence.step,
@@ -280,10 +284,6 @@ def _runs(side: Sequence[Observation], step: int, part: str, device: str) -> Run
             found: dict[str, Runs] = getattr(observation, part)
             return found.get(device, ())
     return ()
-
-
-def _first(_side: Sequence[Observation], _step: int, _device: str, _part: str) -> int:
-    return 0
 
 
 def _sector_words(runs: Runs, sector: int, start: int) -> str:
@@ -338,8 +338,6 @@ def _stamp_words(text: str) -> str:
 
 
 def _strerror(name: str) -> str:
-    import errno
-
     if name == "success":
         return name
     number = getattr(errno, name, None)
@@ -464,8 +462,10 @@ class _Script:
             case Discard() | Zeroout():
                 zero = "-z " if isinstance(step, Zeroout) else ""
                 return [
-                    f"q blkdiscard {zero}-o $(({step.sector} * 512)) -l $(({step.sectors} * 512)) "
-                    f"/dev/mapper/bug_{name}"
+                    (
+                        f"q blkdiscard {zero}-o $(({step.sector} * 512)) "
+                        f"-l $(({step.sectors} * 512)) /dev/mapper/bug_{name}"
+                    )
                 ]
             case Parallel():
                 return self._parallel(step)
@@ -495,11 +495,15 @@ class _Script:
             raise Untold(f"disk {step.name} is behind a link, which a shell cannot take down")
         if step.block_size != SECTOR_BYTES:
             lines += [
-                f"head -c {step.sectors * SECTOR_BYTES} /dev/zero > \"$tmp/{name}.disk\"",
-                f"loop_{name}=$(losetup -f --show --sector-size {step.block_size} "
-                f'"$tmp/{name}.disk") || exit 2',
-                f'dmsetup create bug_{name} --table "0 {step.sectors} linear $loop_{name} 0"'
-                " || exit 2",
+                f'head -c {step.sectors * SECTOR_BYTES} /dev/zero > "$tmp/{name}.disk"',
+                (
+                    f"loop_{name}=$(losetup -f --show --sector-size {step.block_size} "
+                    f'"$tmp/{name}.disk") || exit 2'
+                ),
+                (
+                    f'dmsetup create bug_{name} --table "0 {step.sectors} linear $loop_{name} 0"'
+                    " || exit 2"
+                ),
             ]
         else:
             lines.append(f"disk {name} {step.sectors}")
@@ -550,9 +554,11 @@ class _Script:
         if sectors > REQUEST_SECTORS_MAX or len(text) > 60_000:
             raise Untold(f"a poke of {len(data)} bytes is too long for a script")
         return [
-            f"printf '{text}' > \"$tmp/poke\"; truncate -s {len(data)} \"$tmp/poke\"",
-            f'q dd if="$tmp/poke" of=/dev/mapper/bug_{name} bs={len(data)} count=1 '
-            f"seek=$(({sector} * 512)) oflag=seek_bytes,direct conv=notrunc",
+            f'printf \'{text}\' > "$tmp/poke"; truncate -s {len(data)} "$tmp/poke"',
+            (
+                f'q dd if="$tmp/poke" of=/dev/mapper/bug_{name} bs={len(data)} count=1 '
+                f"seek=$(({sector} * 512)) oflag=seek_bytes,direct conv=notrunc"
+            ),
         ]
 
     def _parallel(self, step: Parallel) -> list[str]:

@@ -199,7 +199,9 @@ class _Shrinking:
         self._wanted = wanted
         self._budget = budget
         self._hear = hear
-        self._batch = DEADLY_BATCH_MAX if wanted.verdict in _DEADLY or wanted.function else BATCH_MAX
+        self._batch = (
+            DEADLY_BATCH_MAX if wanted.verdict in _DEADLY or wanted.function else BATCH_MAX
+        )
         self.rounds: list[Round] = []
 
     def exhaust(
@@ -260,9 +262,7 @@ class _Shrinking:
     def _keep(self, trace: Trace, proposed: Sequence[Edit]) -> tuple[int, list[bool]]:
         """How many were judged, and which keep the signature."""
         traces = [with_steps(trace, edited(trace.steps, edit)) for edit in proposed]
-        asked = [
-            (at, _numbered(each, at)) for at, each in enumerate(traces) if self._sound(each)
-        ]
+        asked = [(at, _numbered(each, at)) for at, each in enumerate(traces) if self._sound(each)]
         self._budget.candidates -= len(asked)
         keeps = [False] * len(traces)
         if asked:
@@ -328,9 +328,7 @@ def spans(steps: Sequence[AnyStep]) -> Iterator[Edit]:
 def devices(steps: Sequence[AnyStep]) -> Iterator[Edit]:
     """Devices left out, with less I/O of their own, or with another one in their place."""
     for name in names_of(steps):
-        yield {
-            at: _without(step, name) for at, step in enumerate(steps) if name in _names_in(step)
-        }
+        yield {at: _without(step, name) for at, step in enumerate(steps) if name in _names_in(step)}
     # I/O goes to another device, so that its own is needed no more.
     for name in names_of(steps):
         for other in names_of(steps):
@@ -383,7 +381,10 @@ def requests(steps: Sequence[AnyStep]) -> Iterator[Edit]:
                 yield {
                     at: (
                         Write(
-                            device=step.device, sector=step.sector, sectors=step.sectors, fill="zero"
+                            device=step.device,
+                            sector=step.sector,
+                            sectors=step.sectors,
+                            fill="zero",
                         ),
                     )
                 }
@@ -421,8 +422,8 @@ def _smaller(value: int, least: int = 0, grain: int = 1) -> Iterator[int]:
     """Values below ``value``, the least one first, then ever nearer to it."""
     found: list[int] = []
     gap = value - least
-    for each in (least, *(value - (gap >> shift) for shift in range(1, gap.bit_length()))):
-        each -= (each - least) % grain
+    for near in (least, *(value - (gap >> shift) for shift in range(1, gap.bit_length()))):
+        each = near - (near - least) % grain
         if least <= each < value and each not in found:
             found.append(each)
             yield each
@@ -448,8 +449,8 @@ def lengths(steps: Sequence[AnyStep]) -> Iterator[Edit]:
             case Load(table=table):
                 for number, line in enumerate(table):
                     for sectors in _smaller(line.length, 1, 8 if line.length > 16 else 1):
-                        shorter = (*table[:number], replace_line(line, sectors), *table[number + 1 :])
-                        yield {at: (msgspec.structs.replace(step, table=shorter),)}
+                        cut = replace_line(line, sectors)
+                        yield {at: (_loads(step, (*table[:number], cut, *table[number + 1 :])),)}
             case _:
                 pass
 
@@ -673,15 +674,13 @@ def renamed(step: AnyStep, new: Mapping[str, str]) -> AnyStep:
     changes: dict[str, object] = {}
     for each in ("name", "device", "to"):
         value = getattr(step, each, None)
-        if value in new and not _is_parameter(step):
+        if isinstance(value, str) and value in new and not _is_parameter(step):
             changes[each] = new[value]
     if isinstance(step, Load):
         changes["table"] = tuple(
             msgspec.structs.replace(
                 line,
-                args=REFERENCE.sub(
-                    lambda found: f"{{{new.get(found[1], found[1])}}}", line.args
-                ),
+                args=REFERENCE.sub(lambda found: f"{{{new.get(found[1], found[1])}}}", line.args),
             )
             for line in step.table
         )

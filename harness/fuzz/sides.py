@@ -30,7 +30,7 @@ from harness.wire.journal import Ready
 
 STEP_LIMIT_S: Final = 20.0
 ORDERS_MAX: Final = 40
-"""Of a life or a candidate so many orders are tried: nearly all that are the kernel's come early."""
+"""Of a life or a candidate so many orders are tried: the kernel's own mostly is early."""
 
 Results = Callable[[Sequence[Trace]], list[Result]]
 """Results of traces, in their order; their names are unique."""
@@ -131,9 +131,7 @@ class OnTwin:
         outcomes = [self.outcome(trace) for trace in traces]
         with self._planted():
             return [
-                Result(
-                    scenario=trace.header.scenario, kernel=self._name, verdict=Verdict.BROKEN
-                )
+                Result(scenario=trace.header.scenario, kernel=self._name, verdict=Verdict.BROKEN)
                 if outcome is None
                 else judge(trace, outcome, self._name, orders_max=1)[0]
                 for trace, outcome in zip(traces, outcomes, strict=True)

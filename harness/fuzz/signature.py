@@ -140,7 +140,7 @@ def _unlike(left: str, right: str) -> tuple[str, str]:
 
 def _kind_of_place(store: str) -> str:
     """What lies at a byte of a store, without its number (`harness.store.describe`)."""
-    return _plain(store.split("\n")[0].partition(":")[0])
+    return _plain(store.split("\n", maxsplit=1)[0].partition(":")[0])
 
 
 def _kinds(left: str, right: str) -> str:

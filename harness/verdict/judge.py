@@ -162,7 +162,9 @@ def _judge_lost(
             ), None
         # What came before it is compared like any other.
         before = msgspec.structs.replace(trace, steps=trace.steps[: loss.step])
-        result, twin = _against_twin(result, before, outcome.observations, ready, defects, orders_max)
+        result, twin = _against_twin(
+            result, before, outcome.observations, ready, defects, orders_max
+        )
         if result.verdict is Verdict.SAME:
             result = replace(
                 result,
