@@ -56,7 +56,7 @@ Judge = Callable[[Sequence[Trace]], Sequence[Signature | None]]
 Sound = Callable[[Trace], bool]
 """Whether a trace is one that can be carried out at all."""
 
-BATCH_MAX: Final = 160
+BATCH_MAX: Final = 64
 """Candidates that are judged together."""
 DEADLY_BATCH_MAX: Final = 6
 """The same where each costs a guest."""
@@ -202,15 +202,15 @@ class _Shrinking:
         self._batch = (
             DEADLY_BATCH_MAX if wanted.verdict in _DEADLY or wanted.function else BATCH_MAX
         )
+        self._tried: set[tuple[AnyStep, ...]] = set()
         self.rounds: list[Round] = []
 
     def exhaust(
         self, name: str, edits: Callable[[Sequence[AnyStep]], Iterator[Edit]], trace: Trace
     ) -> Trace:
         """Repeat one pass until it finds nothing more."""
-        refused: set[tuple[AnyStep, ...]] = set()
         while not self._budget.spent:
-            better = self._round(name, edits, trace, refused)
+            better = self._round(name, edits, trace)
             if better is None:
                 return trace
             trace = better
@@ -221,15 +221,14 @@ class _Shrinking:
         name: str,
         edits: Callable[[Sequence[AnyStep]], Iterator[Edit]],
         trace: Trace,
-        refused: set[tuple[AnyStep, ...]],
     ) -> Trace | None:
         """One batch of edits, or several until one of them keeps the signature."""
         proposed: list[Edit] = []
         for edit in edits(trace.steps):
             steps = edited(trace.steps, edit)
-            if steps in refused or steps == trace.steps or not steps:
+            if steps in self._tried or steps == trace.steps or not steps:
                 continue
-            refused.add(steps)
+            self._tried.add(steps)
             proposed.append(edit)
             if len(proposed) == self._batch:
                 better = self._try(name, trace, proposed)
@@ -507,6 +506,10 @@ def numbers(steps: Sequence[AnyStep]) -> Iterator[Edit]:
                 pass
 
 
+_LIKED: Final = {2: ("P", "N", "PO"), 3: ("8", "1", "2", "4", "16")}
+"""Word of a snapshot's arguments → what stands there in most tables, the plainest first."""
+
+
 def tables(steps: Sequence[AnyStep]) -> Iterator[Edit]:
     """Plainer tables: fewer lines, no features, the chunk size and store that everybody uses."""
     for at, step in enumerate(steps):
@@ -515,21 +518,22 @@ def tables(steps: Sequence[AnyStep]) -> Iterator[Edit]:
         table = step.table
         for gone in range(len(table) if len(table) > 1 else 0):
             yield {at: (_loads(step, (*table[:gone], *table[gone + 1 :])),)}
-        if len(table) > 1:
-            for line in table:
+        for line in table:
+            if len(table) > 1 or line.start:
                 alone = msgspec.structs.replace(line, start=0)
                 yield {at: (_loads(step, (alone,)),)}
         for number, line in enumerate(table):
             for args in _plainer(line):
                 plainer = msgspec.structs.replace(line, args=args)
                 yield {at: (_loads(step, (*table[:number], plainer, *table[number + 1 :])),)}
-    # The same chunk size, or store, everywhere.
-    for place, value in ((3, "8"), (2, "P"), (2, "N"), (3, "1"), (3, "2"), (3, "4"), (3, "16")):
-        yield {
-            at: (_loads(step, tuple(_with_word(line, place, value) for line in step.table)),)
-            for at, step in enumerate(steps)
-            if isinstance(step, Load)
-        }
+    # The same store, or chunk size, everywhere.
+    for place, liked in _LIKED.items():
+        for value in liked:
+            yield {
+                at: (_loads(step, tuple(_with_word(line, place, value) for line in step.table)),)
+                for at, step in enumerate(steps)
+                if isinstance(step, Load)
+            }
 
 
 def _loads(step: Load, table: tuple[TargetLine, ...]) -> Load:
@@ -539,6 +543,9 @@ def _loads(step: Load, table: tuple[TargetLine, ...]) -> Load:
 def _with_word(line: TargetLine, place: int, value: str) -> TargetLine:
     words = line.args.split(" ")
     if line.type not in ("snapshot", "snapshot-merge") or len(words) <= place:
+        return line
+    liked = _LIKED[place]
+    if words[place] in liked[: liked.index(value)]:
         return line
     words[place] = value
     return msgspec.structs.replace(line, args=" ".join(words))
@@ -550,10 +557,10 @@ def _plainer(line: TargetLine) -> Iterator[str]:
         if len(words) > 4:
             yield " ".join(words[:4])
         if len(words) >= 4:
-            if words[2] != "P":
-                yield " ".join([*words[:2], "P", *words[3:]])
-            if words[3] != "8":
-                yield " ".join([*words[:3], "8", *words[4:]])
+            for place, liked in _LIKED.items():
+                rank = liked.index(words[place]) if words[place] in liked else len(liked)
+                for value in liked[:rank]:
+                    yield " ".join([*words[:place], value, *words[place + 1 :]])
     else:
         for gone in range(len(words) - 1, 0, -1):
             yield " ".join(words[:gone])

@@ -49,7 +49,7 @@ class OnKernel:
         guests: at the same time.
         defects: how the twin is.
         orders_max: of the twin's orders that are tried where its first is not the kernel's.
-        directory: for the guests' files; by default a temporary one for each batch.
+        directory: for the guests' files, of each batch in one of their own; by default they go.
         hear: told of what happens.
     """
 
@@ -69,6 +69,7 @@ class OnKernel:
         self._defects = defects
         self._orders_max = orders_max
         self._directory = directory
+        self._batches = 0
         self._hear = hear
 
     def __call__(self, traces: Sequence[Trace]) -> list[Result]:
@@ -96,8 +97,9 @@ class OnKernel:
         place: AbstractContextManager[str] = (
             tempfile.TemporaryDirectory(prefix="dmsnap-")
             if self._directory is None
-            else nullcontext(str(self._directory))
+            else nullcontext(str(self._directory / f"batch-{self._batches}"))
         )
+        self._batches += 1
         if known:
             with place as directory:
                 self.outcomes = observe(
