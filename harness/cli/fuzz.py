@@ -1,12 +1,122 @@
-"""``dmsnap reduce`` and ``report``: the shortest trace of a find, and the bundle for others."""
+"""``dmsnap fuzz``, ``reduce``, ``report``, ``explore``: finding what nobody wrote down."""
 
 from pathlib import Path
 
 import click
 
-from harness.cli.options import EXIT_DIFFERS, kernel_options, note
+from harness.cli.options import EXIT_CANNOT, EXIT_DIFFERS, kernel_options, note
 from harness.errors import ProvisioningError
 from harness.guest.choice import chosen_kernels
+
+
+@click.command()
+@kernel_options
+@click.option("--minutes", type=click.FloatRange(min=0), default=None, help="How long it goes on.")
+@click.option("--cases", type=click.IntRange(min=1), default=None, help="Or how many lives.")
+@click.option(
+    "--seed", type=click.IntRange(0, (1 << 63) - 1), default=1, show_default=True, help="Of all."
+)
+@click.option(
+    "-j",
+    "--jobs",
+    type=click.IntRange(1, 64),
+    default=2,
+    show_default=True,
+    metavar="N",
+    help="Guests at the same time, and processes that write lives.",
+)
+@click.option(
+    "--steps", type=click.IntRange(1, 1000), default=20, show_default=True, help="Of each life."
+)
+@click.option(
+    "--weights",
+    type=click.Choice(["snapshots", "discards", "everything", "parallel", "small-discards"]),
+    default="everything",
+    show_default=True,
+    help="What lives are made of; the last one is not for kernels that small discards kill.",
+)
+@click.option(
+    "--corpus",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=None,
+    metavar="DIR",
+    help="Traces that are tried first; lives that saw something new go there.",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("report/fuzz"),
+    show_default=True,
+    metavar="DIR",
+    help="Where finds go, each as a trace.",
+)
+def fuzz(
+    kernels: tuple[str, ...],
+    modules: Path | None,
+    minutes: float | None,
+    cases: int | None,
+    seed: int,
+    jobs: int,
+    steps: int,
+    weights: str,
+    corpus: Path | None,
+    output: Path,
+) -> None:
+    """Run random lives on kernels and in the twin until something differs, and go on.
+
+    The same seed gives the same lives on every machine, with any number of jobs, as long as the
+    corpus is the same.  Without --minutes or --cases it goes on until Ctrl-C.  The exit status is
+    0 if nothing differs, 1 if something does.
+    """
+    import time
+
+    from harness.files import check_writable
+    from harness.fuzz import hunt as hunting
+    from harness.fuzz.sides import OnKernel
+    from harness.report.hunt import HuntDisplay
+
+    check_writable(output)
+    if corpus is not None:
+        check_writable(corpus)
+    chosen = chosen_kernels(kernels, modules, progress=note)
+    first = hunting.read_corpus(corpus, note) if corpus is not None else []
+    started = time.monotonic()
+    written: list[Path] = []
+
+    def enough(count: hunting.Count) -> bool:
+        if cases is not None and count.lives >= cases:
+            return True
+        return minutes is not None and time.monotonic() - started >= 60 * minutes
+
+    def keep(life: hunting.Born) -> None:
+        if corpus is not None:
+            hunting.add_to_corpus(corpus, life.trace)
+
+    def caught(find: hunting.Caught) -> None:
+        path = hunting.add_to_corpus(output, find.trace)
+        written.append(path)
+        display.find(find.kernel, find.trace.header.scenario, str(find.signature), str(path))
+
+    sides = [(kernel.name, OnKernel(kernel, guests=jobs)) for kernel in chosen]
+    with HuntDisplay(sorted(name for name, _ in sides), seed) as display:
+        with hunting.workers(jobs) as pool:
+            lives = hunting.Lives(seed, weights=weights, steps=steps, pool=pool, corpus=first)
+            count = hunting.hunt(
+                lives,
+                sides,
+                first=first,
+                enough=enough,
+                keep=keep,
+                caught=caught,
+                hear=lambda count: display.show(
+                    count.lives, count.steps, count.features, len(count.caught), count.lost
+                ),
+            )
+    click.echo(display.summary())
+    if count.caught:
+        for path in written:
+            click.echo(f"dmsnap reduce {path} makes it short; dmsnap report makes a bundle of it")
+        raise click.exceptions.Exit(EXIT_DIFFERS)
 
 
 @click.command()
@@ -178,3 +288,86 @@ def report(
     for one in found.kernels:
         click.echo(f"  {one.kernel} ({one.release}): shown {one.shown} of {one.asked} times")
     click.echo(f"bundle: {made}, {packed}")
+
+
+@click.command()
+@click.argument("what", metavar="NAME|FILE")
+@click.option(
+    "--profile",
+    default="6.12",
+    show_default=True,
+    metavar="NAME",
+    help="Of the twin: 6.1, 6.12, 7.2 or seed.",
+)
+@click.option(
+    "--orders",
+    type=click.IntRange(min=1),
+    default=20_000,
+    show_default=True,
+    metavar="N",
+    help="Orders of single steps that are run at most.",
+)
+@click.option(
+    "--minutes",
+    type=click.FloatRange(min=0.01),
+    default=10.0,
+    show_default=True,
+    help="Time that it may take.",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    metavar="FILE",
+    help="Where the trace of a bad order goes.  [default: standard output]",
+)
+def explore(what: str, profile: str, orders: int, minutes: float, output: Path | None) -> None:
+    """Run a small scenario in every order that a kernel may take, in the twin.
+
+    Worlds that are equal after a step are merged.  In each it is checked that no acknowledged
+    write is lost, that no snapshot changes, that no chunk is used twice, that commits come in
+    order, and that every queued bio ends.  The shortest order in which that is not so is printed
+    as a trace, whose `answers` make the order.  The exit status is 0 if every order was run and
+    keeps the rules, 1 if one does not, 2 if a bound was met before.
+    """
+    from harness.fuzz.exhaust import Bound, Explored, exhaust
+    from harness.scenarios.registry import choose
+    from harness.trace import files as traces
+    from harness.twin.profile import named
+    from harness.verdict.foresight import place
+
+    if Path(what).is_file():
+        document = traces.read(Path(what))
+    else:
+        chosen = choose([what])
+        if len(chosen) > 1:
+            raise ProvisioningError(
+                f"{what} has {len(chosen)} variants, name one of them: "
+                f"{', '.join(scenario.name for scenario in chosen)}"
+            )
+        document = chosen[0].trace(1)
+
+    def hear(step: int, so_far: Explored) -> None:
+        if step and so_far.orders > len(document.steps):
+            note(f"{place(document, step)}: {so_far.states} states, {so_far.orders} orders so far")
+
+    found = exhaust(document, named(profile), Bound(runs=orders, seconds=60 * minutes), hear)
+    counts = (
+        f"{found.states} states, {found.orders} orders of single steps, {found.merged} of them "
+        "merged"
+    )
+    if found.broken is not None:
+        broken = found.broken
+        when = "in the first order as well" if broken.always else "not in the first order"
+        note(f"{place(document, broken.step)}, {when}: {broken.rule}\n{broken.detail}")
+        note(counts)
+        if output is None:
+            click.echo(traces.dumps(broken.trace), nl=False)
+        else:
+            traces.write(output, broken.trace)
+            click.echo(f"the order: {output}")
+        raise click.exceptions.Exit(EXIT_DIFFERS)
+    if not found.complete:
+        click.echo(f"no bad order up to the bound, met in step {found.stopped_at}: {counts}")
+        raise click.exceptions.Exit(EXIT_CANNOT)
+    click.echo(f"every order keeps the rules: {counts}")

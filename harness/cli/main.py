@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from harness import __version__
-from harness.cli.fuzz import reduce, report
+from harness.cli.fuzz import explore, fuzz, reduce, report
 from harness.cli.kernels import doctor, kernels
 from harness.cli.lvm import lvm_situations
 from harness.cli.measure import coverage, measure_headline, preflight
@@ -69,8 +69,10 @@ for command in (
     list_scenarios,
     trace,
     replay,
+    fuzz,
     reduce,
     report,
+    explore,
     coverage,
     measure_headline,
     preflight,

@@ -21,6 +21,7 @@ order that is bad is the shortest.
 
 import functools
 import hashlib
+import itertools
 import time
 import types
 from collections import deque
@@ -58,6 +59,7 @@ from harness.twin.snapshot import Snapshot
 RUNS_MAX: Final = 20_000
 _NO_STATE: Final = frozenset(
     {"_choices", "now", "_sequence", "_answers", "jobs_peak", "peak", "exceptions_done"}
+    | {"_start", "_map"}  # where a disk has its memory
 )
 """Attributes in which two worlds may differ that will do the same."""
 _REUSED: Final = ("duplicate-new-chunk", "new-chunk-in-metadata")
@@ -277,7 +279,7 @@ def _looked_at(
             if finding.code in _REUSED:
                 return "no chunk is used twice", f"{device}: {finding.message}"
         new = [number for block in store.exceptions() for number in block["new"].tolist()]
-        for one, other in zip(new, new[1:], strict=False):
+        for one, other in itertools.pairwise(new):
             if one > other:
                 return (
                     "commits come in the order of allocation",

@@ -1,35 +1,36 @@
-"""Random lives of snapshots, against real kernels (``make hunt``).
+"""Random lives: traces that nobody wrote.
 
-A life is a trace that nobody wrote: disks of odd sizes, devices between them and the snapshots,
-tables good and bad, I/O of every kind, reloads, handovers, merges, overflows.  Each step is chosen
-by what the twin's world looks like just then, so that most of them do something.  The twin also
-says which steps must not be: those that would never return, and those that crash the kernel.  Both
-sides then carry the life out, and what differs is a fault of the twin, or of a kernel.
+Disks of odd sizes, devices between them and the snapshots, tables good and bad, I/O of every kind,
+reloads, handovers, merges, overflows, stores that are activated again, crafted or rotten.  Each
+step is chosen by what the twin's world looks like just then, so that most of them do something.
+The twin also says which steps must not be: those that would never return, and those that crash the
+kernel.
 
-What a life is made of is data (`Weights`): ``--profile`` names some.  ``discards`` turns them to
-discards as file systems send them, to parts of pages and long requests, on disks that can fail.
-
-A life is a function of its seed and its profile.  One that differs is made shorter, by leaving out
-what is not needed for the difference, and written as a trace: ``dmsnap replay`` takes it from
-there.
+What a life is made of is data (`harness.fuzz.weights`).  A life is a function of its seed, its
+weights, and the life that it goes on from, if any: nothing else, so that it comes out the same on
+every machine.
 """
 
-import argparse
 import random
 import struct
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Final, Literal
+from collections.abc import Callable, Sequence
+from typing import Literal
 
-from harness.campaign.plan import Plan
-from harness.campaign.run import execute
-from harness.compare import diff
 from harness.errors import BadScenario, DmsnapError
-from harness.guest.catalogue import get
-from harness.store.layout import SNAP_MAGIC
+from harness.fuzz.weights import (
+    BAD_WORDS,
+    CHUNKS,
+    COW_SECTORS,
+    DISCARD_CHUNK,
+    NAMES,
+    PARALLEL_MAX,
+    STORES,
+    WEIGHTS,
+    Weights,
+)
+from harness.store.layout import SNAP_MAGIC, area_chunk, entries_per_area
 from harness.trace.files import Header, Trace, dumps, loads
+from harness.trace.observations import Observation
 from harness.trace.steps import (
     AnyStep,
     Clear,
@@ -65,133 +66,22 @@ from harness.twin.fallible import QUEUE_DEPTH
 from harness.twin.mapped_device import MappedDevice
 from harness.twin.profile import Profile, named
 from harness.twin.snapshot import Snapshot
-from harness.verdict.result import Result
-
-NAMES = ("a", "b", "c", "d", "e", "f", "g")
-CHUNKS = (1, 2, 4, 8, 8, 8, 16, 32, 64)
-STORES = ("P", "P", "P", "PO", "N", "p", "POx", "NO")
-BAD_WORDS = (
-    "",
-    "X",
-    "Pz",
-    "3",
-    "-8",
-    "+8",
-    "0",
-    "008",
-    "{nosuch}",
-    "7:7777",
-    "8 0",
-    "8 3 x",
-    "512 1 discard_zeroes_cow",
-    "512 2 discard_zeroes_cow discard_passdown_origin",
-    "8 1 discard_passdown_origin",
-    "8 1 bogus",
-    "4194304",
-    "2097152",
-)
-PARALLEL_MAX = 4
-DISCARD_CHUNK = 512
-COW_SECTORS = (16, 24, 33, 40, 48, 64, 80, 100, 128, 200, 256, 300, 512, 777, 2048, 5000)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Weights:
-    """How often something is chosen; shares are of 1, and tuples are chosen from evenly."""
-
-    actions: Mapping[str, int]
-    requests: Mapping[str, float]
-    """Kinds of I/O."""
-    lengths: tuple[int, ...] = (1, 1, 2, 3, 7, 8, 8, 8, 9, 16, 16, 31, 32, 64, 100, 300)
-    bases: tuple[int, ...] = (64, 100, 128, 131, 256, 250, 333, 512, 1024, 4096)
-    """Sizes of the origin."""
-    chunks: tuple[int, ...] = CHUNKS
-    linear_starts: tuple[int, ...] = (0, 0, 1, 8, 16)
-    buffered: float = 0.12
-    can_fail: float = 0.0
-    large_blocks: float = 0.08
-    layers: tuple[str, ...] = ("linear", "mixed", "delay", "striped")
-    between: float = 0.3
-    """Something stands between the disks and the snapshots."""
-    features: float = 0.1
-    """Snapshots that take discards."""
-    feature_chunks: tuple[int, ...] = (DISCARD_CHUNK,)
-    """Their chunks: smaller ones than `DISCARD_CHUNK` kill some kernels."""
-
-
-_ACTIONS: Final = {
-    "io": 30,
-    "io_on_origin": 8,
-    "reload": 6,
-    "suspend_resume": 4,
-    "merge": 4,
-    "handover": 4,
-    "new": 3,
-    "remove": 2,
-    "rename": 2,
-    "bad_table": 1,
-    "ask": 1,
-    "parameter": 1,
-    "load_or_clear": 2,
-    "poke": 1,
-    "fill": 1,
-    "resume_all": 1,
-    "raw_io": 1,
-    "image": 1,
-}
-_DISCARDS: Final = Weights(
-    actions=_ACTIONS | {"io": 45, "raw_io": 6, "faults": 4, "io_on_origin": 4},
-    requests={"write": 0.3, "read": 0.2, "flush": 0.05, "discard": 0.33, "zeroout": 0.12},
-    lengths=(
-        1,
-        2,
-        3,
-        5,
-        7,
-        8,
-        8,
-        9,
-        13,
-        16,
-        17,
-        24,
-        40,
-        64,
-        100,
-        254,
-        255,
-        256,
-        300,
-        512,
-        513,
-        700,
-        1024,
-        1500,
-    ),
-    bases=(64, 100, 131, 256, 333, 1024, 2048, 2500, 4096, 8192),
-    linear_starts=(0, 0, 1, 3, 5, 7, 8, 9, 16),
-    buffered=0.4,
-    can_fail=0.25,
-    large_blocks=0.12,
-    between=0.7,
-    features=0.6,
-    feature_chunks=(512, 512, 1024, 2048, 4096, 8192),
-)
-WEIGHTS: Final = {
-    "snapshots": Weights(
-        actions=_ACTIONS,
-        requests={"write": 0.5, "read": 0.35, "flush": 0.05, "discard": 0.05, "zeroout": 0.05},
-    ),
-    "discards": _DISCARDS,
-    "small-discards": replace(_DISCARDS, feature_chunks=(1, 2, 4, 8, 8, 16, 32, 64, 512)),
-}
-"""By name; the last one is not for kernels that small discards kill."""
 
 
 class Life:
     """Writes the steps of one life."""
 
-    def __init__(self, seed: int, profile: Profile, *, weights: Weights, parallel: bool) -> None:
+    def __init__(
+        self,
+        seed: int,
+        profile: Profile,
+        *,
+        weights: Weights,
+        parallel: bool = False,
+        before: Sequence[AnyStep] = (),
+    ) -> None:
+        self.observations: list[Observation] = []
+        self._before = before
         self._weights = weights
         self._random = random.Random(seed)  # noqa: S311 - a life must come out the same each time
         self._seed = seed
@@ -236,7 +126,7 @@ class Life:
     def try_step(self, step: AnyStep) -> bool:
         """Add a step, unless the twin says that it must not be."""
         try:
-            self._backend.execute(len(self.steps), step)
+            seen = self._backend.execute(len(self.steps), step)
         except BadScenario:
             return False
         except (DmsnapError, RecursionError) as fault:
@@ -254,6 +144,7 @@ class Life:
             self._again()
             return False
         self.steps.append(step)
+        self.observations.append(seen)
         return True
 
     def _divides_by_zero(self) -> bool:
@@ -278,7 +169,12 @@ class Life:
     # -- the cast --
 
     def begin(self) -> None:
-        """Disks, something between, and a snapshot or three."""
+        """Disks, something between, and a snapshot or three; or what another life began with."""
+        for step in self._before:
+            self.try_step(step)
+        if self._before:
+            self._generation = len(self._before)
+            return
         r = self._random
         self._disk("base", r.choice(self._weights.bases), "stamp")
         for number in range(r.randint(1, 3)):
@@ -297,7 +193,8 @@ class Life:
         draw = self._random.random()
         weights = self._weights
         if draw < weights.can_fail:
-            self.try_step(Disk(name=name, sectors=sectors, fill=fill, can_fail=True))
+            linked = draw < weights.can_fail * weights.linked
+            self.try_step(Disk(name=name, sectors=sectors, fill=fill, can_fail=True, linked=linked))
             return
         block: Literal[512, 4096] = 4096 if draw > 1 - weights.large_blocks else 512
         sectors += -sectors % (block // 512)
@@ -307,8 +204,8 @@ class Life:
         """The life itself."""
         self.begin()
         weights = dict(self._weights.actions)
-        if self._parallel:
-            weights["several"] = 6
+        if self._weights.parallel or self._parallel:
+            weights["several"] = self._weights.parallel or 6
         actions: list[Callable[[], None]] = [getattr(self, f"_{name}") for name in weights]
         tries = 0
         while len(self.steps) < steps and tries < 5 * steps:
@@ -322,7 +219,10 @@ class Life:
     def _line(self, kind: str, name: str) -> tuple[TargetLine, ...] | None:
         """A table for ``name``, most of them good."""
         r = self._random
-        free = lambda other: not self._stands_on(other, name)  # noqa: E731
+
+        def free(other: str) -> bool:
+            return not self._stands_on(other, name)
+
         if kind in ("snapshot", "snapshot-merge"):
             origin = "base" if r.random() < 0.7 else self._any(free)
             cow = self._any(
@@ -640,6 +540,8 @@ class Life:
         size = max(1, self._device(name).sectors)
         block = self._device(name).block_sectors
         count = r.choice(self._weights.lengths)
+        if self._weights.edges and r.random() < self._weights.edges:
+            return self._edge(name, size)
         sector = r.randrange(size) if r.random() < 0.5 else 8 * r.randrange(size // 8 + 1)
         if block > 1 and r.random() < 0.9:
             sector -= sector % block
@@ -647,6 +549,32 @@ class Life:
         if sector + count > size and r.random() < 0.9:
             count = max(1, size - sector)
         return sector, count
+
+    def _edge(self, name: str, size: int) -> tuple[int, int]:
+        """A range at an edge of a device, in its own chunks if it is a snapshot."""
+        r = self._random
+        md = self._mapped.get(name)
+        target = md.live.targets[0] if md and md.live else None
+        chunk = (target.store.chunk_sectors if isinstance(target, Snapshot) else 0) or r.choice(
+            CHUNKS
+        )
+        last = (size - 1) // chunk * chunk
+        area = area_chunk(1, entries_per_area(chunk)) * chunk if chunk else 0
+        sector, count = r.choice(
+            (
+                (0, chunk),
+                (last, size - last),
+                (last, chunk),
+                (size - 1, 1),
+                (max(0, last - 1), 2),
+                (max(0, size - chunk), chunk),
+                (chunk - 1, 2),
+                (chunk, chunk),
+                (min(area, last), chunk),
+                (size, 1),
+            )
+        )
+        return sector, max(1, count)
 
     def _next_generation(self) -> int:
         self._generation += 1
@@ -700,6 +628,7 @@ class Life:
                 sectors=min(r.choice((1, 8, 64)), disks[name].sectors - sector),
                 nth=r.choice((1, 1, 2, 3)),
                 count=r.choice((0, 1, 1, 2)),
+                how="stalls" if disks[name].linked and r.random() < 0.3 else "error",
             )
         )
 
@@ -741,6 +670,84 @@ class Life:
                     sectors=min(self._random.choice((1, 8)), size - sector),
                     generation=self._next_generation(),
                 )
+            )
+
+    def _reactivate(self) -> None:
+        """A snapshot is removed, or everything is, and comes up again from its store."""
+        r = self._random
+        names = self._snapshot_names()
+        if not names:
+            return
+        name = r.choice(names)
+        lines = self._same_lines(name)
+        read_only = self._read_only()
+        assert lines is not None
+        if r.random() < 0.3:
+            for other in [other for other in self._mapped if other != name]:
+                self.try_step(Remove(name=other))
+        if not self.try_step(Remove(name=name)) or name in self._mapped:
+            return
+        if r.random() < 0.2 and lines[0].args.split()[2:3] == ["N"]:
+            words = lines[0].args.split()
+            words[2] = "P"
+            lines = (TargetLine(0, lines[0].length, lines[0].type, " ".join(words)),)
+        self.try_step(Create(name=name))
+        self.try_step(Load(name=name, table=lines, **read_only))
+        self.try_step(Resume(name=name))
+
+    def _crafted(self) -> None:
+        """A store that no kernel wrote: sound or rotten entries behind a good header."""
+        r = self._random
+        cow = self._any(lambda name: name.startswith("cow"))
+        if cow is None:
+            return
+        chunk = r.choice((1, 2, 4, 8, 16))
+        size = self._device(cow).sectors
+        if size < 3 * chunk:
+            return
+        self.try_step(
+            Write(
+                device=cow,
+                sector=0,
+                sectors=min(size, 3 * chunk),
+                fill="zero",
+                generation=self._next_generation(),
+            )
+        )
+        header = struct.pack("<4I", SNAP_MAGIC, 1, 1, chunk)
+        self.try_step(Poke(device=cow, sector=0, data=header.ljust(512, b"\0")))
+        free = list(range(2, max(3, size // chunk)))
+        if r.random() < 0.5:
+            r.shuffle(free)
+        entries = list(enumerate(free[: r.randint(0, 20)]))
+        if r.random() < 0.3:
+            r.shuffle(entries)
+        if entries and r.random() < 0.2:
+            entries.append(r.choice(entries))
+        data = b"".join(struct.pack("<2Q", *entry) for entry in entries)[:512]
+        self.try_step(Poke(device=cow, sector=chunk, data=data.ljust(512, b"\0")))
+
+    def _exactly_full(self) -> None:
+        """As many new chunks as there is room for, and one more."""
+        names = self._snapshot_names()
+        if not names:
+            return
+        name = self._random.choice(names)
+        md = self._mapped[name]
+        target = md.live.targets[0] if md.live else None
+        if not isinstance(target, Snapshot):
+            return
+        chunk = target.store.chunk_sectors or 1
+        used, total, _ = target.store.usage()
+        room = (total - used) // chunk
+        if not 0 < room <= 40:
+            return
+        for number in range(room + self._random.choice((-1, 0, 1))):
+            sector = number * chunk
+            if sector >= md.sectors:
+                return
+            self.try_step(
+                Write(device=name, sector=sector, sectors=1, generation=self._next_generation())
             )
 
     def _poke(self) -> None:
@@ -795,123 +802,37 @@ class Life:
 
 
 def life(
-    seed: int, steps: int, *, weights: Weights = WEIGHTS["snapshots"], parallel: bool = False
+    seed: int,
+    steps: int,
+    *,
+    weights: Weights = WEIGHTS["snapshots"],
+    parallel: bool = False,
+    before: Sequence[AnyStep] = (),
 ) -> Trace:
     """One life as a trace; what the twin of 6.12 refuses is not in it."""
-    written = Life(seed, named("6.12"), weights=weights, parallel=parallel)
-    written.live(steps)
-    header = Header(scenario=f"life-{seed}", seed=seed, about="random")
-    return loads(dumps(Trace(header, tuple(written.steps))))
+    return written(seed, steps, weights=weights, parallel=parallel, before=before)[0]
 
 
-class _Quiet:
-    """A reporter that keeps the results."""
+def written(
+    seed: int,
+    steps: int,
+    *,
+    weights: Weights,
+    parallel: bool = False,
+    before: Sequence[AnyStep] = (),
+    name: str = "",
+) -> tuple[Trace, tuple[Observation, ...]]:
+    """One life, and what the twin saw in it.
 
-    def __init__(self) -> None:
-        self.results: list[Result] = []
-
-    def begin(self, kernels: Sequence[str], total: int) -> None: ...
-    def progress(self, guest: str, doing: str) -> None: ...
-    def result(self, result: Result) -> None:
-        self.results.append(result)
-
-    def end(self, report: object) -> None: ...
-    def close(self) -> None: ...
-
-
-def run(traces: Sequence[Trace], kernel: str, directory: Path) -> list[Result]:
-    """Both sides of ``traces`` on one kernel, in one guest."""
-    reporter = _Quiet()
-    execute(
-        Plan(
-            traces=tuple(traces),
-            kernels=(get(kernel),),
-            jobs=1,
-            directory=directory,
-            step_limit_s=20,
-        ),
-        reporter,
-    )
-    return reporter.results
-
-
-def shorten(trace: Trace, kernel: str, directory: Path) -> Trace:
-    """Leave out steps while the two sides still differ in the same layer."""
-
-    def differs(steps: Sequence[Sequence[AnyStep]]) -> list[bool]:
-        traces = [
-            Trace(
-                Header(scenario=f"try-{number}", seed=trace.header.seed, about="random"),
-                tuple(each),
-            )
-            for number, each in enumerate(steps)
-        ]
-        found = {result.scenario: result for result in run(traces, kernel, directory)}
-        return [found[each.header.scenario].verdict is diff.Verdict.DIVERGED for each in traces]
-
-    steps = list(trace.steps)
-    size = max(1, len(steps) // 2)
-    while True:
-        cuts = [steps[:at] + steps[at + size :] for at in range(0, len(steps), size)]
-        cuts = [cut for cut in cuts if cut]
-        answers = differs(cuts)
-        good = [index for index, answer in enumerate(answers) if answer]
-        if good:
-            # Several at once, if that still differs; else the last of them.
-            gone = {at for index in good for at in range(index * size, (index + 1) * size)}
-            together = [step for at, step in enumerate(steps) if at not in gone]
-            if not (together and len(good) > 1 and differs([together])[0]):
-                together = cuts[good[-1]]
-            steps = together
-            size = min(size, max(1, len(steps) // 2))
-        elif size == 1:
-            break
-        else:
-            size = max(1, size // 2)
-    return Trace(trace.header, tuple(steps))
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kernel", action="append", default=[])
-    parser.add_argument("--seed", type=int, default=1, help="of the first life")
-    parser.add_argument("--count", type=int, default=100)
-    parser.add_argument("--steps", type=int, default=50, help="of each life")
-    parser.add_argument(
-        "--profile", choices=WEIGHTS, default="snapshots", help="what the lives are made of"
-    )
-    parser.add_argument("--parallel", action="store_true", help="several I/Os in flight, too")
-    parser.add_argument("--output", type=Path, default=Path("report/hunt"))
-    parser.add_argument("--shorten", action="store_true")
-    options = parser.parse_args()
-    options.output.mkdir(parents=True, exist_ok=True)
-    traces = [
-        life(seed, options.steps, weights=WEIGHTS[options.profile], parallel=options.parallel)
-        for seed in range(options.seed, options.seed + options.count)
-    ]
-    print(f"{len(traces)} lives, {sum(len(trace.steps) for trace in traces)} steps", flush=True)
-    by_name = {trace.header.scenario: trace for trace in traces}
-    failed = 0
-    for kernel in options.kernel or ["uml-6.1", "uml-6.12", "uml-7.2"]:
-        verdicts: dict[str, int] = {}
-        for result in run(traces, kernel, options.output / "guests"):
-            verdicts[result.verdict] = verdicts.get(result.verdict, 0) + 1
-            if result.verdict is diff.Verdict.SAME:
-                continue
-            failed += 1
-            trace = by_name[result.scenario]
-            print(f"{kernel} {result.scenario}: {result.verdict} {result.reason}")
-            for divergence in result.divergences[:2]:
-                print(diff.render(divergence))
-            if options.shorten and result.verdict is diff.Verdict.DIVERGED:
-                trace = shorten(trace, kernel, options.output / "shorter")
-                for index, step in enumerate(trace.steps):
-                    print(f"   {index} {step}")
-            (options.output / f"{kernel}-{result.scenario}.jsonl").write_bytes(dumps(trace))
-            sys.stdout.flush()
-        print(f"{kernel}: {verdicts}", flush=True)
-    return 1 if failed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    Args:
+        seed: of all choices, and of the contents of every sector.
+        steps: how many there are to be, about.
+        weights: what it is made of.
+        parallel: several I/Os are in flight at once, too.
+        before: steps of another life, which it goes on from.
+        name: of the trace; by default it says the seed.
+    """
+    one = Life(seed, named("6.12"), weights=weights, parallel=parallel, before=before)
+    one.live(steps)
+    header = Header(scenario=name or f"life-{seed}", seed=seed, about="random")
+    return loads(dumps(Trace(header, tuple(one.steps)))), tuple(one.observations)
