@@ -98,20 +98,22 @@ def fuzz(
         display.find(find.kernel, find.trace.header.scenario, str(find.signature), str(path))
 
     sides = [(kernel.name, OnKernel(kernel, guests=jobs)) for kernel in chosen]
-    with HuntDisplay(sorted(name for name, _ in sides), seed) as display:
-        with hunting.workers(jobs) as pool:
-            lives = hunting.Lives(seed, weights=weights, steps=steps, pool=pool, corpus=first)
-            count = hunting.hunt(
-                lives,
-                sides,
-                first=first,
-                enough=enough,
-                keep=keep,
-                caught=caught,
-                hear=lambda count: display.show(
-                    count.lives, count.steps, count.features, len(count.caught), count.lost
-                ),
-            )
+    with (
+        HuntDisplay(sorted(name for name, _ in sides), seed) as display,
+        hunting.workers(jobs) as pool,
+    ):
+        lives = hunting.Lives(seed, weights=weights, steps=steps, pool=pool, corpus=first)
+        count = hunting.hunt(
+            lives,
+            sides,
+            first=first,
+            enough=enough,
+            keep=keep,
+            caught=caught,
+            hear=lambda count: display.show(
+                count.lives, count.steps, count.features, len(count.caught), count.lost
+            ),
+        )
     click.echo(display.summary())
     if count.caught:
         for path in written:
@@ -178,7 +180,9 @@ def reduce(
     def hear(told: shrink.Round, shortest: "traces.Trace") -> None:
         nonlocal best
         best = shortest
-        note(f"{told.name}: {told.candidates} tried, {told.before} → {told.after} steps")
+        note(
+            f"{', '.join(told.names)}: {told.candidates} tried, {told.before} → {told.after} steps"
+        )
 
     side = OnKernel(kernel, guests=jobs)
     try:

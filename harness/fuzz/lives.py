@@ -29,6 +29,7 @@ from harness.fuzz.weights import (
     Weights,
 )
 from harness.store.layout import SNAP_MAGIC, area_chunk, entries_per_area
+from harness.trace.bounds import excess
 from harness.trace.files import Header, Trace, dumps, loads
 from harness.trace.observations import Observation
 from harness.trace.steps import (
@@ -835,4 +836,7 @@ def written(
     one = Life(seed, named("6.12"), weights=weights, parallel=parallel, before=before)
     one.live(steps)
     header = Header(scenario=name or f"life-{seed}", seed=seed, about="random")
-    return loads(dumps(Trace(header, tuple(one.steps)))), tuple(one.observations)
+    # A trace has bounds of its own, such as how deep devices may stand on each other.
+    beyond = excess(one.steps)
+    end = len(one.steps) if beyond is None else beyond.step
+    return loads(dumps(Trace(header, tuple(one.steps[:end])))), tuple(one.observations[:end])

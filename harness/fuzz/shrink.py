@@ -1,10 +1,10 @@
 """The shortest trace that differs for the same reason.
 
-A *pass* proposes edits of a trace, each of which makes it simpler in one way.  All edits of a round
-are judged in one batch, since a batch costs a boot and a candidate a few milliseconds.  Those that
-keep the signature are then put together: as many of them as still keep it, again in one batch.  A
-pass is repeated until it finds nothing more, and the passes are repeated in their order until none
-does:
+A *pass* proposes edits of a trace, each of which makes it simpler in one way.  They are judged in
+batches, since a batch costs a boot and a candidate a few milliseconds; a batch holds the edits of
+the first passes first, and those of later ones as far as there is room.  Those that keep the
+signature are then put together: as many of them as still keep it, again in one batch.  That is
+repeated, from the first pass on, until none has an edit that was not tried:
 
 1. *spans* leaves steps out, from half of them down to one at a time;
 2. *devices* leaves out a device, with all that names it, or sends its I/O to another one;
@@ -51,6 +51,8 @@ from harness.units import SECTOR_BYTES
 
 Edit = Mapping[int, tuple[AnyStep, ...]]
 """Step → what stands in its place; steps that it does not name stay."""
+Pass = tuple[str, Callable[[Sequence[AnyStep]], Iterator[Edit]]]
+"""A name, and the edits that it proposes for some steps."""
 Judge = Callable[[Sequence[Trace]], Sequence[Signature | None]]
 """Why each of some traces is a find, all asked for at once; None for one that is none."""
 Sound = Callable[[Trace], bool]
@@ -89,9 +91,9 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One round of a pass: candidates judged, and steps of the trace before and after."""
+    """One batch: the passes it is of, candidates judged, steps of the trace before and after."""
 
-    name: str
+    names: tuple[str, ...]
     candidates: int
     before: int
     after: int
@@ -134,6 +136,7 @@ def shrink(
     wanted: Signature | None = None,
     budget: Budget | None = None,
     confirmations: int = CONFIRMATIONS,
+    passes: Sequence[Pass] | None = None,
     hear: Callable[[Round, Trace], None] = lambda _round, _trace: None,
 ) -> Reduced:
     """Make ``trace`` as short as it can be and still have its signature.
@@ -145,12 +148,14 @@ def shrink(
         wanted: the signature; by default the one that ``trace`` has.
         budget: how much may be spent on it.
         confirmations: how often the first and the last trace are carried out.
+        passes: to be tried, by default all of them (`PASSES`).
         hear: told of each round, with the shortest trace so far.
 
     Raises:
         NotShown: it has no signature, or not that one.
     """
     budget = budget or Budget()
+    passes = PASSES if passes is None else passes
     first = judge([_numbered(trace, number) for number in range(max(1, confirmations))])
     if wanted is None:
         wanted = next((each for each in first if each is not None), None)
@@ -165,13 +170,8 @@ def shrink(
                 "nothing to reduce"
             )
         )
-    work = _Shrinking(judge, sound, wanted, budget, hear)
-    complete = False
-    while not budget.spent and not complete:
-        before = trace
-        for name, edits in PASSES:
-            trace = work.exhaust(name, edits, trace)
-        complete = trace == before and not budget.spent
+    work = _Shrinking(judge, sound, wanted, budget, hear, passes)
+    trace, complete = work.run(trace)
     last = judge([_numbered(trace, number) for number in range(max(1, confirmations))])
     return Reduced(
         trace=trace,
@@ -193,7 +193,9 @@ class _Shrinking:
         wanted: Signature,
         budget: Budget,
         hear: Callable[[Round, Trace], None],
+        passes: Sequence[Pass],
     ) -> None:
+        self._passes = passes
         self._judge = judge
         self._sound = sound
         self._wanted = wanted
@@ -205,58 +207,45 @@ class _Shrinking:
         self._tried: set[tuple[AnyStep, ...]] = set()
         self.rounds: list[Round] = []
 
-    def exhaust(
-        self, name: str, edits: Callable[[Sequence[AnyStep]], Iterator[Edit]], trace: Trace
-    ) -> Trace:
-        """Repeat one pass until it finds nothing more."""
+    def run(self, trace: Trace) -> tuple[Trace, bool]:
+        """The shortest trace, and whether nothing more is to be tried."""
         while not self._budget.spent:
-            better = self._round(name, edits, trace)
-            if better is None:
-                return trace
-            trace = better
-        return trace
+            proposed = self._propose(trace)
+            if not proposed:
+                return trace, True
+            trace = self._try(trace, proposed)
+        return trace, False
 
-    def _round(
-        self,
-        name: str,
-        edits: Callable[[Sequence[AnyStep]], Iterator[Edit]],
-        trace: Trace,
-    ) -> Trace | None:
-        """One batch of edits, or several until one of them keeps the signature."""
-        proposed: list[Edit] = []
-        for edit in edits(trace.steps):
-            steps = edited(trace.steps, edit)
-            if steps in self._tried or steps == trace.steps or not steps:
-                continue
-            self._tried.add(steps)
-            proposed.append(edit)
-            if len(proposed) == self._batch:
-                better = self._try(name, trace, proposed)
-                if better is not None or self._budget.spent:
-                    return better
-                proposed = []
-        return self._try(name, trace, proposed) if proposed else None
+    def _propose(self, trace: Trace) -> list[tuple[str, Edit]]:
+        """The edits of one batch that were not tried yet, those of the first passes first."""
+        proposed: list[tuple[str, Edit]] = []
+        for name, edits in self._passes:
+            for edit in edits(trace.steps):
+                steps = edited(trace.steps, edit)
+                if steps in self._tried or steps == trace.steps or not steps:
+                    continue
+                self._tried.add(steps)
+                proposed.append((name, edit))
+                if len(proposed) == self._batch:
+                    return proposed
+        return proposed
 
-    def _try(self, name: str, trace: Trace, proposed: Sequence[Edit]) -> Trace | None:
-        asked, keeps = self._keep(trace, proposed)
-        good = [edit for edit, keep in zip(proposed, keeps, strict=True) if keep]
-        best: Edit | None = None
-        if good:
-            good.sort(key=lambda edit: weight(edited(trace.steps, edit)))
-            best = good[0]
-            # As many as go together: all of them, half of them, a quarter …
-            unions = _unions(good)
-            if unions and not self._budget.spent:
-                more, holds = self._keep(trace, unions)
-                asked += more
-                best = next(
-                    (union for union, hold in zip(unions, holds, strict=True) if hold), best
-                )
-        after = trace if best is None else with_steps(trace, edited(trace.steps, best))
-        told = Round(name, asked, len(trace.steps), len(after.steps))
+    def _try(self, trace: Trace, proposed: Sequence[tuple[str, Edit]]) -> Trace:
+        """``trace`` with as many of the edits as keep the signature together."""
+        asked, keeps = self._keep(trace, [edit for _, edit in proposed])
+        good = [edit for (_, edit), keep in zip(proposed, keeps, strict=True) if keep]
+        best = good[0] if good else {}
+        unions = _unions(good)
+        if unions and not self._budget.spent:
+            more, holds = self._keep(trace, unions)
+            asked += more
+            best = next((union for union, hold in zip(unions, holds, strict=True) if hold), best)
+        after = with_steps(trace, edited(trace.steps, best)) if best else trace
+        names = tuple(dict.fromkeys(name for name, _ in proposed))
+        told = Round(names, asked, len(trace.steps), len(after.steps))
         self.rounds.append(told)
         self._hear(told, after)
-        return None if best is None else after
+        return after
 
     def _keep(self, trace: Trace, proposed: Sequence[Edit]) -> tuple[int, list[bool]]:
         """How many were judged, and which keep the signature."""
@@ -623,7 +612,7 @@ def _uses(steps: Sequence[AnyStep]) -> dict[str, str]:
     return found
 
 
-PASSES: Final = (
+PASSES: Final[tuple[Pass, ...]] = (
     ("spans", spans),
     ("devices", devices),
     ("requests", requests),

@@ -65,11 +65,11 @@ def test_a_find_on_a_kernel_becomes_eight_steps_or_fewer(tmp_path, monkeypatch):
     assert signature_of(side([trace])[0]) is None, "it is the planted bug that is found"
 
     planted.partial_chunk_not_copied(monkeypatch)
-    found = shrink(trace, signatures(side), sound=sound(named("6.12")), confirmations=3)
+    found = shrink(trace, signatures(side), sound=sound(named("6.12")), confirmations=2)
 
     assert found.complete
     assert len(found.trace.steps) <= 8
-    assert (found.shown, found.asked) == (3, 3)
+    assert (found.shown, found.asked) == (2, 2)
     monkeypatch.undo()
     assert signature_of(side([found.trace])[0]) is None
 
