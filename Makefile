@@ -14,7 +14,7 @@ unexport PYTHONHOME PYTHONPATH
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test test-fast test-drivers test-source format lint record coverage-twin mutants hunt attack-readers flakes changelog pages wheels box bench clean distclean venv kernel
+.PHONY: help setup run test test-fast test-drivers test-source format lint record coverage-twin mutants hunt planted attack-readers flakes changelog pages wheels box bench clean distclean venv kernel
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -60,6 +60,9 @@ mutants: record ## change the twin in many places, one at a time: recorded kerne
 
 hunt: setup ## random lives of snapshots on both sides: make hunt ARGS='--seed 1000 --count 200'
 	@$(BIN)/python -m tests.hunt.lives $(ARGS)
+
+planted: venv ## plant bugs in the twin, one at a time: how soon they are found, and how short
+	-@$(BIN)/python -m tests.hunt.planted --page $(ARGS)
 
 attack-readers: venv ## mutated traces, observations and reports through their readers
 	@$(BIN)/python -m tests.hunt.readers $(ARGS)
