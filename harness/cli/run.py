@@ -1,5 +1,7 @@
 """``dmsnap run`` and ``compare``."""
 
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,10 +12,23 @@ from harness.guest.catalogue import VAGRANT, Kernel
 
 if TYPE_CHECKING:
     from harness.guest.process import Launcher
+    from harness.verdict.result import Result
 from harness.cli.options import EXIT_DIFFERS, kernel_options, note
 from harness.cli.source import EXIT_CANNOT_BE_JUDGED, judged, source_options, sourced_kernels
 from harness.cli.vagrant import fit_vagrant_guest, the_machine
 from harness.guest.choice import chosen_kernels
+
+
+def bundle_offer(results: "Sequence[Result]") -> str:
+    """What to type for a bundle of the first divergence; empty if there is none."""
+    from harness.compare.diff import Verdict
+
+    for result in results:
+        if result.verdict in (Verdict.DIVERGED, Verdict.NONDETERMINISTIC):
+            words = ["dmsnap", "report", result.scenario, "--kernel", result.kernel]
+            words += ["--seed", str(result.seed)] if result.seed != 1 else []
+            return f"a bundle for whoever mends it: {shlex.join(words)}"
+    return ""
 
 
 @click.command()
@@ -188,6 +203,8 @@ def run(
     if source is not None and not report.judged:
         raise click.exceptions.Exit(EXIT_CANNOT_BE_JUDGED)
     if not report.nothing_differs:
+        if offer := bundle_offer(report.results):
+            click.echo(offer)
         raise click.exceptions.Exit(EXIT_DIFFERS)
 
 
