@@ -31,11 +31,11 @@ from harness.guest.events import (
     ScenarioBegun,
     ScenarioEnded,
 )
-from harness.guest.recording import NOT_STARTED, Earlier, files_of
+from harness.guest.recording import NOT_STARTED, Earlier, files_of, keep_twin
 from harness.report.reporter import Reporter
 from harness.verdict.foresight import not_modelled
 from harness.verdict.judge import judge, unsupported
-from harness.verdict.result import Environment, Result, RunReport
+from harness.verdict.result import Environment, Result, RunReport, alike
 
 IN_REPORT: Final = "what had finished is in the report"
 """What Ctrl-C says of a run that had results."""
@@ -192,10 +192,12 @@ class _Campaign:
             self._tell(kernel, event)
             if isinstance(event, ScenarioEnded):
                 outcome = event.outcome
-                result, _ = judge(
+                result, twin = judge(
                     self._traces[outcome.scenario], outcome, kernel.name, self._plan.defects
                 )
                 self._has(result)
+                if twin and not alike(result):
+                    keep_twin(keep, twin)
 
         observe(
             Scenarios(

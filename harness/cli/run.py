@@ -79,8 +79,9 @@ def bundle_offer(results: "Sequence[Result]") -> str:
     default=Path("report"),
     show_default=True,
     metavar="DIR",
-    help="Where junit.xml, run.ktap and results.json go.",
+    help="Where index.html, junit.xml, run.ktap and results.json go.",
 )
+@click.option("--open", "show", is_flag=True, help="Show index.html in a browser at the end.")
 @click.option(
     "--resume",
     is_flag=True,
@@ -108,6 +109,7 @@ def run(
     driver: str,
     defects: str,
     directory: Path,
+    show: bool,
     resume: bool,
     step_limit: float,
 ) -> None:
@@ -124,6 +126,7 @@ def run(
     from harness.files import check_writable
     from harness.guest.recording import GUESTS_DIRECTORY
     from harness.report.github import step_summary
+    from harness.report.html.page import PAGE_NAME, HtmlReporter
     from harness.report.junit import JunitReporter
     from harness.report.ktap import KtapReporter
     from harness.report.ledger import LEDGER_NAME, Ledger
@@ -144,6 +147,7 @@ def run(
         JunitReporter(directory / "junit.xml"),
         KtapReporter(directory / "run.ktap"),
         JsonReporter(directory / "results.json"),
+        HtmlReporter(directory / PAGE_NAME, traces, defects),
         *step_summary(note),
     ]
     if guest == "here":
@@ -199,7 +203,9 @@ def run(
             if fault.args == (IN_REPORT,):
                 fault.args += ("`dmsnap run --resume` with the same arguments goes on from there",)
             raise
-    click.echo(f"report: {directory}/junit.xml, run.ktap, results.json")
+    click.echo(f"report: {directory}/{PAGE_NAME}, junit.xml, run.ktap, results.json")
+    if show:
+        open_page(directory / PAGE_NAME)
     if source is not None and not report.judged:
         raise click.exceptions.Exit(EXIT_CANNOT_BE_JUDGED)
     if not report.nothing_differs:
@@ -208,10 +214,29 @@ def run(
         raise click.exceptions.Exit(EXIT_DIFFERS)
 
 
+def open_page(page: Path) -> None:
+    """Show a page in the user's browser; where there is none, say where it is."""
+    import webbrowser
+
+    address = page.absolute().as_uri()
+    if not webbrowser.open(address):
+        note(f"no browser was found to open {address}")
+
+
 @click.command()
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="B")
-def compare(a: str, b: str) -> None:
+@click.option("--html", is_flag=True, help="Write a page with both sides of every step, too.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("report/compare.html"),
+    show_default=True,
+    metavar="FILE",
+    help="Where that page goes.",
+)
+@click.option("--open", "show", is_flag=True, help="Show that page in a browser.")
+def compare(a: str, b: str, html: bool, output: Path, show: bool) -> None:
     """Put two runs beside each other: verdicts, status lines, times.
 
     A and B are directories that `dmsnap run --report` wrote, each with :KERNEL behind it to look
@@ -228,5 +253,13 @@ def compare(a: str, b: str) -> None:
     )
     for pair in found:
         click.echo(sides.render(pair))
+    if html or show:
+        from harness.files import write_whole
+        from harness.report.html.beside import page
+
+        write_whole(output, page(left, right))
+        click.echo(f"page: {output}")
+        if show:
+            open_page(output)
     if not all(pair.same for pair in found):
         raise click.exceptions.Exit(EXIT_DIFFERS)

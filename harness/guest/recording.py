@@ -1,6 +1,7 @@
 """Where a run leaves the files of its guests, and the journals there: what each kernel answered.
 
-They stay until the next run has a result of its own (`Earlier`).
+Beside the guests of a kernel lies what the twin saw where it was not plainly the same.  All of it
+stays until the next run has a result of its own (`Earlier`).
 """
 
 import hashlib
@@ -13,15 +14,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from harness.files import OURS, is_ours, mark_ours, ours_or_empty, remove_ours
-from harness.guest.process import GUEST_PREFIX, JOURNAL_NAME
+import msgspec
+
+from harness.errors import NotAFile
+from harness.files import OURS, is_ours, mark_ours, ours_or_empty, read_stranger, remove_ours
+from harness.guest.process import GUEST_PREFIX, JOB_NAME, JOURNAL_NAME
+from harness.trace.files import Observations
 from harness.trace.observations import Observation
-from harness.wire.journal import Begin, End, JournalReader, Observed, Ready
+from harness.trace.steps import AnyStep, encode
+from harness.wire.job import decode_job
+from harness.wire.journal import JOURNAL_BYTES_MAX, Begin, End, JournalReader, Observed, Ready
 
 GUESTS_DIRECTORY: Final = "guests"
 """Below the report: journals and consoles of the guests, by kernel."""
 NOT_STARTED: Final = "not-started"
 """Beside the guests' files of a report: those of the last run that came to nothing."""
+TWIN_NAME: Final = "twin.jsonl"
+"""Beside the guests of a kernel: what the twin saw, a scenario a line."""
 _NOT_IN_A_NAME: Final = re.compile(r"[^A-Za-z0-9.+-]+|^\.+")
 _NAME_CHARACTERS_MAX: Final = 100
 _DIGEST_CHARACTERS: Final = 12
@@ -35,12 +44,14 @@ class Recorded:
         scenario, seed: which.
         ready: what the guest said of itself.
         observations: one for each step.
+        whole: it came to its end; otherwise the guest was lost, or could not carry it out.
     """
 
     scenario: str
     seed: int
     ready: Ready
     observations: tuple[Observation, ...]
+    whole: bool = True
 
 
 def files_of(directory: Path, kernel: str) -> Path:
@@ -56,22 +67,64 @@ def files_of(directory: Path, kernel: str) -> Path:
     return directory / name
 
 
-def recorded(guests: Path) -> Iterator[Recorded]:
-    """The scenarios that came to their end, of all guests below ``guests``, oldest guest first."""
-    for path in sorted(guests.glob(f"*/{JOURNAL_NAME}")):
+def recorded(guests: Path, *, cut_short: bool = False) -> Iterator[Recorded]:
+    """The scenarios that came to their end, of all guests below ``guests``, oldest guest first.
+
+    With ``cut_short``, those that did not as well, as far as they came.
+    """
+    paths = guests.glob(f"*/{JOURNAL_NAME}")
+    for path in sorted(paths, key=lambda path: (next_number([path.parent]), path)):
         ready: Ready | None = None
         begin: Begin | None = None
         seen: list[Observation] = []
-        for record in JournalReader(path).new():
+        for record in (*JournalReader(path).new(), None):
             match record:
                 case Ready():
                     ready = record
-                case Begin():
-                    begin, seen = record, []
                 case Observed(observation=observation):
                     seen.append(observation)
-                case End(fault="") if begin and ready:
-                    yield Recorded(begin.scenario, begin.seed, ready, tuple(seen))
+                case Begin() | End() | None:
+                    if begin and ready:
+                        whole = isinstance(record, End) and not record.fault
+                        if whole or cut_short:
+                            yield Recorded(begin.scenario, begin.seed, ready, tuple(seen), whole)
+                    begin, seen = record if isinstance(record, Begin) else None, []
+
+
+def jobs(guests: Path) -> dict[str, tuple[AnyStep, ...]]:
+    """The steps that guests below ``guests`` were told to do, by scenario; what is no job is not.
+
+    A guest could have changed them since: they are good for being looked at.
+    """
+    found: dict[str, tuple[AnyStep, ...]] = {}
+    for path in sorted(guests.glob(f"*/{JOB_NAME}")):
+        with suppress(OSError, NotAFile, msgspec.MsgspecError, UnicodeError, RecursionError):
+            job = decode_job(read_stranger(path, JOURNAL_BYTES_MAX, below=guests))
+            found |= {each.name: each.steps for each in job.scenarios}
+    return found
+
+
+def keep_twin(guests: Path, seen: Observations) -> None:
+    """Write down what the twin saw of one scenario; it is read again with `kept_twins`.
+
+    A disk that is full costs a page its second side, and the run nothing.
+    """
+    with suppress(OSError), (guests / TWIN_NAME).open("ab") as file:
+        file.write(encode(seen) + b"\n")
+
+
+def kept_twins(guests: Path) -> dict[str, Observations]:
+    """What `keep_twin` has written, by scenario; of several of one, the last."""
+    found: dict[str, Observations] = {}
+    with suppress(OSError, NotAFile):
+        for line in read_stranger(guests / TWIN_NAME, JOURNAL_BYTES_MAX).splitlines():
+            with suppress(msgspec.MsgspecError, UnicodeError, RecursionError):
+                seen = _decode_twin(line)
+                found[seen.header.scenario] = seen
+    return found
+
+
+_decode_twin = msgspec.json.Decoder(Observations).decode
 
 
 class Earlier:

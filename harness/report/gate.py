@@ -37,6 +37,27 @@ def printable(text: str) -> str:
     return _ORDER.sub(lambda found: f"{found[1] or ''}{_escaped(found[0][-1])}", text)
 
 
+_JSON_ESCAPE: Final = re.compile(r"\\(?:u([0-9a-fA-F]{4})|([bfrt])|[^u])")
+_SHORT_ESCAPE: Final = {"b": "\b", "f": "\f", "r": "\r", "t": "\t"}
+
+
+def printable_json(text: str) -> str:
+    r"""A JSON text whose strings are `printable`, once they are read, as far as characters go.
+
+    What cannot be seen, spelt out or as ``\u001b``, is written as ``\\x1b``; newlines stay.
+    """
+    if "\\" in text:
+        text = _JSON_ESCAPE.sub(_printable_escape, text)
+    if not text.isprintable():
+        text = "".join(one if one.isprintable() else "\\" + _escaped(one) for one in text)
+    return text
+
+
+def _printable_escape(found: re.Match[str]) -> str:
+    one = chr(int(found[1], 16)) if found[1] else _SHORT_ESCAPE.get(found[2] or "", "\n")
+    return found[0] if one == "\n" or one.isprintable() else "\\" + _escaped(one)
+
+
 def _escaped(one: str) -> str:
     return f"\\x{ord(one):02x}"
 

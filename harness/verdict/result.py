@@ -87,6 +87,11 @@ class Result(Struct, frozen=True, kw_only=True, omit_defaults=True):
         )
 
 
+def alike(result: Result) -> bool:
+    """Whether both sides saw the same, so that what one of them saw tells all."""
+    return result.verdict is Verdict.SAME and not result.not_compared
+
+
 class Environment(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Where and how a run was made.
 

@@ -11,7 +11,7 @@ sooner where order cannot be seen, and comes here where it can; the tests hold o
 other.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from enum import Enum
 from typing import Final
 
@@ -77,6 +77,10 @@ class ExceptionLists:
         for old, new, extra in runs:
             key = old >> CONSECUTIVE_BITS & self._mask
             self._slots.setdefault(key, []).append(ChunkRun(old, new, extra))
+
+    def runs(self) -> Iterator[tuple[int, int, int]]:
+        """Every run as (old, new, extra), slot by slot."""
+        return ((run.old, run.new, run.extra) for slot in self._slots.values() for run in slot)
 
     def lookup(self, old: int) -> int:
         """The new chunk of ``old``, or -1 (kernel: ``dm_lookup_exception``)."""

@@ -333,6 +333,11 @@ class ExceptionTable:
 
     # -- order --
 
+    def runs(self) -> list[tuple[int, int, int]]:
+        """Every run as (old chunk, new chunk, length), by new chunk; for pictures."""
+        runs = self._in_list_order() if self._lists is None else list(self._lists.runs())
+        return sorted(((old, new, extra + 1) for old, new, extra in runs), key=lambda run: run[1])
+
     def _in_list_order(self) -> list[tuple[int, int, int]]:
         """Every run as (old, new, extra), slot by slot as the kernel's lists hold them."""
         mask = self._slots - 1

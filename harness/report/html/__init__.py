@@ -1,0 +1,1 @@
+"""A run, or two beside each other, as one HTML file that people look at."""
