@@ -2,11 +2,11 @@
 at.
 
 A parcel is JSON, deflated, in base64: steps once, observations once however many kernels and sides
-made the same, and of each result what there is to say.  What is in it, `Parcel` says; the page reads
-it with ``page/parcels.js``.  The index, which the matrix is drawn from, is packed alike.
+made the same, and of each result what there is to say.  What is in it, `Parcel` says; the page
+reads it with ``page/parcels.js``.  The index, which the matrix is drawn from, is packed alike.
 
-Strangers' strings are printable from here on (`harness.report.gate`), and none is markup, for base64
-has no ``<``.
+Strangers' strings are printable from here on (`harness.report.gate`), and none is markup, for
+base64 has no ``<``.
 """
 
 import zlib
@@ -85,7 +85,7 @@ class Parcel:
     def json(self, *, whole: bool = True) -> bytes:
         """The parcel; without ``whole``, neither contents, nor events, log lines and requests."""
         pool = list(self._pool) if whole else [_less(text) for text in self._pool]
-        header = self.trace.header if self.trace else {}
+        header: Any = self.trace.header if self.trace else {}
         steps = self.trace.steps if self.trace else ()
         results = [
             {

@@ -80,7 +80,7 @@ def render(
     together = pack(found)
     style = (_HOME / "style.css").read_text()
     script = "\n".join((_HOME / name).read_text() for name in _SCRIPTS)
-    page = _template().render(
+    page: str = _template().render(
         title=title,
         style=style,
         script=script,
