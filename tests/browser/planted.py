@@ -20,8 +20,8 @@ from harness.report.reporter import JsonReporter
 from harness.scenarios.registry import choose
 from harness.trace import pattern
 from harness.trace.files import Layer, Trace
-from harness.trace.observations import Observation, Runs
-from harness.trace.steps import Parallel, Status, encode
+from harness.trace.observations import DeviceState, Observation, Runs, Stamped, UEvent
+from harness.trace.steps import encode
 from harness.twin import explore
 from harness.twin.profile import named
 from harness.units import SECTOR_BYTES
@@ -33,6 +33,7 @@ from harness.wire.journal import Begin, End, JournalWriter, Observed, Ready, Sta
 PROFILES = {"uml-6.1": "6.1", "uml-6.12": "6.12", "uml-7.2": "7.2"}
 """Kernel → whose facts its twin has."""
 Seen = list[Observation]
+CONSOLE = "[    1.0] device-mapper: \x1b[31mred\n[    2.0] Kernel panic - not syncing\n"
 _ORDERS = 4
 replace = msgspec.structs.replace
 
@@ -153,7 +154,7 @@ LIES: Mapping[Layer, Lie] = {
     Layer.CONTENT: in_bytes(Layer.CONTENT),
     Layer.STATUS: in_state(Layer.STATUS, "status", _more_allocated),
     Layer.TABLE: in_state(Layer.TABLE, "table", lambda table: f"{table} 0"),
-    Layer.EVENT: in_state(Layer.EVENT, "event", lambda event: event + 1),
+    Layer.EVENT: in_state(Layer.EVENT, "event", lambda event: int(event) + 1),
     Layer.UEVENT: in_list(Layer.UEVENT, "uevents"),
     Layer.LOG: in_list(Layer.LOG, "log"),
     Layer.STORE: in_bytes(Layer.STORE),
@@ -202,7 +203,9 @@ class PlantedRun:
         guest = guests / "guest-0001"
         guest.mkdir(parents=True)
         traces = [scenario.trace(seed) for scenario in choose(scenarios)]
-        job = Job("/lib/modules", tuple(JobScenario(t.header.scenario, t.steps, seed) for t in traces))
+        job = Job(
+            "/lib/modules", tuple(JobScenario(t.header.scenario, t.steps, seed) for t in traces)
+        )
         (guest / JOB_NAME).write_bytes(encode(job))
         with JournalWriter(guest / JOURNAL_NAME) as journal:
             journal.write(ready)
@@ -216,14 +219,15 @@ class PlantedRun:
                 loss = None
                 if name == lost:
                     seen = seen[: len(seen) // 2]
-                    console = "[    1.0] device-mapper: \x1b[31mred\n[    2.0] Kernel panic - not syncing\n"
-                    loss = Loss("vanished", "its process ended", len(seen), 1, console, guest)
+                    loss = Loss("vanished", "its process ended", len(seen), 1, CONSOLE, guest)
                 journal.write(Begin(name, seed))
                 for each in seen:
                     journal.write(Started(each.step), Observed(each))
                 if loss is None:
                     journal.write(End(name))
-                outcome = Outcome(name, seed, 2 if loss else 1, () if loss else tuple(seen), ready, loss)
+                outcome = Outcome(
+                    name, seed, 2 if loss else 1, () if loss else tuple(seen), ready, loss
+                )
                 # That no other order is the kernel's need not be found out 900 times.
                 with patch.object(explore, "ORDERS_MAX", _ORDERS):
                     result, twin = judge(trace, outcome, kernel)
@@ -277,3 +281,48 @@ def every_layer(directory: Path) -> PlantedRun:
     for kernel in ("uml-6.1", "uml-7.2"):
         run.kernel(kernel, names)
     return run
+
+
+MARKUP = '</script><script>window.theirs = 3</script><img src=x onerror="window.theirs = 4"><b>'
+
+
+def hostile(directory: Path) -> tuple[Path, str, list[str]]:
+    """The page of a run all of whose strings are a stranger's: itself, its scenario, what is there
+    to be read on it."""
+    trace = choose(["bring_up[P]"])[0].trace()
+    name = f"\u202e{MARKUP}"
+    header = replace(trace.header, scenario=name, about=f"about {MARKUP}")
+    trace = replace(trace, header=header)
+    profile = named("6.12")
+    kernel = f"kernel {MARKUP}"
+    seen = list(explore.run(trace.steps, 1, profile))
+    last = seen[-1]
+    seen[-1] = replace(
+        last,
+        log=(f"log {MARKUP} \x1b[31m \u202e",),
+        error=f"E{MARKUP}",
+        state={MARKUP: DeviceState(status=f"0 8 snapshot {MARKUP}", table=MARKUP)},
+        requests={MARKUP: (MARKUP,)},
+        uevents=(UEvent(MARKUP, MARKUP, {MARKUP: MARKUP}),),
+        content={MARKUP: (Stamped(MARKUP[:16], 1, 1, 1),)},
+    )
+    run = PlantedRun(directory, traces={name: trace})
+    guest = files_of(directory / GUESTS_DIRECTORY, kernel) / "guest-0001"
+    guest.mkdir(parents=True)
+    ready = Ready(release=MARKUP, version="#1", probe=profile.facts())
+    with JournalWriter(guest / JOURNAL_NAME) as journal:
+        journal.write(ready, Begin(name, 1), *map(Observed, seen), End(name))
+    result, twin = judge(trace, Outcome(name, 1, 1, tuple(seen), ready), kernel)
+    assert twin is not None
+    keep_twin(guest.parent, twin)
+    run.results.append(
+        replace(result, console=f"console {MARKUP}\x1b[2J", reason=f"reason {MARKUP}")
+    )
+    said = [
+        f"about {MARKUP}",
+        f"log {MARKUP} \\x1b[31m \\x202e",
+        f"reason {MARKUP}",
+        f"console {MARKUP}\\x1b[2J",
+        f"E{MARKUP}",
+    ]
+    return run.page(), name, said

@@ -38,7 +38,8 @@ function rowsOf(bytes, other, at) {
 
 // A view of the sector in which two contents differ; `first` is the sector to begin with, counted
 // in the runs, and `start` the sector of the device at which they begin.
-function byteView({ seed, sides, left, right, start, device, image, sum, first, label }) {
+function byteView({ entry, step, sides, left, right, start, device, image, first, label }) {
+  const seed = entry.seed, sum = (entry.views[0]?.[step] || entry.views[1]?.[step])?.sum;
   const shown = element("div", { class: "bytes", role: "group", "aria-label": label });
   let sector = first, all = false;
   const size = Math.max(sectorsOf(left || []), sectorsOf(right || []));
@@ -65,6 +66,13 @@ function byteView({ seed, sides, left, right, start, device, image, sum, first, 
       }
     }
     const where = start + sectorAt;
+    for (const snapshot of await snapshotsAt(entry, sides, step)) {
+      if (snapshot.device !== device) continue;
+      const old = Math.floor(where / snapshot.chunk), to = pairsOf(snapshot).get(old);
+      lines.push([`chunk ${old}`, (to === undefined ? `is read from the origin, ${snapshot.origin}`
+        : `lives in chunk ${to} of ${snapshot.cow}, from its sector ${to * snapshot.chunk} on`) +
+        ` (${snapshot.source})`]);
+    }
     lines.unshift(["byte", `${where * SECTOR_BYTES + byte} of ${device}: sector ${where}, byte ${byte} of it` +
       (chunk ? `; chunk ${Math.floor(where / chunk)} of ${plural(chunk, "sector")}, sector ${where % chunk} of it` : "")]);
     return lines;
@@ -80,8 +88,9 @@ function byteView({ seed, sides, left, right, start, device, image, sum, first, 
     for (let at = 0; at < SECTOR_BYTES; at += HEX_ROW) rows.push(at);
     const near = all ? rows : rows.filter((at) => differing.some((i) => i >= at && i < at + HEX_ROW)).slice(0, 4);
     const facts = await place(bytes, sector, byte);
-    sides.forEach((side, i) => facts.push([`${side} has`, [left, right][i] ? originOf([left, right][i], sector) : "nothing"]));
-    shown.replaceChildren(
+    sides.forEach((side, i) => facts.push([`${side} has`,
+      [left, right][i] ? nearlyStamp(seed, bytes[i]) || originOf([left, right][i], sector) : "nothing"]));
+    refilled(shown,
       element("dl", { class: "facts" }, facts.map(([name, text]) =>
         [element("dt", {}, name), element("dd", {}, text)])),
       bytes[0] && bytes[1] ? scrolling(`${label}, hexadecimal`, element("table", { class: "hex" },

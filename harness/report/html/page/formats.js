@@ -67,6 +67,22 @@ async function sectorBytes(seed, runs, sector) {
   return new Uint8Array(SECTOR_BYTES);
 }
 
+// What bytes say that are no whole stamp: whose stamp they were, if the head of one is left.
+function nearlyStamp(seed, bytes) {
+  if (!bytes) return "";
+  const view = new DataView(bytes.buffer, bytes.byteOffset, SECTOR_BYTES);
+  if (view.getUint32(0, true) !== STAMP_MAGIC) return "";
+  const generation = view.getUint32(4, true), sector = view.getBigUint64(8, true);
+  let device = "";
+  for (let i = 16; i < 32 && bytes[i]; i++) device += String.fromCharCode(bytes[i]);
+  const whole = stampedSector(seed, device, generation, sector);
+  let wrong = 0;
+  for (let i = 0; i < SECTOR_BYTES; i++) if (whole[i] !== bytes[i]) wrong++;
+  if (!wrong || wrong > SECTOR_BYTES / 2) return "";
+  return `the stamp of sector ${sector} of ${device}, generation ${generation}, ` +
+    `with ${plural(wrong, "wrong byte")}`;
+}
+
 // In words, where a sector came from (harness/trace/pattern.py, origin_of).
 function originOf(runs, sector) {
   const piece = pieceAt(runs, sector);

@@ -30,7 +30,7 @@ async function show() {
   filterNow = filterOf(query || "");
   article.hidden = true;
   overview.hidden = false;
-  article.replaceChildren();
+  refilled(article);
   here = null;
   document.title = document.querySelector("h1").textContent;
   drawMatrix(document.getElementById("matrix"), filterNow);

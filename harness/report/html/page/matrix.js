@@ -151,7 +151,7 @@ function drawRows(place, filter, told) {
   if (told) say(count);
   const table = element("table", { class: "matrix" },
     element("caption", { class: "hidden" }, "Verdict of each scenario on each kernel"), headOf());
-  place.querySelector(".rows").replaceChildren(scrolling("Verdicts", rowsShown.length ? table
+  refilled(place.querySelector(".rows"), scrolling("Verdicts", rowsShown.length ? table
     : element("p", { class: "empty" }, "No scenario is like that.")));
   let at = 0, theme = -1, body = null;
   const some = (many) => {

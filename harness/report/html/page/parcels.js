@@ -34,6 +34,43 @@ function filled(node, properties, children) {
   return node;
 }
 
+// The same for what is there already: nothing but these children is in it from now on.
+function refilled(node, ...children) {
+  node.replaceChildren();
+  return filled(node, {}, children);
+}
+
+// Two lists beside each other, so that as much as possible is the same: pairs, one of each may lack.
+const ALIGNED_MAX = 250000;
+
+function aligned(left, right) {
+  const pairs = [];
+  let head = 0, tail = 0;
+  while (head < left.length && head < right.length && left[head] === right[head]) head++;
+  while (tail < left.length - head && tail < right.length - head &&
+    left[left.length - 1 - tail] === right[right.length - 1 - tail]) tail++;
+  const one = left.slice(head, left.length - tail), other = right.slice(head, right.length - tail);
+  for (let i = 0; i < head; i++) pairs.push([left[i], right[i]]);
+  if (one.length * other.length > ALIGNED_MAX || !one.length || !other.length) {
+    for (let i = 0; i < Math.max(one.length, other.length); i++) pairs.push([one[i], other[i]]);
+  } else {
+    const width = other.length + 1, best = new Uint32Array((one.length + 1) * width);
+    for (let i = one.length - 1; i >= 0; i--)
+      for (let j = other.length - 1; j >= 0; j--)
+        best[i * width + j] = one[i] === other[j] ? best[(i + 1) * width + j + 1] + 1
+          : Math.max(best[(i + 1) * width + j], best[i * width + j + 1]);
+    let i = 0, j = 0;
+    while (i < one.length || j < other.length) {
+      if (i < one.length && j < other.length && one[i] === other[j]) pairs.push([one[i++], other[j++]]);
+      else if (j >= other.length || (i < one.length && best[(i + 1) * width + j] >= best[i * width + j + 1]))
+        pairs.push([one[i++], undefined]);
+      else pairs.push([undefined, other[j++]]);
+    }
+  }
+  for (let i = tail; i > 0; i--) pairs.push([left[left.length - i], right[right.length - i]]);
+  return pairs;
+}
+
 function bytesOfBase64(text) {
   const packed = atob(text);
   const bytes = new Uint8Array(packed.length);

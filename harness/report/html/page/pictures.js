@@ -60,7 +60,8 @@ function statusPlot(name, series, sides, { steps, step, width, pick }) {
   const turns = series.flatMap((found, side) => {
     const marks = [];
     for (let at = 0; at < steps; at++)
-      if (found[at]?.words && found[at].words !== found[at - 1]?.words)
+      if (found[at]?.words && found[at].words !== found[at - 1]?.words &&
+        (side === 0 || found[at].words !== series[0][at]?.words))
         marks.push(drawn("g", { class: `turn side-${side}` },
           drawn("circle", { cx: x(at), cy: margin.top + tall - 3, r: 3 }),
           drawn("text", { x: Math.min(x(at) + 5, width - 70), y: margin.top + tall - 8 - 12 * side },
@@ -138,13 +139,15 @@ async function snapshotsAt(entry, sides, step) {
     if (table?.persistent) {
       const images = seen.map((each) => each?.image?.[table.cow]);
       if (images[0] || images[1]) {
-        const same = JSON.stringify(images[0]) === JSON.stringify(images[1]);
+        const stores = await Promise.all(images.map((image) => image && storeOf(entry.seed, image)));
+        const same = JSON.stringify(stores[0]) === JSON.stringify(stores[1]);
         for (const side of same ? [0] : [0, 1]) {
-          const store = images[side] && await storeOf(entry.seed, images[side]);
+          const store = stores[side];
           if (store)
             found.push({ ...table, device, chunk: store.chunk, cowSectors: store.sectors,
               state: store.valid ? "" : "invalid", exceptions: store.exceptions,
-              source: `read from the image, ${same ? "both sides" : sides[side]}` });
+              source: same ? "read from the images, the same on both sides"
+                : `read from the image, ${sides[side]}` });
         }
         continue;
       }
@@ -211,30 +214,32 @@ function originsOn(sum, origin) {
   return found;
 }
 
-function chunkPictures(snapshot, before, touched, width) {
-  const now = pairsOf(snapshot), was = pairsOf(before);
+function chunkPictures(snapshot, before, touched, width, other) {
+  const now = pairsOf(snapshot), was = pairsOf(before), theirs = other ? pairsOf(other) : now;
   const entries = snapshot.chunk * 32;
   const byNew = new Map([...now].map(([old, to]) => [to, old]));
+  const byNewThere = new Map([...theirs].map(([old, to]) => [to, old]));
   const byNewBefore = new Map([...was].map(([old, to]) => [to, old]));
   const chunks = Math.ceil(snapshot.cowSectors / snapshot.chunk);
   const whole = Math.floor(snapshot.cowSectors / snapshot.chunk);
   const cow = [];
   for (let chunk = 0; chunk < Math.min(chunks, CELLS_MAX); chunk++) {
     const changed = byNew.get(chunk) !== byNewBefore.get(chunk);
+    const apart = byNew.get(chunk) !== byNewThere.get(chunk);
     if (snapshot.persistent && chunk === 0) cow.push({ kind: "header", text: "H", title: "header" });
     else if (chunk >= whole) cow.push({ kind: "partial", text: "", title: "partial, never used" });
     else if (snapshot.persistent && chunk % (entries + 1) === 1)
       cow.push({ kind: "metadata", text: "M", title: `metadata area ${(chunk - 1) / (entries + 1)}` });
     else if (byNew.has(chunk))
-      cow.push({ kind: "data", text: byNew.get(chunk), changed, title: `old chunk ${byNew.get(chunk)}` });
-    else cow.push({ kind: "free", text: "", changed, title: changed ? "free again" : "free" });
+      cow.push({ kind: "data", text: byNew.get(chunk), changed, apart, title: `old chunk ${byNew.get(chunk)}` });
+    else cow.push({ kind: "free", text: "", changed, apart, title: changed ? "free again" : "free" });
   }
   const origin = [];
   for (let chunk = 0; chunk < Math.min(Math.ceil(snapshot.sectors / snapshot.chunk), CELLS_MAX); chunk++) {
     const to = now.get(chunk), wrote = touched.origin.has(chunk), own = touched.snapshot.has(chunk);
     origin.push({
       kind: to === undefined ? "free" : "data", text: to ?? "", changed: to !== was.get(chunk),
-      wrote: wrote || own,
+      wrote: wrote || own, apart: to !== theirs.get(chunk),
       title: (to === undefined ? "read from the origin" : `in chunk ${to} of the COW device`) +
         (wrote ? "; this step writes here on the origin" : "") +
         (own ? "; this step writes here in the snapshot" : ""),
@@ -252,7 +257,7 @@ function chunkPictures(snapshot, before, touched, width) {
     element("p", { class: "note" },
       element("strong", {}, snapshot.device), `: chunks of ${plural(snapshot.chunk, "sector")}, `,
       plural(now.size, "exception"), snapshot.state ? `, ${snapshot.state}` : "",
-      ` (${snapshot.source}). `, change ? `This step, ${change}.` : "This step changes none."),
+      ` (${snapshot.source}). `, other ? "Framed in red is what the two sides have otherwise. " : "", change ? `This step, ${change}.` : "This step changes none."),
     element("div", { class: "maps" },
       cells(`Origin ${snapshot.origin}`, "where each chunk of the snapshot is read from", origin, width,
         `${now.size} of its chunks are read from the COW device`),
@@ -271,17 +276,21 @@ function chunkPictures(snapshot, before, touched, width) {
 }
 
 function cells(title, meaning, list, width, words, more) {
-  const columns = Math.max(4, Math.min(list.length, 32,
-    Math.floor((width + CELL.gap) / (CELL.width + CELL.gap))));
+  const head = 34; // for the number of the first chunk of each row
+  const room = Math.floor((width - head + CELL.gap) / (CELL.width + CELL.gap));
+  const columns = [32, 16, 10, 8].find((many) => many <= room) || 6;
   const rows = Math.ceil(list.length / columns);
-  const across = columns * (CELL.width + CELL.gap), down = rows * (CELL.height + CELL.gap);
+  const across = head + Math.min(columns, list.length) * (CELL.width + CELL.gap);
+  const down = rows * (CELL.height + CELL.gap);
   return element("figure", {},
     element("figcaption", {}, title, ": ", meaning, more ? ` (${more})` : ""),
     drawn("svg", { width: across, height: down, viewBox: `0 0 ${across} ${down}`, class: "cells",
       role: "img", "aria-label": `${title}: ${words}` },
+    Array.from({ length: rows }, (_, row) => drawn("text", { x: head - 6, y: row * (CELL.height + CELL.gap) + 14,
+      class: "end" }, row * columns)),
     list.map((cell, i) => {
-      const x = (i % columns) * (CELL.width + CELL.gap), y = Math.floor(i / columns) * (CELL.height + CELL.gap);
-      return drawn("g", { class: `cell ${cell.kind}${cell.changed ? " changed" : ""}${cell.wrote ? " wrote" : ""}` },
+      const x = head + (i % columns) * (CELL.width + CELL.gap), y = Math.floor(i / columns) * (CELL.height + CELL.gap);
+      return drawn("g", { class: `cell ${cell.kind}${cell.changed ? " changed" : ""}${cell.wrote ? " wrote" : ""}${cell.apart ? " apart" : ""}` },
         drawn("title", {}, `chunk ${i}: ${cell.title}`),
         drawn("rect", { x: x + 1, y: y + 1, width: CELL.width - 2, height: CELL.height - 2 }),
         cell.text !== "" && drawn("text", { x: x + CELL.width / 2, y: y + CELL.height / 2 + 4 },
@@ -305,8 +314,9 @@ function laneOf(entry, sides, disk, step) {
   const columns = [];
   for (let at = 0; at < entry.steps.length; at++) {
     const both = entry.views.map((view) => view?.[at]?.requests?.[disk] || []);
-    for (let i = 0; i < Math.max(both[0].length, both[1].length); i++)
-      columns.push({ step: at, first: i === 0, texts: both.map((side) => side[i]) });
+    const known = entry.views.every(Boolean);
+    const pairs = known ? aligned(both[0], both[1]) : both[entry.views[0] ? 0 : 1].map((text) => [text, text]);
+    pairs.forEach((texts, i) => columns.push({ step: at, first: i === 0, texts }));
   }
   const middle = columns.findIndex((column) => column.step >= step);
   const from = Math.max(0, Math.min(columns.length - BOXES_MAX,

@@ -71,7 +71,7 @@ async function openScenario(place, name, kernelName, wanted) {
   const at = index.scenarios.findIndex((row) => row[0] === name);
   if (at < 0) {
     here = null;
-    place.replaceChildren(element("p", {}, "There is no scenario of that name in this report. "),
+    refilled(place, element("p", {}, "There is no scenario of that name in this report. "),
       element("a", { href: "#/" }, "All scenarios"));
     return;
   }
@@ -94,7 +94,7 @@ async function openScenario(place, name, kernelName, wanted) {
     leftOut: new Set((own.result.not_compared || []).map((each) => each.layer)),
   };
   here = { at, row, kernel, entry, place, step: 0 };
-  place.replaceChildren(...scenarioHead(row, kernel, entry));
+  refilled(place, scenarioHead(row, kernel, entry));
   document.title = `${printable(name)} on ${printable(index.kernels[kernel])}`;
   if (!entry) {
     place.append(element("p", {}, "This page holds no steps of this scenario."));
@@ -102,9 +102,14 @@ async function openScenario(place, name, kernelName, wanted) {
   }
   entry.differing = differingSteps(entry);
   entry.promises = promisesOf(entry.result);
-  place.append(...verdictPart(entry), ...stepsPart(entry));
-  const first = entry.result.divergences?.[0]?.step ?? entry.promises[0]?.step ?? 0;
-  goTo(wanted ?? first, true);
+  filled(place, {}, [verdictPart(entry), stepsPart(entry)]);
+  goTo(wanted ?? strikingStep(entry), true);
+}
+
+// The step to begin with: where something differs, a promise broke, or the kernel was lost.
+function strikingStep(entry) {
+  const lost = entry.views[0] ? entry.steps.findIndex((_, step) => !entry.views[0][step]) : -1;
+  return entry.result.divergences?.[0]?.step ?? entry.promises[0]?.step ?? Math.max(0, lost);
 }
 
 function promisesOf(result) {
@@ -135,7 +140,7 @@ function scenarioHead(row, kernel, entry) {
         return cell && element("li", {}, element("a", { href: scenarioLink(row[0], name), "aria-current": i === kernel ? "page" : null },
           element("span", {}, name), " ", verdictBadge(cell, true)));
       }))),
-  ].filter(Boolean);
+  ];
 }
 
 function verdictPart(entry) {
@@ -189,11 +194,11 @@ function placePart(entry, divergence) {
   if (left && right) {
     const start = startOf(entry.steps[step]);
     const shown = element("div", {});
-    firstDifference(entry.seed, left, right, 0).then((first) => shown.replaceChildren(byteView({
-      seed: entry.seed, sides: index.sides, left, right, device: place.device, image: layer === "store",
+    firstDifference(entry.seed, left, right, 0).then((first) => refilled(shown, byteView({
+      entry, step, sides: index.sides, left, right, device: place.device, image: layer === "store",
       // Of a large device only both ends are read: what the report says of the place is right.
       start: first === place.sector - start ? start : place.sector - first,
-      sum: entry.views[0][step].sum, first, label: `Bytes of ${place.device}` })));
+      first, label: `Bytes of ${place.device}` })));
     return [counts, shown];
   }
   return [counts,
@@ -295,16 +300,23 @@ function nextDifference() {
   else goTo(next);
 }
 
+const PLOTS_OPEN = 4;
+
+function manyPlots(plots) {
+  return [plots.slice(0, PLOTS_OPEN), plots.length > PLOTS_OPEN && element("details", {},
+    element("summary", {}, `${plots.length - PLOTS_OPEN} more like these`), plots.slice(PLOTS_OPEN))];
+}
+
 async function drawStep() {
   const { entry, step, detail, plots } = here;
   const token = (here.token = {});
   const width = Math.max(240, plots.clientWidth || 720);
-  plots.replaceChildren(...statusPlots(entry, index.sides, step, Math.min(width, 1100), (at) => goTo(at)),
-    ...requestLanes(entry, index.sides, step));
+  refilled(plots, manyPlots(statusPlots(entry, index.sides, step, Math.min(width, 1100), (at) => goTo(at))),
+    manyPlots(requestLanes(entry, index.sides, step)));
   const rows = sideRows(entry, step);
   const promises = entry.promises.filter((promise) => promise.step === step);
   const pictures = element("div", { class: "pictures" });
-  detail.replaceChildren(
+  refilled(detail,
     element("h4", { id: "step-title" }, `Step ${step}: `, inWords(entry.steps[step])),
     promises.map((promise) => element("p", { class: "broken" },
       `* Promise broken by ${promise.who}: ${promise.rule}. Sector ${promise.sector} of ${promise.device}: promised ${promise.promised}, read ${promise.read}.`)),
@@ -318,14 +330,16 @@ async function drawStep() {
   pictures.append(...now.map((snapshot) => {
     const sum = entry.views[0]?.[step]?.sum;
     const touched = writtenBy(entry.steps[step], snapshot, originsOn(sum, snapshot.origin));
-    return chunkPictures(snapshot, before.find((each) => each.device === snapshot.device), touched, room);
+    const twice = now.filter((each) => each.device === snapshot.device);
+    return chunkPictures(snapshot, before.find((each) => each.device === snapshot.device), touched, room,
+      twice.find((each) => each !== snapshot));
   }));
   here.place.dataset.drawn = String(step);
 }
 
 function observedTable(entry, step, rows) {
   const body = rows.map((row) => {
-    const apart = row.differs || row.values.some((value, side) => value === undefined && entry.views[side]?.[step] && row.values[1 - side] !== undefined);
+    const apart = row.differs;
     const left = entry.leftOut.has(row.layer);
     const values = row.values.map((value, side) => valueOf(entry, step, row, value, row.values[1 - side], side));
     const lone = entry.views.findIndex(Boolean);
@@ -350,8 +364,15 @@ function observedTable(entry, step, rows) {
 
 function valueOf(entry, step, row, value, other) {
   if (value === undefined || value === null) return element("span", { class: "none" }, "nothing");
-  if (!row.runs) return String(value).split("\n").map((line, i) => element("div", { class: "value" },
-    row.differs ? marked(line, String(other ?? "").split("\n")[i]) : line));
+  if (!row.runs) {
+    const lines = String(value).split("\n");
+    if (!row.differs) return lines.map((line) => element("div", { class: "value" }, line));
+    const others = other === undefined || other === null ? [] : String(other).split("\n");
+    // Lines that only one side has stand across from a gap.
+    const pairs = lines.length === 1 && others.length === 1 ? [[lines[0], others[0]]] : aligned(lines, others);
+    return pairs.map(([own, theirs]) => element("div", { class: "value" }, own === undefined ? "\u00a0"
+      : theirs === undefined ? element("mark", {}, own) : marked(own, theirs)));
+  }
   const start = startOf(entry.steps[step]);
   const others = new Set(row.differs && other ? runsInWords(other, start) : []);
   return element("details", { open: row.differs || value.length <= 6 },
@@ -366,9 +387,9 @@ function bytesLater(entry, step, row) {
   const opened = element("details", { ontoggle: async () => {
     if (!opened.open || place.firstChild) return;
     const first = await firstDifference(entry.seed, left, right, 0);
-    place.replaceChildren(first < 0 ? element("p", { class: "note" }, "The bytes are the same.") : byteView({
-      seed: entry.seed, sides: index.sides, left, right, device: row.device, image: row.image,
-      start: startOf(entry.steps[step]), sum: entry.views[0][step].sum, first, label: `Bytes of ${row.device}` }));
+    refilled(place, first < 0 ? element("p", { class: "note" }, "The bytes are the same.") : byteView({
+      entry, step, sides: index.sides, left, right, device: row.device, image: row.image,
+      start: startOf(entry.steps[step]), first, label: `Bytes of ${row.device}` }));
   } }, element("summary", {}, `Bytes of ${row.device} that differ`), place);
   return opened;
 }

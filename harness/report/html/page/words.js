@@ -106,6 +106,6 @@ function runsInWords(runs, start) {
 }
 
 function seconds(microseconds) {
-  return microseconds < 10000 ? `${(microseconds / 1000).toFixed(1)} ms`
+  return microseconds < 1e6 ? `${(microseconds / 1000).toFixed(1)} ms`
     : `${(microseconds / 1e6).toFixed(2)} s`;
 }
