@@ -9,36 +9,36 @@ from typing import Final
 _ERRNO_NAMES: Final[dict[int, str]] = dict(errno.errorcode) | {
     getattr(errno, name): name for name in ("EAGAIN", "EDEADLK", "EOPNOTSUPP")
 }
-"""Where two names have one number, the kernel's own."""
+"""Where one number has two names, the kernel's own."""
 
 
 def errno_name(number: int | None) -> str:
-    """The kernel's name of an errno; of None, ``EIO``."""
+    """The kernel's name for an errno; ``EIO`` for None."""
     number = errno.EIO if number is None else number
     return _ERRNO_NAMES.get(number, f"E{number}")
 
 
 class DmsnapError(Exception):
-    """Root of every error that a user may meet; its text names the cause and the cure.
+    """Root of every error that a user may see; its text names cause and cure.
 
     Attributes:
-        step: index of the step of a scenario that it came from; None if of none, or not yet known.
+        step: index of the scenario step it came from; None if none, or not yet known.
     """
 
     step: int | None = None
 
 
 class BadScenario(DmsnapError):
-    """A scenario asks for something that has no meaning (unknown device, bad range, …)."""
+    """A scenario asks for something meaningless (unknown device, bad range, …)."""
 
 
 class BadTrace(DmsnapError):
     """A trace or observation file cannot be read.
 
     Attributes:
-        line: 1-based line number, 0 when the file as a whole is at fault.
-        field: path of the field at fault (``$.table[0].length``), empty when unknown.
-        step: index of the step on that line, None if it holds none.
+        line: 1-based line number, 0 if the whole file is at fault.
+        field: path of the field at fault (``$.table[0].length``); empty if unknown.
+        step: index of the step on that line, None if there is none.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class ProvisioningError(DmsnapError):
 
 
 class CannotBoot(ProvisioningError):
-    """A kernel does not boot on this machine; the text says what its console said of it."""
+    """A kernel does not boot on this machine; the text quotes its console."""
 
 
 class BuildFailed(ProvisioningError):
@@ -68,23 +68,23 @@ class BuildFailed(ProvisioningError):
 
 
 class NotAFile(DmsnapError):
-    """What a stranger left is no regular file, or longer than it may be."""
+    """A file left by a guest or a user is not a regular file, or is too long."""
 
 
 class Unsupported(ProvisioningError):
-    """This kernel lacks what a scenario asks for, or the twin does not know it: nobody's fault."""
+    """The kernel lacks what a scenario needs, or the twin does not model it; not a failure."""
 
 
 class WitnessesDisagree(DmsnapError):
-    """Several ways to learn of the kernel's uevents did not give the same ones."""
+    """Several ways of receiving the kernel's uevents did not give the same ones."""
 
 
 class UnsafeMachine(ProvisioningError):
-    """The kernel side was asked to run where it could touch somebody's devices."""
+    """The kernel side was asked to run where it could touch devices in use."""
 
 
 class GuestLost(DmsnapError):
-    """A guest panicked, was killed or vanished while it worked."""
+    """A guest panicked, was killed or vanished during a run."""
 
 
 class MalformedStore(DmsnapError):
@@ -93,7 +93,7 @@ class MalformedStore(DmsnapError):
     Attributes:
         offset: byte offset on the COW device of the field at fault.
         field: its name (``magic``, ``version``, ``chunk_size``, ``area 3``, …).
-        errno: what the kernel gives to whoever loads a table with it.
+        errno: what the kernel returns when a table with it is loaded.
     """
 
     def __init__(self, message: str, *, offset: int, field: str, errno: str) -> None:
@@ -104,9 +104,9 @@ class MalformedStore(DmsnapError):
 
 
 class KernelCrash(DmsnapError):
-    """A place where the kernel dies: the twin raises it where there is nothing after it.
+    """A place where the kernel dies; the twin raises it where nothing can follow.
 
-    Where some kernels live on, and no harmless probe tells which, the twin announces it and goes on
+    Where some kernels survive, and no harmless probe tells which, the twin announces it and goes on
     (`harness.twin.device_mapper.DeviceMapper.may_die`).
 
     Attributes:
@@ -118,21 +118,21 @@ class KernelCrash(DmsnapError):
         self.defect = defect
 
     def covers(self, step: int) -> bool:
-        """Whether it is announced by this that a kernel may die in ``step``."""
+        """Whether this announces that a kernel may die in ``step``."""
         return step == self.step
 
 
 class FreedMemory(KernelCrash):
-    """From here on the kernel uses memory that it has freed: it may die at any later time."""
+    """From here on the kernel uses freed memory; it may die at any later time."""
 
     def covers(self, step: int) -> bool:
-        """Whether it is announced by this that a kernel may die in ``step``."""
+        """Whether this announces that a kernel may die in ``step``."""
         return self.step is not None and step >= self.step
 
 
 class NeverReturns(DmsnapError):
-    """The twin has come to a step that waits for ever; the text says for what."""
+    """The twin reached a step that waits for ever; the text says for what."""
 
 
 class TwinInvariant(DmsnapError):
-    """The twin contradicts itself: a defect of dmsnap, please report it with the trace."""
+    """The twin contradicts itself. This is a defect of dmsnap; report it with the trace."""

@@ -1,15 +1,13 @@
-"""Files that are whole or not there, files of strangers, and directories that are dmsnap's own.
+"""Atomic writes, untrusted files, and directories that dmsnap owns.
 
-A reader never meets a file that is half written.
+A reader never sees a half-written file.  The data goes to a temporary file in the same directory,
+is fsynced, and takes the target's name in one rename.  An interruption leaves the old file or none.
 
-The data goes to a file beside the target, is fsynced, and takes the target's name in one rename.
-Whoever is interrupted leaves the old file, or none.
+What a guest leaves is untrusted (a stranger's): `open_stranger` never follows a link there, never
+blocks, and takes only regular files; `read_stranger` reads up to a limit.
 
-What a guest leaves is a stranger's: `open_stranger` never follows a link there, never waits, and
-takes only regular files; `read_stranger` takes only so much.
-
-A directory that dmsnap made for a purpose of its own carries a mark; `remove_ours` removes that
-and nothing else, whatever has taken its place.
+A directory that dmsnap made for itself carries a mark; `remove_ours` removes only such
+directories, whatever has taken their place.
 """
 
 import errno
@@ -26,17 +24,17 @@ from typing import BinaryIO, Final
 from harness.errors import BadTrace, NotAFile, ProvisioningError
 
 OURS: Final = ".dmsnap"
-"""The mark: a file in each directory that dmsnap made, and may remove with all that is in it."""
+"""The mark: a file in each directory that dmsnap made and may remove with its contents."""
 _OURS_TEXT: Final = b"made by dmsnap, which removes this directory when it needs its place\n"
 
 _PART_BYTES: Final = 1 << 20
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write ``data`` to ``path``, whole or not at all; directories on the way are made.
+    """Write ``data`` to ``path``, whole or not at all; missing directories are created.
 
     Raises:
-        OSError: the disk is full, the place cannot be written …; ``path`` is as it was before.
+        OSError: the disk is full, the path is not writable …; ``path`` is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
@@ -46,7 +44,7 @@ def write_whole(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp keeps its files private; a report is for everyone whom the umask lets in.
+        # mkstemp makes its files private; a report is readable by whoever the umask allows.
         umask = os.umask(0)
         os.umask(umask)
         part.chmod(0o666 & ~umask)
@@ -57,72 +55,72 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def read_given(path: Path, limit: int) -> bytes:
-    """All of a file that the user named, which may be a stranger's.
+    """The whole of a file that the user named; its contents may be a stranger's.
 
     Args:
-        path: of a regular file, or a link to one.
-        limit: the most bytes that it may have.
+        path: a regular file, or a link to one.
+        limit: the most bytes it may have.
 
     Raises:
-        BadTrace: it is none (a pipe, a device …), or longer; nothing was waited for.
-        OSError: it is not there, or cannot be read.
+        BadTrace: not a regular file (a pipe, a device …), or too long; it never blocks.
+        OSError: it does not exist, or cannot be read.
     """
-    # A pipe without a writer would be waited for, and a terminal become ours.
+    # Opening a pipe without a writer would block; a terminal could become our controlling one.
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     with os.fdopen(handle, "rb") as file:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise BadTrace(f"{path} is no regular file; standard input is named -")
+            raise BadTrace(f"{path} is not a regular file; for standard input use -")
         return read_bounded(file, limit)
 
 
 def read_bounded(file: BinaryIO, limit: int) -> bytes:
-    """All that is left of an open file.
+    """The rest of an open file.
 
     Raises:
-        BadTrace: it is more than ``limit`` bytes.
+        BadTrace: it is longer than ``limit`` bytes.
     """
     data = bytearray()
-    # By parts: who asks for so much at once takes memory for all of it, whatever there is.
+    # In parts: one large read allocates its whole size, however short the file is.
     while part := file.read(min(_PART_BYTES, limit + 1 - len(data))):
         data += part
         if len(data) > limit:
-            raise BadTrace(f"the file has more than {limit >> 20} MiB; none may")
+            raise BadTrace(f"the file is larger than the limit of {limit >> 20} MiB")
     return bytes(data)
 
 
 def check_writable(directory: Path) -> None:
-    """See that files can be written in ``directory``, which need not be there; nothing is made.
+    """Check that ``directory``, which need not exist, can be written; nothing is created.
 
     Raises:
-        ProvisioningError: they cannot.
+        ProvisioningError: it cannot.
     """
     place = directory.absolute()
     while not os.path.lexists(place):
         place = place.parent
     if not place.is_dir():
         raise ProvisioningError(
-            f"cannot write into {directory}: {place} is no directory; name another one"
+            f"cannot write into {directory}: {place} is not a directory; choose another one"
         )
     if not os.access(place, os.W_OK | os.X_OK):
         raise ProvisioningError(
-            f"cannot write into {directory}: {place} is not yours to write; "
-            "correct its permissions, or name another one"
+            f"cannot write into {directory}: {place} is not writable for you; "
+            "change its permissions, or choose another directory"
         )
 
 
 @contextmanager
 def alone(directory: Path) -> Iterator[None]:
-    """Keep other processes that ask for it out of ``directory``, which is made if it is missing.
+    """Hold a lock on ``directory``, which is created if missing; other dmsnaps stay out.
 
     Raises:
-        ProvisioningError: another process is in it.
-        OSError: it cannot be made.
+        ProvisioningError: another process holds it.
+        OSError: it cannot be created.
     """
     directory.mkdir(parents=True, exist_ok=True)
     if directory.is_symlink():
         raise ProvisioningError(
-            f"{directory} is a link, and stands where files of guests are to "
-            "go: move it away, or name another directory"
+            f"{directory} is a link, where a directory for guest files is "
+            "needed; move it away, or choose another directory"
         )
     handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
@@ -131,32 +129,32 @@ def alone(directory: Path) -> Iterator[None]:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise ProvisioningError(
-                    f"another dmsnap is at work in {directory}: wait for it, "
-                    "or name another directory (--report)"
+                    f"another dmsnap is using {directory}; wait for it, "
+                    "or choose another directory (--report)"
                 ) from None
         yield
     finally:
         os.close(handle)
 
 
-# -- files of strangers ---------------------------------------------------------------------------
+# -- untrusted files ------------------------------------------------------------------------------
 
 
 def open_stranger(path: Path, limit: int, *, below: Path | None = None) -> int:
-    """Open a file that a stranger may have put there, for reading.
+    """Open a file that a stranger may have put there for reading.
 
     Args:
         path: the file.
-        limit: the most bytes that it may have.
-        below: the directory that the stranger could not replace, by default that of the file;
-            from there on no link is followed.
+        limit: the most bytes it may have.
+        below: the directory that the stranger could not replace, by default the file's own;
+            no link below it is followed.
 
     Returns:
-        A descriptor; it is the caller's to close.
+        A descriptor, which the caller closes.
 
     Raises:
-        NotAFile: it is a link, a pipe, a device, …; or longer.
-        OSError: it is not there, or cannot be read.
+        NotAFile: it is a link, a pipe, a device, …; or too long.
+        OSError: it does not exist, or cannot be read.
     """
     base = path.parent if below is None else below
     *directories, name = path.relative_to(base).parts
@@ -168,7 +166,7 @@ def open_stranger(path: Path, limit: int, *, below: Path | None = None) -> int:
                 directory, os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=outer
             )
             os.close(outer)
-        # A pipe without a writer would be waited for, a terminal become ours.
+        # Opening a pipe without a writer would block; a terminal could become our controlling one.
         handle = os.open(
             name,
             os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC,
@@ -177,16 +175,16 @@ def open_stranger(path: Path, limit: int, *, below: Path | None = None) -> int:
     except OSError as fault:
         # A link (ELOOP; ENOTDIR where a directory should be), and a socket (ENXIO).
         if fault.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENXIO):
-            raise NotAFile(f"{path} is no regular file") from fault
+            raise NotAFile(f"{path} is not a regular file") from fault
         raise OSError(fault.errno, fault.strerror, str(path)) from None
     finally:
         os.close(at)
     try:
         about = os.fstat(handle)
         if not stat.S_ISREG(about.st_mode):
-            raise NotAFile(f"{path} is no regular file")
+            raise NotAFile(f"{path} is not a regular file")
         if about.st_size > limit:
-            raise NotAFile(f"{path} has {about.st_size} bytes, and may have {limit}")
+            raise NotAFile(f"{path} has {about.st_size} bytes; the limit is {limit}")
     except BaseException:
         os.close(handle)
         raise
@@ -194,11 +192,11 @@ def open_stranger(path: Path, limit: int, *, below: Path | None = None) -> int:
 
 
 def read_stranger(path: Path, limit: int, *, below: Path | None = None) -> bytes:
-    """All of a file that a stranger may have put there.
+    """The whole of a file that a stranger may have put there.
 
     Raises:
-        NotAFile: as `open_stranger`; or it grows while it is read.
-        OSError: it is not there, or cannot be read.
+        NotAFile: as for `open_stranger`, or it grows while it is read.
+        OSError: it does not exist, or cannot be read.
     """
     with os.fdopen(open_stranger(path, limit, below=below), "rb") as file:
         data = file.read(limit + 1)
@@ -207,16 +205,16 @@ def read_stranger(path: Path, limit: int, *, below: Path | None = None) -> bytes
     return data
 
 
-# -- directories of our own -----------------------------------------------------------------------
+# -- directories that dmsnap owns ----------------------------------------------------------------
 
 
 def mark_ours(directory: Path) -> None:
-    """Make ``directory`` with those above it, and mark it, if it is new or empty.
+    """Create ``directory`` and its parents, and mark it if it is new or empty.
 
-    One that is there and holds something stays whose it is.
+    An existing one that is not empty is left unmarked.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it cannot be created.
     """
     directory.mkdir(parents=True, exist_ok=True)
     with os.scandir(directory) as entries:
@@ -230,7 +228,7 @@ def mark_ours(directory: Path) -> None:
 
 
 def is_ours(directory: Path) -> bool:
-    """Whether dmsnap made and marked that directory; a link to one is not."""
+    """Whether dmsnap made and marked that directory; false for a link to one."""
     try:
         return (
             stat.S_ISDIR(os.lstat(directory).st_mode)
@@ -241,15 +239,15 @@ def is_ours(directory: Path) -> bool:
 
 
 def ours_or_empty(directory: Path) -> bool:
-    """Whether a directory that dmsnap made is there; one that is empty, or missing, may be made.
+    """Whether a directory that dmsnap made is there; an empty or missing one may be created.
 
     Raises:
         ProvisioningError: something else stands there.
     """
     if directory.parent.is_symlink():
         raise ProvisioningError(
-            f"{directory.parent} is a link: nothing is removed through one; "
-            "move it away, or name another directory"
+            f"{directory.parent} is a link, and dmsnap removes nothing through one; "
+            "move it away, or choose another directory"
         )
     if is_ours(directory):
         return True
@@ -259,8 +257,8 @@ def ours_or_empty(directory: Path) -> bool:
         return False
     what = "a link" if directory.is_symlink() else "not a directory that dmsnap made"
     raise ProvisioningError(
-        f"{directory} is {what}, and stands where files of guests are to "
-        "go: move it away, or name another directory"
+        f"{directory} is {what}, where a directory for guest files is "
+        "needed; move it away, or choose another directory"
     )
 
 
@@ -268,13 +266,13 @@ def remove_ours(directory: Path) -> None:
     """Remove a directory that dmsnap made, if it is there.
 
     Raises:
-        ProvisioningError: it is not one, or cannot be removed; it is as it was.
+        ProvisioningError: it is not one, or cannot be removed.
     """
     if not ours_or_empty(directory):
         return
     try:
-        shutil.rmtree(directory)  # which follows no link
+        shutil.rmtree(directory)  # does not follow links
     except OSError as fault:
         raise ProvisioningError(
-            f"cannot remove {directory}, which an earlier run left: {fault.strerror}"
+            f"cannot remove {directory}, left by an earlier run: {fault.strerror}"
         ) from fault

@@ -2,7 +2,7 @@
 
 A sector is 512 bytes, whatever the logical block size of a device.  A chunk is the unit of
 copy-on-write: a power-of-two number of sectors that belongs to one snapshot.  A tick is the
-twin's integer time, one microsecond.
+twin's integer unit of time, one microsecond.
 
 Values that cross a module boundary carry these types; arithmetic inside one hot function uses
 plain integers whose names carry the unit.
@@ -29,7 +29,7 @@ def bytes_of_sectors(sectors: int) -> Bytes:
 
 
 def sectors_of_bytes(length_bytes: int) -> Sector:
-    """Whole sectors in ``length_bytes``; a rest is an error of the caller.
+    """Whole sectors in ``length_bytes``; a remainder is a caller's error.
 
     Raises:
         ValueError: ``length_bytes`` is not a multiple of 512.
@@ -40,7 +40,7 @@ def sectors_of_bytes(length_bytes: int) -> Sector:
 
 
 def sector_of_byte(byte: int) -> Sector:
-    """The sector that holds ``byte``; of a length, how many sectors are whole."""
+    """The sector that holds ``byte``; for a length, the number of whole sectors."""
     return Sector(byte >> SECTOR_SHIFT)
 
 

@@ -38,13 +38,13 @@ def kernels(ctx: click.Context) -> None:
 
 @kernels.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.option("--refresh", is_flag=True, help="Fetch again, for what the suite holds today.")
+@click.option("--refresh", is_flag=True, help="Fetch again, to get the suite's current version.")
 def fetch(names: tuple[str, ...], refresh: bool) -> None:
-    """Bring kernels into the cache; NAME may have * in it.
+    """Fetch kernels into the cache; NAME may contain *.
 
-    Packages come through apt, with signatures checked, in directories of dmsnap's own: neither
-    root nor the system's configuration is touched.  Without a NAME it is the default kernel, and
-    where that one does not boot here, the best that does.  A User-mode Linux is booted, once; the
+    Packages come through apt, with signatures checked, in directories of dmsnap's own; neither
+    root nor the system's configuration is involved.  Without a NAME, the default kernel is fetched,
+    or the best one that boots here if the default does not.  A User-mode Linux is booted once; the
     exit status is 1 if one does not boot.
     """
     known = [entry.name for entry in catalogue.entries()]
@@ -80,9 +80,9 @@ def fetch(names: tuple[str, ...], refresh: bool) -> None:
 
 @click.command()
 def doctor() -> None:
-    """Say what this machine can run, and what to type where it cannot.
+    """Show what this machine can run, and what to type where it cannot.
 
-    Each kernel that is cached is booted once, which takes some seconds.
+    Each cached kernel is booted once, which takes a few seconds.
     """
     from harness.guest.doctor import able, boot_all, examine, render
 

@@ -16,7 +16,7 @@ from harness.guest.choice import chosen_kernels
     "--jobs",
     type=click.IntRange(1, 8),
     metavar="N",
-    help="Guests at the same time.  [default: two for each core, one in QEMU]",
+    help="Guests at a time.  [default: two per core; one with QEMU]",
 )
 @click.option(
     "--output",
@@ -25,7 +25,7 @@ from harness.guest.choice import chosen_kernels
     default=Path("report/lvm"),
     show_default=True,
     metavar="DIR",
-    help="Where the traces and LVM's logs go, by kernel.",
+    help="Directory for the traces and LVM's logs, by kernel.",
 )
 def lvm_situations(
     names: tuple[str, ...],
@@ -34,10 +34,10 @@ def lvm_situations(
     jobs: int | None,
     directory: Path,
 ) -> None:
-    """Let the real LVM2 work in a guest, and replay what it did in the twin.
+    """Run the real LVM2 in a guest, and replay what it did in the twin.
 
     Each SITUATION becomes an ordinary trace, which `dmsnap replay` takes; without one, all are
-    run.  The exit status is 0 only if everything that LVM's devices said is what the twin says.
+    run.  The exit status is 0 only if LVM's devices report exactly what the twin does.
     """
     from harness.campaign.plan import default_jobs
     from harness.files import check_writable

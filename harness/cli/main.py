@@ -24,10 +24,10 @@ from harness.report.gate import gated
 
 
 class _Group(click.Group):
-    """Errors of ours become one line; none of Python's inner life reaches a user."""
+    """Our errors become one line; no traceback reaches a user."""
 
     def main(self, *args: Any, **extra: Any) -> Any:
-        """Run the command line: no reader breaks a stream, and all that is said passes the gate."""
+        """Run the command line; closed pipes are tolerated, and all output passes the gate."""
         with patient(), gated():
             return super().main(*args, **extra)
 
@@ -39,13 +39,11 @@ class _Group(click.Group):
             click.echo(f"dmsnap: {fault}", err=True)
             ctx.exit(EXIT_CANNOT)
         except KeyboardInterrupt as fault:
-            # A run says what has become of its report.
+            # A run says what became of its report.
             click.echo("; ".join(["dmsnap: interrupted", *map(str, fault.args)]), err=True)
             ctx.exit(EXIT_INTERRUPTED)
         except (MemoryError, RecursionError):
-            click.echo(
-                "dmsnap: this takes more memory than there is: free some, or give it less", err=True
-            )
+            click.echo("dmsnap: out of memory; free some, or give a smaller input", err=True)
             ctx.exit(EXIT_CANNOT)
         except OSError as fault:
             where = f"{fault.filename}: " if fault.filename else ""
@@ -58,7 +56,7 @@ class _Group(click.Group):
 def main() -> None:
     """Does this kernel's dm-snapshot behave exactly as it should?
 
-    Runs the same scenarios in a real kernel and in a userspace twin, and compares everything that
+    Runs the same scenarios in a real kernel and in a userspace twin, and compares everything
     a user of the device can see, down to every byte of the exception store.
     """
 

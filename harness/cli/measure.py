@@ -18,11 +18,11 @@ from harness.guest.choice import chosen_kernels
     "--guest",
     type=click.Choice(["uml", "qemu", "vagrant", "here"]),
     default=None,
-    help="Ask guests of that kind, or this disposable machine itself.  [default: what "
-    "the kernel is made for]",
+    help="Ask guests of that kind, or this disposable machine itself.  [default: the kind "
+    "the kernel needs]",
 )
 def preflight(kernels: tuple[str, ...], modules: Path | None, guest: str | None) -> None:
-    """Ask guests whether they are fit to run scenarios, and say what to do where they are not."""
+    """Check that guests can run scenarios, and say what to do where they cannot."""
     from harness.measure import preflight as asks
 
     found = {}
@@ -48,7 +48,7 @@ def preflight(kernels: tuple[str, ...], modules: Path | None, guest: str | None)
     default="deb-6.1",
     show_default=True,
     metavar="NAME",
-    help="A kernel of the catalogue whose guest is qemu.",
+    help="A catalogue kernel that runs in QEMU.",
 )
 @no_cage_option
 @click.option(
@@ -56,7 +56,7 @@ def preflight(kernels: tuple[str, ...], modules: Path | None, guest: str | None)
     "--jobs",
     type=click.IntRange(1, 64),
     metavar="N",
-    help="Guests at the same time.  [default: two for each core, one in QEMU]",
+    help="Guests at a time.  [default: two per core; one with QEMU]",
 )
 @click.option(
     "--report",
@@ -65,17 +65,17 @@ def preflight(kernels: tuple[str, ...], modules: Path | None, guest: str | None)
     default=Path("report/coverage"),
     show_default=True,
     metavar="DIR",
-    help="Where results.json and coverage.json go.",
+    help="Directory for results.json and coverage.json.",
 )
-@click.option("--update", is_flag=True, help="Write docs/TRACEABILITY.md anew, in a checkout.")
+@click.option("--update", is_flag=True, help="Rewrite docs/TRACEABILITY.md, in a checkout.")
 def coverage(
     patterns: tuple[str, ...], name: str, jobs: int | None, directory: Path, update: bool
 ) -> None:
-    """Count which functions of the module the scenarios reach, by the kernel's own word.
+    """Count which functions of the module the scenarios reach, as the kernel traces them.
 
-    The module is built without inlining, of the very source of that kernel, and compared with the
-    twin like any other.  The exit status is 0 if all is the same and each function of the seed is
-    reached, or is known not to be reachable.
+    The module is built without inlining from the source of that kernel, and compared with the
+    twin like any other.  The exit status is 0 if everything is the same and each function of the
+    seed is reached, or is known to be unreachable.
     """
     from harness.files import check_writable, write_whole
     from harness.guest.build import noinline
@@ -88,8 +88,8 @@ def coverage(
 
     if update and (patterns or not PAGE.parent.is_dir()):
         raise ProvisioningError(
-            "--update writes the page of the whole catalogue in a checkout: "
-            "leave patterns out, and start dmsnap there"
+            "--update writes the page of the whole catalogue in a checkout; "
+            "give no patterns, and start dmsnap in the checkout"
         )
     traces = [scenario.trace() for scenario in choose(patterns)]
     check_writable(directory)
@@ -113,7 +113,7 @@ def coverage(
     missed = unreached(recorded, {each.name: each.note for each in SEED if each.note})
     click.echo(
         f"{len(recorded.functions)} of the seed's {len(NAMES)} functions are in this "
-        f"kernel; reached by nothing: {', '.join(missed) or 'none'}"
+        f"kernel; not reached: {', '.join(missed) or 'none'}"
     )
     click.echo(f"report: {PAGE if update else directory / 'coverage.json'}")
     if missed or not report.nothing_differs:
@@ -123,10 +123,10 @@ def coverage(
 @click.command("headline")
 @kernel_options
 def measure_headline(kernels: tuple[str, ...], modules: Path | None) -> None:
-    """Measure copy jobs in flight and their memory, with a limit and without, on both sides.
+    """Measure copy jobs in flight and their memory, with and without a limit, on both sides.
 
     Eight snapshots on slow COW devices; 32 MiB of their origin are written through the page cache
-    of a guest of 2 GiB.  Takes about a minute for each kernel.
+    of a guest with 2 GiB.  Takes about a minute per kernel.
     """
     import tempfile
 

@@ -1,4 +1,4 @@
-"""What several commands share: how a kernel is named, and how a user is told."""
+"""What several commands share: options that name a kernel, and notes to the user."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +30,7 @@ def kernel_options(command: Command) -> Command:
         "kernels",
         multiple=True,
         metavar="NAME|PATH",
-        help="A kernel of `dmsnap kernels` (`all`, or with * in it, for several), or one that you "
+        help="A kernel of `dmsnap kernels` (`all` or a pattern with * for several), or one you "
         "built (User-mode Linux, bzImage); may be repeated.  "
         f"[default: {catalogue.default()}]",
     )(command)
@@ -48,11 +48,11 @@ def no_cage_option(command: Command) -> Command:
         is_flag=True,
         expose_value=False,
         callback=forgo,
-        help="Let guests see and touch of this host what you may: you trust their kernels.  "
+        help="Run guests with your own access to this host; only for kernels you trust.  "
         "(docs/SECURITY.md)",
     )(command)
 
 
 def note(line: str) -> None:
-    """A line for the user, beside what a command prints."""
+    """Print a note for the user on standard error."""
     click.echo(f"dmsnap: {line}", err=True)

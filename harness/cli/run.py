@@ -39,24 +39,23 @@ def bundle_offer(results: "Sequence[Result]") -> str:
     "--guest",
     type=click.Choice(["uml", "qemu", "vagrant", "here"]),
     default=None,
-    help="Where the kernel lives: in guests of that kind, or this disposable machine "
-    "itself.  Beside other kernels, Vagrant's is --kernel vagrant.  [default: what the "
-    "kernel is made for]",
+    help="Where to run: in guests of that kind, or on this disposable machine "
+    "itself.  To mix Vagrant's kernel with others, use --kernel vagrant.  [default: the kind "
+    "the kernel needs]",
 )
 @click.option(
     "-j",
     "--jobs",
     type=click.IntRange(1, 64),
     metavar="N",
-    help="Guests at the same time; there is one Vagrant machine.  [default: two for "
-    "each core, one in QEMU]",
+    help="Guests at a time; there is one Vagrant machine.  [default: two per core; one with QEMU]",
 )
 @click.option(
     "--seed",
     type=click.IntRange(0, (1 << 63) - 1),
     default=1,
     show_default=True,
-    help="Goes into the contents of every sector.",
+    help="Seed for the contents of every sector.",
 )
 @click.option(
     "--driver",
@@ -70,7 +69,7 @@ def bundle_offer(results: "Sequence[Result]") -> str:
     type=click.Choice(["faithful", "fixed"]),
     default="faithful",
     show_default=True,
-    help="Where kernels are known to break a promise: the twin does as they do, or as promised.",
+    help="Where kernels are known to break a promise, the twin follows them, or the promise.",
 )
 @click.option(
     "--report",
@@ -85,7 +84,7 @@ def bundle_offer(results: "Sequence[Result]") -> str:
 @click.option(
     "--resume",
     is_flag=True,
-    help="Go on where a run into the same report was stopped: what had finished there "
+    help="Continue a run into the same report that was stopped; what had finished "
     "is not run again.",
 )
 @click.option(
@@ -94,7 +93,7 @@ def bundle_offer(results: "Sequence[Result]") -> str:
     default=30.0,
     show_default=True,
     metavar="SECONDS",
-    help="A guest that is silent for longer is lost.",
+    help="A guest that is silent for longer counts as lost.",
 )
 def run(
     patterns: tuple[str, ...],
@@ -155,17 +154,17 @@ def run(
 
         if kernels:
             raise ProvisioningError(
-                "--guest here runs the kernel of this machine: leave --kernel out"
+                "--guest here runs the kernel of this machine; leave out --kernel"
             )
         if resume:
-            raise ProvisioningError("--guest here starts anew each time: leave --resume out")
+            raise ProvisioningError("--guest here cannot resume a run; leave out --resume")
         report = execute_here(traces, Reporters(reporters), modules=modules, driver=driver)
     else:
         if guest == VAGRANT and (kernels or modules):
             raise ProvisioningError(
-                "--guest vagrant runs the kernel of that machine: leave "
-                "--kernel and --modules out, or name it as one of several "
-                "(--kernel vagrant)"
+                "--guest vagrant runs the kernel of that machine; leave out "
+                "--kernel and --modules, or use --kernel vagrant to run it "
+                "among several"
             )
         own = guest == VAGRANT or VAGRANT in kernels
         others = [name for name in kernels if name != VAGRANT]
@@ -201,7 +200,7 @@ def run(
                 report = execute(plan, Reporters([*reporters, ledger]), finished)
         except KeyboardInterrupt as fault:
             if fault.args == (IN_REPORT,):
-                fault.args += ("`dmsnap run --resume` with the same arguments goes on from there",)
+                fault.args += ("`dmsnap run --resume` with the same arguments continues it",)
             raise
     click.echo(f"report: {directory}/{PAGE_NAME}, junit.xml, run.ktap, results.json")
     if show:
@@ -239,9 +238,9 @@ def open_page(page: Path) -> None:
 def compare(a: str, b: str, html: bool, output: Path, show: bool) -> None:
     """Put two runs beside each other: verdicts, status lines, times.
 
-    A and B are directories that `dmsnap run --report` wrote, each with :KERNEL behind it to look
-    at one kernel only; `dmsnap compare report:uml-6.1 report:uml-6.12` compares two kernels of
-    one run.  The exit status is 0 if nothing differs but times.
+    A and B are directories written by `dmsnap run --report`; append :KERNEL to look at one kernel
+    only.  `dmsnap compare report:uml-6.1 report:uml-6.12` compares two kernels of one run.  The
+    exit status is 0 if nothing but times differs.
     """
     from harness.report import beside as sides
 

@@ -1,11 +1,11 @@
-"""Standard streams and signals, so that no reader, terminal or signal takes a report away.
+"""Standard streams and signals: no reader, terminal or signal may cost a report.
 
-A reader that has had enough (``| head``), a full disk behind ``>`` or a terminal that is gone must
-not end a run whose reports are files: what cannot be written is dropped, and where it was not the
-reader's own wish, said at the end.  A character that a terminal's encoding lacks is escaped.
+A reader that stops early (``| head``), a full disk behind ``>`` or a terminal that is gone must
+not end a run whose reports are files.  What cannot be written is dropped; the user is told at the
+end, unless the reader stopped by itself.  A character that the terminal cannot encode is escaped.
 
-SIGTERM and SIGHUP are Ctrl-C by another name: what has to be tidied up then is in ``finally``
-blocks, which a process that just dies never reaches.
+SIGTERM and SIGHUP are treated as Ctrl-C: cleanup is in ``finally`` blocks, which a process that
+just dies never reaches.
 """
 
 import errno
@@ -22,14 +22,14 @@ from typing import Any, Final, NoReturn
 from harness.cli.options import EXIT_CANNOT
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""They end a command in good order."""
+"""Signals that end a command cleanly."""
 
 
 class _Patient(io.FileIO):
-    """A descriptor to write to; it takes everything, whatever becomes of it.
+    """A descriptor to write to; a write never fails.
 
     Attributes:
-        fault: why something was dropped; None as long as nothing was.
+        fault: why something was dropped; None if nothing was.
     """
 
     def __init__(self, fd: int) -> None:
@@ -37,12 +37,12 @@ class _Patient(io.FileIO):
         self.fault: OSError | None = None
 
     def write(self, data: Any, /) -> int:
-        """Write what can be written; says that it was all."""
+        """Write what can be written; report that all of it was."""
         view = memoryview(data).cast("B")
         while self.fault is None:
             try:
                 return os.write(self.fileno(), view)
-            except BlockingIOError:  # somebody else has made it so; it must not cost a line
+            except BlockingIOError:  # another process made it non-blocking; lose no line
                 select.select([], [self], [])
             except OSError as fault:
                 self.fault = fault
@@ -61,9 +61,9 @@ def _open(stream: io.TextIOBase, fd: int) -> tuple[io.TextIOWrapper, _Patient]:
 
 @contextmanager
 def patient() -> Iterator[None]:
-    """Standard output and error that take everything; what was lost decides the exit status.
+    """Standard output and error that take everything; a loss sets the exit status.
 
-    Streams that somebody has put in the place of the process's own are left alone.
+    Streams that replace the process's own (as in tests) are left alone.
     """
     if sys.stdout is not sys.__stdout__ or sys.stderr is not sys.__stderr__:
         yield
@@ -72,7 +72,7 @@ def patient() -> Iterator[None]:
         try:
             os.fstat(fd)
         except OSError:
-            # Closed by who started us: what we open next must not be taken for it.
+            # Closed by our parent; the next file we open must not take its number.
             os.open(os.devnull, os.O_RDWR)
     old = sys.stdout, sys.stderr
     raws: list[_Patient] = []
@@ -92,7 +92,7 @@ def patient() -> Iterator[None]:
         )
         if lost is not None and not end.code:
             print(
-                f"dmsnap: not all that was said could be written: {lost.strerror}; free space "
+                f"dmsnap: some output could not be written: {lost.strerror}; free space "
                 "there, or write elsewhere",
                 file=sys.stderr,
             )
@@ -101,7 +101,7 @@ def patient() -> Iterator[None]:
         raise
     finally:
         _flush()
-        # Python flushes what it knows as its own once more; nothing is left in there.
+        # Python flushes its own streams once more at exit; they are empty.
         sys.stdout, sys.stderr = old
 
 
@@ -114,10 +114,10 @@ def _flush() -> None:
 
 @contextmanager
 def interrupts() -> Iterator[None]:
-    """While it lasts, the first of `SIGNALS` raises KeyboardInterrupt, and others are ignored.
+    """Inside, the first of `SIGNALS` raises KeyboardInterrupt; later ones are ignored.
 
-    What is tidied up then takes seconds, and has to be done.  A signal that was ignored from the
-    start (``nohup``) stays so.
+    Cleanup then takes seconds, and must finish.  A signal that was ignored from the start
+    (``nohup``) stays ignored.
     """
     before: dict[signal.Signals, Any] = {}
 
@@ -130,7 +130,7 @@ def interrupts() -> Iterator[None]:
         for number in SIGNALS:
             if signal.getsignal(number) not in (signal.SIG_IGN, None):
                 before[number] = signal.signal(number, heard)
-    except ValueError:  # not in the main thread, which alone hears signals
+    except ValueError:  # not in the main thread, which alone handles signals
         yield
         return
     try:

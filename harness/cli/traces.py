@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.command("list")
 @click.argument("patterns", nargs=-1, metavar="[PATTERN]...")
-@click.option("--rows", is_flag=True, help="Show which rows of other test suites they answer.")
+@click.option("--rows", is_flag=True, help="Show which rows of other test suites they cover.")
 def list_scenarios(patterns: tuple[str, ...], rows: bool) -> None:
     """List the scenarios, by theme."""
     from rich.console import Console
@@ -53,7 +53,7 @@ def trace(name: str, seed: int) -> None:
     found = choose([name])
     if len(found) > 1:
         raise ProvisioningError(
-            f"{name} has {len(found)} variants, name one of them: "
+            f"{name} has {len(found)} variants; give one of them: "
             f"{', '.join(scenario.name for scenario in found)}"
         )
     click.echo(dumps(found[0].trace(seed)), nl=False)
@@ -69,7 +69,7 @@ def trace(name: str, seed: int) -> None:
     "--profile",
     default=None,
     metavar="NAME",
-    help="Profile of the twin when it runs alone: 6.1, 6.12, 7.2 or seed.  [default: 6.12]",
+    help="Profile of the twin if it runs alone: 6.1, 6.12, 7.2 or seed.  [default: 6.12]",
 )
 @click.option(
     "--output",
@@ -78,7 +78,7 @@ def trace(name: str, seed: int) -> None:
     default=Path("report/replay"),
     show_default=True,
     metavar="DIR",
-    help="Where the observations of each side go.",
+    help="Directory for the observations of each side.",
 )
 @click.option(
     "--driver", type=click.Choice(["ioctl", "dmsetup"]), default="ioctl", show_default=True
@@ -117,11 +117,11 @@ def replay(
         document = traces.read(file)
     if profile is not None and side != "twin":
         raise ProvisioningError(
-            "--profile belongs to --on twin: beside a kernel, the twin takes "
-            "what the guest's probe found"
+            "--profile needs --on twin; next to a kernel, the twin uses the "
+            "profile that the guest's probe found"
         )
     if len(kernels) > 1:
-        raise ProvisioningError("a replay runs on one kernel: name it once")
+        raise ProvisioningError("replay takes one kernel; give --kernel once")
     check_writable(directory)
     if side == "twin":
         alone = named(profile or "6.12")
@@ -146,7 +146,7 @@ def replay(
 
 
 def _tell_replay(document: "Trace", result: "Result") -> None:
-    """What a replay on both sides came to; the exit status says it, too."""
+    """Print the outcome of a replay on both sides, and set the exit status."""
     from harness.compare.diff import AGREED, Verdict
     from harness.report.words import details
 

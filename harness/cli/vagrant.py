@@ -1,4 +1,4 @@
-"""The machine of the Vagrantfile, as a command wants it."""
+"""The machine of the Vagrantfile, as a command needs it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ def vagrant_machine() -> "Machine":
     """The machine of this repository's Vagrantfile, up.
 
     Raises:
-        ProvisioningError: it cannot be had.
+        ProvisioningError: it is not available.
     """
     machine = the_machine()
     machine.up()
@@ -30,7 +30,7 @@ def fit_vagrant_guest() -> "VagrantGuest":
     """That machine, up and fit.
 
     Raises:
-        ProvisioningError: it cannot be had, or is not fit even when it was booted anew.
+        ProvisioningError: it is not available, or not fit even after a reboot.
     """
     from harness.measure.preflight import fit_vagrant
 

@@ -1,1 +1,1 @@
-"""What runs outside a guest: where kernels come from, and how guests start, work and end."""
+"""The host side of guests: where kernels come from, and how guests start, work and end."""

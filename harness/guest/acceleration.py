@@ -1,11 +1,11 @@
-"""Which acceleration a QEMU guest gets, and how slow that makes it: proven by a boot, not assumed.
+"""Which acceleration a QEMU guest gets, and how slow that makes it; proven by a boot.
 
-A /dev/kvm that opens proves nothing: there are hosts on which its guests never execute their
-first instruction.  So KVM is used only after a small machine, which says one line and powers off,
-did so within a time limit.  The same machine under the emulator tells how much slower than
-User-mode Linux a guest will be, by which all its time limits are stretched.
+A /dev/kvm that opens proves nothing: on some hosts its guests never execute their first
+instruction.  So KVM is used only after a small machine, which prints one line and powers off, did
+so within a time limit.  The same machine under the emulator shows how much slower than User-mode
+Linux a guest will be; all its time limits are stretched by that factor.
 
-The proof is kept until the host is booted anew, or has another CPU or QEMU.
+The proof is kept until the host reboots, or its CPU or QEMU changes.
 """
 
 import contextlib
@@ -25,15 +25,15 @@ TCG: Final = "tcg"
 KVM_DEVICE: Final = Path("/dev/kvm")
 
 KVM_LIMIT_S: Final = 20.0
-"""With KVM the small machine is over in one or two seconds."""
+"""With KVM the small machine takes one or two seconds."""
 TCG_LIMIT_S: Final = 240.0
 REFERENCE_S: Final = 1.5
-"""What the small machine takes where a guest is as fast as User-mode Linux."""
+"""Time of the small machine if a guest is as fast as User-mode Linux."""
 SLOWNESS_MAX: Final = 20.0
 
 Boot = Callable[[str, float], float | None]
-"""Boots the small machine with an acceleration, within a limit in seconds; how long it took, None
-where it did not say its line."""
+"""Boots the small machine with an acceleration, within a limit in seconds; returns how long it
+took, None if it did not print its line."""
 
 
 class Proof(msgspec.Struct, frozen=True):
@@ -43,7 +43,7 @@ class Proof(msgspec.Struct, frozen=True):
         machine: what it was proven for (`this_machine`).
         name: ``kvm`` or ``tcg``.
         slowness: factor for time limits, at least 1.
-        kvm: what came of KVM, in words.
+        kvm: the result for KVM, in words.
     """
 
     machine: str
@@ -67,21 +67,21 @@ def proven(machine: str, boot: Boot, *, cache: Path, device: Path = KVM_DEVICE) 
         device: of KVM.
 
     Raises:
-        ProvisioningError: the small machine does not even work under the emulator.
+        ProvisioningError: the small machine does not work even under the emulator.
     """
     with contextlib.suppress(OSError, msgspec.MsgspecError):
         kept = msgspec.json.decode(cache.read_bytes(), type=Proof)
         if kept.machine == machine:
             return kept
     proof = _prove(machine, boot, device)
-    with contextlib.suppress(OSError):  # a proof that cannot be kept is made again
+    with contextlib.suppress(OSError):  # a proof that cannot be saved is made again
         write_whole(cache, msgspec.json.encode(proof))
     return proof
 
 
 def _prove(machine: str, boot: Boot, device: Path) -> Proof:
     if not os.access(device, os.R_OK | os.W_OK):
-        kvm = f"{device} is not there or does not open"
+        kvm = f"{device} does not exist or does not open"
     elif (seconds := boot(KVM, KVM_LIMIT_S)) is not None:
         return Proof(machine, KVM, slowness(seconds), "works")
     else:
@@ -89,7 +89,7 @@ def _prove(machine: str, boot: Boot, device: Path) -> Proof:
     seconds = boot(TCG, TCG_LIMIT_S)
     if seconds is None:
         raise ProvisioningError(
-            f"QEMU does not boot the kernel: no word from it within {TCG_LIMIT_S:g} s, not even "
+            f"QEMU does not boot the kernel: no output within {TCG_LIMIT_S:g} s, even "
             "emulated; is it an x86-64 kernel (bzImage or vmlinux) that can start from an "
             "initramfs and prints to a serial port (CONFIG_BLK_DEV_INITRD, "
             "CONFIG_SERIAL_8250_CONSOLE)?"

@@ -1,18 +1,18 @@
-"""Whether a kernel boots on this machine: shown by a guest that did, never concluded from a list.
+"""Whether a kernel boots on this machine; shown by a guest that did, never by a list.
 
 Hosts differ in ways that a kernel notices only when it runs its first process: a processor with
-more state than it has room for, a container that forbids ptrace, too small a limit on memory.  So
-before its first guest a User-mode Linux boots a small one, within a time limit, whose only
-program says one line.  Where the console shows that the floating-point state of processes could
-not be set, the kernel is cured (`harness.guest.xstate`) and boots once more; only what booted is
-run.  That costs a boot or two, once: the proof is kept in ``$XDG_CACHE_HOME/dmsnap/boots/NAME``
+more state than the kernel has room for, a container that forbids ptrace, a memory limit that is too
+small.  So before its first guest a User-mode Linux boots a small one, within a time limit, whose
+only program prints one line.  If the console shows that the floating-point state of processes
+could not be set, the kernel is cured (`harness.guest.xstate`) and boots once more; only what booted
+is run.  That costs a boot or two, once: the proof is kept in ``$XDG_CACHE_HOME/dmsnap/boots/NAME``
 
     proof.json    what was shown, of which program, on which host
     console.log   what the last boot that failed printed
     cured/        the program that runs in place of a kernel that had to be cured
 
 and holds for this program on this boot of this host, with this processor and under these
-restrictions.  A boot that failed is not kept: what was in its way may be gone.
+restrictions.  A failed boot is not kept, as its cause may be gone.
 """
 
 import contextlib
@@ -42,34 +42,34 @@ SAYS: Final = "dmsnap: this guest works"
 ARGV: Final = ("-I", "-S", "-c", f"print({SAYS!r})")
 """What Python runs in the small guest."""
 LIMIT_S: Final = 30.0
-"""A guest of User-mode Linux says its line after one to three seconds."""
+"""A guest of User-mode Linux prints its line after one to three seconds."""
 
 _PROOF_VERSION: Final = 1
 _ATTEMPTS: Final = 2
-"""Boots of one program: a guest can die for no reason of the host's."""
+"""Boots of one program: a guest can die by chance."""
 _CPU_FIELDS: Final = ("model name", "flags", "microcode")
 _RESTRICTIONS: Final = ("Seccomp", "Seccomp_filters", "NoNewPrivs", "CapBnd")
 _LINE_CHARACTERS: Final = 200
 _NOISE: Final = re.compile(
     r"\[<|\[[ \d.]+\]|<[0-9a-f]+>|R[A-Z0-9]+: |Call Trace|Modules linked in|CPU: |Pid: |Stack:"
     r"|---\[|Aborted|[0-9a-f ]+$|Core dump limits|\s*(?:soft|hard) - |SELinux:"
-    # What User-mode Linux always says, for it was given neither.
+    # User-mode Linux always says this, as it was given neither.
     r"|mmapper_init|Failed to initialize ubd device"
 )
-"""Lines of a console that say where a kernel was, and not what was wrong."""
+"""Console lines that say where a kernel was, not what was wrong."""
 _TELLING: Final = (
     re.compile(r"^ptrace: "),
     re.compile(r"cannot|not permitted|not implemented|denied|No space|\b[Ee]rror\b|errno = \d"),
     re.compile(r"Kernel panic"),
 )
-"""What says more than the last line, the best first: what fails later fails because of it."""
+"""What says more than the last line, best first; later failures follow from earlier ones."""
 _PTRACE: Final = re.compile(r"^ptrace: |check_ptrace")
 _FORBIDDEN: Final = (
     " (allow ptrace: in the container's seccomp profile, or by kernel.yama.ptrace_scope)"
 )
 _LIMITED: Final = {
-    signal.SIGXFSZ: " (files may not be as large as its memory here, see ulimit -f)",
-    signal.SIGKILL: " (perhaps for want of memory, see the host's kernel log)",
+    signal.SIGXFSZ: " (files cannot be as large as its memory here, see ulimit -f)",
+    signal.SIGKILL: " (perhaps out of memory, see the host's kernel log)",
 }
 
 
@@ -78,10 +78,10 @@ class Boot:
     """One boot of a small guest.
 
     Attributes:
-        works: it said its line.
-        seconds: until it had ended, or the limit was reached.
+        works: it printed its line.
+        seconds: until it ended or the limit was reached.
         ended: it ended by itself.
-        console: the last that it printed.
+        console: the last part of its output.
         status: its exit status, 128 + n for signal n.
     """
 
@@ -98,9 +98,9 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         kernel: its name.
         host: what the proof holds for (`this_host`).
-        program_sha256: of the program as it came.
-        runs: path of the program that booted, the same or the cured one; and its SHA-256.
-        cured: it had to be.
+        program_sha256: of the original program.
+        runs: path of the program that booted, original or cured, and its SHA-256.
+        cured: it had to be cured.
         seconds: how long the boot took.
         proven_at: ISO 8601, UTC.
     """
@@ -116,16 +116,15 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
     proven_at: str
 
     def words(self) -> str:
-        """What came of it, for a user."""
+        """The result, for a user."""
         how = f", with {xstate.OBJECT}: {xstate.CAUSE}" if self.cured else ""
         return f"boots in {self.seconds:.1f} s{how}"
 
 
 def this_host() -> str:
-    """What a proof holds for: this boot of this host, its processor, what it lets us do.
+    """What a proof holds for: this boot of this host, its processor, its restrictions.
 
-    A cache that moves to another host, or into a container that forbids more, has proven nothing
-    there.
+    A cache that moves to another host, or into a stricter container, has proven nothing there.
     """
     boot_id = ""
     facts: dict[str, str] = {}
@@ -136,18 +135,18 @@ def this_host() -> str:
             for line in Path(path).read_text().splitlines():
                 name, _, value = line.partition(":")
                 if name.strip() in names:
-                    # The first processor's.
+                    # Those of the first processor.
                     facts.setdefault(name.strip(), value.strip())
     digest = hashlib.sha256(msgspec.json.encode(sorted(facts.items()))).hexdigest()
     return f"{boot_id} / {facts.get('model name', '')} / {digest[:16]}"
 
 
 def watch(guest: KeptProcess, line: str, limit_s: float) -> Boot:
-    """Wait until a guest has ended, no longer than ``limit_s`` seconds, and end it.
+    """Wait at most ``limit_s`` seconds for a guest to end, then end it.
 
     Args:
         guest: one that was just started.
-        line: what it is to say.
+        line: what it should print.
         limit_s: seconds.
     """
     started = time.monotonic()
@@ -165,7 +164,7 @@ def cause(boot: Boot, limit_s: float = LIMIT_S) -> str:
     """Why a boot failed, in one line."""
     if xstate.shows(boot.console):
         return xstate.CAUSE
-    how = "it ended" if boot.ended else f"it was not up after {limit_s:.3g} s"
+    how = "it ended" if boot.ended else f"it did not come up within {limit_s:.3g} s"
     lines = [line.strip() for line in boot.console.splitlines()]
     said = [line for line in lines if line and not _NOISE.match(line)]
     telling = [line for pattern in _TELLING for line in said if pattern.search(line)]
@@ -174,15 +173,15 @@ def cause(boot: Boot, limit_s: float = LIMIT_S) -> str:
         return f"{how}, and its console says: {line}{_FORBIDDEN if _PTRACE.search(line) else ''}"
     with contextlib.suppress(ValueError):
         killed = signal.Signals(boot.status - 128)
-        return f"it was ended by {killed.name}{_LIMITED.get(killed, '')}, without a word"
-    return f"{how}, without a word"
+        return f"it was killed by {killed.name}{_LIMITED.get(killed, '')}, without a word"
+    return f"{how}, without any output"
 
 
 def home_of(kernel: Kernel) -> Path:
-    """Where what was shown of a kernel is kept; it need not exist."""
+    """Where the proof of a kernel is kept; it need not exist."""
     name = kernel.name
     if "/" in name:
-        # A path: a kernel that is built again takes the place of the one before.
+        # A path: a rebuilt kernel replaces the previous one.
         name = f"own-{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}"
     return cache_dir().parent / "boots" / name
 
@@ -194,16 +193,16 @@ def proven(
     fresh: bool = False,
     progress: Progress = lambda _line: None,
 ) -> Proof:
-    """The proof that a kernel boots here: the one that is kept, else by booting.
+    """The proof that a kernel boots here, kept or made by booting.
 
     Args:
         kernel: a User-mode Linux.
         boot: boots a small guest of a program, within `LIMIT_S`.
-        fresh: boot in any case.
-        progress: told in one line each what happens.
+        fresh: boot even if a proof is kept.
+        progress: called with a line for each thing that happens.
 
     Raises:
-        CannotBoot: it does not; why, in one line.
+        CannotBoot: it does not boot; why, in one line.
     """
     home = home_of(kernel)
     check_ours(home)
@@ -211,13 +210,13 @@ def proven(
     if not fresh and (kept := _kept(home, kernel.program, digest)):
         return kept
     with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):  # where nothing can be kept, it is proven each time
+        with contextlib.suppress(OSError):  # if nothing can be saved, it is proven each time
             home.mkdir(parents=True, exist_ok=True)
             stack.enter_context(
                 locked(home / ".lock", lambda line: progress(f"{kernel.name}: {line}"))
             )
         if not fresh and (kept := _kept(home, kernel.program, digest)):
-            return kept  # somebody else proved it while we waited
+            return kept  # another process proved it while we waited
         runs, seconds = _prove(kernel, boot, home, progress)
         proof = Proof(
             kernel=kernel.name,
@@ -235,7 +234,7 @@ def proven(
 
 
 def _kept(home: Path, program: Path, program_sha256: str) -> Proof | None:
-    """The proof that is kept, if it holds for this program, here and now."""
+    """The kept proof, if it holds for this program, here and now."""
     try:
         proof = msgspec.json.decode((home / "proof.json").read_bytes(), type=Proof)
         holds = (
@@ -254,7 +253,7 @@ def _kept(home: Path, program: Path, program_sha256: str) -> Proof | None:
 def _prove(
     kernel: Kernel, boot: Callable[[Path], Boot], home: Path, progress: Progress
 ) -> tuple[Path, float]:
-    """Boot; which program did, and how long that took in seconds."""
+    """Boot; returns which program booted, and how many seconds that took."""
     first = _attempt(boot, kernel.program)
     if first.works:
         return kernel.program, first.seconds
@@ -265,7 +264,7 @@ def _prove(
         program = xstate.cured(kernel.program, home, progress)
     except ProvisioningError as fault:
         raise _refusal(
-            kernel, f"{xstate.CAUSE}, and that cannot be mended: {fault}", first, home
+            kernel, f"{xstate.CAUSE}, and that cannot be fixed: {fault}", first, home
         ) from fault
     second = _attempt(boot, program)
     if not second.works:
@@ -282,7 +281,7 @@ def _prove(
 def _attempt(boot: Callable[[Path], Boot], program: Path) -> Boot:
     for _ in range(_ATTEMPTS):
         seen = boot(program)
-        # What ran into the limit would do so again, and what is known happens each time.
+        # A timeout would repeat, and a known cause happens each time.
         if seen.works or not seen.ended or xstate.shows(seen.console):
             break
     return seen

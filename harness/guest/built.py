@@ -1,4 +1,4 @@
-"""A kernel that the user built: is it one, and are its modules there?"""
+"""A kernel that the user built: whether it is one, and whether its modules are there."""
 
 import os
 import struct
@@ -20,10 +20,10 @@ def custom(program: Path, modules: Path, guest: str | None = None) -> Kernel:
         program: the ``linux`` that a build with ARCH=um leaves, or an x86-64 bzImage or vmlinux.
         modules: a directory with dm-snapshot.ko somewhere in it: the build tree, or what
             ``make modules_install`` filled.
-        guest: what is to boot it; by default what it is made for.
+        guest: what boots it; by default the kind it was built for.
 
     Raises:
-        ProvisioningError: one of them is not what it should be; cause and cure.
+        ProvisioningError: one of them is not valid; cause and cure.
     """
     program, modules = program.absolute(), modules.absolute()
     if not program.is_file():
@@ -40,7 +40,7 @@ def custom(program: Path, modules: Path, guest: str | None = None) -> Kernel:
     if not image:
         _check_program(program)
     _check_modules(modules, compressed=image)
-    # A tree of modules_install is named after the release that it is for.
+    # A modules_install tree is named after its release.
     releases = sorted(modules.glob("lib/modules/*/"))
     return Kernel(
         str(program),
@@ -53,8 +53,8 @@ def custom(program: Path, modules: Path, guest: str | None = None) -> Kernel:
 def is_image(program: Path) -> bool:
     """Whether a file is a kernel for a machine (bzImage, vmlinux), not a User-mode Linux program.
 
-    A bzImage says so (Documentation/arch/x86/boot.rst); of two ELF programs it is the one that
-    wants to be loaded into the upper half of the address space.
+    A bzImage has a magic (Documentation/arch/x86/boot.rst); of ELF programs, a vmlinux is the one
+    loaded into the upper half of the address space.
     """
     with program.open("rb") as file:
         head = file.read(_HEAD_BYTES)
@@ -92,8 +92,8 @@ def _check_modules(modules: Path, *, compressed: bool) -> None:
     if packed is not None and compressed and packed.suffix == ".xz":
         return
     cure = (
-        f"decompress it: {packed} cannot be inserted as it is"
+        f"decompress it: {packed} cannot be loaded as it is"
         if packed
-        else "build it with CONFIG_DM_SNAPSHOT=m and give the directory it was built in"
+        else "build it with CONFIG_DM_SNAPSHOT=m and give its build directory"
     )
-    raise ProvisioningError(f"--modules {modules} holds no {MODULE}; {cure}")
+    raise ProvisioningError(f"--modules {modules} contains no {MODULE}; {cure}")

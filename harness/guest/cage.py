@@ -1,29 +1,29 @@
 """The cage: what a guest's process may see and touch of the host, enforced by the host's kernel.
 
-A User-mode Linux kernel is a process with the user's rights, and whoever is root in the guest owns
-that process: it can mount any directory of the host, and run any code.  So the process itself is
-confined, before it is a kernel.  There are two kinds of cage:
+A User-mode Linux kernel is a process with the user's rights, and root in the guest owns that
+process: it can mount any directory of the host, and run any code.  So the process is confined
+before the kernel starts.  There are two kinds of cage:
 
 `NAMESPACES`: a root of its own (mount_namespaces(7)) into which only what a guest needs is bound,
 read-only; a /dev with null, zero, full and random, a /proc with what the launcher asks for, an
 empty /sys; memory in a tmpfs of its own; no network, no process and no System V object of the host
-(pid, network, ipc and uts namespaces).  Ordinary users get there by a user namespace.  Process 1
-of it is a reaper: with it everything in the cage ends.
+(pid, network, ipc and uts namespaces).  Ordinary users get there by a user namespace.  Its
+process 1 is a reaper; when it ends, everything in the cage ends.
 
 `LANDLOCK`: where the host forbids namespaces.  The same list of paths, by landlock(7); TCP,
-abstract sockets and signals as far as the host's Landlock knows them; other sockets, and what
-Landlock does not know (mode, owner, times, attributes of files), by seccomp(2).  A guest then sees
-that a path exists, and may send datagrams to sockets in the file system.
+abstract sockets and signals as far as the host's Landlock covers them; other sockets, and what
+Landlock does not cover (mode, owner, times, attributes of files), by seccomp(2).  A guest can then
+still see that a path exists, and send datagrams to sockets in the file system.
 
-In both, nothing gives new privileges, all capabilities are gone, resources are limited, and a
-seccomp filter keeps away what no guest needs: mounts, namespaces, device nodes, keys, bpf.
+Both kinds allow no new privileges, drop all capabilities, limit resources, and use a seccomp
+filter against what no guest needs: mounts, namespaces, device nodes, keys, bpf.
 
-This module imports nothing of dmsnap, and nothing that costs time: the keeper, which has to be up
-in a few milliseconds, imports it (`harness.guest.keeper`).  What goes into a cage is decided in
+This module imports nothing from dmsnap, and nothing slow: the keeper (`harness.guest.keeper`),
+which has to be up in a few milliseconds, imports it.  What goes into a cage is decided in
 `harness.guest.confinement`.
 
 Left out on purpose: user-space tools such as bwrap, which would be a second way to the same
-namespaces; a limit for processor time, which the supervisor has.
+namespaces; a limit on processor time, which the supervisor enforces.
 """
 
 import ctypes
@@ -39,11 +39,11 @@ NAMESPACES: Final = "namespaces"
 LANDLOCK: Final = "landlock"
 
 MEMORY: Final = "/dev/shm"  # noqa: S108
-"""Where a guest in namespaces finds its memory, if that is in RAM."""
+"""Where a guest in namespaces has its memory, if that is in RAM."""
 FILE_BYTES_MAX: Final = 16 << 30
-"""No file of a guest is longer; its memory is one, and disks may be."""
+"""The longest file of a guest; its memory is one, and disks may be."""
 PROCESSES_MAX: Final = 16384
-"""Processes of the user at the same time: each process in User-mode Linux is one of the host."""
+"""Limit on the user's processes; each process in User-mode Linux is one on the host."""
 
 _DEVICES: Final = ("null", "zero", "full", "random", "urandom")
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -54,16 +54,16 @@ class Cage(NamedTuple):
 
     Attributes:
         kind: `NAMESPACES` or `LANDLOCK`.
-        root: an empty directory, over which the root of namespaces is built.
-        seen: files and directories to be read; links on the way are there too.
-        writable: directories to be written.
+        root: an empty directory, on which the root of the namespaces is built.
+        seen: readable files and directories; links on the way are included.
+        writable: writable directories.
         memory_mib: size of the tmpfs at `MEMORY`; 0 for none.
-        memory: directory of its memory where that is not in such a tmpfs, to be removed when the
+        memory: directory of its memory if that is not in such a tmpfs, to be removed when the
             guest has ended; else empty.
-        program: what runs; without a real /proc, ``self/exe`` there leads to it.
-        procfs: whether /proc is a real one, of the processes in the cage; else it holds that link
-            and ``cpuinfo`` alone.
-        devices: devices of the host that it may use, beyond null, zero, full and random.
+        program: what runs; without a real /proc, ``self/exe`` points to it.
+        procfs: whether /proc is a real one, of the processes in the cage; else it has only that
+            link and ``cpuinfo``.
+        devices: host devices it may use, besides null, zero, full and random.
     """
 
     kind: str
@@ -82,14 +82,14 @@ class CageError(OSError):
 
 
 def prepare(cage: Cage) -> None:
-    """In the parent of the guest: what has to be before its first process is made.
+    """Prepare, in the guest's parent, before its first process is made.
 
     Raises:
         CageError: the host refuses; nothing may be started.
     """
     if cage.kind != NAMESPACES:
         return
-    # What is made here is for the children: process 1 of the new namespace is the next of them.
+    # This applies to children; the next one is process 1 of the new namespace.
     if _libc.unshare(_CLONE_NEWPID) == 0:
         return
     uid, gid = os.getuid(), os.getgid()
@@ -103,7 +103,7 @@ def prepare(cage: Cage) -> None:
 
 
 def enter(cage: Cage) -> None:
-    """In the first process of the guest: go in, for good.
+    """Enter the cage, in the guest's first process, for good.
 
     Returns in a process that may run a program; with namespaces that is process 2 of the cage.
 
@@ -175,7 +175,7 @@ def _mount(source: str, target: str, kind: str, flags: int, options: str = "") -
 
 
 def _set_attributes(path: str, flags: int, *, below: bool = True) -> None:
-    """Set mount attributes, which nobody in the cage can take back, there and on all below."""
+    """Set mount attributes recursively; nobody in the cage can take them back."""
     attributes = struct.pack("=4Q", flags, 0, 0, 0)
     _check(
         _libc.syscall(
@@ -194,7 +194,7 @@ def _build_root(cage: Cage) -> None:
     root = cage.root
     _mount("none", "/", "", _MS_REC | _MS_PRIVATE)
     _mount("tmpfs", root, "tmpfs", _MS_NOSUID | _MS_NODEV, _ROOT_OPTIONS)
-    # Those above before those below: a mount hides what was bound below its place.
+    # Parents before children: a mount hides what was bound below it.
     for path in sorted({*cage.seen, *cage.writable}):
         read_only = path not in cage.writable
         target = _place(root, path, _LINKS_MAX)
@@ -207,7 +207,7 @@ def _build_root(cage: Cage) -> None:
     for device in (*(f"/dev/{name}" for name in _DEVICES), *cage.devices):
         _empty(root + device, directory=False)
         _mount(device, root + device, "", _MS_BIND)
-        # The device works as it did; its owner and mode can no longer be changed.
+        # The device still works; its owner and mode can no longer be changed.
         _set_attributes(root + device, _MS_RDONLY | _MS_NOSUID | _MS_NOEXEC)
     if cage.procfs:
         _mount(
@@ -239,9 +239,9 @@ def _build_root(cage: Cage) -> None:
 
 
 def _place(root: str, path: str, links_left: int) -> str:
-    """Make the way to ``path`` below ``root``, links and all; where it leads, to be bound there.
+    """Create the way to ``path`` below ``root``, links included; returns the place to bind.
 
-    Empty if it is below something that is bound already, or does not exist.
+    Empty if it is below something already bound, or does not exist.
     """
     way = ""
     for name in path.split("/")[1:]:
@@ -266,7 +266,7 @@ def _place(root: str, path: str, links_left: int) -> str:
 
 
 def _empty(path: str, *, directory: bool) -> None:
-    """Something at ``path`` that can be mounted over."""
+    """Create something at ``path`` that can be mounted over."""
     if directory:
         os.mkdir(path, 0o755)
     else:
@@ -274,9 +274,9 @@ def _empty(path: str, *, directory: bool) -> None:
 
 
 def _become_second() -> None:
-    """Fork; the first process stays as reaper of the cage, and ends with the second's status.
+    """Fork; the first process stays as the cage's reaper, and exits with the second's status.
 
-    Signals that come from within its own namespace do not reach it, SIGKILL and SIGSTOP included.
+    Signals from within its own namespace do not reach it, even SIGKILL and SIGSTOP.
     """
     second = os.fork()
     if second == 0:
@@ -298,12 +298,12 @@ _MAKE_CHAR, _MAKE_BLOCK = 1 << 6, 1 << 11
 _TRUNCATE, _IOCTL_DEV = 1 << 14, 1 << 15
 _FOR_FILES: Final = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEV
 _FS_RIGHTS: Final = {1: 1 << 13, 2: 1 << 14, 3: 1 << 15, 5: 1 << 16}
-"""Version of Landlock → the first right that it does not know."""
+"""Version of Landlock → the first right it does not know."""
 _NET_TCP, _SCOPES = 3, 3
 
 
 def landlock_version() -> int:
-    """Version of the host's Landlock (landlock_create_ruleset(2)); 0 where there is none."""
+    """Version of the host's Landlock (landlock_create_ruleset(2)); 0 if there is none."""
     return max(0, int(_libc.syscall(_SYS_CREATE_RULESET, None, 0, 1)))
 
 
@@ -325,7 +325,7 @@ def _landlock(cage: Cage) -> None:
         try:
             place = os.open(path, os.O_PATH | os.O_CLOEXEC)
         except OSError:
-            continue  # what is not there needs no right
+            continue  # what does not exist needs no right
         if not stat.S_ISDIR(os.fstat(place).st_mode):
             handled_here = handled & _FOR_FILES
         else:
@@ -349,15 +349,15 @@ _CAPABILITY_VERSION_3: Final = 0x20080522
 
 def _drop_capabilities() -> None:
     for number in range(_CAPABILITIES):
-        _libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)  # refused where it is gone already
-    # Being root gives none back.
+        _libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)  # fails if it is already dropped
+    # Becoming root gives none back.
     _libc.prctl(_PR_SET_SECUREBITS, _SECURE_NOROOT_LOCKED, 0, 0, 0)
     header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
     _check(_libc.capset(header, struct.pack("=6I", 0, 0, 0, 0, 0, 0)), "capset")
 
 
 def _limit() -> None:
-    """Resource limits; those of the user stay where they are lower."""
+    """Resource limits; the user's stay if they are lower."""
     for what, most in (
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, FILE_BYTES_MAX),
@@ -374,7 +374,7 @@ def _limit() -> None:
 _SYS_SECCOMP: Final = 317
 _SET_MODE_FILTER: Final = 1
 _FLAG_SPEC_ALLOW: Final = 4
-"""A guest holds no secret of another one: mitigations that cost it time are not needed."""
+"""A guest holds no secrets of another; it does not need mitigations that cost time."""
 _AUDIT_ARCH_X86_64: Final = 0xC000003E
 _X32: Final = 0x40000000
 _ALLOW, _KILL_PROCESS = 0x7FFF0000, 0x80000000
@@ -431,17 +431,17 @@ _NEVER: Final = dict.fromkeys(
         442,  # io_uring, the new mount calls
     ),
     errno.EPERM,
-) | {_CLONE3: errno.ENOSYS}  # glibc takes clone then, whose flags a filter can see
-"""x86-64 system calls that no guest needs → the errno that it gets."""
+) | {_CLONE3: errno.ENOSYS}  # glibc then uses clone, whose flags a filter can see
+"""x86-64 system calls that no guest needs → the errno they return."""
 _WITHOUT_NAMESPACES: Final = {_CONNECT: errno.EPERM} | dict.fromkeys(
     (90, 91, 92, 93, 94, 132, 188, 189, 190, 197, 198, 199, 235, 260, 261, 268, 280, 452), 0
 )
-"""connect; and what changes mode, owner, times or attributes: it seems to work and does nothing,
-for QEMU and hostfs do it after each file that they make."""
+"""connect, and calls that change mode, owner, times or attributes.  They appear to succeed and do
+nothing, since QEMU and hostfs make them after each file they create."""
 
 
 def _filter(refused: dict[int, int]) -> None:
-    """Let the kernel answer some system calls with an error, from here on and in every child."""
+    """Make the kernel fail some system calls with an errno, here and in every child."""
     if platform.machine() != "x86_64":
         return
 

@@ -1,16 +1,16 @@
-"""The kernels that dmsnap can run: the ready-made ones, what of them is cached, and one's own.
+"""The kernels that dmsnap can run: ready-made ones, their cache, and kernels you built.
 
 `vm/kernels.toml` names Debian suites; a kernel is fetched once (`harness.guest.fetch.apt`) into
 ``$XDG_CACHE_HOME/dmsnap/kernels/NAME``:
 
     linux           the User-mode Linux program, or the image that QEMU boots
-    modules/RELEASE its modules, or what guests need of them
-    libc/           the suite's C library, where the host's is too old for the program
+    modules/RELEASE its modules, or those that guests need
+    libc/           the suite's C library, if the host's is too old for the program
     manifest.json   what was fetched, when, from which suite; written last
 
-Everything is unpacked into a sibling directory that is renamed when the manifest is in it, under
-a lock, so a download that was cut short is never taken for a kernel and two that meet do the
-work once.  Nothing here knows how a guest is started.
+Everything is unpacked into a sibling directory, which is renamed once it has the manifest, under a
+lock.  So an interrupted download is never taken for a kernel, and two processes do the work once.
+Nothing here knows how a guest is started.
 """
 
 import hashlib
@@ -34,9 +34,9 @@ Guest = Literal["uml", "qemu", "vagrant"]
 """What boots a kernel."""
 MANIFEST_VERSION: Final = 1
 ROOM_BYTES: Final = {UML: 500 << 20, QEMU: 1000 << 20}
-"""Free for the fetch of a kernel: the suite's index, packages, all that is in them, the result."""
+"""Space to fetch a kernel: the suite's index, packages, their contents, the result."""
 KEPT_BYTES: Final = 200 << 20
-"""What stays of it."""
+"""Space that stays in use."""
 _VERSION_LIMIT_S: Final = 20.0
 _HASH_BYTES: Final = 1 << 20
 Progress = Callable[[str], None]
@@ -44,7 +44,7 @@ Progress = Callable[[str], None]
 
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A ready-made kernel of the catalogue (the fields are told in vm/kernels.toml)."""
+    """A ready-made kernel of the catalogue (vm/kernels.toml describes the fields)."""
 
     name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
     suite: str
@@ -58,13 +58,13 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """What was fetched.
 
     Attributes:
-        home: directory it was made for; the program's interpreter may point into it.
-        package_sha256, program_sha256: of the .deb, and of the program as it is run.
-        libc_version: version of the suite's libc6, None where the host's serves.
-        kept: modules that were looked for, of a kernel of which not all are kept.
-        files: every file that runs or is loaded → its SHA-256; empty in a record of before this
-            was kept, where only the program is checked (`harness.guest.trust`).
-        expired: the mirror's index was past its date and taken all the same.
+        home: its directory; the program's interpreter may point into it.
+        package_sha256, program_sha256: of the .deb, and of the program that runs.
+        libc_version: version of the suite's libc6, None if the host's is used.
+        kept: modules looked for, if not all of the kernel's are kept.
+        files: every file that runs or is loaded → its SHA-256; empty in older records, for which
+            only the program is checked (`harness.guest.trust`).
+        expired: the mirror's index had expired and was used anyway.
         fetched_at: ISO 8601, UTC.
     """
 
@@ -84,10 +84,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     fetched_at: str = ""
 
     def age(self) -> str:
-        """That its suite's index was past its date, in words; empty if it was not."""
+        """A note that its suite's index had expired; empty if it had not."""
         return (
-            f"the package list of {self.suite} was past its date when this was fetched (a "
-            "frozen mirror?)"
+            f"the package list of {self.suite} had expired when this was fetched (a frozen mirror?)"
             if self.expired
             else ""
         )
@@ -100,7 +99,7 @@ class Kernel:
     Attributes:
         name: its name in the catalogue, or the path that the user gave.
         program: the User-mode Linux program, or the image that QEMU boots.
-        modules: directory that holds its modules, at any depth.
+        modules: directory with its modules, at any depth.
         record: what was fetched; None for a kernel that the user built.
         guest: what boots it.
         instead: that it was taken in place of another one, and why (`harness.guest.fallback`).
@@ -119,12 +118,12 @@ class Kernel:
 
     @property
     def release(self) -> str:
-        """Kernel release as far as known from outside; the guest's own uname has the last word."""
+        """Kernel release as far as known from outside; the guest's uname is authoritative."""
         return self.record.release if self.record else self.modules.name
 
 
 def vm_file(name: str) -> Path:
-    """A file of ``vm/``: beside the package in a checkout, inside it when installed.
+    """A file of ``vm/``: next to the package in a checkout, inside it when installed.
 
     Raises:
         ProvisioningError: dmsnap is installed without it.
@@ -134,19 +133,19 @@ def vm_file(name: str) -> Path:
         if (directory / name).is_file():
             return directory / name
     raise ProvisioningError(
-        f"vm/{name} is missing from this installation of dmsnap; install it "
-        "again (pip install --force-reinstall dmsnap)"
+        f"vm/{name} is missing from this installation of dmsnap; reinstall it "
+        "(pip install --force-reinstall dmsnap)"
     )
 
 
 def entries() -> tuple[Entry, ...]:
-    """The ready-made kernels: by guest, and there the oldest first."""
+    """The ready-made kernels: by kind of guest, oldest first."""
     document = tomllib.loads(vm_file("kernels.toml").read_text())
     return msgspec.convert(document["kernel"], tuple[Entry, ...])
 
 
 def default() -> str:
-    """Name of the default kernel: the newest stable one that needs nothing else on the host."""
+    """Name of the default kernel: the newest stable one that needs nothing extra on the host."""
     return [entry.name for entry in entries() if entry.stable and entry.guest == UML][-1]
 
 
@@ -154,7 +153,7 @@ def entry_of(name: str) -> Entry:
     """The catalogue's entry.
 
     Raises:
-        ProvisioningError: there is none of that name.
+        ProvisioningError: there is no such kernel.
     """
     known = entries()
     for entry in known:
@@ -163,20 +162,20 @@ def entry_of(name: str) -> Entry:
     raise ProvisioningError(
         f"no kernel is called {name!r}; the catalogue has "
         f"{', '.join(entry.name for entry in known)}; "
-        "a kernel of your own is given as --kernel PATH --modules DIR"
+        "to use a kernel you built, give --kernel PATH --modules DIR"
     )
 
 
 def cache_dir() -> Path:
     """Where fetched kernels are kept; the directory need not exist."""
     base = os.environ.get("XDG_CACHE_HOME", "")
-    # The specification of base directories: a path that is not absolute is to be ignored.
+    # The specification of base directories: relative paths must be ignored.
     root = Path(base) if Path(base).is_absolute() else Path.home() / ".cache"
     return root / "dmsnap" / "kernels"
 
 
 def find(name: str) -> Kernel | None:
-    """A kernel of the catalogue that is cached and whole, else None.
+    """A kernel of the catalogue if it is cached and complete, else None.
 
     Raises:
         ProvisioningError: the catalogue has no such kernel.
@@ -193,12 +192,12 @@ def get(name: str) -> Kernel:
     """A kernel that is cached.
 
     Raises:
-        ProvisioningError: it is not, or not known; says how to fetch it.
+        ProvisioningError: it is not cached, or not known; says how to fetch it.
     """
     kernel = find(name)
     if kernel is None:
         raise ProvisioningError(
-            f"kernel {name} is not on this machine yet; fetch it with `dmsnap kernels fetch {name}`"
+            f"kernel {name} is not cached yet; fetch it with `dmsnap kernels fetch {name}`"
         )
     return kernel
 
@@ -211,13 +210,13 @@ def _load(entry: Entry) -> Kernel | None:
     except (OSError, msgspec.MsgspecError):
         return None
     kernel = Kernel(name, home / "linux", home / "modules" / record.release, record, entry.guest)
-    # A cache that was copied elsewhere has a program whose interpreter is somewhere else.
+    # In a cache that was copied elsewhere, the program's interpreter path is wrong.
     whole = (
         record.manifest_version == MANIFEST_VERSION
         and record.name == name
         and (record.home == str(home) or record.libc_version is None)
         and record.package == entry.package
-        # One that was fetched when scenarios worked with fewer modules lacks some.
+        # One fetched when scenarios needed fewer modules lacks some.
         and record.kept == _kept(entry)
         and os.access(kernel.program, os.R_OK if entry.guest == QEMU else os.X_OK)
         and kernel.modules.is_dir()
@@ -232,28 +231,28 @@ def _kept(entry: Entry) -> tuple[str, ...]:
 
 
 def check_room(wanted: Sequence[Entry], *, refresh: bool = False) -> None:
-    """See that the cache has room for the kernels of ``wanted`` that are not in it.
+    """Check that the cache has room for those kernels of ``wanted`` that are not in it.
 
     Args:
         wanted: of the catalogue.
-        refresh: those that are in it will be fetched all the same.
+        refresh: cached ones will be fetched again.
 
     Raises:
-        ProvisioningError: it has not; how much is missing.
+        ProvisioningError: it does not; how much is missing.
     """
     missing = [entry for entry in dict.fromkeys(wanted) if refresh or _load(entry) is None]
     if not missing:
         return
-    # One after another; what is cached already is replaced.
+    # One after another; what is already cached is replaced.
     needed = KEPT_BYTES * (len(missing) - 1) + max(ROOM_BYTES[entry.guest] for entry in missing)
     check_free(cache_dir(), needed, ", ".join(entry.name for entry in missing))
 
 
 def check_free(directory: Path, needed: int, what: str) -> None:
-    """See that ``directory``, which need not be there, has room for ``what``.
+    """Check that ``directory``, which need not exist, has room for ``what``.
 
     Raises:
-        ProvisioningError: it has not.
+        ProvisioningError: it does not.
     """
     place = directory
     while not place.exists():
@@ -262,7 +261,7 @@ def check_free(directory: Path, needed: int, what: str) -> None:
     free = room.f_bavail * room.f_frsize
     if free < needed:
         raise ProvisioningError(
-            f"{what} needs {needed >> 20} MiB of room in {directory}, and {free >> 20} MiB are "
+            f"{what} needs {needed >> 20} MiB in {directory}, where {free >> 20} MiB are "
             "free; free some, or set XDG_CACHE_HOME to a directory with room"
         )
 
@@ -277,7 +276,7 @@ def sha256_of(path: Path) -> str:
 
 
 def answers(program: Path) -> tuple[bool, str]:
-    """Whether a User-mode Linux program runs here, and its version, or why it does not."""
+    """Whether a User-mode Linux program runs here, and its version or why it does not."""
     try:
         done = subprocess.run(
             [str(program), "--version"],
@@ -298,7 +297,7 @@ def answers(program: Path) -> tuple[bool, str]:
 
 
 TRANSPORT: Final = ("virtio_pci", "9pnet_virtio", "9p")
-"""What mounts the host's file system."""
+"""Modules that mount the host's file system."""
 SUBJECT: Final = (
     "dm-mod",
     "dm-bufio",
@@ -313,6 +312,6 @@ SUBJECT: Final = (
     "nbd",
     "veth",
 )
-"""What scenarios work with; the guest loads these itself (`harness.kernel.modules`)."""
+"""Modules that scenarios use; the guest loads these itself (`harness.kernel.modules`)."""
 KEPT: Final = (*TRANSPORT, *SUBJECT)
-"""What is kept of a distribution's modules, where it has them."""
+"""Modules kept from a distribution, if it has them."""

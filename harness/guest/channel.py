@@ -1,7 +1,7 @@
-"""A way into a guest for testinfra: commands go through the results directory.
+"""A way into a guest for testinfra, through the results directory.
 
-For guests that have no ssh: User-mode Linux and QEMU.  `harness.kernel.listener` is the other
-end; what a command and its answer look like stands there.
+For guests without ssh: User-mode Linux and QEMU.  `harness.kernel.listener` is the other end; it
+describes the form of a command and its answer.
 """
 
 import os
@@ -33,7 +33,7 @@ class Channel(BaseBackend):  # type: ignore[misc] # testinfra's own annotations 
     """A testinfra backend over the results directory of a guest.
 
     Args:
-        guest: runs the listener; its job is in ``results``.
+        guest: a guest that runs the listener; its job is in ``results``.
         results: its results directory.
         limit_s: longest time for an answer.
     """
@@ -59,7 +59,7 @@ class Channel(BaseBackend):  # type: ignore[misc] # testinfra's own annotations 
         """Run a command in the guest.
 
         Raises:
-            GuestLost: there is no answer, or one that is none.
+            GuestLost: there is no answer, or an invalid one.
         """
         text = self.get_command(command, *args)
         self._number += 1
@@ -77,7 +77,7 @@ class Channel(BaseBackend):  # type: ignore[misc] # testinfra's own annotations 
             if os.path.lexists(file):
                 break
             if ended or time.monotonic() > end:
-                why = "ended before it was" if ended else f"took more than {limit_s:.0f} s"
+                why = "ended when it was" if ended else f"took more than {limit_s:.0f} s"
                 raise GuestLost(
                     f"a guest {why} {what}; its console ends with:\n"
                     f"{self._guest.console_tail()[-2000:]}"

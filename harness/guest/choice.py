@@ -1,4 +1,4 @@
-"""Which kernels were asked for: names and patterns of the catalogue, and paths."""
+"""Which kernels were requested: names and patterns of the catalogue, and paths."""
 
 import fnmatch
 from collections.abc import Sequence
@@ -20,9 +20,9 @@ def named_kernels(
     one: bool = False,
     progress: Progress,
 ) -> tuple[Entry | Kernel, ...]:
-    """The kernels that a command line names, an entry for each of the catalogue.
+    """The kernels that a command line names; a catalogue entry for each that has one.
 
-    Nothing is fetched: a request that cannot be carried out is refused before that.
+    Nothing is fetched; an impossible request is refused first.
 
     Args:
         names: of the catalogue, or paths; none for the default kernel.
@@ -32,7 +32,7 @@ def named_kernels(
         progress: told in one line each what happens.
 
     Raises:
-        ProvisioningError: one of them is not there, or this machine lacks what its guests need.
+        ProvisioningError: one of them does not exist, or this machine lacks what its guests need.
     """
     found: list[Entry | Kernel] = []
     known = [entry.name for entry in catalogue.entries()]
@@ -48,7 +48,7 @@ def named_kernels(
             entry = catalogue.entry_of(name)
             if guest not in (None, entry.guest):
                 raise ProvisioningError(
-                    f"{name} is a kernel for guest {entry.guest}: leave --guest {guest} out"
+                    f"{name} needs guest {entry.guest}; leave out --guest {guest}"
                 )
             found.append(entry)
         elif name in kept.names():
@@ -56,16 +56,15 @@ def named_kernels(
         elif "/" in name or Path(name).exists():
             if modules is None:
                 raise ProvisioningError(
-                    f"--kernel {name} is a program of your own: say where its "
-                    "modules are, with --modules DIR"
+                    f"--kernel {name} is a kernel you built; give its modules with --modules DIR"
                 )
             found.append(built.custom(Path(name), modules, guest))
         else:
-            catalogue.entry_of(name)  # which says what there is
+            catalogue.entry_of(name)  # which lists what there is
     if one and len(found) > 1:
         raise ProvisioningError(
-            f"one kernel is wanted, and {', '.join(names)} names "
-            f"{', '.join(each.name for each in found)}: name one of them"
+            f"one kernel is needed, and {', '.join(names)} matches "
+            f"{', '.join(each.name for each in found)}; give one of them"
         )
     if any(each.guest == catalogue.QEMU for each in found):
         from harness.guest import qemu
@@ -82,13 +81,13 @@ def chosen_kernels(
     one: bool = False,
     progress: Progress,
 ) -> tuple[Kernel, ...]:
-    """The kernels that a command line names, on this machine: they are fetched if need be.
+    """The kernels that a command line names, on this machine; fetched if needed.
 
-    The arguments are those of `named_kernels`.  Where none is named and the default one does not
-    boot here, it is the best that does.
+    The arguments are those of `named_kernels`.  If none is named and the default one does not
+    boot here, the best one that does is used.
 
     Raises:
-        ProvisioningError: one of them cannot be had.
+        ProvisioningError: one of them is not available.
     """
     found = named_kernels(names, modules, guest, one=one, progress=progress)
     catalogue.check_room([each for each in found if isinstance(each, Entry)])
@@ -119,12 +118,10 @@ def _all(progress: Progress) -> list[str]:
         if entry.guest != catalogue.QEMU or qemu.installed()
     ]
     if len(there) < len(catalogue.entries()):
-        progress(
-            "QEMU is not installed, so its kernels are left out (dmsnap doctor says what to type)"
-        )
+        progress("QEMU is not installed; its kernels are skipped (dmsnap doctor says what to type)")
     return there
 
 
 def matching(known: Sequence[str], pattern: str) -> list[str]:
-    """Kernels of the catalogue that ``pattern`` names; a path names none."""
+    """Catalogue kernels that match ``pattern``; a path matches none."""
     return [] if "/" in pattern else fnmatch.filter(known, pattern)

@@ -1,12 +1,12 @@
-"""What a guest gets to see of the host, and which cage this host allows (`harness.guest.cage`).
+"""What a guest can see of the host, and which cage this host allows (`harness.guest.cage`).
 
 A guest needs system programs and libraries, Python with dmsnap and its packages, its kernel and
-modules, what its job names, and two directories to write: its results and its private one.  It
-sees nothing else: no home directory, no /run with its sockets, no /etc but for a few files.
+modules, what its job names, and two writable directories: its results and its private one.  It
+sees nothing else: no home directory, no /run with its sockets, only a few files of /etc.
 
-Which cage a host allows is found by trying, once for each process: a small program is put into
-it.  A user without one is told; for root, who could lose the machine by it, a run is refused
-unless it was told otherwise (``--no-cage``).
+Which cage a host allows is found by trying it with a small program, once per process.  A user
+whose host allows none is told so; root, who could lose the machine by it, is refused a run unless
+``--no-cage`` is given.
 """
 
 import functools
@@ -33,7 +33,7 @@ from harness.guest.programs import run
 
 NO_CAGE: Final = "--no-cage"
 ROOT_NAME: Final = "root"
-"""In the private directory: where the root of the cage is built."""
+"""The cage's root, in the private directory."""
 SYSTEM: Final = (
     "/usr",
     "/bin",
@@ -51,10 +51,10 @@ SYSTEM: Final = (
     "/etc/group",
     "/etc/nsswitch.conf",
 )
-"""What programs need of a system, and everybody may read."""
+"""What programs need from a system, and everybody may read."""
 
 _MEMORY_BESIDE_MIB: Final = 16
-"""The tmpfs of a guest's memory, beyond that memory."""
+"""Extra size of the tmpfs with a guest's memory."""
 _TRIAL: Final = ("/bin/sh", "-c", "echo entered")
 _TRIAL_LIMIT_S: Final = 20.0
 _MOUNTS: Final = Path("/proc/self/mountinfo")
@@ -67,8 +67,8 @@ class Allowed:
 
     Attributes:
         kind: `NAMESPACES`, `LANDLOCK`, or empty.
-        words: that, for people.
-        reason: why it is not more; empty where it is all.
+        words: the kind, for people.
+        reason: why it is not a stronger one; empty if it is the strongest.
     """
 
     kind: str
@@ -77,28 +77,28 @@ class Allowed:
 
 
 def forgo() -> None:
-    """Guests of this process get no cage: their user said so."""
+    """Give guests of this process no cage, as the user asked."""
     global _wanted  # noqa: PLW0603 - one process serves one command
     _wanted = False
 
 
 def allowed(*, procfs: bool = False) -> Allowed:
-    """The best cage that guests get here.
+    """The best cage that this host allows.
 
     Args:
-        procfs: they need to see their own processes, which some containers forbid.
+        procfs: guests need to see their own processes, which some containers forbid.
 
     Raises:
-        ProvisioningError: there is none, and this is root.
+        ProvisioningError: there is no cage, and this is root.
     """
     if not _wanted:
-        return Allowed("", "none", f"it was not wanted ({NO_CAGE})")
+        return Allowed("", "none", f"switched off by {NO_CAGE}")
     found = _tried(procfs)
     if not found.kind and os.geteuid() == 0:
         raise ProvisioningError(
-            f"guests cannot be kept from this host, which allows neither namespaces nor Landlock "
-            f"({found.reason}), and root may do everything on it: run dmsnap as another user, or "
-            f"trust the kernels and say {NO_CAGE}"
+            f"guests cannot be confined on this host, which allows neither namespaces nor Landlock "
+            f"({found.reason}), and root may do everything on it; run dmsnap as another user, or, "
+            f"if you trust the kernels, with {NO_CAGE}"
         )
     return found
 
@@ -115,7 +115,7 @@ def _tried(procfs: bool) -> Allowed:
 
 
 def _try(kind: str, procfs: bool) -> str:
-    """What a small program says in a cage of that kind, or what keeps it from saying it."""
+    """What a small program prints in a cage of that kind, or why it cannot."""
     private = private_dir()
     (private / ROOT_NAME).mkdir()
     cage = Cage(
@@ -143,10 +143,10 @@ def _try(kind: str, procfs: bool) -> str:
 
 
 def told(kernels: Iterable[Kernel]) -> str:
-    """In one line, what keeps guests of these kernels from this host; empty if none live on it.
+    """How guests of these kernels are confined, in one line; empty if none run on this host.
 
     Raises:
-        ProvisioningError: nothing does, and this is root.
+        ProvisioningError: nothing confines them, and this is root.
     """
     kinds = {kernel.guest for kernel in kernels} & {UML, QEMU}
     if not kinds:
@@ -154,8 +154,8 @@ def told(kernels: Iterable[Kernel]) -> str:
     found = allowed(procfs=QEMU in kinds)
     what = {
         NAMESPACES: "",
-        LANDLOCK: ", so guests see which files there are on this host",
-        "": ": the guests' kernels may do on this host what you may",
+        LANDLOCK: "; guests can see which files exist on this host",
+        "": "; the guests' kernels may do on this host what you may",
     }[found.kind]
     return f"{found.words}{what}{f' ({found.reason})' if found.reason else ''}"
 
@@ -173,19 +173,19 @@ def confine(
     devices: Sequence[str] = (),
     procfs: bool = False,
 ) -> Cage | None:
-    """The cage of one guest; None where there is none.
+    """The cage of one guest; None if there is none.
 
     Args:
         program: what runs as its first process.
         kernel: what it boots.
         python: interpreter in the guest, that of dmsnap.
-        argv: its arguments; files among them are seen.
-        results: its results directory.  If dmsnap made the directory above, with those of other
-            guests of this kernel, that is seen too.
+        argv: its arguments; files among them are visible.
+        results: its results directory.  If dmsnap made the parent directory, with those of other
+            guests of this kernel, that is visible too.
         private: its private directory; the cage is built there.
-        memory: directory for a file of the guest's memory; None if there is no such file.
+        memory: directory for the file with the guest's memory; None if there is none.
         memory_mib: its size in MiB.
-        devices: of the host, that it may use.
+        devices: host devices that it may use.
         procfs: whether it needs to see its own processes.
 
     Raises:
@@ -205,7 +205,7 @@ def confine(
         str(kernel.program),
         str(kernel.modules),
         *(word for word in argv if Path(word).is_absolute()),
-        # Of fetched kernels there is more: their C library, what was built for them.
+        # Fetched kernels have more: their C library, what was built for them.
         str(cache_dir().parent),
     ]
     if is_ours(results.parent):
@@ -231,10 +231,10 @@ def confine(
 
 @functools.cache
 def libraries(program: str) -> tuple[str, ...]:
-    """Where a program's loader and libraries lie, as far as it names them by a path of their own.
+    """Where a program's loader and libraries are, as far as it names them by path.
 
-    A kernel that somebody built may bring its own C library.  What is no program for a loader, or
-    is linked statically, names none.
+    A kernel that a user built may bring its own C library.  A file that is not ELF, or is linked
+    statically, names none.
     """
 
     def ask(what: str) -> list[str]:
@@ -268,9 +268,9 @@ def _python(python: Path) -> list[str]:
 
 
 def _outermost(paths: Iterable[str]) -> tuple[str, ...]:
-    """Absolute paths, without those that others hold as they are, no link between."""
+    """Absolute paths, without those inside another one with no link between."""
     found: list[str] = []
-    # Without following links, which have to be seen as they are.
+    # Without following links, which must stay visible as links.
     for path in sorted({os.path.normpath(path) for path in paths if Path(path).is_absolute()}):
         real = os.path.realpath(path)
         if path != real or not any(Path(path).is_relative_to(each) for each in found):

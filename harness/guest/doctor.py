@@ -1,14 +1,14 @@
 """What this machine can run, and what to type where it cannot (``dmsnap doctor``).
 
-It looks at commands, packages and files through testinfra, so the same questions can be put to
-another host (``testinfra.get_host("ssh://…")``) and, in a test, to a made-up one.  Only what is
-*needed* makes dmsnap unable to work; the rest says which guests there are and how fast.
+It looks at commands, packages and files through testinfra, so it can also check another host
+(``testinfra.get_host("ssh://…")``) and, in a test, a made-up one.  Only what is *needed* keeps
+dmsnap from working; the rest says which kinds of guest are available and how fast they are.
 
-That nothing is missing proves nothing yet: hosts differ in ways that only a boot can tell
-(`harness.guest.boots`).  So each kernel that is cached is booted, within a time limit, and only
-where one of them came up can the machine run dmsnap.
+That nothing is missing proves nothing yet, since hosts differ in ways that only a boot shows
+(`harness.guest.boots`).  So each cached kernel is booted, within a time limit, and the machine can
+run dmsnap only if one of them came up.
 
-``/dev/kvm`` is opened and not used: what QEMU makes of it is told by the boot of its kernels.
+``/dev/kvm`` is opened but not used; whether QEMU can use it is shown by booting its kernels.
 """
 
 import shlex
@@ -23,7 +23,7 @@ from harness.guest import catalogue, fallback, trust
 from harness.guest.catalogue import Progress
 
 MEMORY_BYTES_MIN: Final = 1 << 30
-"""One User-mode Linux guest of 512 MiB, the twin, and the report beside them."""
+"""One User-mode Linux guest of 512 MiB, the twin, and the report."""
 PYTHON_MIN: Final = (3, 11)
 _SBIN: Final = ("/usr/sbin", "/sbin")
 """Not in the PATH of an ordinary user of Debian."""
@@ -34,14 +34,14 @@ Host = Any
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at.
+    """One thing that was checked.
 
     Attributes:
-        name: what.
-        ok: whether it is as it should be.
+        name: what was checked.
+        ok: whether it is fine.
         detail: what was found.
-        cure: what to type, or do, where it is not; empty where it is.
-        needed: False where dmsnap works without it.
+        cure: what to type or do if it is not; empty if it is.
+        needed: False if dmsnap works without it.
     """
 
     name: str
@@ -52,10 +52,10 @@ class Finding:
 
 
 def examine(host: Host | None = None) -> list[Finding]:
-    """Everything that dmsnap wants from a machine, by default from this one.
+    """Everything that dmsnap needs from a machine, by default this one.
 
-    A question that cannot be put (a command is missing, access is denied) is a finding that is
-    not ok, never an exception.
+    A check that cannot be made (a command is missing, access is denied) is a finding that is not
+    ok, never an exception.
     """
     machine = testinfra.get_host("local://") if host is None else host
     as_root = "" if _output(machine, "id -u") == "0" else "sudo "
@@ -92,8 +92,8 @@ def examine(host: Host | None = None) -> list[Finding]:
                 Finding(
                     name,
                     False,
-                    f"could not be looked at: {fault}",
-                    "Type: dmsnap doctor, as the user who runs dmsnap",
+                    f"could not be checked: {fault}",
+                    "Run dmsnap doctor as the user who runs dmsnap",
                 )
             )
     return findings
@@ -101,10 +101,10 @@ def examine(host: Host | None = None) -> list[Finding]:
 
 @dataclass(frozen=True, slots=True)
 class Booted:
-    """What came of booting a kernel here.
+    """The result of booting a kernel here.
 
     Attributes:
-        name: of the kernel.
+        name: the kernel's name.
         ok: it came up.
         detail: how, or why not.
     """
@@ -115,10 +115,10 @@ class Booted:
 
 
 def boot_all(progress: Progress) -> list[Booted]:
-    """Boot a guest of each kernel that is cached, one after another.
+    """Boot a guest of each cached kernel, one after another.
 
     Args:
-        progress: told in one line each what happens.
+        progress: called with a line for each thing that happens.
     """
     found = []
     for kernel in catalogue.installed():
@@ -141,7 +141,7 @@ def boot_all(progress: Progress) -> list[Booted]:
 
 
 def able(findings: Sequence[Finding], boots: Sequence[Booted]) -> bool:
-    """True where nothing is missing that dmsnap needs, and a kernel was seen to boot."""
+    """True if nothing that dmsnap needs is missing, and a kernel was seen to boot."""
     return not _missing(findings) and any(boot.ok for boot in boots)
 
 
@@ -150,7 +150,7 @@ def _missing(findings: Sequence[Finding]) -> bool:
 
 
 def render(findings: Sequence[Finding], boots: Sequence[Booted]) -> str:
-    """Findings as text for a terminal, one line each, a cure below what needs one."""
+    """Findings as text for a terminal, one line each, with a cure below where needed."""
     names = [*(finding.name for finding in findings), *(boot.name for boot in boots)]
     width = max(map(len, names), default=0)
     lines = []
@@ -169,21 +169,21 @@ def _conclusion(findings: Sequence[Finding], boots: Sequence[Booted]) -> str:
     default = catalogue.default()
     works = [boot.name for boot in boots if boot.ok]
     if _missing(findings):
-        return "This machine cannot run dmsnap yet: see MISSING above."
+        return "This machine cannot run dmsnap yet; see MISSING above."
     if not boots:
         return (
-            "Nothing is missing, but that this machine can run dmsnap is not proven: there is "
-            f"no kernel to boot yet. Type: dmsnap kernels fetch {default}; dmsnap doctor"
+            "Nothing is missing, but no kernel is cached that could be booted to prove that this "
+            f"machine can run dmsnap. Type: dmsnap kernels fetch {default}; dmsnap doctor"
         )
     if not works:
-        return "This machine cannot run dmsnap yet: no kernel boots, see FAILS above."
+        return "This machine cannot run dmsnap yet; no kernel boots, see FAILS above."
     if default not in works:
         return f"This machine can run dmsnap, not with {default} but with {', '.join(works)}."
     return "This machine can run dmsnap."
 
 
 def _output(host: Host, command: str) -> str:
-    """Standard output of ``command``, empty where it fails."""
+    """Standard output of ``command``, empty if it fails."""
     result = host.run(command)
     return str(result.stdout).strip() if result.rc == 0 else ""
 
@@ -193,7 +193,7 @@ def _install(as_root: str, package: str) -> str:
 
 
 def _python(host: Host, as_root: str) -> Finding:
-    # The Python that runs this is good enough; what counts is one that a venv can be made with.
+    # The Python that runs this is good enough; what matters is one that can make a venv.
     text = _output(host, "python3 -c 'import sys; print(*sys.version_info[:3])'")
     version = tuple(int(part) for part in text.split())
     shown = ".".join(str(part) for part in version) or "no python3"
@@ -220,7 +220,7 @@ def _keys(host: Host, as_root: str) -> Finding:
     return Finding(
         "Debian keys",
         False,
-        f"{path} is not there: packages cannot be verified",
+        f"{path} is missing; packages cannot be verified",
         _install(as_root, "debian-archive-keyring"),
     )
 
@@ -237,10 +237,10 @@ def _memory(host: Host) -> Finding:
                 "memory",
                 False,
                 detail,
-                f"Close something: a guest, the twin and the "
-                f"report want {MEMORY_BYTES_MIN >> 20} MiB; or type: dmsnap run -j 1",
+                f"Close something (a guest, the twin and the "
+                f"report need {MEMORY_BYTES_MIN >> 20} MiB), or type: dmsnap run -j 1",
             )
-    raise ValueError("/proc/meminfo does not tell MemAvailable")
+    raise ValueError("/proc/meminfo has no MemAvailable")
 
 
 def _executable(host: Host) -> Finding:
@@ -253,7 +253,7 @@ def _executable(host: Host) -> Finding:
     wanted = _output(host, "printenv TMPDIR")
     places = [place for place in (wanted, "/dev/shm", "/tmp") if place]  # noqa: S108
     for place in places:
-        # The mount that a directory lies on is the longest prefix of its path.
+        # A directory's mount is the longest prefix of its path.
         mount = max((m for m in options if f"{place}/".startswith(f"{m.rstrip('/')}/")), key=len)
         if "noexec" not in options[mount] and not host.run(f"test -w {shlex.quote(place)}").rc:
             return Finding(name, True, place)
@@ -261,20 +261,20 @@ def _executable(host: Host) -> Finding:
         name,
         False,
         f"mounted noexec or not writable: {', '.join(places)}",
-        "Type: export TMPDIR=$HOME, or another directory where programs may run",
+        "Type: export TMPDIR=$HOME, or another directory on a mount without noexec",
     )
 
 
 def _kvm(host: Host) -> Finding:
     if not host.file("/dev/kvm").exists:
         return Finding(
-            "/dev/kvm", False, "not there: QEMU guests are emulated, and slow", needed=False
+            "/dev/kvm", False, "missing; QEMU guests are emulated, and slow", needed=False
         )
     if host.run("sh -c ': <> /dev/kvm'").rc:
         return Finding(
             "/dev/kvm",
             False,
-            "there, but it does not open",
+            "present, but it does not open",
             'Type: sudo adduser "$USER" kvm, then log in again',
             needed=False,
         )

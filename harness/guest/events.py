@@ -1,4 +1,4 @@
-"""What a supervisor tells while guests work, and what it has of each scenario in the end."""
+"""What a supervisor reports while guests work, and the outcome of each scenario."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +9,8 @@ from harness.wire.journal import Ready
 
 Reason = Literal["panic", "hang", "vanished", "rubbish", "never ready"]
 """How a guest was lost: its kernel panicked; its journal stood still for too long; its process
-ended or was killed, or its journal is gone; its journal holds what no guest may write; it never
-said `Ready`."""
+ended or was killed, or its journal is gone; its journal contains what no guest may write; it never
+reported `Ready`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +18,12 @@ class Loss:
     """A guest that was lost.
 
     Attributes:
-        reason: how.
-        detail: one sentence more.
-        step: index of the step in progress; None where no step had been started.
+        reason: how it was lost.
+        detail: one more sentence.
+        step: index of the step in progress; None if no step had been started.
         guest: number of the guest, from 1.
-        console: the last that it printed.
-        log: file with its console, bounded.
+        console: the last part of its output.
+        log: file with its console output, bounded.
     """
 
     reason: Reason
@@ -36,25 +36,25 @@ class Loss:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """All that there is of one scenario.
+    """The outcome of one scenario.
 
-    Observations and fault come from one attempt, and from one that ended; a lost scenario has
-    none, unless it was foretold that it would hang, or may die, there: then it has those before.
+    Observations and fault come from a single attempt that ended.  A lost scenario has none, unless
+    a hang or a possible death was foretold at that step; then it has those before.
 
     Attributes:
         scenario: its name.
-        seed: as the guest used it; 0 where no attempt ended.
+        seed: as the guest used it; 0 if no attempt ended.
         attempts: guests that tried, 1 or more.
         observations: of the attempt that ended, in step order.
-        ready: what the guest of that attempt (or of the last one lost) said of itself; None
-            where it was lost before that.
+        ready: what the guest of that attempt (or of the last one lost) reported of itself; None if
+            it was lost before that.
         lost: why there is no result: the loss of the last attempt; else None.
-        losses: every guest that was lost over it, also when a later attempt ended.
+        losses: every guest that was lost over it, even if a later attempt ended.
         fault: why the scenario could not be carried out (`End.fault`), empty if it was.
-        unsupported: whether that is for something that the kernel lacks.
-        step: index of the step that could not be carried out; None if it was none.
-        leftovers: devices that would not go away.
-        elapsed_s: seconds from its beginning to its end as the host saw them.
+        unsupported: whether that is because the kernel lacks something.
+        step: index of the step that could not be carried out; None if there is none.
+        leftovers: devices that could not be removed.
+        elapsed_s: seconds from beginning to end, as seen by the host.
     """
 
     scenario: str
@@ -118,7 +118,7 @@ class GuestWasLost:
 
 @dataclass(frozen=True, slots=True)
 class ScenarioEnded:
-    """A scenario has its outcome; told once for each."""
+    """A scenario has its outcome; reported once for each."""
 
     outcome: Outcome
 

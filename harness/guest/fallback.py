@@ -1,6 +1,6 @@
-"""Which kernel is run where none is named: the default one, or the best that boots here.
+"""Which kernel runs if none is named: the default one, or the best that boots here.
 
-A kernel that was named is never exchanged for another.
+A named kernel is never replaced by another.
 """
 
 import sys
@@ -15,15 +15,15 @@ from harness.guest.supervise import launcher_of
 
 
 def prove(kernel: Kernel, *, fresh: bool = False, progress: Progress = lambda _line: None) -> str:
-    """See that a kernel boots here; what came of it, in words.
+    """Check that a kernel boots here; returns the result in words.
 
     Args:
         kernel: of either kind of guest.
-        fresh: boot, also where it is proven already.
-        progress: told in one line each what happens.
+        fresh: boot even if it is already proven.
+        progress: called with a line for each thing that happens.
 
     Raises:
-        CannotBoot: it does not; why, in one line.
+        CannotBoot: it does not boot; why, in one line.
         ProvisioningError: no guest of that kind can be started here; cause and cure.
     """
     launcher = launcher_of(kernel, python=Path(sys.executable))
@@ -31,13 +31,13 @@ def prove(kernel: Kernel, *, fresh: bool = False, progress: Progress = lambda _l
 
 
 def best(progress: Progress = lambda _line: None) -> Kernel:
-    """The default kernel if it boots here, else the best one that does; fetched if need be.
+    """The default kernel if it boots here, else the best one that does; fetched if needed.
 
     Args:
-        progress: told in one line each what happens.
+        progress: called with a line for each thing that happens.
 
     Raises:
-        CannotBoot: none boots.
+        CannotBoot: no kernel boots.
         ProvisioningError: the default kernel cannot be fetched.
     """
     kernel = provision.fetch(catalogue.default(), progress=_named(catalogue.default(), progress))
@@ -56,10 +56,10 @@ def _another(why: ProvisioningError, progress: Progress) -> Kernel:
             kernel = provision.fetch(entry.name, progress=_named(entry.name, progress))
             prove(kernel, progress=progress)
         except ProvisioningError as fault:
-            progress(f"{entry.name} cannot take its place: {fault}")
+            progress(f"{entry.name} cannot replace it: {fault}")
             refused.append(str(fault))
             continue
-        progress(f"{entry.name} is taken in place of {catalogue.default()}")
+        progress(f"{entry.name} is used in place of {catalogue.default()}")
         return replace(kernel, instead=f"in place of {catalogue.default()}: {why}")
     raise CannotBoot(f"no kernel boots on this machine. {'. '.join(refused)}")
 
@@ -71,8 +71,8 @@ def _named(name: str, progress: Progress) -> Progress:
 def _others() -> list[Entry]:
     """What can stand in for the default, best first.
 
-    User-mode Linux before QEMU, which is slow; what is here before what has to be fetched, a
-    released suite before one that moves, newer before older.
+    User-mode Linux before QEMU, which is slow; cached before not yet fetched; a released suite
+    before a moving one; newer before older.
     """
     cached = {kernel.name for kernel in catalogue.installed()}
     newest_first = reversed(

@@ -1,14 +1,14 @@
-"""Following one guest's journal: what its records mean, and which it may not write.
+"""Following one guest's journal: what its records mean, and which are not allowed.
 
-A pure state machine.  A guest that is out of its mind may write records that are whole and make
-no sense; taken at their word they would give one scenario the results of another.  So the order
-that an agent keeps is checked here:
+A pure state machine.  A guest gone wrong may write records that are well-formed and make no sense;
+taken at their word they would give one scenario the results of another.  So the order that an
+agent keeps is checked here:
 
     Ready, then for each scenario of the job in its order
     Begin, (Started, Observed)…, End, and when all have ended Done.
 
-Steps are numbered from 0 without a gap.  A step that was started and not observed, or steps that
-are missing, end a scenario only with a fault.
+Steps are numbered from 0 without a gap.  A scenario with a step that was started but not observed,
+or with missing steps, may end only with a fault.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from harness.wire.journal import Begin, Done, End, Observed, Ready, Record, Star
 
 
 class Rubbish(Exception):
-    """A record that no guest may write here; the text says which and why."""
+    """A record that is not allowed here; the text says which and why."""
 
 
 @dataclass(slots=True)
@@ -27,7 +27,7 @@ class Attempt:
     """A scenario in progress.
 
     Attributes:
-        step: the step started last; None before the first.
+        step: the step started last; None before the first one.
         observed: whether that step was observed.
     """
 
@@ -47,14 +47,14 @@ class Finished:
 
 
 class Follower:
-    """What one guest has said so far.
+    """What one guest has reported so far.
 
     Attributes:
         ready: its first record, None before.
         remaining: scenarios without an end, in the order of the job.
         attempt: the one in progress, which is the first of ``remaining``.
         done: the guest has said `Done`.
-        spoilt: a scenario left devices behind; nothing that this guest says counts any more.
+        spoilt: a scenario left devices behind; nothing this guest reports counts any more.
     """
 
     def __init__(self, scenarios: list[str], steps: Mapping[str, int]) -> None:
@@ -71,10 +71,10 @@ class Follower:
         return self.done or self.spoilt
 
     def feed(self, record: Record, now_s: float) -> Finished | None:
-        """Take the next record; returns the scenario that it completes, if it does.
+        """Take the next record; returns the scenario that it completes, if any.
 
         Raises:
-            Rubbish: no guest may write it here.
+            Rubbish: the record is not allowed here.
         """
         if self.spoilt:
             return None

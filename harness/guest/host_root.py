@@ -1,9 +1,9 @@
-"""What every guest gets whose root is the host's own file system, read-only.
+"""Setup of every guest whose root is the host's own file system, read-only.
 
 Python and dmsnap run in it unchanged; its results directory is mounted over itself, read-write.
-`vm/init` is its first process on that root, and reads what it has to know from a file beside it:
-a kernel's command line could not carry paths with spaces in them.  How the file system gets into
-the guest (hostfs, 9p) is the guest's own affair.
+`vm/init` is its first process on that root.  It reads its settings from a file next to it, since a
+kernel's command line cannot carry paths with spaces.  How the file system gets into the guest
+(hostfs, 9p) is up to the kind of guest.
 """
 
 import contextlib
@@ -25,41 +25,41 @@ AGENT: Final = ("-m", "harness.kernel.agent")
 """What Python runs in the guest; the results directory is added as the last argument."""
 
 _HIDDEN: Final = ("/dev", "/proc", "/sys")
-"""Where the guest mounts something of its own, so that the host's files cannot be seen."""
+"""Where the guest mounts its own file systems, which hide the host's files."""
 _DESCRIPTORS_MIN: Final = 128
 _FILE_BYTES_MIN: Final = 64 << 20
-"""Journals, consoles and what else a guest leaves."""
+"""Limit for journals, consoles and other files of a guest."""
 _ENDS_A_WORD: Final = re.compile(r'[\s"]')
-"""On the command line of a kernel, where the path of ``init`` stands."""
+"""On a kernel's command line, stands for the path of ``init``."""
 _SOCKET_PATH_MAX: Final = 80
 """A socket path holds 107 bytes; User-mode Linux adds ``/uml/mconsole`` and temporary names."""
 
 
 def check_limits(memory_mib: int = 0) -> None:
-    """See that the resource limits of this process (``ulimit``) let a guest work.
+    """Check that the resource limits of this process (``ulimit``) let a guest work.
 
     Args:
         memory_mib: size of the file that is a guest's memory.
 
     Raises:
-        ProvisioningError: they do not; cause and cure.
+        ProvisioningError: they are too low; cause and cure.
     """
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if files != resource.RLIM_INFINITY and files < _DESCRIPTORS_MIN:
         raise ProvisioningError(
             f"a guest needs {_DESCRIPTORS_MIN} open files, and {files} are "
-            f"allowed: type ulimit -n {_DESCRIPTORS_MIN}, or more"
+            f"allowed; type ulimit -n {_DESCRIPTORS_MIN}, or more"
         )
     longest, need_bytes = resource.getrlimit(resource.RLIMIT_FSIZE)[0], memory_mib << 20
     if longest != resource.RLIM_INFINITY and longest < max(need_bytes, _FILE_BYTES_MIN):
         raise ProvisioningError(
             f"a guest needs files of {max(need_bytes, _FILE_BYTES_MIN) >> 20} MiB, and "
-            f"{longest >> 20} MiB are allowed: type ulimit -f unlimited"
+            f"{longest >> 20} MiB are allowed; type ulimit -f unlimited"
         )
 
 
 def check_seen(kernel: Kernel, python: Path, results: Path) -> None:
-    """See that a guest can see every path that it needs.
+    """Check that a guest can see every path it needs.
 
     Raises:
         ProvisioningError: it cannot; cause and cure.
@@ -96,14 +96,14 @@ def private_dir() -> Path:
             path.rmdir()
     raise ProvisioningError(
         "no place for the private directory of a guest: neither /tmp nor TMPDIR is writable "
-        f"with a path of at most {_SOCKET_PATH_MAX} bytes, without spaces and quotes; set TMPDIR "
+        f"with a path of at most {_SOCKET_PATH_MAX} bytes without spaces and quotes; set TMPDIR "
         "to such a directory"
     )
 
 
 @contextlib.contextmanager
 def passing_dir() -> Iterator[Path]:
-    """A results directory for a guest that leaves none.
+    """A temporary results directory for a guest whose results are not kept.
 
     Raises:
         ProvisioningError: there is no place for one.
@@ -128,13 +128,13 @@ def write_init(
     results: Path,
     mount: Mapping[str, str],
 ) -> None:
-    """Put ``init`` and what it has to know into ``private``.
+    """Put ``init`` and its settings into ``private``.
 
     Args:
         private: the guest's own directory, which it can see.
-        kernel: what is booted.
+        kernel: the kernel that boots.
         python: interpreter that runs in the guest.
-        argv: its arguments, to which the results directory is added.
+        argv: its arguments; the results directory is appended.
         results: the results directory.
         mount: how it is mounted: ``TYPE``, ``SOURCE`` and ``OPTIONS`` of mount(8).
 
@@ -150,7 +150,7 @@ def write_init(
         "GUEST_ARGV": shlex.join([str(python), *argv, str(results)]),
         "DMSNAP_GUEST": kernel.guest,
         "DMSNAP_MODULES": str(kernel.modules),
-        # The guest runs this very code, also where it is not installed in ``python``.
+        # The guest runs this code, even if it is not installed in ``python``.
         "PYTHONPATH": str(Path(harness.__file__).parent.parent),
     }
     lines = [f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()]

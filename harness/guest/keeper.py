@@ -4,18 +4,18 @@ A User-mode Linux kernel is a family of host processes: the kernel, I/O helpers,
 stub for each address space inside it.  It leaves its process group, and killing the first of
 them does not end the rest.  So each guest gets a keeper, which
 
-- is the *subreaper* of the family: whatever loses its parent becomes the keeper's own child, and
-  the keeper ends only when it has none left;
+- is the *subreaper* of the family: orphans become the keeper's children, and
+  the keeper exits only when it has none left;
 - holds one end of a pipe (its standard input) whose other end only dmsnap holds.  When dmsnap
   ends the guest, or dies itself in any way, the pipe closes, and the family is killed;
 - puts the guest into its cage before it runs (`harness.guest.cage`);
-- removes the guest's private directory when it is over;
-- keeps the console, bounded: the head in a file as it comes, the last part in memory until the
-  end.  The very last bytes also go to standard output, for a disk may be full.
+- removes the guest's private directory at the end;
+- keeps the console, bounded: the head in a file as it comes, the tail in memory until the end.
+  The very last bytes also go to standard output, in case the disk is full.
 
-Should the keeper itself be killed, the kernel dies with it (parent-death signal), and dmsnap
-looks for what else is left (`harness.guest.process`).  Should it be stopped (SIGSTOP), the end of
-dmsnap wakes it, and it sees that the pipe is closed.
+If the keeper itself is killed, the kernel dies with it (parent-death signal), and dmsnap looks for
+anything left (`harness.guest.process`).  If it is stopped (SIGSTOP), the end of dmsnap wakes it,
+and it sees that the pipe is closed.
 
 It is started as ``python -I -S keeper.py CONSOLE PRIVATE CAGE COMMAND…`` (PRIVATE may be empty;
 CAGE is a `harness.guest.cage.Cage` in JSON, or empty) and imports nothing of dmsnap but the cage:
@@ -35,16 +35,16 @@ from pathlib import Path
 from typing import Final
 
 if __name__ == "__main__":
-    # Isolated as it is, it does not look for modules where dmsnap is.
+    # With -I, Python does not look for modules where dmsnap is.
     sys.path.append(str(Path(__file__).parents[2]))
 from harness.guest import cage as cages
 
 CONSOLE_HEAD_BYTES: Final = 256 << 10
-"""Console output that goes to the file as it comes: a whole boot, and then some."""
+"""Console output that goes to the file as it comes: more than a whole boot."""
 CONSOLE_TAIL_BYTES: Final = 256 << 10
-"""Console output kept from the end of a talkative guest; what is between is left out."""
+"""Console output kept from the end of a talkative guest; what is in between is left out."""
 TAIL_REPORT_BYTES: Final = 16 << 10
-"""What goes to standard output at the end; less than a pipe holds, so it never blocks."""
+"""Output to standard output at the end; less than a pipe holds, so it never blocks."""
 NOT_STARTED: Final = 127
 """Exit status when the command could not be started."""
 
@@ -69,7 +69,7 @@ class Console:
         self._last = b""
 
     def add(self, data: bytes) -> None:
-        """Take what the guest printed."""
+        """Add output of the guest."""
         self._last = (self._last + data)[-TAIL_REPORT_BYTES:]
         head, data = data[: self._head_left], data[self._head_left :]
         if head:
@@ -93,7 +93,7 @@ class Console:
         return self._last
 
     def _write(self, data: bytes) -> None:
-        # A full disk must not keep the keeper from its first duty, which is to end the guest.
+        # A full disk must not keep the keeper from its first duty, to end the guest.
         with contextlib.suppress(OSError):
             os.write(self._fd, data)
 
@@ -103,7 +103,7 @@ def _prctl(option: int, value: int) -> None:
 
 
 def _children() -> list[int]:
-    """Direct children, zombies too; read from /proc/*/stat, which every kernel has."""
+    """Direct children, including zombies; read from /proc/*/stat, which every kernel has."""
     me = os.getpid()
     found = []
     for name in os.listdir("/proc"):  # noqa: PTH208 — pathlib would cost its own import time
@@ -118,7 +118,7 @@ def _children() -> list[int]:
 
 
 def _end_family() -> None:
-    """Kill and reap children until there are none; grandchildren come to us as they lose theirs."""
+    """Kill and reap children until there are none; orphaned descendants become our children."""
     while True:
         for pid in _children():
             with contextlib.suppress(ProcessLookupError):
@@ -130,7 +130,7 @@ def _end_family() -> None:
 
 
 def _follow(guest: int, lifeline: int, output: int, console: Console) -> int:
-    """Copy the console until the guest ends by itself or has to; returns its exit status."""
+    """Copy the console until the guest ends or is ended; returns its exit status."""
     poll = select.poll()
     ended = os.pidfd_open(guest)
     for fd in (ended, lifeline, output):
@@ -163,9 +163,9 @@ def _drain(output: int, console: Console) -> None:
 
 
 def _start(command: list[str], output: int, cage: cages.Cage | None) -> int:
-    """Start ``command`` in its cage, with ``output`` for what it says; its process id.
+    """Start ``command`` in its cage, with output to ``output``; returns its process id.
 
-    What keeps it from starting goes to ``output`` too, and its status is `NOT_STARTED` then.
+    If it cannot start, the reason goes to ``output`` and its status is `NOT_STARTED`.
     """
     keeper = os.getpid()
     if cage is not None:
@@ -187,8 +187,8 @@ def _start(command: list[str], output: int, cage: cages.Cage | None) -> int:
         ):
             signal.signal(number, signal.SIG_DFL)
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        # A parent that died before the line above took effect; in a namespace of its own
-        # a process does not see its parent, nor outlive it.
+        # The parent died before the line above took effect.  In a namespace of its own
+        # a process neither sees its parent nor outlives it.
         if command and os.getppid() in (keeper, 0):
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             os.dup2(output, 1)
@@ -208,17 +208,17 @@ def _say_not_started(output: int, command: list[str], fault: OSError) -> None:
 
 
 def main(console_path: str, private: str, cage_text: str, command: list[str]) -> int:
-    """Start ``command``, keep it, and leave nothing of it behind, nor of directory ``private``."""
+    """Start ``command``, keep it, and leave no process and no ``private`` directory behind."""
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
-        # Only the pipe ends a guest: Ctrl-C is for dmsnap to understand.
+        # Only the pipe ends a guest; Ctrl-C is for dmsnap to handle.
         signal.signal(number, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core of a guest is all of its memory
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a guest's core would have all of its memory
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     console = Console(Path(console_path))
     output, guest_side = os.pipe()
     cage = cages.Cage(*json.loads(cage_text)) if cage_text else None
     guest = _start(command, guest_side, cage)
-    # After the user namespace, which would have taken it back.
+    # After entering the user namespace, which would reset it.
     _prctl(_PR_SET_PDEATHSIG, signal.SIGCONT)
     os.close(guest_side)
     status = _follow(guest, sys.stdin.fileno(), output, console)
@@ -226,7 +226,7 @@ def main(console_path: str, private: str, cage_text: str, command: list[str]) ->
     _drain(output, console)
     passing = [path for path in (private, cage.memory if cage else "") if path]
     if passing:
-        import shutil  # costs more than all the rest of this program; a guest need not wait for it
+        import shutil  # costs more than the rest of this program; a guest need not wait for it
 
         for path in passing:
             shutil.rmtree(path, ignore_errors=True)

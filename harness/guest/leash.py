@@ -1,11 +1,11 @@
 """A leash: a program and all that it starts end when the holder of the other end is gone.
 
 ``python -I -S leash.py COMMAND…``: standard input is a pipe whose other end only dmsnap holds.
-When dmsnap closes it, or is killed, the command and whatever descends from it are killed, also
-what has left its process group (the leash is their subreaper).  Exit status: the command's, 128 + n
-for signal n, `NOT_STARTED` where it could not be started.
+When dmsnap closes it, or is killed, the command and all its descendants are killed, including
+those that left its process group (the leash is their subreaper).  Exit status: the command's,
+128 + n for signal n, or `NOT_STARTED` if it could not be started.
 
-It imports nothing of dmsnap: it must be up in a few milliseconds.
+It imports nothing from dmsnap, as it must be up in a few milliseconds.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ def _prctl(option: int, value: int) -> None:
 
 
 def _end_family() -> None:
-    """Kill and reap children until there are none; orphans come to us."""
+    """Kill and reap children until there are none; orphans become our children."""
     while True:
         for stat in Path("/proc").glob("[0-9]*/stat"):
             with contextlib.suppress(OSError, ValueError, IndexError):
@@ -42,9 +42,9 @@ def _end_family() -> None:
 
 
 def main(command: list[str]) -> int:
-    """Run ``command`` on the leash; its exit status."""
+    """Run ``command`` on the leash; returns its exit status."""
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
-        # Only the pipe ends the command: what a signal means is for dmsnap to decide.
+        # Only the pipe ends the command: signals are for dmsnap to handle.
         signal.signal(number, signal.SIG_IGN)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     leash = os.getpid()

@@ -1,8 +1,8 @@
 """A guest as a host process: started under its keeper, waited for without busy loops, ended whole.
 
 Any command can be kept; `harness.guest.uml` keeps a kernel, the tests keep small programs that
-behave as badly as a guest can.  How the family of processes is held together is told in
-`harness.guest.keeper`.
+behave as badly as a guest can.  `harness.guest.keeper` describes how the family of processes is
+held together.
 """
 
 import contextlib
@@ -28,10 +28,10 @@ CONSOLE_NAME: Final = "console.log"
 JOURNAL_NAME: Final = "journal.jsonl"
 JOB_NAME: Final = "job.json"
 GUEST_PREFIX: Final = "guest-"
-"""Of the name of a guest's directory; its number follows."""
+"""Prefix of a guest's directory name; its number follows."""
 
 MARK_VARIABLE: Final = "DMSNAP_KEPT"
-"""In the environment of every process of a guest, with a value of its own for each guest."""
+"""An environment variable of every process of a guest, unique to that guest."""
 
 _END_LIMIT_S: Final = 20.0
 _CONSOLE_BYTES_MAX: Final = 2 * (CONSOLE_HEAD_BYTES + CONSOLE_TAIL_BYTES)
@@ -39,19 +39,19 @@ _KEEPER: Final = Path(__file__).with_name("keeper.py")
 
 
 class Guest(Protocol):
-    """A guest that was started; the supervisor needs no more of it."""
+    """A guest that was started, as the supervisor sees it."""
 
     def fileno(self) -> int:
         """A descriptor that becomes readable when the guest has ended."""
 
     def ended(self) -> bool:
-        """The guest ended, by itself or not, and nothing of it is left."""
+        """Whether the guest ended, by itself or not, and no process of it is left."""
 
     def end(self) -> None:
-        """End it now, with every process that belongs to it; harmless when it has ended."""
+        """End it now, with every process that belongs to it; harmless if it has ended."""
 
     def console_tail(self) -> str:
-        """The last that it printed; complete once it has ended."""
+        """The last part of its output; complete once it has ended."""
 
 
 class Launcher(Protocol):
@@ -59,13 +59,13 @@ class Launcher(Protocol):
 
     @property
     def slowness(self) -> float:
-        """Factor for the time limits of these guests, at least 1; asked for after `check`."""
+        """Factor for the time limits of these guests, at least 1; call after `check`."""
 
     def check(self, guests: int, results: Path) -> None:
-        """See that ``guests`` of them can run here at the same time.
+        """Check that ``guests`` of them can run here at a time.
 
         Raises:
-            ProvisioningError: they cannot; cause and cure.
+            ProvisioningError: they cannot run; cause and cure.
         """
 
     def start(self, results: Path) -> Guest:
@@ -83,8 +83,8 @@ class KeptProcess:
         command: program and arguments.
         results: existing directory; the console is kept there.
         env: the whole environment of the command.
-        private: directory of this guest alone; removed when it has ended.
-        cage: what the command may see and touch; None for all that the user may.
+        private: this guest's own directory; removed when it has ended.
+        cage: what the command may see and touch; None for no cage.
 
     Attributes:
         private: that directory.
@@ -105,8 +105,8 @@ class KeptProcess:
         self._memory = cage.memory if cage else ""
         self._mark = uuid.uuid4().hex
         lifeline, ours = os.pipe()
-        # Popen closes every other descriptor in the child, so that only we hold the other end
-        # of the pipe, whatever else is started at the same time.
+        # Popen closes all other descriptors in the child, so only we hold the other end of
+        # the pipe, whatever else is started at the same time.
         self._lifeline = ours
         try:
             self._keeper = subprocess.Popen(
@@ -145,22 +145,22 @@ class KeptProcess:
 
     @property
     def status(self) -> int:
-        """Exit status of a guest that has ended, 128 + n for signal n."""
+        """Exit status of an ended guest, 128 + n for signal n."""
         return self._keeper.returncode or 0
 
     def fileno(self) -> int:
-        """A pidfd of the keeper, which ends after the guest and all that belongs to it."""
+        """A pidfd of the keeper, which ends after the guest and all its processes."""
         return self._pidfd
 
     def ended(self) -> bool:
-        """Whether nothing is left; collects the end of the console when that is so."""
+        """Whether nothing is left; if so, collects the end of the console."""
         if self._keeper.poll() is None:
             return False
         self._collect()
         return True
 
     def end(self) -> None:
-        """Close the lifeline and wait until the keeper has ended the family.
+        """Close the pipe and wait until the keeper has ended all processes.
 
         Raises:
             ProvisioningError: processes of the guest cannot be killed.
@@ -175,7 +175,7 @@ class KeptProcess:
             self._keeper.wait()
             self._collect()
             raise ProvisioningError(
-                f"a guest did not end within {_END_LIMIT_S:.0f} s of being killed: the host "
+                f"a guest did not end within {_END_LIMIT_S:.0f} s of being killed; the host "
                 "keeps its processes in uninterruptible sleep, see `ps -eo pid,stat,wchan,args` "
                 "and the host's kernel log"
             ) from None
@@ -185,7 +185,7 @@ class KeptProcess:
                 self._pidfd = -1
 
     def console_tail(self) -> str:
-        """The last that was printed: from the keeper's report, else from the file."""
+        """The end of the output, from the keeper's report or else from the file."""
         if self._tail is not None:
             return self._tail
         try:
@@ -207,7 +207,7 @@ class KeptProcess:
         assert self._keeper.stdout is not None
         with self._keeper.stdout as pipe:
             report = pipe.read(TAIL_REPORT_BYTES).decode(errors="replace")
-        # A keeper that was killed has no report to give, and could not do its duty.
+        # A killed keeper gives no report, and could not end the guest.
         self._tail = report or self.console_tail()
         if self._keeper.returncode < 0:
             end_marked(self._mark)
@@ -226,7 +226,7 @@ def end_marked(mark: str) -> None:
         dying = select.poll()
         count = 0
         for environ in Path("/proc").glob("[0-9]*/environ"):
-            with contextlib.suppress(OSError):  # gone meanwhile, or another user's
+            with contextlib.suppress(OSError):  # gone by now, or another user's
                 if entry not in environ.read_bytes().split(b"\0"):
                     continue
                 pidfd = os.pidfd_open(int(environ.parent.name))

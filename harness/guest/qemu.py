@@ -5,13 +5,13 @@ unchanged and no image is ever built; its results directory is a second share, r
 over itself.  A distribution's kernel needs an initramfs to get there
 (`harness.guest.fetch.initramfs`); `vm/init` is then its first process, as in User-mode Linux.
 
-The command line is all our own, from ``-no-user-config -nodefaults`` on: a machine with one CPU,
+The command line is entirely ours, from ``-no-user-config -nodefaults`` on: a machine with one CPU,
 one serial line as console and two 9p devices, nothing else.  It runs in a cage
-(`harness.guest.cage`) and with QEMU's own sandbox.  Whatever goes wrong in the guest ends
-QEMU (``-no-reboot``, ``panic=-1``, ``oops=panic``), whatever happens to dmsnap does too: QEMU is
-kept like every guest (`harness.guest.keeper`).
+(`harness.guest.cage`) and with QEMU's own sandbox.  Any failure in the guest ends QEMU
+(``-no-reboot``, ``panic=-1``, ``oops=panic``), and so does any end of dmsnap, as QEMU has a keeper
+like every guest (`harness.guest.keeper`).
 
-Left out on purpose: network, disks, a display, more than one CPU, other machines than x86-64.
+Left out on purpose: network, disks, a display, more than one CPU, machines other than x86-64.
 """
 
 import os
@@ -38,14 +38,14 @@ from harness.guest.programs import run
 
 PROGRAM: Final = "qemu-system-x86_64"
 WORKS: Final = "dmsnap: this machine works"
-"""What `vm/initramfs-init` says where nothing follows it."""
+"""What `vm/initramfs-init` prints if nothing follows it."""
 MARK: Final = "dmsnap.guest"
 """On the kernel's command line: this machine was made by dmsnap (`harness.kernel.machine`)."""
 MEMORY_MIB_MIN: Final = 256
-"""A distribution's kernel and Python do not both fit below this."""
+"""A distribution's kernel and Python do not both fit in less."""
 
 _HOST_MIB: Final = 192
-"""What QEMU itself takes, most of it translated code."""
+"""Memory of QEMU itself, most of it translated code."""
 _PROOF_MIB: Final = 256
 _VERSION_LIMIT_S: Final = 20.0
 _KVM: Final = "/dev/kvm"
@@ -53,12 +53,12 @@ _MEMINFO: Final = Path("/proc/meminfo")
 
 
 def installed() -> bool:
-    """Whether what QEMU guests need is on this machine."""
+    """Whether this machine has what QEMU guests need."""
     return shutil.which(PROGRAM) is not None and initramfs.BUSYBOX.exists()
 
 
 def check_installed() -> None:
-    """See that what QEMU guests need is on this machine, before anything is fetched for them.
+    """Check that this machine has what QEMU guests need, before anything is fetched for them.
 
     Raises:
         ProvisioningError: something is missing; what to type.
@@ -76,15 +76,15 @@ def program() -> str:
     found = shutil.which(PROGRAM)
     if found is None:
         raise ProvisioningError(
-            f"{PROGRAM} is missing on this machine, kernels of guest qemu "
+            f"{PROGRAM} is missing on this machine; kernels that run in QEMU "
             f"need it; type: {initramfs.INSTALL}"
         )
     return found
 
 
 def machine(accelerator: str, memory_mib: int) -> list[str]:
-    """The virtual machine, without what it boots."""
-    # 5-level page tables, which the emulated `max` has, cost time and give nothing here.
+    """The virtual machine, without the kernel it boots."""
+    # The emulated `max` has 5-level page tables, which cost time and gain nothing here.
     cpu = "host" if accelerator == acceleration.KVM else "max,la57=off"
     return [
         program(),
@@ -111,16 +111,16 @@ def machine(accelerator: str, memory_mib: int) -> list[str]:
 
 
 def booting(kernel: Path, initramfs_file: Path) -> list[str]:
-    """What the machine boots."""
+    """The kernel that the machine boots."""
     words = (
         "console=ttyS0",
         "quiet",
         "panic=-1",
         "oops=panic",
         MARK,
-        # Nobody attacks the guest from within, and an emulated retpoline is dear.
+        # Nobody attacks the guest from within, and emulated retpolines are slow.
         "mitigations=off",
-        # The watchdogs of a kernel take an emulator that has to wait for a hung CPU.
+        # A kernel's watchdogs take a waiting emulator for a hung CPU.
         "nowatchdog",
         "rcupdate.rcu_cpu_stall_suppress=1",
     )
@@ -129,9 +129,9 @@ def booting(kernel: Path, initramfs_file: Path) -> list[str]:
 
 def share(tag: str, path: Path, *, writable: bool) -> list[str]:
     """A directory of the host as a 9p device."""
-    # A comma separates options, two are one in a name.
+    # Commas separate options; in a name, a comma is doubled.
     name = str(path).replace(",", ",,")
-    # "none": files are the user's that runs QEMU; to change their owner is tried, and may fail.
+    # "none": files belong to the user who runs QEMU; changing their owner may fail.
     access = "security_model=none,multidevs=remap" + ("" if writable else ",readonly=on")
     return [
         "-fsdev",
@@ -145,14 +145,14 @@ class QemuGuest:
     """Starts QEMU guests of one kernel; a `harness.guest.process.Launcher`.
 
     Args:
-        kernel: what to boot.
+        kernel: the kernel to boot.
         python: interpreter that runs in the guest; a venv's, so that it finds its packages.
-        argv: its arguments, to which the results directory is added.
+        argv: its arguments; the results directory is appended.
         memory_mib: memory of the guest.
     """
 
     memory_mib = 768
-    """Enough for the catalogue, and a kernel with many more drivers than User-mode Linux has."""
+    """Enough for the catalogue, and for a kernel with many more drivers than User-mode Linux."""
 
     def __init__(
         self,
@@ -164,7 +164,7 @@ class QemuGuest:
     ) -> None:
         if memory_mib < MEMORY_MIB_MIN:
             raise ProvisioningError(
-                f"a guest needs at least {MEMORY_MIB_MIN} MiB of memory, {memory_mib} were asked"
+                f"a guest needs at least {MEMORY_MIB_MIN} MiB of memory, {memory_mib} were given"
             )
         self.kernel = kernel
         self._python = python
@@ -174,11 +174,11 @@ class QemuGuest:
 
     @property
     def slowness(self) -> float:
-        """How much slower than User-mode Linux a guest is; time limits are stretched by it."""
+        """How much slower a guest is than User-mode Linux; time limits are stretched by it."""
         return self._proven().slowness
 
     def check(self, guests: int, results: Path) -> None:
-        """See that ``guests`` guests find memory, and see every path that they need.
+        """Check that ``guests`` guests have memory, and can see every path they need.
 
         Raises:
             ProvisioningError: cause and cure.
@@ -188,7 +188,7 @@ class QemuGuest:
         need_mib, free_mib = (self._memory_mib + _HOST_MIB) * guests, _available_mib()
         if free_mib < need_mib:
             raise ProvisioningError(
-                f"{guests} QEMU guests take {need_mib} MiB of memory, {free_mib} MiB are free: "
+                f"{guests} QEMU guests need {need_mib} MiB of memory, {free_mib} MiB are free; "
                 "run fewer guests (-j)"
             )
         check_limits()
@@ -213,7 +213,7 @@ class QemuGuest:
                 mount={
                     "TYPE": "9p",
                     "SOURCE": "results",
-                    # Nothing of it is kept in the guest: the host sees each record at once.
+                    # The guest does not cache it; the host sees each record at once.
                     "OPTIONS": "trans=virtio,version=9p2000.L,msize=512000,cache=none",
                 },
             )
@@ -258,14 +258,14 @@ class QemuGuest:
     # -- the proof --
 
     def prove(self, *, fresh: bool = False, progress: Progress = lambda _line: None) -> str:
-        """See that the kernel boots here; what came of it, in words.
+        """Check that the kernel boots here; returns the result in words.
 
         Args:
-            fresh: no proof of a kernel is kept, it boots in any case.
-            progress: told in one line each what happens.
+            fresh: ignored; it always boots, as no proof is kept.
+            progress: called with a line for each thing that happens.
 
         Raises:
-            CannotBoot: it does not.
+            CannotBoot: it does not boot.
             ProvisioningError: no guest at all can be started here; cause and cure.
         """
         del fresh, progress
@@ -299,7 +299,7 @@ class QemuGuest:
         return self._proof
 
     def _boot_small(self, accelerator: str, limit_s: float) -> float | None:
-        """Boot a machine that only says that it works; how long that took, or None."""
+        """Boot a machine that only prints that it works; returns how long it took, or None."""
         private = private_dir()
         console = private / "console"
         console.mkdir()

@@ -1,4 +1,4 @@
-"""Where a run leaves the files of its guests, and the journals there: what each kernel answered.
+"""Where a run leaves its guests' files, and the journals there: what each kernel answered.
 
 Beside the guests of a kernel lies what the twin saw where it was not plainly the same.  All of it
 stays until the next run has a result of its own (`Earlier`).
@@ -41,8 +41,8 @@ class Recorded:
     """One scenario as a guest went through it.
 
     Attributes:
-        scenario, seed: which.
-        ready: what the guest said of itself.
+        scenario, seed: of the scenario.
+        ready: what the guest reported of itself.
         observations: one for each step.
         whole: it came to its end; otherwise the guest was lost, or could not carry it out.
     """
@@ -57,8 +57,8 @@ class Recorded:
 def files_of(directory: Path, kernel: str) -> Path:
     """Where a run keeps the files of a kernel's guests.
 
-    The name of a kernel of one's own is its path: it must not lead out of ``directory``.  Two names
-    have two directories: one that had to be changed gets a digest of the whole.
+    A kernel that a user built is named by its path, which must not lead out of ``directory``.  Two
+    names have two directories: a name that had to be changed gets a digest of the original.
     """
     name = _NOT_IN_A_NAME.sub("_", kernel)[-_NAME_CHARACTERS_MAX:]
     if name != kernel or not name:
@@ -128,18 +128,18 @@ _decode_twin = msgspec.json.Decoder(Observations).decode
 
 
 class Earlier:
-    """What an earlier run left below some directories, while a new one writes beside it.
+    """What an earlier run left in some directories, while a new one writes into them.
 
-    A guest cannot be moved while it runs, and its numbers are any that are free.  So what is there
-    at the start is remembered, and goes when the new run has come to something; if it never does,
-    what is new goes.
+    A guest's directory cannot be moved while it runs, and its number is any free one.  So what
+    exists at the start is remembered, and removed once the new run has a result; if it never has
+    one, what is new is moved away.
 
     Args:
-        places: one directory for each kernel; they need not be there.
-        keep: those of them of which nothing goes.
+        places: one directory for each kernel; they need not exist.
+        keep: those of them from which nothing is removed.
 
     Raises:
-        ProvisioningError: what stands in one of these places is not of an earlier run.
+        ProvisioningError: one of these places has something that is not from an earlier run.
     """
 
     def __init__(self, places: Iterable[Path], keep: Iterable[Path] = ()) -> None:
@@ -148,11 +148,11 @@ class Earlier:
         self._forgotten = False
 
     def first_number(self, place: Path) -> int:
-        """Number of the first new guest: where old ones stay, the new ones come after them."""
+        """Number of the first new guest; if old ones stay, new ones follow them."""
         return next_number(self._was[place]) if place in self._keep else 1
 
     def forget(self) -> None:
-        """The new run has a result: what was there goes, once."""
+        """The new run has a result; remove what was there, once."""
         if self._forgotten:
             return
         self._forgotten = True
@@ -162,7 +162,7 @@ class Earlier:
                     _remove(entry)
 
     def bring_back(self, aside: Path) -> None:
-        """The new run is over.  If it came to nothing, what it made replaces what is in ``aside``.
+        """The new run is over.  If it has no result, its files replace those in ``aside``.
 
         Raises:
             OSError: it cannot be moved.
@@ -178,12 +178,12 @@ class Earlier:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 entry.rename(target)
             if not entries and is_ours(place):
-                with suppress(OSError):  # somebody else uses it
+                with suppress(OSError):  # another process uses it
                     (place / OURS).unlink()
                     place.rmdir()
 
     def as_left(self, text: str, aside: Path) -> str:
-        """A message with the places where `bring_back` puts what it names."""
+        """A message with its paths changed to where `bring_back` puts the files."""
         if not self._forgotten:
             for place in self._was:
                 text = text.replace(str(place.absolute()), str(aside.absolute() / place.name))
@@ -191,7 +191,7 @@ class Earlier:
 
 
 def next_number(guests: Iterable[Path]) -> int:
-    """A number behind those of ``guests``, which are directories; what else is there is none."""
+    """A number after those of ``guests``, counting directories only."""
     return 1 + max(
         (
             int(number)
@@ -203,7 +203,7 @@ def next_number(guests: Iterable[Path]) -> int:
 
 
 def _entries(place: Path) -> set[Path]:
-    """What an earlier run left in its directory, but for its mark."""
+    """What an earlier run left in its directory, except its mark."""
     return (
         {entry for entry in place.iterdir() if entry.name != OURS}
         if ours_or_empty(place)

@@ -1,11 +1,11 @@
-"""Between dmsnap and an agent behind an ssh: the job goes in, the journal comes out.
+"""A relay between dmsnap and an agent over ssh: the job goes in, the journal comes out.
 
 ``python -m harness.guest.relay RESULTS SSH…`` starts one ssh (SSH… is its command line, up to the
-host) that runs `vm/agent-over-ssh` there.  Whatever the agent writes into its journal is appended
-to the one in RESULTS; what it prints goes to this program's standard error, the console.
+host) that runs `vm/agent-over-ssh` there.  What the agent writes into its journal is appended to
+the one in RESULTS; what it prints goes to this program's standard error, the console.
 
-It is the guest, as far as the keeper knows.  When it is ended, ssh's standard input closes, and
-the agent ends with it.
+To the keeper, this program is the guest.  When it is ended, ssh's standard input closes, and the
+agent ends with it.
 """
 
 import os
@@ -23,7 +23,7 @@ _READ_BYTES: Final = 64 << 10
 
 
 def main(results: Path, ssh: list[str]) -> int:
-    """Relay until the agent has ended; ssh's exit status, which is the agent's."""
+    """Relay until the agent has ended; returns ssh's exit status, which is the agent's."""
     job = (results / JOB_NAME).read_bytes()
     command = [*ssh, "sudo", "sh", AGENT, str(len(job))]
     with (
@@ -34,7 +34,7 @@ def main(results: Path, ssh: list[str]) -> int:
         assert there.stdout is not None
         there.stdin.write(job)
         there.stdin.flush()
-        left = JOURNAL_BYTES_MAX + 1  # which is too much for its reader
+        left = JOURNAL_BYTES_MAX + 1  # which its reader rejects as too long
         while left > 0 and (data := os.read(there.stdout.fileno(), _READ_BYTES)):
             left -= journal.write(data)
         there.stdin.close()

@@ -2,18 +2,18 @@
 
 Scenarios are dealt to the guests round robin.  A guest gets its share as its job when it starts
 and asks the host for nothing; the host reads its journal as it grows and watches its process.
-When a guest panics, hangs, vanishes or writes rubbish, the scenario in progress (the next one,
-if none was) is lost: it is tried once more as the first of a fresh guest, which then goes on
-with the rest; lost again, *lost* is its outcome.  A guest with devices that would not go away is
-replaced, without blame.
+If a guest panics, hangs, vanishes or writes rubbish, the scenario in progress (or the next one) is
+lost.  It is tried once more as the first of a fresh guest, which then continues with the rest; if
+lost again, its outcome is *lost*.  A guest with devices that could not be removed is replaced,
+without blame.
 
-A scenario has exactly one outcome.  Its results come from one attempt whose `Begin` and `End`
-are both there.  Every loss uses up an attempt of some scenario, or one of two tries to get a
-guest up at all, so a run always ends.
+A scenario has exactly one outcome.  Its results come from a single attempt with both `Begin` and
+`End`.  Every loss uses up an attempt of some scenario, or one of two tries to get a guest up at
+all, so a run always ends.
 
-Where it is foretold in which step a scenario hangs, a guest that is silent there is not waited for
-as long as another, nor is a fresh one tried: it does what is expected.  Nor is one tried where it
-is foretold that the kernel may die in the very step where it did.
+If it is foretold in which step a scenario hangs, a guest that is silent there is given up sooner,
+and no fresh one is tried: it does what is expected.  Nor is one tried if it is foretold that the
+kernel may die in the step in which it did.
 """
 
 import os
@@ -55,25 +55,25 @@ from harness.trace.observations import Observation
 from harness.wire.journal import Begin, JournalReader, Observed, Ready, Record
 
 ATTEMPTS_MAX: Final = 2
-"""Attempts of one scenario; a guest can die for no reason of the scenario's."""
+"""Attempts of one scenario; a guest can die for reasons outside the scenario."""
 BOOTS_MAX: Final = 2
-"""Guests in a row that may never become ready."""
+"""How many guests in a row may fail to become ready."""
 STEP_LIMIT_S: Final = 30.0
 BOOT_LIMIT_S: Final = 60.0
 FORETOLD_LIMIT_S: Final = 2.0
-"""Silence in a step of which it is foretold that it never returns."""
+"""Limit of silence in a step that is foretold never to return."""
 
 _JOURNAL_POLL_S: Final = 0.02
 _POWER_OFF_LIMIT_S: Final = 5.0
 _CONSOLE_CHARACTERS: Final = 8000
 _PANIC: Final = "Kernel panic"
 _ROOM_BYTES: Final = 1 << 20
-"""With less than this left the disk counts as full."""
+"""With less space than this the disk counts as full."""
 
 
 @dataclass(slots=True, eq=False)
 class _Slot:
-    """One of the places where a guest runs, with what it has yet to do."""
+    """A slot for one guest, with the work it has yet to do."""
 
     queue: list[str]
     boots_failed: int = 0
@@ -91,27 +91,27 @@ class Supervisor:
     """Runs scenarios in parallel guests of one kernel.
 
     Args:
-        kernel: what the guests boot.
-        guests: how many at the same time.
-        results: directory for one subdirectory a guest (job, journal, console); made if missing.
-        job: makes the agent's job file from the scenarios that one guest is to run, in order.
+        kernel: the kernel that the guests boot.
+        guests: how many at a time.
+        results: one subdirectory per guest (job, journal, console); created if missing.
+        job: makes the agent's job file from the scenarios of one guest, in order.
         python: interpreter that runs in the guest.
-        step_limit_s: longest time without a new record in the journal; stretched, as the other
-            limits are, by how slow this machine's guests of that kind are.
+        step_limit_s: longest time without a new record in the journal; like the other limits,
+            stretched by how slow this machine's guests of that kind are.
         boot_limit_s: longest time until `Ready`.
-        memory_mib: memory of each guest; None for what such guests need.
+        memory_mib: memory of each guest; None for the default of their kind.
         argv: what Python runs in the guest.
-        launcher: starts the guests; by default what the kernel is made for.
-        steps: how many steps a scenario has; a guest that tells of more or fewer is lost.
-        first_number: guests are numbered from it on, but for numbers that are taken.
-        hangs_in: asked of a scenario whose guest (`Ready`) has been silent for a while: the step
-            that is known to hang this kernel, None if there is none.
-        dies_in: asked of a scenario whose guest has panicked in a step: whether it is known that
-            this kernel may die there.
+        launcher: starts the guests; by default the kind the kernel needs.
+        steps: how many steps a scenario has; a guest that reports more or fewer is lost.
+        first_number: guests are numbered from here on, skipping numbers that are taken.
+        hangs_in: called for a scenario whose guest (`Ready`) has been silent for a while; returns
+            the step that is known to hang this kernel, None if there is none.
+        dies_in: called for a scenario whose guest has panicked in a step; returns whether it is
+            known that this kernel may die there.
 
     Attributes:
-        outcomes: of the scenarios that have one so far; complete when `run` returns, and what
-            was finished when it raises.
+        outcomes: of the scenarios that have one so far; complete when `run` returns, partial when
+            it raises.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class Supervisor:
         dies_in: Callable[[str, Ready, int], bool] = lambda _name, _ready, _step: False,
     ) -> None:
         if guests < 1:
-            raise ProvisioningError(f"{guests} guests cannot run anything; ask for 1 or more (-j)")
+            raise ProvisioningError(f"{guests} guests cannot run anything; give 1 or more (-j)")
         self.outcomes: dict[str, Outcome] = {}
         self._guests = guests
         self._results = results.absolute()
@@ -157,11 +157,11 @@ class Supervisor:
     ) -> dict[str, Outcome]:
         """Run each scenario once; returns outcomes in the order of ``scenarios``.
 
-        However it ends, no process of a guest is left.
+        In any case no process of a guest is left.
 
         Raises:
-            ProvisioningError: guests cannot be had on this machine.
-            BadScenario: a name is there twice.
+            ProvisioningError: this machine cannot run guests.
+            BadScenario: a name occurs twice.
         """
         if len(set(scenarios)) != len(scenarios):
             twice = sorted({name for name in scenarios if scenarios.count(name) > 1})
@@ -175,7 +175,7 @@ class Supervisor:
             mark_ours(self._results)
         except OSError as fault:
             raise ProvisioningError(
-                f"cannot make the results directory {self._results}: "
+                f"cannot create the results directory {self._results}: "
                 f"{fault.strerror}; choose another"
             ) from fault
         if slots:
@@ -215,7 +215,7 @@ class Supervisor:
         self._on_event(GuestStarted(slot.number, tuple(slot.queue), slot.results))
 
     def _new_directory(self) -> tuple[int, Path]:
-        """A directory that no earlier run has used: a journal is only ever appended to."""
+        """A directory that no earlier run used, as journals are only appended to."""
         while True:
             number = self._next_number
             self._next_number += 1
@@ -227,8 +227,8 @@ class Supervisor:
             return number, directory
 
     def _advance(self, slot: _Slot, guest: Guest) -> None:
-        """Take what is new of one guest, and act on it."""
-        ended = guest.ended()  # before the journal is read, which is complete then
+        """Handle news from one guest."""
+        ended = guest.ended()  # before the journal is read, so that it is complete
         try:
             records = slot.reader.new()
         except OSError as fault:
@@ -236,8 +236,8 @@ class Supervisor:
                 slot,
                 guest,
                 "vanished",
-                f"its journal is lost ({fault.strerror}): leave "
-                f"{slot.results} alone while dmsnap runs",
+                f"its journal is lost ({fault.strerror}); do not touch "
+                f"{slot.results} while dmsnap runs",
             )
             return
         now_s = time.monotonic()
@@ -250,10 +250,10 @@ class Supervisor:
                 slot,
                 guest,
                 "rubbish",
-                f"{fault}; all that it wrote is in {slot.results / JOURNAL_NAME}",
+                f"{fault}; its journal is in {slot.results / JOURNAL_NAME}",
             )
             return
-        # In the time of a guest for which the limits were made.
+        # In the time of a guest of the speed the limits were made for.
         follower, silent_s = slot.follower, (now_s - slot.heard_at) / self._slowness
         booting_s = (now_s - slot.started_at) / self._slowness
         if follower.over:
@@ -280,25 +280,25 @@ class Supervisor:
                 slot,
                 guest,
                 "hang",
-                f"no progress within {self._step_limit_s * self._slowness:.3g} s; where "
-                "the machine is only slow, give it more (--step-limit)",
+                f"no progress within {self._step_limit_s * self._slowness:.3g} s; if the "
+                "machine is only slow, raise --step-limit",
             )
 
     def _foretold(self, slot: _Slot) -> bool:
-        """Whether a guest that is silent was to be, in the very step where it is."""
+        """Whether a silent guest is in a step that was foretold to hang."""
         ready, attempt = slot.follower.ready, slot.follower.attempt
         if ready is None or attempt is None or attempt.observed:
             return False
         if slot.hangs_in is None:
-            # Asked once: it takes as long as the scenario does without a kernel.
+            # Asked once: it takes as long as the scenario takes in the twin.
             slot.hangs_in = attempt.begin.scenario, self._hangs_in(attempt.begin.scenario, ready)
         return slot.hangs_in == (attempt.begin.scenario, attempt.step)
 
     def _take(self, slot: _Slot, records: list[Record], now_s: float) -> None:
-        """Understand records, and tell them.
+        """Follow records, and report them.
 
         Raises:
-            Rubbish: one of them cannot be; those before it are taken.
+            Rubbish: one of them is not allowed; those before it are handled.
         """
         follower = slot.follower
         for record in records:
@@ -351,14 +351,14 @@ class Supervisor:
     def _lose(
         self, slot: _Slot, guest: Guest, reason: Reason, detail: str, *, foretold: bool = False
     ) -> None:
-        """A guest is lost: end what is left of it, count, and go on with the rest."""
+        """A guest is lost: end what is left of it, count, and continue with the rest."""
         self._stop(slot)
         follower = slot.follower
         console = guest.console_tail()
         if _PANIC in console and reason != "rubbish":
             reason, detail = "panic", console[console.rindex(_PANIC) :].splitlines()[0]
         if _full(slot.results):
-            # Its records are all read; without their room the next guest could not even start.
+            # Its records are all read; without their space the next guest could not even start.
             (slot.results / JOURNAL_NAME).unlink(missing_ok=True)
             detail += f"; the disk of {self._results} is full"
         if follower.ready is None:
@@ -385,7 +385,7 @@ class Supervisor:
                 )
             self._replace(slot, follower.remaining)
         elif not follower.remaining:
-            # Every result is there; only the word that it was all has not come.
+            # Every result is there; only the final record is missing.
             self._on_event(GuestWasLost(loss, None, again=False))
             self._replace(slot, [])
         else:
@@ -402,7 +402,7 @@ class Supervisor:
     def _blame(
         self, name: str, loss: Loss, ready: Ready, foretold: tuple[Observation, ...] | None
     ) -> None:
-        """A scenario has lost its guest; ``foretold`` is what was observed, if it had to."""
+        """A scenario has lost its guest; ``foretold``: observations, if it was foretold."""
         losses = self._losses.setdefault(name, [])
         losses.append(loss)
         again = foretold is None and len(losses) < ATTEMPTS_MAX
@@ -421,7 +421,7 @@ class Supervisor:
             )
 
     def _replace(self, slot: _Slot, queue: list[str]) -> None:
-        """End the guest, and start another one if there is something left to do."""
+        """End the guest, and start another one if there is work left."""
         self._stop(slot)
         slot.queue = queue
         if queue:
@@ -438,7 +438,7 @@ class Supervisor:
 def launcher_of(
     kernel: Kernel, *, python: Path, argv: Sequence[str] = AGENT, memory_mib: int | None = None
 ) -> QemuGuest | UmlGuest:
-    """What starts guests of a kernel."""
+    """The launcher for guests of a kernel."""
     guest = QemuGuest if kernel.guest == QEMU else UmlGuest
     return guest(
         kernel,
@@ -466,7 +466,7 @@ def _last_lines(console: str, count: int = 15) -> str:
 
 
 def _end_all(slots: list[_Slot]) -> None:
-    """End every guest, also when ending one of them fails."""
+    """End every guest, even if ending one of them fails."""
     faults: list[ProvisioningError] = []
     for slot in slots:
         if slot.guest is not None:

@@ -1,13 +1,13 @@
-"""Whether a kernel of the cache is what was fetched, and whether the cache is ours alone.
+"""Whether a cached kernel is what was fetched, and whether only the user can change the cache.
 
-A signature was checked when a package came; what stands in the cache since then is only as good as
-the directories that it stands in.  So before a kernel is run
+A signature is checked when a package comes; after that, what is in the cache is only as good as
+its directories.  So before a kernel is run
 
-- the cache must belong to the user, or to root, and nobody else may write there;
+- the cache must belong to the user or to root, and nobody else may write there;
 - every file of the kernel that runs or is loaded must be the one that its manifest names.
 
-Who can write the manifest can write the files; that the first holds makes the second worth
-something: it finds what was damaged, exchanged or added behind our back.
+Who can write the manifest can write the files.  So the second check needs the first; it finds
+what was damaged, exchanged or added unnoticed.
 """
 
 import grp
@@ -25,12 +25,12 @@ _WORKERS: Final = 4
 
 
 def check_ours(place: Path) -> None:
-    """See that nobody but the user and root can change what is below ``place``.
+    """Check that nobody but the user and root can change what is below ``place``.
 
-    It need not be there; what is there of the way to it counts.
+    It need not exist; the existing part of its path counts.
 
     Raises:
-        ProvisioningError: somebody can; who, and what to type.
+        ProvisioningError: somebody else can; who, and what to type.
     """
     place = Path(os.path.realpath(place))
     for path in (place, *place.parents):
@@ -39,13 +39,13 @@ def check_ours(place: Path) -> None:
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as fault:
-            raise ProvisioningError(f"{path} cannot be looked at: {fault.strerror}") from None
+            raise ProvisioningError(f"{path} cannot be examined: {fault.strerror}") from None
         if about.st_uid not in (0, os.geteuid()):
             raise ProvisioningError(
                 f"the cache {place} is not used: {path} belongs to {_user(about.st_uid)}, who can "
-                "change what is run from it; set XDG_CACHE_HOME to a directory of your own"
+                "change what is run from it; set XDG_CACHE_HOME to a directory that you own"
             )
-        # In a sticky directory nobody moves what is another's.
+        # In a sticky directory nobody can move other users' files.
         if not about.st_mode & stat.S_ISVTX and _others_write(about):
             raise ProvisioningError(
                 f"the cache {place} is not used: others can write into {path}, and change what is "
@@ -60,7 +60,7 @@ def _others_write(about: os.stat_result) -> bool:
 
 
 def _is_own_group(group: int) -> bool:
-    """Whether a group is the user's alone, as many systems make one for each (umask 002)."""
+    """Whether a group has only the user, as many systems create one per user (umask 002)."""
     if group == 0:
         return True
     try:
@@ -84,7 +84,7 @@ def _user(number: int) -> str:
 def files_of(home: Path) -> list[Path]:
     """The files of a kernel that run or are loaded, relative to ``home``, in order.
 
-    The program, the C library beside it, and the modules that guests load, wherever they lie.
+    The program, the C library beside it, and the modules that guests load, wherever they are.
     """
     found = [home / "linux", *(path for path in (home / "libc").glob("*") if path.is_file())]
     for directory, _, names in os.walk(home / "modules"):
@@ -110,10 +110,10 @@ def digests(home: Path) -> dict[str, str]:
 
 
 def verify(kernel: Kernel) -> None:
-    """See that a kernel of the cache is what was fetched; one of the user's own is the user's.
+    """Check that a cached kernel is what was fetched; one that the user built is not checked.
 
     Raises:
-        ProvisioningError: it is not, or others could make it something else.
+        ProvisioningError: it is not, or others could change it.
     """
     if kernel.record is None:
         return

@@ -3,14 +3,14 @@
 The guest's root is the host's own file system, read-only (hostfs), so Python and dmsnap run in
 it unchanged; its results directory is mounted over itself, read-write.  `vm/init` is its first
 process.  Its memory is a file that the kernel unlinks at once, in a directory that must allow
-executable mappings and have room; where /dev/shm is full, tiny (containers) or mounted noexec,
-another directory is taken.  That process is in a cage (`harness.guest.cage`): what it can see and
-touch of the host does not depend on what the kernel in it does.
+executable mappings and have room; if /dev/shm is full, tiny (containers) or mounted noexec, another
+directory is used.  The process is in a cage (`harness.guest.cage`): what it can see and touch of
+the host does not depend on what its kernel does.
 
-Before its first guest a kernel proves that it boots here (`harness.guest.boots`); one that must be
-cured for that is run cured.
+Before its first guest a kernel proves that it boots here (`harness.guest.boots`); if it needs the
+cure for that, it runs cured.
 
-Left out on purpose: network, block devices of the host, the management console's commands.
+Left out on purpose: network, host block devices, commands of the management console.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ from harness.guest.host_root import (
 from harness.guest.process import KeptProcess
 
 MEMORY_MIB_MIN: Final = 64
-"""Below this the kernel and Python do not both fit."""
+"""The kernel and Python do not both fit in less."""
 _PROOF_MIB: Final = 128
 
 
@@ -66,7 +66,7 @@ def memory_dir(need_mib: int, candidates: Iterable[Path] | None = None) -> Path:
             return directory
         refused.append(f"{directory}: {reason}")
     raise ProvisioningError(
-        f"no directory can hold the memory of the guests ({need_mib} MiB): "
+        f"no directory has room for the memory of the guests ({need_mib} MiB): "
         + "; ".join(refused)
         + ". Free space there, run fewer guests (-j), or set TMPDIR to a directory with room "
         "on a file system that is not mounted noexec (sudo mount -o remount,exec /dev/shm)"
@@ -85,7 +85,7 @@ def _unfit_for_memory(directory: Path, need_mib: int) -> str:
             ).close()
         room = os.statvfs(directory)
     except PermissionError as fault:
-        # A file that can be made and not be mapped: the mount forbids execution.
+        # A file that can be created but not mapped: the mount forbids execution.
         return "mounted noexec" if fault.filename is None else "not writable"
     except OSError as fault:
         return os.strerror(fault.errno or 0)
@@ -97,14 +97,14 @@ class UmlGuest:
     """Starts User-mode Linux guests of one kernel; a `harness.guest.process.Launcher`.
 
     Args:
-        kernel: what to boot.
+        kernel: the kernel to boot.
         python: interpreter that runs in the guest; a venv's, so that it finds its packages.
-        argv: its arguments, to which the results directory is added.
+        argv: its arguments; the results directory is appended.
         memory_mib: memory of the guest.
     """
 
     slowness = 1.0
-    """The limits of the supervisor are made for these guests."""
+    """The supervisor's limits are made for these guests."""
     memory_mib = 512
     """Enough for the catalogue."""
 
@@ -118,7 +118,7 @@ class UmlGuest:
     ) -> None:
         if memory_mib < MEMORY_MIB_MIN:
             raise ProvisioningError(
-                f"a guest needs at least {MEMORY_MIB_MIN} MiB of memory, {memory_mib} were asked"
+                f"a guest needs at least {MEMORY_MIB_MIN} MiB of memory, {memory_mib} were given"
             )
         self.kernel = kernel
         self._python = python
@@ -127,10 +127,10 @@ class UmlGuest:
         self._proof: boots.Proof | None = None
 
     def check(self, guests: int, results: Path) -> None:
-        """See that the kernel boots, that ``guests`` guests find memory and what they need.
+        """Check that the kernel boots, and that ``guests`` guests have memory and what they need.
 
         Raises:
-            CannotBoot: it does not.
+            CannotBoot: it does not boot.
             ProvisioningError: cause and cure.
         """
         memory_dir(self._memory_mib * guests)
@@ -139,14 +139,14 @@ class UmlGuest:
         self.prove()
 
     def prove(self, *, fresh: bool = False, progress: Progress = lambda _line: None) -> str:
-        """See that the kernel boots here; what came of it, in words.
+        """Check that the kernel boots here; returns the result in words.
 
         Args:
-            fresh: boot, also where it is proven already.
-            progress: told in one line each what happens.
+            fresh: boot even if it is already proven.
+            progress: called with a line for each thing that happens.
 
         Raises:
-            CannotBoot: it does not.
+            CannotBoot: it does not boot.
             ProvisioningError: no guest at all can be started here; cause and cure.
         """
         if self._proof is None or fresh:
@@ -156,7 +156,7 @@ class UmlGuest:
         return self._proof.words()
 
     def _boot_small(self, program: Path) -> boots.Boot:
-        """Boot a guest of ``program`` that only says that it works."""
+        """Boot a guest of ``program`` that only prints that it works."""
         kernel = dataclasses.replace(self.kernel, program=program)
         small = UmlGuest(kernel, python=self._python, argv=boots.ARGV, memory_mib=_PROOF_MIB)
         with passing_dir() as results:
@@ -233,7 +233,7 @@ class UmlGuest:
             "con0=null,fd:1",
             f"uml_dir={private}/",
             "umid=uml",
-            # Whatever goes wrong ends the guest; printing it is the kernel's last act.
+            # Any failure ends the guest; the kernel prints it last.
             "panic=-1",
             "oops=panic",
             "quiet",

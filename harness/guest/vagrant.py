@@ -1,13 +1,12 @@
 """Vagrant: a virtual machine with a distribution of its own, reached by ssh.
 
-The ``Vagrantfile`` at the root brings it up and `vm/provision.sh` makes it fit; dmsnap brings it
-up where it is not, and copies this code into it.  Then each guest of a run is an agent in that
-machine, behind an ssh (`harness.guest.relay`).  There is one machine, so there is one guest at a
-time; one that is lost has left the machine in nobody knows what state, so it is booted anew before
-the next.
+The ``Vagrantfile`` at the root brings it up and `vm/provision.sh` sets it up; dmsnap brings it up
+if it is down, and copies this code into it.  Then each guest of a run is an agent in that machine,
+over ssh (`harness.guest.relay`).  There is one machine, so there is one guest at a time; a lost one
+leaves the machine in an unknown state, so it is rebooted before the next.
 
-The machine stays up when a run is over, since to boot it is dear; ``vagrant halt`` and ``vagrant
-destroy`` are the user's.
+The machine stays up after a run, since booting it is slow; ``vagrant halt`` and ``vagrant
+destroy`` are up to the user.
 """
 
 import os
@@ -30,7 +29,7 @@ from harness.wire.journal import Done, End, JournalReader
 MACHINE: Final = "dmsnap"
 """Its name in the Vagrantfile."""
 PYTHON: Final = "/dmsnap/.venv/bin/python"
-"""As `vm/provision.sh` makes it."""
+"""As created by `vm/provision.sh`."""
 NAME: Final = "vagrant"
 """The kernel's name in reports; its release says which it is."""
 _UP_LIMIT_S: Final = 1800.0
@@ -47,7 +46,7 @@ class Machine:
 
     Args:
         directory: where the Vagrantfile is.
-        tell: takes one line for the user.
+        tell: called with each line for the user.
 
     Attributes:
         config: file that tells ssh how to reach it; after `up`.
@@ -63,7 +62,7 @@ class Machine:
         self.release = ""
 
     def check_installed(self) -> None:
-        """See that this machine can have one.
+        """Check that this machine can run one.
 
         Raises:
             ProvisioningError: something is missing; cause and cure.
@@ -71,20 +70,20 @@ class Machine:
         for program in ("vagrant", "ssh", "rsync"):
             if shutil.which(program) is None:
                 raise ProvisioningError(
-                    f"{program} is missing on this machine, --guest vagrant "
+                    f"{program} is missing on this machine; --guest vagrant "
                     "needs it (docs/vagrant.md)"
                 )
         if not (self._directory / "Vagrantfile").is_file():
             raise ProvisioningError(
-                f"there is no Vagrantfile in {self._directory}: --guest "
-                "vagrant works from a clone of the repository"
+                f"there is no Vagrantfile in {self._directory}; --guest "
+                "vagrant needs a clone of the repository"
             )
 
     def up(self) -> None:
-        """Have it running, with today's code in it.
+        """Bring it up, with the current code in it.
 
         Raises:
-            ProvisioningError: it cannot be had; cause and cure.
+            ProvisioningError: it is not available; cause and cure.
         """
         self.check_installed()
         running = self._state() == "running"
@@ -109,13 +108,13 @@ class Machine:
         Raises:
             ProvisioningError: it does not come up again.
         """
-        self._tell("vagrant: booting the machine anew")
+        self._tell("vagrant: rebooting the machine")
         self._vagrant("halt", "--force")
         self._vagrant("up", "--no-tty")
         self._reach()
 
     def ask(self, command: str, limit_s: float = _ASK_LIMIT_S) -> str:
-        """What a shell command prints in the machine.
+        """The output of a shell command in the machine.
 
         Raises:
             ProvisioningError: there is no answer, or the command fails.
@@ -124,12 +123,12 @@ class Machine:
         if done.returncode:
             raise ProvisioningError(
                 f"the machine of {self._directory / 'Vagrantfile'} does not answer "
-                f"({command!r}: {_last_lines(done.stdout)}): vagrant reload"
+                f"({command!r}: {_last_lines(done.stdout)}): type: vagrant reload"
             )
         return done.stdout.strip()
 
     def slowness(self) -> float:
-        """How many times as long as here a loop takes in it, at least 1."""
+        """How much slower a loop runs in it than here, at least 1."""
         there = float(self.ask(f"python3 -c {_quoted(_LOOP)}"))
         started = time.perf_counter()
         sum(range(10**6))
@@ -155,7 +154,7 @@ class Machine:
         self.release = self.ask("uname -r")
         if not _IS_RELEASE.fullmatch(self.release):
             raise ProvisioningError(
-                f"the machine says that its kernel is {self.release!r}: vagrant reload"
+                f"the machine says that its kernel is {self.release!r}: type: vagrant reload"
             )
 
     def _vagrant(self, *words: str) -> str:
@@ -172,7 +171,7 @@ class VagrantGuest:
     """Starts agents in the machine; a `harness.guest.process.Launcher`.
 
     Args:
-        machine: up.
+        machine: one that is up.
     """
 
     memory_mib = 0
@@ -185,29 +184,29 @@ class VagrantGuest:
 
     @property
     def slowness(self) -> float:
-        """How much slower than this machine it is; time limits are stretched by it."""
+        """How much slower it is than this machine; time limits are stretched by it."""
         if self._slowness is None:
             self._slowness = self._machine.slowness()
         return self._slowness
 
     def kernel(self) -> Kernel:
-        """What it runs."""
+        """The kernel that it runs."""
         release = self._machine.release
         return Kernel(NAME, Path(harness.__file__), Path("/lib/modules") / release, guest=VAGRANT)
 
     def check(self, guests: int, results: Path) -> None:  # noqa: ARG002
-        """There is one machine.
+        """Check that only one guest is requested; there is one machine.
 
         Raises:
-            ProvisioningError: more than one guest is asked for.
+            ProvisioningError: more than one guest is requested.
         """
         if guests > 1:
             raise ProvisioningError(
-                "there is one Vagrant machine, and one guest at a time in it: leave -j out"
+                "there is one Vagrant machine, with one guest at a time; leave out -j"
             )
 
     def start(self, results: Path) -> KeptProcess:
-        """Start an agent, in a machine that is as it booted if the last one was lost.
+        """Start an agent; if the last one was lost, reboot the machine first.
 
         Raises:
             ProvisioningError: the machine does not come up again.
@@ -224,7 +223,7 @@ class VagrantGuest:
 
 
 def environment() -> dict[str, str]:
-    """What the relay and its ssh need to know."""
+    """What the relay and its ssh need."""
     return {
         "PATH": os.defpath,
         "LC_ALL": "C",
@@ -234,10 +233,10 @@ def environment() -> dict[str, str]:
 
 
 def _over(results: Path) -> bool:
-    """Whether a guest has done all that it was asked to, and left nothing behind."""
+    """Whether a guest has done all its work, and left nothing behind."""
     try:
         records = JournalReader(results / JOURNAL_NAME).new()
-    except OSError:  # somebody removed it: nobody knows what the machine has done since
+    except OSError:  # somebody removed it; the machine's state is unknown
         return False
     return (
         bool(records)
@@ -263,7 +262,7 @@ def _run(
     except subprocess.TimeoutExpired:
         raise ProvisioningError(
             f"{command[0]} gave no answer within {limit_s:.0f} s "
-            f"({' '.join(command[:4])}…): vagrant reload"
+            f"({' '.join(command[:4])}…): type: vagrant reload"
         ) from None
 
 

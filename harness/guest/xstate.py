@@ -1,16 +1,16 @@
-"""The cure of a User-mode Linux that has too little room for this processor's XSTATE.
+"""The cure for a User-mode Linux that has too little room for this processor's XSTATE.
 
 Before 6.13 it moves the floating-point state of its processes through a buffer of a fixed size,
 and dies with its first process on a host whose processor has more (AMX: Intel servers since
-Sapphire Rapids).  `vm/ptrace-whole-xstate.c` says how that comes, and mends it: an object that
-answers ptrace(2) in place of the C library.  Here it is compiled and put in front of the C
-library of a copy of the program.
+Sapphire Rapids).  `vm/ptrace-whole-xstate.c` explains why, and cures it: an object that answers
+ptrace(2) in place of the C library.  Here it is compiled and put in front of the C library of a
+copy of the program.
 
-Any C compiler will do.  Where there is none, Debian's tcc is fetched like a kernel
+Any C compiler will do.  If there is none, Debian's tcc is fetched like a kernel
 (`harness.guest.fetch.apt`): 0.3 MB, and it needs no headers for this.  The object is kept in
-``$XDG_CACHE_HOME/dmsnap/whole-xstate``, so that happens once.
+``$XDG_CACHE_HOME/dmsnap/whole-xstate``, so this happens once.
 
-When the cure is used is not decided here but by a boot (`harness.guest.boots`).
+Whether the cure is used is decided by a boot (`harness.guest.boots`).
 """
 
 import hashlib
@@ -30,7 +30,7 @@ from harness.guest.programs import run
 SOURCE: Final = "ptrace-whole-xstate.c"
 OBJECT: Final = "ptrace-whole-xstate.so"
 CAUSE: Final = (
-    "it has too little room for this processor's floating-point state (AMX; Linux 6.13 mended it)"
+    "it has too little room for this processor's floating-point state (AMX; fixed in Linux 6.13)"
 )
 
 _SIGN: Final = re.compile(r"ptrace set fp regs failed|Attempted to kill init! exitcode=0x0000000b")
@@ -39,12 +39,12 @@ _LIMIT_S: Final = 60.0
 
 
 def shows(console: str) -> bool:
-    """Whether a kernel died as those do that this is the cure of."""
+    """Whether a kernel died in the way that this cures."""
     return _SIGN.search(console) is not None
 
 
 def is_current(program: Path) -> bool:
-    """Whether a cured program has the object of today's source beside it."""
+    """Whether a cured program has the object of the current source next to it."""
     return program.with_name(OBJECT).read_bytes() == _object().read_bytes()
 
 
@@ -53,16 +53,16 @@ def cured(program: Path, home: Path, progress: Progress) -> Path:
 
     Args:
         program: a User-mode Linux.
-        home: existing directory; what was there as ``cured`` is replaced in one step.
-        progress: told in one line each what happens.
+        home: existing directory; an earlier ``cured`` is replaced in one step.
+        progress: called with a line for each thing that happens.
 
     Raises:
-        ProvisioningError: it is linked statically, or something does not come; cause and cure.
+        ProvisioningError: it is linked statically, or a download fails; cause and cure.
     """
     patchelf = patchelf_program()
     if run([patchelf, "--print-interpreter", str(program)], limit_s=_LIMIT_S)[0]:
         raise ProvisioningError(
-            f"{program} is linked statically, so that nothing can be put in front of its C "
+            f"{program} is linked statically, so nothing can be put in front of its C "
             "library; build it without CONFIG_STATIC_LINK, or build Linux 6.13 or newer"
         )
     try:
@@ -74,7 +74,7 @@ def cured(program: Path, home: Path, progress: Progress) -> Path:
             shutil.copyfile(program, copy)
             copy.chmod(0o755)
             shutil.copyfile(built, fresh / OBJECT)
-            # Found beside the program, wherever a cache is; patchelf puts it before the others.
+            # Found next to the program, wherever the cache is; patchelf puts it first.
             status, said = run(
                 [patchelf, "--add-needed", f"$ORIGIN/{OBJECT}", str(copy)], limit_s=_LIMIT_S
             )
@@ -93,18 +93,18 @@ def cured(program: Path, home: Path, progress: Progress) -> Path:
 
 
 def _object() -> Path:
-    """Where the compiled object is kept: by the source that it is of."""
+    """Where the compiled object is kept, named after its source."""
     digest = hashlib.sha256(vm_file(SOURCE).read_bytes()).hexdigest()
     return cache_dir().parent / "whole-xstate" / f"{digest[:16]}.so"
 
 
 def compiled(source: Path, target: Path, progress: Progress) -> Path:
-    """An object to load before the C library; nothing is done where it is there already.
+    """Compile an object to load before the C library; does nothing if it exists.
 
     Args:
-        source: needs no header and nothing but the C library.
-        target: the file to make.
-        progress: told in one line each what happens.
+        source: uses no header and nothing but the C library.
+        target: the file to create.
+        progress: called with a line for each thing that happens.
 
     Raises:
         ProvisioningError: there is no compiler, and none can be fetched; cause and cure.
@@ -119,7 +119,7 @@ def compiled(source: Path, target: Path, progress: Progress) -> Path:
             argv = [*compiler, *_FLAGS, "-o", str(work / target.name), str(source)]
             status, said = run(argv, limit_s=_LIMIT_S)
             if not status:
-                # tcc says nothing of the stack, which means: executable, please.
+                # tcc leaves out the stack's flags, which makes it executable.
                 run(
                     [patchelf_program(), "--clear-execstack", str(work / target.name)],
                     limit_s=_LIMIT_S,
@@ -136,7 +136,7 @@ def compiled(source: Path, target: Path, progress: Progress) -> Path:
 
 
 def _compilers(work: Path, progress: Progress) -> Iterator[list[str]]:
-    """C compilers, the next one where the one before would not do."""
+    """C compilers; the next one is for when the one before fails."""
     for name in ("cc", "tcc"):
         if found := shutil.which(name):
             yield [found]
@@ -145,9 +145,9 @@ def _compilers(work: Path, progress: Progress) -> Iterator[list[str]]:
 
 def _fetched_tcc(work: Path, progress: Progress) -> list[str]:
     """Debian's tcc, unpacked below ``work``."""
-    # The oldest suite's: a C library runs the programs of older ones, not those of newer.
+    # From the oldest suite: a C library runs programs built for older ones, not newer ones.
     suite = next(entry.suite for entry in entries() if entry.guest == UML)
-    progress(f"no C compiler of this machine serves: fetching Debian's tcc of {suite}")
+    progress(f"no usable C compiler on this machine; fetching Debian's tcc of {suite}")
     try:
         apt = PrivateApt(suite, work / "apt", debian_mirror(), progress)
         apt.update()
@@ -155,9 +155,9 @@ def _fetched_tcc(work: Path, progress: Progress) -> list[str]:
         unpack(apt.download("tcc"), tree)
     except ProvisioningError as fault:
         raise ProvisioningError(
-            f"no C compiler of this machine serves, and Debian's tcc does not "
-            f"come ({fault}); type: sudo apt-get install -y tcc"
+            f"no usable C compiler on this machine, and fetching Debian's tcc "
+            f"failed ({fault}); type: sudo apt-get install -y tcc"
         ) from fault
-    # Its own directory, compiled into it as one of the system's.
+    # Its own directory, which is compiled into it as a system path.
     own = next(tree.glob("usr/lib/*/tcc"), tree)
     return [str(tree / "usr/bin/tcc"), f"-B{own}"]

@@ -47,5 +47,5 @@ def test_a_guest_that_never_boots_is_lost_in_time(
     with pytest.raises(GuestLost, match=r"took more than 1 s to come up.*\nno kernel at all"):
         preflight.of_guest(Kernel("mine", program, tmp_path))
     program.write_text("#!/bin/sh\necho broken\n")
-    with pytest.raises(GuestLost, match=r"ended before it was to come up.*\nbroken"):
+    with pytest.raises(GuestLost, match=r"ended when it was to come up.*\nbroken"):
         preflight.of_guest(Kernel("mine", program, tmp_path))

@@ -92,7 +92,7 @@ def test_a_bench_that_is_stopped_has_lost_nothing(
         (["--exceptions", "9999"], "too few"),
         (["--exceptions", "x"], "invalid"),
         (["--kernel", "nosuch"], "no kernel is called 'nosuch'"),
-        (["--output", "/dev/null/x"], "is no directory"),
+        (["--output", "/dev/null/x"], "is not a directory"),
         (["--kernel", "deb-6.1"], "QEMU is missing"),
     ],
 )

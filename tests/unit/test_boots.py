@@ -210,7 +210,7 @@ def test_without_a_cache_it_is_shown_each_time(kernel, tmp_path, monkeypatch):
                 "the container's seccomp profile, or by kernel.yama.ptrace_scope)"
             ),
         ),
-        (HANGS, "it was not up after 30 s, and its console says: Linux version 6"),
+        (HANGS, "it did not come up within 30 s, and its console says: Linux version 6"),
         (
             Boot(
                 False,
@@ -233,12 +233,12 @@ def test_without_a_cache_it_is_shown_each_time(kernel, tmp_path, monkeypatch):
         (
             Boot(False, 1, True, "", 128 + 25),
             (
-                "it was ended by SIGXFSZ (files may not be as large as its memory here, see ulimit "
-                "-f), without a word"
+                "it was killed by SIGXFSZ (files cannot be as large as its memory here, see ulimit "
+                "-f), without any output"
             ),
         ),
-        (Boot(False, 1, True, "", 1), "it ended, without a word"),
-        (Boot(False, 30, False, ""), "it was not up after 30 s, without a word"),
+        (Boot(False, 1, True, "", 1), "it ended, without any output"),
+        (Boot(False, 30, False, ""), "it did not come up within 30 s, without any output"),
         (Boot(False, 1, True, "x" * 5000), f"it ended, and its console says: {'x' * 200}"),
     ],
 )
@@ -301,7 +301,7 @@ def test_the_best_that_boots_takes_its_place(monkeypatch, cached, boot, qemu, tr
         f"in place of uml-6.12: uml-6.12 does not boot on this machine: {xstate.CAUSE}"
     )
     assert lines[0] == f"uml-6.12 does not boot on this machine: {xstate.CAUSE}"
-    assert lines[-1] == f"{tried[-1]} is taken in place of uml-6.12"
+    assert lines[-1] == f"{tried[-1]} is used in place of uml-6.12"
 
 
 def test_where_none_boots_all_is_told(monkeypatch):

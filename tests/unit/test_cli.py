@@ -230,13 +230,13 @@ def test_a_trace_without_meaning(dmsnap, tmp_path: Path) -> None:
 
 def test_a_profile_beside_a_kernel(dmsnap, file: Path) -> None:
     for side in ("kernel", "both"):
-        refused(dmsnap("replay", file, "--on", side, "--profile", "6.1"), "belongs to --on twin")
+        refused(dmsnap("replay", file, "--on", side, "--profile", "6.1"), "needs --on twin")
     refused(dmsnap("replay", file, "--on", "twin", "--profile", "5.0"), "no profile named '5.0'")
 
 
 def test_a_replay_takes_one_kernel(dmsnap, file: Path) -> None:
     refused(
-        dmsnap("replay", file, "--kernel", "uml-6.1", "--kernel", "uml-7.2"), "runs on one kernel"
+        dmsnap("replay", file, "--kernel", "uml-6.1", "--kernel", "uml-7.2"), "takes one kernel"
     )
 
 
@@ -246,12 +246,12 @@ def test_a_replay_takes_one_kernel(dmsnap, file: Path) -> None:
 def test_modules_belong_to_a_kernel_of_ones_own(dmsnap, tmp_path: Path) -> None:
     refused(
         dmsnap("run", "bring_up", "--kernel", "uml-6.1", "--modules", tmp_path),
-        "--modules belongs to a kernel given as a path",
+        "--modules is for a kernel given as a path",
         "uml-6.1",
-        "leave it out",
+        "leave out --modules",
     )
-    refused(dmsnap("run", "bring_up", "--modules", tmp_path), "leave it out")
-    refused(dmsnap("run", "bring_up", "--kernel", "./linux"), "say where its modules are")
+    refused(dmsnap("run", "bring_up", "--modules", tmp_path), "leave out --modules")
+    refused(dmsnap("run", "bring_up", "--kernel", "./linux"), "give its modules with --modules")
 
 
 @pytest.mark.parametrize("command", [["run", "bring_up"], ["replay", "bring_up.jsonl"]])
@@ -341,7 +341,9 @@ def test_here_is_refused_on_a_machine_without_the_mark(dmsnap) -> None:
     assert result.exit_code == EXIT_CANNOT
     [line] = result.stderr.splitlines()
     assert line.startswith("dmsnap: ")
-    refused(dmsnap("run", "bring_up", "--guest", "here", "--kernel", "uml-6.1"), "leave --kernel")
+    refused(
+        dmsnap("run", "bring_up", "--guest", "here", "--kernel", "uml-6.1"), "leave out --kernel"
+    )
 
 
 @pytest.mark.parametrize(
@@ -398,7 +400,7 @@ def test_the_vagrant_machine_is_one_kernel_of_several(
     assert several.launchers == one.launchers == {"vagrant": guest}
     refused(
         dmsnap("run", "bring_up", "--guest", "vagrant", "--kernel", "uml-6.1"),
-        "name it as one of several (--kernel vagrant)",
+        "use --kernel vagrant to run it among several",
     )
 
 
@@ -496,23 +498,23 @@ def tempted(dmsnap, monkeypatch: pytest.MonkeyPatch):
 IMPOSSIBLE = [
     ("coverage nosuch", "no scenario matches nosuch"),
     ("coverage --kernel nosuch", "no kernel is called 'nosuch'"),
-    ("coverage --kernel uml-6.1", "whose guest is qemu"),
-    ("coverage --update bring_up", "leave patterns out"),
+    ("coverage --kernel uml-6.1", "that runs in QEMU"),
+    ("coverage --update bring_up", "give no patterns"),
     ("run nosuch", "no scenario matches nosuch"),
     ("run --kernel uml-6.1 --kernel nosuch", "no kernel is called 'nosuch'"),
-    ("run --kernel uml-6.1 --kernel ./nosuch --modules .", "leave it out"),
+    ("run --kernel uml-6.1 --kernel ./nosuch --modules .", "leave out --modules"),
     ("run --kernel ./nosuch --modules .", "there is no such file"),
     ("run --resume", "there is no run to resume"),
-    ("run --report in-the-way/report", "is no directory"),
-    ("run --guest qemu --kernel uml-6.1", "leave --guest qemu out"),
+    ("run --report in-the-way/report", "is not a directory"),
+    ("run --guest qemu --kernel uml-6.1", "leave out --guest qemu"),
     ("preflight --kernel uml-6.1 --kernel nosuch", "no kernel is called 'nosuch'"),
     ("headline --kernel uml-6.1 --kernel nosuch", "no kernel is called 'nosuch'"),
     ("lvm nosuch", "there is no situation nosuch"),
     ("lvm --kernel uml-6.1 --kernel nosuch", "no kernel is called 'nosuch'"),
-    ("lvm --output in-the-way/lvm", "is no directory"),
+    ("lvm --output in-the-way/lvm", "is not a directory"),
     ("replay nosuch.jsonl", "nosuch.jsonl"),
-    ("replay bring_up.jsonl --kernel uml-*", "uml-6.1, uml-6.12, uml-7.2: name one of them"),
-    ("replay bring_up.jsonl --output in-the-way/x", "is no directory"),
+    ("replay bring_up.jsonl --kernel uml-*", "uml-6.1, uml-6.12, uml-7.2; give one of them"),
+    ("replay bring_up.jsonl --output in-the-way/x", "is not a directory"),
     ("kernels fetch uml-6.1 nosuch", "no kernel is called 'nosuch'"),
 ]
 
@@ -586,16 +588,16 @@ def test_room_is_asked_for_before_a_download(
     monkeypatch.setattr("harness.guest.catalogue.os.statvfs", full)
     result = tempted(*words.split())
     assert result.exit_code == EXIT_CANNOT
-    assert re.search(r"needs \d+ MiB of room in .*, and (399|400) MiB are free", result.stderr)
+    assert re.search(r"needs \d+ MiB in .*, where (399|400) MiB are free", result.stderr)
 
 
 def test_a_place_that_cannot_be_written(tempted, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.files.os.access", lambda *_: False)
     for words in ("run", "coverage"):
-        refused(tempted(*words.split()), "cannot write into report", "is not yours to write")
+        refused(tempted(*words.split()), "cannot write into report", "is not writable for you")
 
 
-GOES_ON = "`dmsnap run --resume` with the same arguments goes on from there"
+GOES_ON = "`dmsnap run --resume` with the same arguments continues it"
 
 
 @pytest.mark.parametrize(

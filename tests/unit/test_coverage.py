@@ -193,7 +193,7 @@ def test_what_a_build_needs_is_asked_for_first(tmp_path, monkeypatch, there, say
         (tmp_path / name).touch()
     with pytest.raises(ProvisioningError, match=says):
         noinline.check(catalogue.entry_of("deb-6.1"))
-    with pytest.raises(ProvisioningError, match="whose guest is qemu"):
+    with pytest.raises(ProvisioningError, match="that runs in QEMU"):
         noinline.check(catalogue.entry_of("uml-6.1"))
 
 

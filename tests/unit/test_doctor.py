@@ -123,7 +123,7 @@ def test_what_is_missing_has_a_cure(host, name, cure):
         (FakeHost(without=["busybox"]), "busybox", "not installed"),
         (FakeHost(without=["vagrant"]), "vagrant", "not installed"),
         (FakeHost(without=["lvm"]), "lvm", "not installed"),
-        (FakeHost(without=["/dev/kvm"]), "/dev/kvm", "not there"),
+        (FakeHost(without=["/dev/kvm"]), "/dev/kvm", "missing"),
         (FakeHost(failing=["/dev/kvm"]), "/dev/kvm", "does not open"),
     ],
 )
@@ -159,14 +159,14 @@ def test_this_machine_can_be_asked():
             [],
             False,
             (
-                "Nothing is missing, but that this machine can run dmsnap is not proven: there "
-                "is no kernel to boot yet. Type: dmsnap kernels fetch uml-6.12; dmsnap doctor"
+                "Nothing is missing, but no kernel is cached that could be booted to prove that "
+                "this machine can run dmsnap. Type: dmsnap kernels fetch uml-6.12; dmsnap doctor"
             ),
         ),
         (
             [Booted("uml-6.12", False, "does not boot")],
             False,
-            "This machine cannot run dmsnap yet: no kernel boots, see FAILS above.",
+            "This machine cannot run dmsnap yet; no kernel boots, see FAILS above.",
         ),
         (
             [

@@ -811,7 +811,7 @@ def test_two_runs_do_not_share_a_directory(tmp_path: Path) -> None:
     recorder = Recorder()
     with (
         alone(tmp_path / "guests"),
-        pytest.raises(ProvisioningError, match="another dmsnap is at work in"),
+        pytest.raises(ProvisioningError, match="another dmsnap is using"),
     ):
         execute(plan(tmp_path, "ok-1"), recorder)
     assert recorder.calls == ["close"], "the report of the other run must stay"

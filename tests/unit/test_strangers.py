@@ -73,13 +73,13 @@ def limited():
 @pytest.mark.parametrize(
     ("attack", "said"),
     [
-        ("fifo", "is no regular file"),
-        ("late-fifo", "is no regular file"),
-        ("link", "is no regular file"),
-        ("zero", "is no regular file"),
-        ("directory", "is no regular file"),
-        ("socket", "is no regular file"),
-        ("long", "and may have 268435456"),
+        ("fifo", "is not a regular file"),
+        ("late-fifo", "is not a regular file"),
+        ("link", "is not a regular file"),
+        ("zero", "is not a regular file"),
+        ("directory", "is not a regular file"),
+        ("socket", "is not a regular file"),
+        ("long", "the limit is 268435456"),
         ("line", "a line of more than 16777216 bytes"),
         ("bomb", "a raw run is longer than its sectors"),
         ("bombs", "raw run names 65536 sectors and holds more"),
@@ -125,7 +125,7 @@ def things(tmp_path):
     "name", ["fifo", "link", "broken", "loop", "device", "directory", "inner", "directory/file"]
 )
 def test_only_regular_files_of_a_stranger_are_opened(things, name):
-    with pytest.raises(NotAFile, match="is no regular file"):
+    with pytest.raises(NotAFile, match="is not a regular file"):
         open_stranger(things / "ours" / name, 100, below=things / "ours")
 
 
@@ -133,7 +133,7 @@ def test_a_stranger_s_file_has_a_limit(things):
     path = things / "ours/inner/file"
     assert read_stranger(path, 5) == b"12345"
     assert read_stranger(path, 5, below=things / "ours") == b"12345"
-    with pytest.raises(NotAFile, match="has 5 bytes, and may have 4"):
+    with pytest.raises(NotAFile, match="has 5 bytes; the limit is 4"):
         read_stranger(path, 4)
     with pytest.raises(FileNotFoundError):
         read_stranger(things / "ours/nothing", 4)

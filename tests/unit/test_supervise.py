@@ -272,8 +272,8 @@ def test_a_guest_whose_results_are_removed_is_lost(run, tmp_path):
     loss = outcomes["hang-x"].lost
     assert loss.reason == "vanished"
     assert loss.detail == (
-        f"its journal is lost (No such file or directory): leave "
-        f"{tmp_path}/results/guest-0002 alone while dmsnap runs"
+        f"its journal is lost (No such file or directory); do not touch "
+        f"{tmp_path}/results/guest-0002 while dmsnap runs"
     )
     assert "console of guest-0002" in loss.console
 

@@ -239,4 +239,4 @@ def test_what_costs_a_boot(here: Path, records: tuple, again: bool) -> None:
 def test_kernels_are_not_chosen_there() -> None:
     done = CliRunner().invoke(main, ["run", "--guest", "vagrant", "--kernel", "uml-6.12"])
     assert done.exit_code == 2
-    assert "leave --kernel and --modules out" in done.stderr
+    assert "leave out --kernel and --modules" in done.stderr

@@ -1,11 +1,11 @@
-"""The dm-snapshot module of a Debian kernel, built with every function as a function of its own.
+"""The dm-snapshot module of a Debian kernel, built without inlining any function.
 
-A compiler inlines most small functions, and a function that is inlined has no entry that could be
-probed.  Debian carries the source and the headers of each of its kernels, so the module is built
-anew for exactly that kernel, out of tree, with inlining switched off; nothing else is changed.
-It takes the compiler that the headers ask for, and make.
+A compiler inlines most small functions, and an inlined function has no entry that could be
+probed.  Debian has the source and the headers of each of its kernels, so the module is rebuilt for
+exactly that kernel, out of tree, with inlining switched off; nothing else is changed.  It needs
+the compiler that the headers ask for, and make.
 
-dm-dust, which scenarios use and Debian's kernels leave out, is built beside it.
+dm-dust, which scenarios use and Debian's kernels leave out, is built along with it.
 """
 
 import os
@@ -39,21 +39,21 @@ _FLAGS: Final = (
 """No inlining, nor anything else that changes a function's name or merges two of them."""
 _DUST: Final = "dm-dust.ko"
 _NO_SOURCE: Final = (
-    "the source of {} is not known: coverage takes a kernel of the catalogue "
-    "whose guest is qemu, such as --kernel deb-6.1"
+    "the source of {} is not known; coverage needs a catalogue kernel "
+    "that runs in QEMU, such as --kernel deb-6.1"
 )
 _ROOM_BYTES: Final = 1 << 30
-"""Packages of headers and source, all that is in the first, and drivers/md of the second."""
+"""Space for the packages of headers and source, unpacked: all headers, drivers/md only."""
 _LIMIT_S: Final = 900.0
 _NM_LIMIT_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """A kernel whose module has all its functions.
+    """A kernel whose module has every function as a symbol.
 
     Attributes:
-        kernel: what to boot.
+        kernel: the kernel to boot.
         functions: symbols of functions in the module.
     """
 
@@ -62,10 +62,10 @@ class Build:
 
 
 def check(entry: Entry) -> None:
-    """See that such a module can be built here, as far as that is known before a download.
+    """Check that such a module can be built here, as far as known before a download.
 
     Raises:
-        ProvisioningError: the kernel is none for QEMU, or a tool is missing; cause and cure.
+        ProvisioningError: the kernel does not run in QEMU, or a tool is missing; cause and cure.
     """
     if entry.guest != QEMU:
         raise ProvisioningError(_NO_SOURCE.format(entry.name))
@@ -79,18 +79,18 @@ def check(entry: Entry) -> None:
             for path in Path(place or ".").glob("gcc*")
         ):
             raise ProvisioningError(
-                "a module is to be built and there is no compiler on this "
+                "a module must be built, and there is no compiler on this "
                 "machine; type: sudo apt-get install -y gcc make"
             )
         check_free(cache_dir(), _ROOM_BYTES, f"the module of {entry.name}")
 
 
 def build(kernel: Kernel, progress: Progress) -> Build:
-    """The kernel with such a module; nothing is built where it is cached.
+    """The kernel with such a module; nothing is built if it is cached.
 
     Raises:
-        ProvisioningError: the kernel is none of Debian's for QEMU, a tool is missing, or the
-            packages do not come or fit; cause and cure.
+        ProvisioningError: the kernel is not one of Debian's for QEMU, a tool is missing, or the
+            packages cannot be fetched or do not fit; cause and cure.
     """
     if kernel.record is None or kernel.guest != QEMU:
         raise ProvisioningError(_NO_SOURCE.format(kernel.name))
@@ -119,7 +119,7 @@ def _place(kernel: Kernel) -> Path:
 
 
 def _built(kernel: Kernel) -> bool:
-    # One of before may lack what is kept, or built, today.
+    # An older one may lack what is kept, or built, today.
     return {*_names(kernel.modules), _DUST} <= _names(_place(kernel))
 
 
@@ -128,7 +128,7 @@ def _names(modules: Path) -> set[str]:
 
 
 def _make(kernel: Kernel, work: Path, progress: Progress) -> tuple[Path, list[Path]]:
-    """Fetch, unpack and build; where the modules are then, and what came for it."""
+    """Fetch, unpack and build; returns where the modules are, and what was fetched."""
     assert kernel.record is not None
     require("make", "sudo apt-get install -y make")
     apt = PrivateApt(kernel.record.suite, work / "apt", debian_mirror(), progress)

@@ -1,1 +1,1 @@
-"""Bringing kernels here: packages, images, modules."""
+"""Fetching kernels: packages, images, modules."""

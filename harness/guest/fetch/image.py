@@ -1,7 +1,7 @@
 """A distribution's kernel from Debian's packages, laid out for QEMU.
 
-Of some thousand modules only those are kept that a guest loads or scenarios work with, and what
-these depend on; decompressed, for older Pythons know no zstd.
+Of some thousand modules only those are kept that a guest loads or scenarios use, and their
+dependencies; decompressed, since older Pythons have no zstd.
 """
 
 from pathlib import Path
@@ -22,7 +22,7 @@ from harness.guest.programs import require
 
 _REAL: Final = r"linux-image-\d\S*"
 _PARTS: Final = r"linux-(?:binary|modules)-\d\S*"
-"""What carries a kernel since Debian 14; before, the package of the kernel is all of it."""
+"""The package with the kernel image since Debian 14; before, one package has everything."""
 
 
 def fetch_image(
@@ -35,14 +35,14 @@ def fetch_image(
         package: its meta package, which depends on the package of a kernel.
         into: existing empty directory for the result.
         work: existing directory for everything else.
-        progress: told in one line each what happens.
-        unless: SHA-256 of a kernel's package that need not come again.
+        progress: called with a line for each thing that happens.
+        unless: SHA-256 of a kernel package that need not be fetched again.
 
     Returns:
-        What came; None if that is the one.
+        What was fetched; None if the package is that one.
 
     Raises:
-        ProvisioningError: something is missing or does not come; cause and cure.
+        ProvisioningError: something is missing or a download fails; cause and cure.
         OSError: the disk is full or not writable.
     """
     require("dpkg-deb", "sudo apt-get install dpkg")
@@ -51,8 +51,8 @@ def fetch_image(
     real = apt.dependencies(package, _REAL)
     if not real:
         raise ProvisioningError(
-            f"{package} of suite {suite} names no kernel for this machine; kernels for QEMU exist "
-            "for amd64, elsewhere take a User-mode Linux or one of your own (--kernel PATH "
+            f"{package} of suite {suite} names no kernel for this machine; QEMU kernels exist only "
+            "for amd64; use a User-mode Linux, or a kernel you built (--kernel PATH "
             "--modules DIR)"
         )
     if unless and apt.offer(real[0]).sha256 == unless:
@@ -61,7 +61,7 @@ def fetch_image(
     debs = [apt.download(part) for part in (real[0], *apt.dependencies(real[0], _PARTS))]
     for deb in debs:
         unpack(deb, tree)
-    # The second places are those of Debian 13 and 14.
+    # The second paths are those of Debian 13 and 14.
     images = sorted([*tree.glob("boot/vmlinuz-*"), *tree.glob("usr/lib/modules/*/vmlinuz")])
     releases = sorted([*tree.glob("lib/modules/*/"), *tree.glob("usr/lib/modules/*/")])
     if len(images) != 1 or len(releases) != 1:
@@ -72,7 +72,7 @@ def fetch_image(
     release = releases[0]
     if next(release.rglob(f"{MODULE}*"), None) is None:
         raise ProvisioningError(
-            f"{real[0]} holds no {MODULE}; take another kernel of the catalogue"
+            f"{real[0]} contains no {MODULE}; use another kernel of the catalogue"
         )
     images[0].rename(into / "linux")
     keep_modules(release, into / "modules" / release.name)
@@ -87,7 +87,7 @@ def fetch_image(
 
 
 def keep_modules(source: Path, target: Path) -> None:
-    """Copy the modules that guests need, decompressed, each to its own place below ``target``."""
+    """Copy the modules that guests need, decompressed, to the same paths below ``target``."""
     modules = Modules(source)
     for name in modules.order(KEPT):
         path = modules.path(name)

@@ -6,7 +6,7 @@ itself.  What it needs is packed here into a cpio archive of the *newc* format
 header of hexadecimal numbers, a name and the data, three times a dozen lines.
 
 Which modules, and in which order, is read from the modules themselves (``depends=`` in their
-section .modinfo): packages carry no modules.dep.  A name that no file has is taken for built in.
+section .modinfo), since packages have no modules.dep.  A name without a file counts as built in.
 """
 
 import gzip
@@ -48,11 +48,11 @@ class Modules:
         }
 
     def path(self, name: str) -> Path | None:
-        """The file of a module; None if it has none, being built in or not there at all."""
+        """The file of a module; None if it has none, being built in or missing."""
         return self._files.get(name.replace("-", "_"))
 
     def order(self, names: Iterable[str]) -> list[str]:
-        """``names`` and all that they depend on, each after what it needs; only those with files.
+        """``names`` and their dependencies, dependencies first; only those with files.
 
         Raises:
             ProvisioningError: one cannot be read.
@@ -102,7 +102,7 @@ def decompressed(path: Path) -> bytes:
     except (OSError, lzma.LZMAError, EOFError, subprocess.SubprocessError) as fault:
         raise ProvisioningError(
             f"module {path} cannot be read ({fault}); give a directory with "
-            "whole modules (--modules)"
+            "complete modules (--modules)"
         ) from fault
 
 
@@ -137,7 +137,7 @@ def cpio(entries: Iterable[tuple[str, int, bytes]]) -> bytes:
         return data + bytes(-len(data) % 4)
 
     def member(number: int, name: str, mode: int, data: bytes) -> bytes:
-        # Inode, mode, uid, gid, links, time, size, four device numbers, length of name, no sum.
+        # Inode, mode, uid, gid, links, time, size, four device numbers, name length, no checksum.
         fields = (number, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name.encode()) + 1, 0)
         header = b"070701" + b"".join(b"%08X" % field for field in fields)
         return part(header + name.encode() + b"\0") + part(data)
@@ -151,7 +151,7 @@ def build(modules: Path | None, init: Path | None) -> bytes:
 
     Args:
         modules: directory of the kernel's modules.
-        init: what to go over to, on the host's file system; None for a machine that only says
+        init: what to hand over to, on the host's file system; None for a machine that only prints
             that it works.
 
     Raises:
@@ -174,9 +174,9 @@ def _entries(modules: Path | None, init: Path | None) -> Iterator[tuple[str, int
 
 
 def early(modules: Modules) -> list[tuple[str, Path]]:
-    """What the initramfs loads, as file names in their order, each with its module.
+    """What the initramfs loads, as file names in order, each with its module.
 
-    That is the way to the root, and what the subject of scenarios depends on from elsewhere.
+    The modules that reach the root, and the other dependencies of dm-snapshot.
     """
     own = {name.replace("-", "_") for name in SUBJECT}
     names = modules.order(TRANSPORT)
@@ -192,17 +192,17 @@ def busybox() -> Path:
     """A busybox that needs no libraries.
 
     Raises:
-        ProvisioningError: this machine has none.
+        ProvisioningError: this machine does not have it.
     """
     try:
-        # The interpreter of a dynamic program stands in its first pages.
+        # A dynamic program names its interpreter in its first pages.
         head = BUSYBOX.read_bytes()[:4096]
     except OSError:
         raise ProvisioningError(
-            f"busybox is missing on this machine, a QEMU guest starts with it; type: {INSTALL}"
+            f"busybox is missing on this machine; a QEMU guest starts with it; type: {INSTALL}"
         ) from None
     if _ELF_INTERPRETER in head:
         raise ProvisioningError(
-            f"{BUSYBOX} needs libraries, a QEMU guest has none when it starts; type: {INSTALL}"
+            f"{BUSYBOX} needs libraries; a QEMU guest has none when it starts; type: {INSTALL}"
         )
     return BUSYBOX

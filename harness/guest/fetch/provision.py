@@ -1,4 +1,4 @@
-"""Bringing a kernel of the catalogue into the cache, once, under a lock."""
+"""Fetching a kernel of the catalogue into the cache, once, under a lock."""
 
 import datetime
 import os
@@ -28,12 +28,12 @@ from harness.guest.lock import locked
 
 
 def fetch(name: str, *, progress: Progress = lambda _line: None, refresh: bool = False) -> Kernel:
-    """Bring a kernel of the catalogue into the cache; nothing is done where it is there.
+    """Fetch a kernel of the catalogue into the cache; does nothing if it is there.
 
     Args:
-        name: of the catalogue.
-        progress: told in one line each what happens.
-        refresh: fetch what the suite holds today, and replace what is cached.
+        name: of a kernel of the catalogue.
+        progress: called with a line for each thing that happens.
+        refresh: fetch the suite's current version, and replace the cached one.
 
     Raises:
         ProvisioningError: it cannot be fetched; cause and cure.
@@ -52,26 +52,26 @@ def _fetched(entry: Entry, progress: Progress, refresh: bool) -> Kernel:
     parent = cache_dir()
     trust.check_ours(parent)
     try:
-        # Whatever the umask: what is run from here is nobody else's to write.
+        # Whatever the umask, nobody else may write what is run from here.
         parent.mkdir(parents=True, exist_ok=True)
         for made in (parent.parent, parent):
             if made.stat().st_uid == os.geteuid():
                 made.chmod(made.stat().st_mode & ~0o022)
         with locked(parent / f".{name}.lock", progress):
             if not refresh and (kernel := _load(entry)):
-                return kernel  # somebody else fetched it while we waited
+                return kernel  # another process fetched it while we waited
             check_room([entry], refresh=refresh)
             _fetch_locked(entry, parent, progress)
     except OSError as fault:
         raise ProvisioningError(
-            f"cannot write into the cache {parent}: {fault.strerror}; free space or correct its "
+            f"cannot write into the cache {parent}: {fault.strerror}; free space, change its "
             "permissions, or set XDG_CACHE_HOME to another directory"
         ) from fault
     kernel = _load(entry)
     if kernel is None:
         raise ProvisioningError(
-            f"kernel {name} vanished from {parent} as soon as it was there; "
-            "something else cleans that directory, set XDG_CACHE_HOME"
+            f"kernel {name} vanished from {parent} right after it was fetched; "
+            "something else cleans that directory; set XDG_CACHE_HOME"
         )
     return kernel
 
@@ -81,16 +81,16 @@ def _fetch_locked(entry: Entry, parent: Path, progress: Progress) -> None:
 
     prefix = f".{entry.name}.part-"
     for leftover in parent.glob(f"{prefix}*"):
-        # We hold the lock: whoever made it was cut short.
-        progress("removing what an attempt that was cut short left behind")
+        # We hold the lock: whoever made it was interrupted.
+        progress("removing what an interrupted attempt left behind")
         remove(leftover)
     with tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as work:
-        # Its own subdirectory, because mkdtemp makes one that others cannot read.
+        # A subdirectory, because others cannot read what mkdtemp creates.
         fresh = Path(work, "kernel")
         fresh.mkdir()
         home = parent / entry.name
         cached = _load(entry)
-        # A refresh is also the cure of a cache that was damaged.
+        # A refresh also cures a damaged cache.
         unless = ""
         if cached and cached.record and cached.record.files:
             with suppress(ProvisioningError):
@@ -116,7 +116,7 @@ def _fetch_locked(entry: Entry, parent: Path, progress: Progress) -> None:
                 unless=unless,
             )
         if got is None:
-            progress(f"what is cached is what {entry.suite} holds today")
+            progress(f"the cached kernel is the current one of {entry.suite}")
             return
         manifest = Manifest(
             name=entry.name,
@@ -135,7 +135,7 @@ def _fetch_locked(entry: Entry, parent: Path, progress: Progress) -> None:
         )
         _write_durably(fresh / "manifest.json", msgspec.json.format(msgspec.json.encode(manifest)))
         if os.path.lexists(home):
-            # Not one step, but a reader that comes between finds no kernel, never half of one.
+            # Not atomic, but a reader in between finds no kernel, never half of one.
             home.rename(Path(work, "old"))
         for path in (fresh, *fresh.rglob("*")):
             if not path.is_symlink():
@@ -146,11 +146,11 @@ def _fetch_locked(entry: Entry, parent: Path, progress: Progress) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove what an attempt left, whatever it is: a link is not followed, a closed directory
-    opened (packages may hold such).
+    """Remove what an attempt left, of any type: links are not followed, unreadable directories
+    are opened (packages may have such).
 
     Raises:
-        OSError: it cannot be.
+        OSError: it cannot be removed.
     """
     if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
