@@ -1,1 +1,1 @@
-"""What a run is: plan, run, replay, and this machine as the guest."""
+"""Runs: plan, run, replay, and this machine as the guest."""

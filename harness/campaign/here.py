@@ -1,7 +1,7 @@
-"""Running scenarios in the machine that this is: a disposable guest that somebody else made.
+"""Running scenarios in this machine: a disposable guest that was set up by others.
 
-There is no supervisor: a kernel that panics takes dmsnap with it, and what had finished is in the
-journal of nobody.  Everything else is the same, down to the comparison.
+There is no supervisor: a kernel that panics takes dmsnap with it, and no journal keeps what had
+finished.  Everything else is the same, including the comparison.
 """
 
 import os
@@ -47,7 +47,7 @@ def run_one(backend: KernelBackend, ready: Ready, trace: Trace) -> Result:
     """One scenario, start to end, and its verdict.
 
     Raises:
-        ProvisioningError: the one before has left something behind.
+        ProvisioningError: the previous scenario left something behind.
     """
     if fault := not_modelled(trace) or cannot_be_run(trace, ready):
         return unsupported(trace, NAME, fault)
@@ -56,7 +56,7 @@ def run_one(backend: KernelBackend, ready: Ready, trace: Trace) -> Result:
 
 
 def cannot_be_run(trace: Trace, ready: Ready) -> Unsupported | None:
-    """Why a scenario is not to be run in this machine, where nobody would start another one."""
+    """Why a scenario cannot run in this machine, where nothing would replace a lost guest."""
     foretold = foretell(trace, ready.probe)
     if isinstance(foretold.end, Unsupported):
         return foretold.end
@@ -74,8 +74,8 @@ def execute_here(
 
     Raises:
         UnsafeMachine: this machine is not marked as disposable.
-        ProvisioningError: a module or a driver is missing; or a scenario has left something
-            behind, and what had finished is reported.
+        ProvisioningError: a module or a driver is missing, or a scenario left something behind;
+            finished results are reported.
     """
     fault: ProvisioningError | KeyboardInterrupt | None = None
     started = time.monotonic()

@@ -1,12 +1,11 @@
 """The one primitive: work and a side that carries it out give outcomes, one for each piece.
 
-*Work* is pieces with names: how many steps each has, how a guest is told of some of them, and what
-the twin foretells of them.  `Scenarios` is the one kind; the boots of `harness.lvm.enact` are
-another.  A *side* is a place where a real kernel carries them out: guests (`Guests`), or the
-machine that this is (`Here`).
+*Work* is pieces with names: how many steps each has, what a guest is told to do some of them, and
+what the twin foretells of them.  `Scenarios` is one kind; the boots of `harness.lvm.enact` are
+another.  A *side* is a place where a real kernel carries them out: guests (`Guests`), or this
+machine (`Here`).
 
-Whatever becomes of a guest is in the outcome, and who cannot go on without a whole one asks
-`answered`.
+Whatever happens to a guest is in the outcome; callers that need a complete one use `answered`.
 """
 
 import sys
@@ -35,22 +34,22 @@ Hear = Callable[[Event], None]
 
 
 class Work(Protocol):
-    """Pieces of work with names."""
+    """Named pieces of work."""
 
     def names(self) -> Sequence[str]:
-        """Of the pieces, in order; each once."""
+        """Names of the pieces, in order; each once."""
 
     def steps(self) -> Mapping[str, int]:
         """How many observations each piece gives."""
 
     def job(self, kernel: Kernel, names: Sequence[str]) -> bytes:
-        """What a guest of a kernel is told that is to do those pieces, in that order."""
+        """The job of a guest of a kernel for those pieces, in that order."""
 
     def hangs_in(self, name: str, ready: Ready) -> int | None:
-        """The step of which it is foretold that it never returns."""
+        """The step that is foretold never to return."""
 
     def dies_in(self, name: str, ready: Ready, step: int) -> bool:
-        """Whether it is foretold that a kernel may die in that step."""
+        """Whether a kernel is foretold possibly to die in that step."""
 
 
 W_contra = TypeVar("W_contra", bound=Work, contravariant=True)
@@ -69,11 +68,11 @@ W = TypeVar("W", bound=Work)
 def observe(work: W, side: Side[W], hear: Hear = lambda _event: None) -> dict[str, Outcome]:
     """Have each piece of ``work`` done once by ``side``; outcomes in the order of the pieces.
 
-    ``hear`` is told what happens meanwhile, and of each outcome as soon as it is there.
+    ``hear`` gets events meanwhile, and each outcome as soon as it is there.
 
     Raises:
-        ProvisioningError: the side cannot be had, or cannot go on.
-        BadScenario: two pieces have one name.
+        ProvisioningError: the side is not available, or cannot continue.
+        BadScenario: two pieces have the same name.
     """
     return side.carry_out(work, hear)
 
@@ -82,10 +81,10 @@ class Scenarios:
     """Traces as work.
 
     Args:
-        traces: what to do; names are unique.
+        traces: the scenarios; names are unique.
         driver: ``ioctl`` or ``dmsetup``.
-        defects: how the twin is that foretells where one hangs, or may die.
-        functions: of the module, to be counted by scenario.
+        defects: how the twin treats defects when it foretells hangs and deaths.
+        functions: module functions to count by scenario.
     """
 
     def __init__(
@@ -103,11 +102,11 @@ class Scenarios:
         self._functions = functions
 
     def names(self) -> list[str]:
-        """Of the scenarios."""
+        """Names of the scenarios."""
         return [trace.header.scenario for trace in self._traces]
 
     def steps(self) -> dict[str, int]:
-        """How many there are in each."""
+        """Number of steps of each."""
         return {name: len(trace.steps) for name, trace in self._by_name.items()}
 
     def trace(self, name: str) -> Trace:
@@ -122,7 +121,7 @@ class Scenarios:
                 modules=str(kernel.modules),
                 driver=self._driver,
                 functions=self._functions,
-                # The provisioning of that machine has marked it as disposable.
+                # That machine's provisioning marked it as disposable.
                 here=kernel.guest == VAGRANT,
                 scenarios=tuple(
                     JobScenario(trace.header.scenario, trace.steps, trace.header.seed)
@@ -132,23 +131,23 @@ class Scenarios:
         )
 
     def hangs_in(self, name: str, ready: Ready) -> int | None:
-        """By the twin."""
+        """Foretold by the twin."""
         return foresight.hangs_in(self._by_name[name], ready.probe, self._defects)
 
     def dies_in(self, name: str, ready: Ready, step: int) -> bool:
-        """By the twin."""
+        """Foretold by the twin."""
         return foresight.dies_in(self._by_name[name], ready.probe, step, self._defects) is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guests:
-    """Guests of one kernel, so many at a time; for any work.
+    """Guests of one kernel, a number at a time; for any work.
 
     Attributes:
-        results: directory for one subdirectory a guest (job, journal, console).
+        results: directory with one subdirectory per guest (job, journal, console).
         argv: what Python runs in the guest.
-        launcher: starts them; None for what the kernel is made for.
-        first_number: they are numbered from it on.
+        launcher: starts them; None for the kind the kernel needs.
+        first_number: guests are numbered from here on.
     """
 
     kernel: Kernel
@@ -161,7 +160,7 @@ class Guests:
     first_number: int = 1
 
     def carry_out(self, work: Work, hear: Hear) -> dict[str, Outcome]:
-        """In guests; one that is lost is replaced (`harness.guest.supervise`)."""
+        """Do the work in guests; a lost one is replaced (`harness.guest.supervise`)."""
         supervisor = Supervisor(
             self.kernel,
             guests=self.count,
@@ -181,30 +180,30 @@ class Guests:
 
 
 class Disposable(Backend, Protocol):
-    """The kernel side in a machine of its own; ``spoilt`` once something would not go away."""
+    """The kernel side in a machine of its own; ``spoilt`` once something could not be removed."""
 
     spoilt: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Here:
-    """The machine that this is, by its kernel side and what that says of itself; for scenarios."""
+    """This machine: its kernel side and its self-description; for scenarios."""
 
     backend: Disposable
     ready: Ready
 
     def carry_out(self, work: Scenarios, hear: Hear) -> dict[str, Outcome]:
-        """One after another.
+        """Do the scenarios one after another.
 
         Raises:
-            ProvisioningError: one of them has left something behind, and another is to come.
+            ProvisioningError: one of them left something behind, and another follows.
         """
         found: dict[str, Outcome] = {}
         for name in work.names():
             if self.backend.spoilt:
                 raise ProvisioningError(
-                    "devices of a scenario would not go away, so no other one "
-                    "can be run: boot this machine anew"
+                    "devices of a scenario could not be removed, so no other "
+                    "guest can run; reboot this machine"
                 )
             found[name] = self._outcome(work.trace(name))
             hear(ScenarioEnded(found[name]))
@@ -222,9 +221,9 @@ class Here:
 
         try:
             for observation in carry_out(self.backend, trace.steps, trace.header.seed, note):
-                seen.append(observation)  # noqa: PERF402 - what is there stays if the next fails
+                seen.append(observation)  # noqa: PERF402 - earlier ones are kept if the next fails
             at = None
-        except Exception as error:  # noqa: BLE001 - the devices must go, whatever it was
+        except Exception as error:  # noqa: BLE001 - the devices must be removed, whatever it was
             fault, lacks = fault_of(error), isinstance(error, Unsupported)
         left, fault = put_away(self.backend, fault)
         return Outcome(
@@ -244,15 +243,15 @@ class Here:
 def answered(
     outcome: Outcome, place: Callable[[int], str] = "step {}".format, *, kept: bool = True
 ) -> Ready:
-    """What the guest of a piece that came to its end said of itself.
+    """What the guest of a finished piece reported of itself.
 
     Args:
-        outcome: of the piece.
-        place: says in words where a step is.
+        outcome: the piece's outcome.
+        place: describes where a step is.
         kept: whether the guest's files are still there.
 
     Raises:
-        GuestLost: there is no end: the guest was lost.
+        GuestLost: the guest was lost before the end.
         Unsupported: its kernel lacks something.
         BadScenario: a step could not be carried out.
     """

@@ -1,4 +1,4 @@
-"""What a run is to do: scenarios, kernels, options, and the key of each result."""
+"""What a run will do: scenarios, kernels, options, and the key of each result."""
 
 import hashlib
 import os
@@ -21,13 +21,13 @@ class Plan:
     Attributes:
         traces: the scenarios, in order; names are unique.
         kernels: each gets all of them.
-        jobs: guests at the same time; None for as many as suit each kernel.
+        jobs: guests at a time; None for as many as suit each kernel.
         driver: ``ioctl`` or ``dmsetup``.
-        defects: whether the twin does as kernels do, or as promised, where the two differ.
-        launchers: kernel → what starts its guests; by default what it is made for.
-        directory: where the guests' files stay; of a run before, only those of results that are
-            taken over are left in it once there is a result.
-        functions: of the module, to be counted by scenario (`harness.measure.coverage`).
+        defects: whether the twin follows the kernels or the promise, where they differ.
+        launchers: kernel → launcher of its guests; by default the kind the kernel needs.
+        directory: where the guests' files stay; once there is a result, only those previous files
+            remain whose results are taken over.
+        functions: module functions to count by scenario (`harness.measure.coverage`).
     """
 
     traces: tuple[Trace, ...]
@@ -42,11 +42,11 @@ class Plan:
     functions: tuple[str, ...] = ()
 
     def guests(self, kernel: Kernel) -> int:
-        """How many guests of a kernel run at the same time."""
+        """How many guests of a kernel run at a time."""
         return 1 if kernel.guest == VAGRANT else self.jobs or default_jobs(kernel)
 
     def keys(self) -> dict[tuple[str, str], str]:
-        """(kernel, scenario) → a digest of all that its result follows from.
+        """(kernel, scenario) → a digest of everything its result follows from.
 
         That is dmsnap's own code, the kernel's program and device-mapper modules, the scenario,
         and the options that change what is run; not the number of guests or a time limit.
@@ -69,15 +69,15 @@ class Plan:
 
 
 def _digest(parts: Iterable[bytes]) -> bytes:
-    """One digest of several byte strings; where one ends and the next begins matters."""
+    """One digest of several byte strings; their boundaries matter."""
     return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).digest()
 
 
 def default_jobs(kernel: Kernel) -> int:
     """Guests of a kernel for the cores that this process may use.
 
-    Two for each in User-mode Linux, since a guest often waits for a slow disk or for a merge to
-    rest; an emulated machine keeps its core busy.
+    Two per core in User-mode Linux, since a guest often waits for a slow disk or for a merge to
+    settle; an emulated machine keeps its core busy.
     """
     cores = len(os.sched_getaffinity(0))
     return 2 * cores if kernel.guest == UML else cores

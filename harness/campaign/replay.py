@@ -17,7 +17,7 @@ def observe_twin(trace: Trace, profile: Profile) -> Observations:
     """A trace on the twin, in the order that its header records.
 
     Raises:
-        BadScenario: a step has no meaning.
+        BadScenario: a step is meaningless.
         Unsupported: a step needs what the twin does not model.
         NeverReturns: a step waits for ever.
         KernelCrash: the kernel crashes in a step.
@@ -42,11 +42,11 @@ def observe_twin(trace: Trace, profile: Profile) -> Observations:
 def observe_kernel(
     trace: Trace, kernel: Kernel, *, driver: str = "ioctl"
 ) -> tuple[Observations, Outcome]:
-    """A trace in a guest of its own, which may be lost, or lack what a step asks for.
+    """A trace in its own guest, which may be lost, or lack what a step needs.
 
     Raises:
         ProvisioningError: there is no guest.
-        BadScenario: a step has no meaning.
+        BadScenario: a step is meaningless.
     """
     with tempfile.TemporaryDirectory(prefix="dmsnap-") as directory:
         [outcome] = observe(
@@ -55,7 +55,7 @@ def observe_kernel(
     if outcome.fault and not outcome.unsupported:
         require_answer(trace, outcome)
     ready = outcome.ready
-    assert ready is not None, "a guest that never came up is an error of its own"
+    assert ready is not None, "a guest that never came up is a separate error"
     return Observations(
         ObservationsHeader(
             scenario=trace.header.scenario,
@@ -73,10 +73,10 @@ def observe_kernel(
 
 
 def require_answer(trace: Trace, outcome: Outcome) -> None:
-    """See that the kernel came to the end of a trace (`answered`, with the places in the trace).
+    """Check that the kernel reached the end of a trace (`answered`, with places in the trace).
 
     Raises:
         GuestLost, Unsupported, BadScenario: it did not.
     """
-    # What the guest left has gone with its directory.
+    # The guest's files are gone with its directory.
     answered(outcome, lambda step: place(trace, step), kept=False)

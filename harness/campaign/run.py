@@ -1,9 +1,9 @@
 """A run: scenarios × kernels, each executed in a guest and in the twin, and compared.
 
-The guests of one kernel work at the same time, the kernels one after another.  As soon as a guest
-has finished a scenario, the twin executes the same steps with the facts that this guest's probe
+The guests of one kernel run in parallel, the kernels one after another.  As soon as a guest has
+finished a scenario, the twin executes the same steps with the facts that this guest's probe
 found, and the two are compared.  Where they differ and the kernel had a choice of order, the twin
-tries the other orders that are permitted (`harness.twin.explore`).
+tries the other permitted orders (`harness.twin.explore`).
 """
 
 import platform
@@ -37,22 +37,22 @@ from harness.verdict.foresight import not_modelled
 from harness.verdict.judge import judge, unsupported
 from harness.verdict.result import Environment, Result, RunReport, alike
 
-IN_REPORT: Final = "what had finished is in the report"
-"""What Ctrl-C says of a run that had results."""
+IN_REPORT: Final = "finished results are in the report"
+"""Message of Ctrl-C in a run with results."""
 
 
 def execute(plan: Plan, reporter: Reporter, finished: Sequence[Result] = ()) -> RunReport:
-    """Run everything that is not ``finished``; the reporter hears of all as it happens.
+    """Run everything that is not ``finished``; the reporter gets everything as it happens.
 
-    Ctrl-C, or a signal that is taken as such, ends the guests and reports what had finished.  A
-    kernel whose guests cannot be had does not keep the others from their turn.  A run that comes to
-    no result of its own leaves the last report as it was, and the files of its guests in
+    Ctrl-C, or a signal treated as such, ends the guests and reports what had finished.  A kernel
+    whose guests are not available does not keep the others from running.  A run without a result
+    of its own leaves the last report unchanged, and the files of its guests in
     `NOT_STARTED`.
 
     Raises:
-        ProvisioningError: guests of a kernel cannot be had; what had finished is reported.  Or
-            another run is at work in that directory.
-        KeyboardInterrupt: after Ctrl-C; it says what has become of the report.
+        ProvisioningError: guests of a kernel are not available; finished results are reported.  Or
+            another run is using that directory.
+        KeyboardInterrupt: after Ctrl-C; its text says what became of the report.
     """
     started = time.monotonic()
     cage = told(kernel for kernel in plan.kernels if kernel.name not in plan.launchers)
@@ -74,7 +74,7 @@ def execute(plan: Plan, reporter: Reporter, finished: Sequence[Result] = ()) -> 
             stack.enter_context(alone(plan.directory))
         except OSError as fault:
             raise ProvisioningError(
-                f"cannot make the directory {plan.directory}: {fault.strerror}; choose another"
+                f"cannot create the directory {plan.directory}: {fault.strerror}; choose another"
             ) from fault
         reporter.begin(
             [kernel.name for kernel in plan.kernels], len(plan.traces) * len(plan.kernels)
@@ -93,7 +93,7 @@ def execute(plan: Plan, reporter: Reporter, finished: Sequence[Result] = ()) -> 
             interrupted = True
         if not run.begun:
             if interrupted:
-                raise KeyboardInterrupt("nothing had finished; the last report is as it was")
+                raise KeyboardInterrupt("nothing had finished; the last report is unchanged")
             faults[0].args = (run.as_left(str(faults[0])),)
             raise faults[0]
         report = RunReport(
@@ -117,7 +117,7 @@ def execute(plan: Plan, reporter: Reporter, finished: Sequence[Result] = ()) -> 
 
 
 class _Campaign:
-    """A run as far as it has come.
+    """The state of a run.
 
     Attributes:
         begun: it has a result of its own, or needs none.
@@ -140,11 +140,11 @@ class _Campaign:
 
     @property
     def complete(self) -> bool:
-        """Whether all that was to be found was taken over."""
+        """Whether every result was taken over."""
         return not any(map(self._missing, self._plan.kernels))
 
     def begin(self) -> None:
-        """From here on this run replaces the one before; what it takes over is told."""
+        """From here on this run replaces the previous one; results taken over are reported."""
         if not self.begun:
             self.begun = True
             self._earlier.forget()
@@ -153,19 +153,19 @@ class _Campaign:
                 self._reporter.result(result)
 
     def leave_no_start(self) -> None:
-        """Clear away what this run has written, if it came to nothing."""
-        with suppress(OSError, ProvisioningError):  # then it stays where it is
+        """Remove what this run wrote, if it has no result."""
+        with suppress(OSError, ProvisioningError):  # then it stays
             self._earlier.bring_back(self._aside)
 
     def as_left(self, text: str) -> str:
-        """A message with the places where `leave_no_start` puts what it names."""
+        """A message with its paths changed to where `leave_no_start` puts the files."""
         return self._earlier.as_left(text, self._aside)
 
     def _missing(self, kernel: Kernel) -> list[str]:
         return [name for name in self._traces if (kernel.name, name) not in self._found]
 
     def results(self) -> tuple[Result, ...]:
-        """What has finished, in the order of the plan."""
+        """Finished results, in the order of the plan."""
         return tuple(
             self._found[kernel.name, name]
             for kernel in self._plan.kernels
@@ -174,7 +174,7 @@ class _Campaign:
         )
 
     def on_kernel(self, kernel: Kernel) -> None:
-        """All scenarios on one kernel that have no result yet."""
+        """Run all scenarios without a result yet on one kernel."""
         plan = self._plan
         missing = self._missing(kernel)
         if not missing:
@@ -219,7 +219,7 @@ class _Campaign:
         )
 
     def _has(self, result: Result) -> None:
-        """A result is there."""
+        """A result has arrived."""
         self.begin()
         self._found[result.kernel, result.scenario] = result
         self._reporter.result(result)

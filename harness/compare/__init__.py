@@ -1,1 +1,1 @@
-"""Two sides held against each other, and where they differ."""
+"""Two sides compared, and where they differ."""

@@ -1,12 +1,12 @@
 """The diff: two sides' observations of one trace, layer by layer; a divergence is a value.
 
 Every observation of every step is compared, and every comparison is counted, so that *same* can
-never mean "nothing was looked at".  What device-mapper tells of a device arrives as changes; they
-are added up on each side, and the sums are compared wherever either side reports a change.
+never mean "nothing was compared".  Device-mapper state arrives as changes; they are accumulated on
+each side, and the accumulated states are compared whenever either side reports a change.
 
-Runs are compared as they are: their encoding is a function of the bytes alone, so equal runs mean
-equal bytes.  Where runs differ they are walked in step, and only the first sector that differs is
-turned into bytes, so that a difference in a device of gigabytes costs no memory.
+Runs are compared as they are; their encoding is a function of the bytes alone, so equal runs mean
+equal bytes.  Where runs differ both are walked in step, and only the first differing sector is
+turned into bytes, so a difference in a device of gigabytes costs no memory.
 
 What a byte *is* (chunk, place in the exception store) is in `harness.compare.place`.
 """
@@ -48,7 +48,7 @@ _STATE: Final = (
 
 
 class Verdict(StrEnum):
-    """What a run says of one scenario on one kernel."""
+    """The outcome of one scenario on one kernel."""
 
     SAME = "same"
     HANGS = "hangs on both sides"
@@ -61,7 +61,7 @@ class Verdict(StrEnum):
 
 
 AGREED: Final = frozenset({Verdict.SAME, Verdict.HANGS, Verdict.DIES})
-"""Verdicts of two sides that did the same."""
+"""Verdicts where both sides did the same."""
 
 
 class Divergence(Struct, frozen=True, kw_only=True):
@@ -72,7 +72,7 @@ class Divergence(Struct, frozen=True, kw_only=True):
         verb: the step in words (``write o``).
         layer: the layer.
         what: field and device (``status of s``), or what is missing.
-        left, right: what each side has there, in words; in JSON ``kernel`` and ``twin``.
+        left, right: the value of each side, in words; in JSON ``kernel`` and ``twin``.
         place: for contents and images, where the first differing byte is.
     """
 
@@ -95,13 +95,13 @@ class LayerLeftOut(Struct, frozen=True):
 
 
 class Comparison(Struct, frozen=True, kw_only=True):
-    """What comparing two sides gave.
+    """The result of comparing two sides.
 
     Attributes:
-        divergences: all that differs in the first step where anything does.
+        divergences: everything that differs in the first differing step.
         first: the first divergence of each layer in the whole trace.
-        later: how many steps after the first diverging one differ as well.
-        compared: layer → number of values compared; 0 where neither side had any.
+        later: how many steps after the first diverging one also differ.
+        compared: layer → number of values compared; 0 if neither side had any.
         not_compared: layers left out.
         steps: number of steps in the trace.
     """
@@ -115,12 +115,12 @@ class Comparison(Struct, frozen=True, kw_only=True):
 
     @property
     def same(self) -> bool:
-        """True if nothing that was compared differs."""
+        """True if nothing compared differs."""
         return not self.divergences
 
 
 _Compared = tuple[Layer, Divergence | None]
-"""One comparison that was made, and what it found."""
+"""One comparison and its result."""
 _Plain = Callable[[Layer, str, str | None, str | None], _Compared]
 
 
@@ -139,10 +139,10 @@ def compare(
         left: observations of the one side.
         right: observations of the other.
         not_compared: layers to leave out; those of the trace's header when None.
-        sides: what left and right are called in the text about a place in a store.
+        sides: names of left and right in the text about a place in a store.
 
     Raises:
-        BadTrace: a raw run does not hold what it names.
+        BadTrace: a raw run does not have the length it names.
     """
     left_out = {
         entry.layer: entry.reason
@@ -153,7 +153,7 @@ def compare(
     first: dict[Layer, Divergence] = {}
     steps: dict[int, list[Divergence]] = {}
     for layer, divergence in _Comparer(trace, sides).run(left, right):
-        # What is missing counts whatever layers a scenario leaves out.
+        # A missing observation counts, whatever layers a scenario leaves out.
         missing = divergence is not None and divergence.what in _MISSING
         values[layer] += 1
         if divergence is None:
@@ -185,7 +185,7 @@ _MISSING: Final = (
 
 
 class _Comparer:
-    """Walks both sides in step; holds what each has said of its devices so far."""
+    """Walks both sides in step; keeps each side's device state so far."""
 
     def __init__(self, trace: Trace, sides: tuple[str, str]) -> None:
         self.trace = trace
@@ -283,7 +283,7 @@ class _Comparer:
             )
 
     def update(self, left: Observation, right: Observation) -> list[str]:
-        """Add the changes of one step up; returns the names that either side mentions."""
+        """Apply the changes of one step; returns the names that either side mentions."""
         for side, changes in zip(self.states, (left.state, right.state), strict=True):
             for name, state in changes.items():
                 if state is None:
@@ -341,7 +341,7 @@ class _Comparer:
             store=layer is Layer.STORE,
             sides=self.sides,
         )
-        if place is None:  # other runs, the same bytes: a file written by somebody else
+        if place is None:  # different runs with the same bytes: a file not written by dmsnap
             return None
         return Divergence(
             step=index,
@@ -364,7 +364,7 @@ def words(step: AnyStep) -> str:
 def render(divergence: Divergence, sides: tuple[str, str] = SIDES) -> str:
     """A divergence as a few lines of text, at most 80 columns where names allow it.
 
-    ``sides`` says what left and right are called.
+    ``sides`` are the names of left and right.
     """
     width = max(map(len, sides))
     head = f"step {divergence.step} ({divergence.verb}), {divergence.layer}: {divergence.what}"

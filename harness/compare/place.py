@@ -1,11 +1,11 @@
-"""Where two contents differ first, and what is at that place.
+"""Where two contents first differ, and what is at that place.
 
-A byte of a device is put in words: its sector, its chunk, where its sector came from on each side,
-and on a disk that holds an exception store what it is there, in the words of
-`harness.store.describe`.  Only the sectors that are shown are decoded.
+A byte of a device is described by its sector, its chunk, where its sector came from on each side,
+and, on a disk with an exception store, its place in the store in the words of
+`harness.store.describe`.  Only the sectors shown are decoded.
 
-The sides are left and right.  Who they are is for whoever prints; only the text about a store
-needs their names, since it is one text about both.
+The sides are left and right.  Their real names are up to whoever prints; only the text about a
+store needs them, since it is one text about both.
 """
 
 from collections.abc import Iterator
@@ -28,10 +28,10 @@ from harness.units import (
 )
 
 SIDES: Final = ("kernel", "twin")
-"""What left and right are called where nobody says otherwise."""
+"""Default names of left and right."""
 HEX_BYTES: Final = 16
 _AREA_SECTORS_MAX: Final = 4096
-"""Areas longer than this are not searched for the entry of a data chunk."""
+"""Longer areas are not searched for the entry of a data chunk."""
 
 
 class Place(Struct, frozen=True, kw_only=True):
@@ -41,14 +41,14 @@ class Place(Struct, frozen=True, kw_only=True):
         device: its device.
         byte: its offset on the device.
         sector: its sector there.
-        chunk, chunk_sectors: its chunk, and what a chunk measures; None where no snapshot says.
-        differ, of: sectors that differ, of those that were read.
+        chunk, chunk_sectors: its chunk and the chunk size; None if no snapshot defines one.
+        differ, of: number of differing sectors, of those read.
         left, right: where the sector came from, in words.
-        hex_at: offset on the device of the bytes shown; -1 if a side has none.
+        hex_at: device offset of the bytes shown; -1 if a side has none.
         left_hex, right_hex: those bytes.
-        store: where the byte is in the exception store, and what each side has there.
+        store: place of the byte in the exception store, and each side's value.
 
-    In JSON the sides are ``kernel`` and ``twin``, as they are in every file of results.
+    In JSON the sides are ``kernel`` and ``twin``, as in every results file.
     """
 
     device: str
@@ -86,7 +86,7 @@ class Geometry:
         self._lines: dict[str, list[list[str]]] = {}
 
     def table(self, name: str, text: str | None) -> None:
-        """Note the table of ``name``; one without a table keeps the last that it had."""
+        """Note the table of ``name``; without a table it keeps its last one."""
         if text:
             self._lines[name] = [line.split() for line in text.splitlines()]
 
@@ -102,7 +102,7 @@ class Geometry:
     def chunk_sectors(self, name: str) -> int | None:
         """Chunk size of ``name``: its own, else the smallest of the snapshots that use it.
 
-        The device below an origin counts as the origin does.
+        The device below an origin counts like the origin.
         """
         names = {name}
         for line in self._lines.get(name, ()):
@@ -143,12 +143,12 @@ def locate(
         left: what one side has.
         right: what the other side has.
         start: sector of the device at which both begin.
-        both_ends: contents of a large device are its first and its last sectors only.
+        both_ends: contents of a large device are only its first and last sectors.
         store: the contents are whole disks; look for an exception store in them.
-        sides: what left and right are called in the text about the store.
+        sides: names of left and right in the text about the store.
 
     Raises:
-        BadTrace: a raw run does not hold what it names.
+        BadTrace: a raw run does not have the length it names.
     """
     first, differ = -1, 0
     for at, count, one, other in _walk(left, right):
@@ -205,7 +205,7 @@ _Piece = tuple[Run, int] | None
 
 
 def _walk(left: Runs, right: Runs) -> Iterator[tuple[int, int, _Piece, _Piece]]:
-    """Both contents cut so that each piece lies in one run of each: at, count, piece, piece."""
+    """Both contents cut so that each piece is within one run of each: at, count, piece, piece."""
     at, i, j, used_i, used_j = 0, 0, 0, 0, 0
     while i < len(left) or j < len(right):
         rest_i = left[i].count - used_i if i < len(left) else None
@@ -275,7 +275,7 @@ def _find(runs: Runs, sector: int) -> _Piece:
 
 
 def _sector(seed: int, runs: Runs, sector: int) -> bytes | None:
-    """Bytes of one sector; None where there are none."""
+    """Bytes of one sector; None if there are none."""
     piece = _find(runs, sector)
     if piece is None or isinstance(piece[0], Unreadable):
         return None
@@ -290,7 +290,7 @@ def _origin(runs: Runs, sector: int) -> str:
 def _in_store(
     seed: int, byte: int, chunk_sectors: int, left: Runs, right: Runs, sides: tuple[str, str]
 ) -> str:
-    """Where ``byte`` is in an exception store, and what each side has there."""
+    """Where ``byte`` is in an exception store, and each side's value."""
     size = bytes_of_sectors(max(pattern.sectors_of(left), pattern.sectors_of(right)))
     found = field_at(byte, chunk_sectors, size)
     text = str(found)

@@ -155,7 +155,7 @@ def told(kernels: Iterable[Kernel]) -> str:
     what = {
         NAMESPACES: "",
         LANDLOCK: "; guests can see which files exist on this host",
-        "": "; the guests' kernels may do on this host what you may",
+        "": ": the guests' kernels may do on this host what you may",
     }[found.kind]
     return f"{found.words}{what}{f' ({found.reason})' if found.reason else ''}"
 

@@ -1,1 +1,1 @@
-"""What a run says: to the terminal, to CI (JUnit, KTAP), and to whoever reads results.json."""
+"""Reports of a run: for the terminal, for CI (JUnit, KTAP), and as results.json."""

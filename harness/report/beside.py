@@ -1,11 +1,11 @@
-"""Two runs beside each other (``dmsnap compare A B``): verdicts, status trajectories, times.
+"""Two runs compared (``dmsnap compare A B``): verdicts, status trajectories, times.
 
-Each is the directory of a report, its ``results.json``, or either with ``:KERNEL`` behind it.
-Kernels are paired by name; where each has, or names, one only, those two are a pair: that is
-how two kernels of one run, or one kernel in two kinds of guest, are compared.
+Each is the directory of a report, its ``results.json``, or either with ``:KERNEL`` appended.
+Kernels are paired by name.  If each run has, or names, only one, those two are a pair; that is how
+two kernels of one run, or one kernel in two kinds of guest, are compared.
 
 A *status trajectory* is every status line of every device after every step, as the kernel gave
-it; it comes from the journals that a run leaves beside its report.
+it; it comes from the journals that a run leaves next to its report.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ _RESULTS_BYTES_MAX: Final = 256 << 20
 _TIMES_MAX: Final = 5
 _SLOWER: Final = 2.0
 _TELLING_US: Final = 50_000
-"""A scenario's time is told where it changed by this factor and this much, both."""
+"""A scenario's time is listed if it changed by both this factor and this much."""
 
 Trajectory = tuple[tuple[int, str, str], ...]
 """(step, device, status line), in order."""
@@ -39,7 +39,7 @@ class OneRun:
         name: as it was typed.
         report: its results.
         directory: of the report.
-        kernel: the only one that is to be looked at; empty for all.
+        kernel: the only kernel to look at; empty for all.
     """
 
     name: str
@@ -48,7 +48,7 @@ class OneRun:
     kernel: str = ""
 
     def kernels(self) -> tuple[str, ...]:
-        """Names of the kernels that are looked at."""
+        """Names of the kernels to look at."""
         return (self.kernel,) if self.kernel else tuple(self.report.by_kernel())
 
     def results(self, kernel: str) -> dict[str, Result]:
@@ -56,7 +56,7 @@ class OneRun:
         return {result.scenario: result for result in self.report.by_kernel()[kernel]}
 
     def trajectories(self, kernel: str) -> dict[str, Trajectory]:
-        """Scenario → status trajectory, of those whose journal is still there."""
+        """Scenario → status trajectory, for those whose journal still exists."""
         guests = files_of(self.directory / GUESTS_DIRECTORY, kernel)
         return {each.scenario: trajectory(each.observations) for each in recorded(guests)}
 
@@ -65,7 +65,7 @@ def open_run(name: str) -> OneRun:
     """The run that ``name`` names.
 
     Raises:
-        ProvisioningError: there is none, or it has no such kernel.
+        ProvisioningError: there is no such run, or it has no such kernel.
         BadTrace: its results cannot be read.
     """
     path, kernel = Path(name), ""
@@ -77,13 +77,12 @@ def open_run(name: str) -> OneRun:
         report = loads(read_stranger(file, _RESULTS_BYTES_MAX))
     except FileNotFoundError:
         raise ProvisioningError(
-            f"{name}: there is no {file}; name the directory that `dmsnap run --report` wrote"
+            f"{name}: there is no {file}; give the directory that `dmsnap run --report` wrote"
         ) from None
     known = list(report.by_kernel())
     if kernel and kernel not in known:
         raise ProvisioningError(
-            f"{name}: that run has no results of {kernel!r}; it has "
-            f"{', '.join(known) or 'none at all'}"
+            f"{name}: that run has no results of {kernel!r}; it has {', '.join(known) or 'none'}"
         )
     return OneRun(name, report, file.parent, kernel)
 
@@ -100,17 +99,17 @@ def trajectory(seen: Sequence[Observation]) -> Trajectory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """A kernel of one side against one of the other.
+    """A kernel of one run compared with one of the other.
 
     Attributes:
         kernels: their names.
-        both, only_a, only_b: scenarios with a result on both sides, or on one.
-        verdicts: scenario → its two verdicts, with the mark of a broken promise, where they
+        both, only_a, only_b: scenarios with a result in both runs, or in one.
+        verdicts: scenario → its two verdicts, marked if a promise was broken, where they
             differ.
-        lines: status lines that are the same; ``status``: scenario → its first that is not.
-        unknown: scenarios of ``both`` without a journal on one of the sides.
-        kernel_us, twin_us: time of each side, of the scenarios in ``both``.
-        times: scenario → the kernel's time on each side, where that changed much.
+        lines: number of equal status lines; ``status``: scenario → its first difference.
+        unknown: scenarios of ``both`` without a journal in one of the runs.
+        kernel_us, twin_us: time of kernel and twin, for the scenarios in ``both``.
+        times: scenario → the kernel's time in each run, if that changed much.
     """
 
     kernels: tuple[str, str]
@@ -132,10 +131,10 @@ class Pair:
 
 
 def pairs(a: OneRun, b: OneRun) -> list[tuple[str, str]]:
-    """Kernels that belong together.
+    """The pairs of kernels to compare.
 
     Raises:
-        ProvisioningError: none do.
+        ProvisioningError: there is no pair.
     """
     left, right = a.kernels(), b.kernels()
     if len(left) == len(right) == 1:
@@ -144,7 +143,7 @@ def pairs(a: OneRun, b: OneRun) -> list[tuple[str, str]]:
     if not common:
         raise ProvisioningError(
             f"the two runs have no kernel in common ({', '.join(left) or 'none'} and "
-            f"{', '.join(right) or 'none'}): name one of each, as in "
+            f"{', '.join(right) or 'none'}): give one of each, as in "
             f"`dmsnap compare {a.name}:{left[0] if left else 'KERNEL'} "
             f"{b.name}:{right[0] if right else 'KERNEL'}`"
         )
@@ -199,7 +198,7 @@ def _telling(one_us: int, other_us: int) -> bool:
 
 
 def _first_difference(one: Trajectory, other: Trajectory) -> str:
-    """The first line that only one of them has, or that the two have differently."""
+    """The first line that only one of them has, or that differs."""
     at = next(
         (index for index, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
         min(len(one), len(other)),
@@ -215,18 +214,18 @@ def _first_difference(one: Trajectory, other: Trajectory) -> str:
 
 
 def render(pair: Pair) -> str:
-    """What there is to say of a pair, for people."""
+    """The comparison of a pair as text."""
     one, other = pair.kernels
     lines = [
         one if one == other else f"{one} against {other}",
-        f"  scenarios: {pair.both} on both sides",
+        f"  scenarios: {pair.both} in both runs",
     ]
     lines += _listed("only in A", pair.only_a) + _listed("only in B", pair.only_b)
     lines.append(f"  verdicts: {pair.both - len(pair.verdicts)} equal, {len(pair.verdicts)} not")
     lines += _listed(
         "", [f"{name}: {before} → {now}" for name, (before, now) in pair.verdicts.items()]
     )
-    missing = f"; {pair.unknown} scenarios have no journal any more" if pair.unknown else ""
+    missing = f"; {pair.unknown} scenarios no longer have a journal" if pair.unknown else ""
     lines.append(
         f"  status: {pair.lines} lines equal, {len(pair.status)} scenarios differ{missing}"
     )

@@ -1,15 +1,15 @@
-r"""The gate: what strangers have said reaches a terminal, or the log of a CI job, as plain text.
+r"""The gate: untrusted text reaches a terminal, or the log of a CI job, as plain text.
 
 Names, reasons, console lines and errors come from traces, guests and mirrors.  An escape sequence
-in them would move the cursor or change a title, a bidirectional control would show other words than
-there are, and a line such as ``::error::`` or ``##vso[…]`` is an order to the machine that keeps
-the log.  So all that is said passes `printable`:
+in them would move the cursor or change a title, a bidirectional control would change what is read,
+and a line such as ``::error::`` or ``##vso[…]`` is a command to the machine that keeps the log.
+So all output passes `printable`:
 
-- text that is written to standard output or error, in `Gate`, whoever writes it;
-- what rich lays out, in `guarded`: its own sequences stand outside the text, and go through;
-- reports that are files (JUnit, KTAP), which somebody will print.
+- text written to standard output or error, in `Gate`, whatever writes it;
+- what rich lays out, in `guarded`: its own escape sequences are outside the text, and pass;
+- report files (JUnit, KTAP), which will be printed somewhere.
 
-What does not pass is written as ``\x1b``.  Nothing is dropped, so that the evidence stays.
+What does not pass is escaped, as ``\x1b``.  Nothing is dropped; the evidence stays.
 """
 
 import re
@@ -22,15 +22,15 @@ from rich.console import Console
 from rich.segment import Segment
 
 _ORDER: Final = re.compile(r"^([^\S\n]*):(?=:)|#(?=#)", re.MULTILINE)
-"""How orders to CI systems begin: ``::`` at the head of a line, ``##vso[``, ``##[``,
-``##teamcity[`` anywhere in it."""
+"""How commands to CI systems begin: ``::`` at the start of a line, ``##vso[``, ``##[``,
+``##teamcity[`` anywhere in a line."""
 
 
 def printable(text: str) -> str:
-    r"""``text`` as people can read it: what cannot be seen is written as ``\x1b``, but newlines.
+    r"""``text`` made readable: invisible characters except newlines are escaped, as ``\x1b``.
 
-    That is all that Unicode calls control, format (bidirectional marks, joiners, tags), private,
-    surrogate, unassigned or a separator; and the first character of an order to a CI system.
+    Those are all that Unicode calls control, format (bidirectional marks, joiners, tags), private,
+    surrogate, unassigned or a separator; and the first character of a command to a CI system.
     """
     if not text.isprintable():
         text = "".join(one if one.isprintable() or one == "\n" else _escaped(one) for one in text)
@@ -63,13 +63,13 @@ def _escaped(one: str) -> str:
 
 
 class _Stream:
-    """Text that comes in pieces; an order may begin in one and go on in the next."""
+    """Text that comes in pieces; a command may be split between them."""
 
     def __init__(self) -> None:
         self._line = ""
 
     def clean(self, text: str) -> str:
-        """The next piece, as `printable`; what stands before it on its line is known."""
+        """The next piece, as `printable`; what precedes it on its line is known."""
         if not text:
             return ""
         line, self._line = self._line, self._after(text)
@@ -77,11 +77,11 @@ class _Stream:
         if text[0] == line[-1:] and (text[0] == "#" or line.strip() == ":" == text[0]):
             first = _escaped(text[0])
         elif text[0] == ":" and line.strip():
-            first = ":"  # within a line it begins no order
+            first = ":"  # within a line it does not begin a command
         return first + printable(text[bool(first) :])
 
     def _after(self, text: str) -> str:
-        """What matters of the line behind ``text``: with what it began, and how it ends."""
+        """What matters of the line after ``text``: how it began, and how it ends."""
         _, newline, last = text.rpartition("\n")
         line = last if newline else self._line + last
         begun = line.lstrip()
@@ -89,9 +89,9 @@ class _Stream:
 
 
 class Gate:
-    """A text stream in front of another one, that lets through what is `printable`.
+    """A text stream in front of another, which passes only what is `printable`.
 
-    It takes all of Unicode; what the stream below cannot show is escaped there.
+    It takes all of Unicode; what the stream below cannot encode is escaped there.
     """
 
     encoding = "utf-8"
@@ -102,10 +102,10 @@ class Gate:
         self._stream = _Stream()
 
     def write(self, text: str) -> int:
-        """Write what is printable of ``text``; says that it was all.
+        """Write ``text`` as `printable`; returns its length.
 
         Raises:
-            TypeError: it is no text; that is how click finds out what a stream takes.
+            TypeError: it is not text; click finds out this way what a stream takes.
         """
         if not isinstance(text, str):
             raise TypeError("a text stream takes text")
@@ -127,7 +127,7 @@ class Gate:
 
 
 def guarded(console: Console) -> Console:
-    """``console`` with the gate where it turns what it has laid out into text."""
+    """``console`` with the gate where it renders its layout as text."""
     render, stream = console._render_buffer, _Stream()
 
     def clean(buffer: Iterable[Segment]) -> str:

@@ -1,12 +1,12 @@
 """The summary of a GitHub Actions job: Markdown that is added to ``$GITHUB_STEP_SUMMARY``.
 
-GitHub shows the file above the log of the job; all programs of a step add to the same one, and
-one that is larger than a mebibyte is not shown at all.  So there is as much in it as there is room
-for: totals, and of what differs the first lines, with the number of those that are missing.
+GitHub shows the file above the log of the job.  All programs of a step append to the same file, and
+one larger than a mebibyte is not shown at all.  So the summary has what fits: totals, and the first
+lines of what differs, with the number of lines left out.
 
-Names, reasons and console lines come from strangers.  Each stands in a code element, with every
-character that means something to Markdown or HTML written as a numeric reference, which by both
-their rules can never be more than a character.
+Names, reasons and console lines are untrusted.  Each is put in a code element, with every character
+that means something to Markdown or HTML as a numeric reference, which in both can never be more
+than a character.
 """
 
 import os
@@ -21,17 +21,17 @@ from harness.verdict.result import Result, RunReport
 
 VARIABLE: Final = "GITHUB_STEP_SUMMARY"
 BYTES_MAX: Final = 1 << 20
-"""Of the summary of a step, by all that write to it."""
+"""Limit of a step's summary, for all that write to it."""
 _CELL_MAX: Final = 2000
-"""Characters of one cell; the report has all."""
+"""Characters in one cell; the report has everything."""
 _PLAIN: Final = frozenset(" ,-/()=%")
-"""Characters beside letters and digits that mean nothing to Markdown within a line of ours."""
+"""Characters, besides letters and digits, without meaning in Markdown within our lines."""
 _MORE_BYTES: Final = 200
-"""Kept free for the line that says how much is missing."""
+"""Reserved for the line that says how much is left out."""
 
 
 def render(report: RunReport, room: int = BYTES_MAX) -> bytes:
-    """The summary, in ``room`` bytes at most; nothing where there is no room for its head."""
+    """The summary, in at most ``room`` bytes; empty if its head does not fit."""
     head = [
         "## dm-snapshot: "
         + ("nothing differs" if report.nothing_differs else "not everything is the same"),
@@ -62,7 +62,7 @@ def render(report: RunReport, room: int = BYTES_MAX) -> bytes:
         return b""
     for title, columns, rows in (
         (
-            "Not plainly the same",
+            "Not simply the same",
             ("kernel", "scenario", "verdict", "why"),
             [
                 (
@@ -88,14 +88,14 @@ def _told(result: Result) -> bool:
 
 
 def _bounded(head: list[str], table: list[str], room: int) -> bytes:
-    """A table with its title, or as much of it as there is room for."""
+    """A table with its title, or as much of it as fits."""
     rows, text = table[2:], _lines([*head, *table[:2]])
     if len(text) + _MORE_BYTES > room:
         return b""
     for number, row in enumerate(rows):
         line = _lines([row])
         if len(text) + len(line) + _MORE_BYTES > room:
-            return text + _lines(["", f"… and {len(rows) - number} more: see the report.", ""])
+            return text + _lines(["", f"… and {len(rows) - number} more; see the report.", ""])
         text += line
     return text + b"\n"
 
@@ -114,7 +114,7 @@ def _lines(lines: Iterable[str]) -> bytes:
 
 
 def plain(text: str) -> str:
-    r"""``text`` in one line that is no markup; what cannot be seen is written as ``\x1b``."""
+    r"""``text`` in one line without markup; invisible characters are escaped, as ``\x1b``."""
     line = " ".join(text.split())
     if len(line) > _CELL_MAX:
         line = line[:_CELL_MAX] + " …"
@@ -122,7 +122,7 @@ def plain(text: str) -> str:
 
 
 def code(text: str) -> str:
-    """The same in a code element, where GitHub makes no links of names and numbers either."""
+    """The same in a code element, where GitHub also turns no names or numbers into links."""
     return f"<code>{plain(text)}</code>" if text else ""
 
 
@@ -139,8 +139,8 @@ class StepSummary:
 
     Args:
         path: the file.
-        tell: hears of it in one line where the summary cannot be written: a run is not spoilt by
-            that.
+        tell: called with a line if the summary cannot be written; that does not spoil the
+            run.
     """
 
     def __init__(self, path: Path, tell: Callable[[str], None]) -> None:
@@ -157,14 +157,14 @@ class StepSummary:
         """Nothing to do."""
 
     def end(self, report: RunReport) -> None:
-        """Add it to what is there."""
+        """Append the summary to the file."""
         try:
             with self._path.open("ab") as file:
                 file.write(render(report, BYTES_MAX - file.tell()))
         except OSError as fault:
             self._tell(
                 f"the summary cannot be written to {self._path} ({VARIABLE}): "
-                f"{fault.strerror}; the report is whole"
+                f"{fault.strerror}; the report is complete"
             )
 
     def close(self) -> None:
@@ -172,6 +172,6 @@ class StepSummary:
 
 
 def step_summary(tell: Callable[[str], None]) -> list[StepSummary]:
-    """The reporter, where GitHub asks for a summary; else none."""
+    """The reporter, where GitHub asks for a summary; else None."""
     path = os.environ.get(VARIABLE, "")
     return [StepSummary(Path(path), tell)] if path else []

@@ -1,11 +1,11 @@
 r"""JUnit XML: one test suite for each kernel, one test case for each scenario on it.
 
 *Diverged* and *nondeterministic* are failures, *guest lost* and *broken scenario* are errors,
-*unsupported* is skipped.  What is not printable (`harness.report.gate`), with all that XML 1.0
-cannot hold, is written as ``\x1b``.
+*unsupported* is skipped.  What is not printable (`harness.report.gate`), or not allowed in XML 1.0,
+is escaped, as ``\x1b``.
 
-The form is that of Jenkins' schema (junit-10.xsd), which also GitLab reads: a test case has no
-properties there, so what else is known of a result stands at the head of its ``system-out``.
+The form is that of Jenkins' schema (junit-10.xsd), which GitLab also reads: test cases have no
+properties there, so other facts about a result are at the head of its ``system-out``.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,7 +25,7 @@ _ERRORS: Final = (Verdict.LOST, Verdict.BROKEN)
 def render(report: RunReport) -> bytes:
     """The XML document."""
     counts = _counts(report.results)
-    del counts["skipped"]  # which the schema has at a suite only
+    del counts["skipped"]  # which the schema has only for suites
     root = ET.Element(
         "testsuites", {"name": "dmsnap", **counts, "time": f"{report.environment.seconds:.3f}"}
     )
@@ -55,16 +55,16 @@ def render(report: RunReport) -> bytes:
 
 
 def class_names(kernels: Iterable[str]) -> dict[str, str]:
-    """Kernel → class name of its test cases, each another one.
+    """Kernel → class name of its test cases, all different.
 
-    Jenkins takes what stands before the last dot for a package; the dots of a release (or of a
-    path) would fall apart there, so the only dot is ours.
+    Jenkins takes what is before the last dot as a package; the dots of a release (or of a path)
+    would be split there, so the only dot is ours.
     """
     found: dict[str, str] = {}
     for kernel in kernels:
         name = base = "dmsnap." + printable(kernel).replace(".", "_")
         number = 2
-        while name in found.values():  # two names that differ in a dot
+        while name in found.values():  # two names that differ only in a dot
             name, number = f"{base}-{number}", number + 1
         found[kernel] = name
     return found

@@ -1,12 +1,12 @@
 """KTAP version 1, the kernel's test format (Documentation/dev-tools/ktap.rst).
 
-One test for each kernel, with a subtest for each scenario.  Diagnostic lines stand before the
-result line that they belong to, two spaces for each level.  *Guest lost* and *broken scenario*
-carry the directive ERROR, *unsupported* SKIP.
+One test for each kernel, with a subtest for each scenario.  Diagnostic lines come before their
+result line, indented by two spaces per level.  *Guest lost* and *broken scenario* carry the
+directive ERROR, *unsupported* SKIP.
 
-What a guest said stands in it, too, and is not to be taken for a word of the report: the kernel's
-own reader (tools/testing/kunit/kunit_parser.py) takes a Subtest line wherever it stands for the
-head of a test, reads SKIP behind any ``#``, and stops for good at what a kernel says last.
+Output of a guest is in it too, and must not be taken for the report's own words: the kernel's
+reader (tools/testing/kunit/kunit_parser.py) takes a Subtest line anywhere for the head of a test,
+reads SKIP after any ``#``, and stops for good at what a kernel prints last.
 """
 
 import re
@@ -24,7 +24,7 @@ _LAST_WORDS: Final = (
     "Kernel panic - not syncing: VFS:",
     "reboot: System halted",
 )
-"""Where the kernel's reader stops, wherever in a line they stand (``KTAP_END``)."""
+"""Words at which the kernel's reader stops, anywhere in a line (``KTAP_END``)."""
 _DIRECTIVE: Final = re.compile(r"#(?=\s|$)")
 _HEADER: Final = "Subtest:"
 
@@ -34,7 +34,7 @@ def render(report: RunReport) -> bytes:
     kernels = report.by_kernel()
     lines = ["KTAP version 1", f"1..{len(kernels)}"]
     for number, (kernel, results) in enumerate(kernels.items(), 1):
-        # kunit.py wants the name before the plan; by ktap.rst it may stand there.
+        # kunit.py wants the name before the plan; ktap.rst allows that.
         inner = ["KTAP version 1", f"# {_HEADER} {_name(kernel)}", f"1..{len(results)}"]
         inner += _diagnostics(f"release {report.release(kernel) or 'unknown'}")
         if report.guest(kernel):
@@ -80,7 +80,7 @@ def _diagnostics(text: str) -> list[str]:
 
 
 def _name(text: str) -> str:
-    """A description: words in one line, without the character that begins a directive."""
+    """A description: one line, without the character that begins a directive."""
     return " ".join(printable(text).split()).replace("#", "_")
 
 

@@ -1,9 +1,9 @@
-"""What has finished of a run, on disk as it happens, so that ``--resume`` goes on where it was.
+"""The finished results of a run, written as they come, so that ``--resume`` can continue.
 
-``progress.jsonl`` holds one line for each result, with the key that it was made under: a digest
-of everything that it follows from (dmsnap itself, the kernel and its modules, the scenario, the
-options).  A later run takes a result over only under the same key, so a kernel that was built
-anew or a scenario that was changed runs again.  A line that was cut short counts as not there.
+``progress.jsonl`` has one line for each result, with the key that it was made under: a digest of
+everything that it follows from (dmsnap itself, the kernel and its modules, the scenario, the
+options).  A later run takes a result over only under the same key, so a rebuilt kernel or a changed
+scenario runs again.  A truncated line is ignored.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ class Ledger:
 
     Args:
         path: the file.
-        keys: of every result that the run can give.
+        keys: for every result that the run can give.
     """
 
     def __init__(self, path: Path, keys: Keys) -> None:
@@ -47,19 +47,19 @@ class Ledger:
 
     @staticmethod
     def check(path: Path) -> None:
-        """See that there is a run to resume.
+        """Check that there is a run to resume.
 
         Raises:
-            ProvisioningError: there is none.
+            ProvisioningError: there is no run.
         """
         if not path.is_file():
             raise ProvisioningError(
-                f"there is no run to resume in {path.parent}: leave --resume out, or name "
+                f"there is no run to resume in {path.parent}; leave out --resume, or give "
                 "the directory of the run with --report"
             )
 
     def finished(self) -> list[Result]:
-        """The results of an earlier run that this one need not make again.
+        """The results of an earlier run that this one need not repeat.
 
         Raises:
             ProvisioningError: there is no earlier run.
@@ -77,10 +77,10 @@ class Ledger:
         return list(found.values())
 
     def begin(self, kernels: Sequence[str], total: int) -> None:
-        """Nothing to do: what is there stays until there is something new."""
+        """Nothing to do: the file stays until there is something new."""
 
     def _begin_anew(self) -> BufferedWriter:
-        """Start the file anew, with what is kept."""
+        """Start a new file, with the kept results."""
         kept = self.finished() if self._kept else []
         write_whole(self._path, b"".join(map(self._line, kept)))
         return self._path.open("ab")
@@ -92,9 +92,9 @@ class Ledger:
         """Nothing to do."""
 
     def result(self, result: Result) -> None:
-        """Write it down, unless it is one of the kept."""
+        """Write it down, unless it is a kept one."""
         if (result.kernel, result.scenario) not in self._kept:
-            # A disk that is full costs a later run its time, and this one nothing.
+            # A full disk costs a later run time, and this one nothing.
             with suppress(OSError):
                 if self._file is None:
                     self._file = self._begin_anew()

@@ -1,4 +1,4 @@
-"""What follows a run and tells of it: the protocol, a silent base, and several as one."""
+"""What follows a run and reports it: the protocol, a silent base, and several as one."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -10,22 +10,22 @@ from harness.verdict.result import Result, RunReport, dumps
 
 
 class Reporter(Protocol):
-    """Follows a run.  Calls come from one thread, in this order; `close` comes in any case."""
+    """Follows a run.  Calls come from one thread, in this order; `close` is always called."""
 
     def begin(self, kernels: Sequence[str], total: int) -> None:
         """A run of ``total`` results over ``kernels`` starts."""
 
     def progress(self, guest: str, doing: str) -> None:
-        """What a guest does now; empty when it is gone."""
+        """What a guest does now; empty if it is gone."""
 
     def result(self, result: Result) -> None:
-        """One result is there; the first says that the run before may be forgotten."""
+        """One result; after the first one the previous run may be dropped."""
 
     def end(self, report: RunReport) -> None:
-        """All results are there; not called of a run that had none."""
+        """All results are there; not called for a run without any."""
 
     def close(self) -> None:
-        """Leave everything tidy, however the run ended; may be called more than once."""
+        """Clean up, however the run ended; may be called more than once."""
 
 
 class FileReporter:
@@ -40,19 +40,19 @@ class FileReporter:
         raise NotImplementedError
 
     def begin(self, kernels: Sequence[str], total: int) -> None:
-        """Nothing to do: the report of the run before stays until this one has a result."""
+        """Nothing to do: the previous report stays until this run has a result."""
 
     def progress(self, guest: str, doing: str) -> None:
         """Nothing to do."""
 
     def result(self, result: Result) -> None:  # noqa: ARG002
-        """With the first one an old report, which is not this run's, goes."""
+        """Remove the previous run's report at the first result."""
         if self._old:
             self._old = False
             self.path.unlink(missing_ok=True)
 
     def end(self, report: RunReport) -> None:
-        """Write the file, whole or not at all."""
+        """Write the file, atomically."""
         write_whole(self.path, self.render(report))
 
     def close(self) -> None:
@@ -63,12 +63,12 @@ class JsonReporter(FileReporter):
     """``results.json``."""
 
     def render(self, report: RunReport) -> bytes:
-        """The report as it is."""
+        """The report itself."""
         return dumps(report)
 
 
 class Reporters:
-    """Several reporters as one; an error of one does not keep the others from their calls."""
+    """Several reporters as one; an error in one does not keep calls from the others."""
 
     def __init__(self, reporters: Iterable[Reporter]) -> None:
         self._all = tuple(reporters)

@@ -1,11 +1,11 @@
-"""The terminal: what happens while a run goes on, then a table, then what there is to say.
+"""The terminal: progress during a run, then a table, then the results in words.
 
 On a terminal a few lines move: one for each guest, and a bar with counts.  Elsewhere (a pipe, CI)
-each result is one plain line; of a long run only what is not plainly *same*, and how far it is.
-Nothing but such a line is wider than the console, 80 columns where its width is unknown;
+each result is one plain line; in a long run, only results that are not plainly *same*, and how far
+it is.  Only such lines may be wider than the console, 80 columns if its width is unknown;
 `NO_COLOR` is respected.
 
-In the table the variants of a scenario share a row as long as there is nothing to tell them apart.
+In the table the variants of a scenario share a row unless their verdicts differ.
 """
 
 import textwrap
@@ -42,13 +42,13 @@ SHORT: Final = {
     Verdict.UNSUPPORTED: "unsupp.",
     Verdict.BROKEN: "broken",
 }
-"""Verdicts as they stand in a table with a column for each kernel."""
+"""Verdicts as written in a table with a column for each kernel."""
 MARK: Final = "*"
-"""Behind a verdict: a promise of the documentation was broken."""
+"""Follows a verdict if a promise of the documentation was broken."""
 LINES_MAX: Final = 20
-"""Where nothing moves, a run with more results than this says only what is not plainly *same*."""
+"""Without a moving display, a run with more results prints only those not plainly *same*."""
 _PROGRESS_PARTS: Final = 10
-"""How often such a run says how far it is."""
+"""How often such a run prints how far it is."""
 _CONSOLE_LINES: Final = 12
 
 
@@ -87,14 +87,14 @@ class Terminal:
             self._live.start()
 
     def progress(self, guest: str, doing: str) -> None:
-        """Change the line of a guest."""
+        """Update the line of a guest."""
         if doing:
             self._guests[guest] = doing
         else:
             self._guests.pop(guest, None)
 
     def result(self, result: Result) -> None:
-        """Count a result; say it where nothing moves, or where it is not *same*."""
+        """Count a result; print it if nothing moves, or if it is not *same*."""
         self._done += 1
         self._counts[result.verdict] = self._counts.get(result.verdict, 0) + 1
         if self._live:
@@ -128,7 +128,7 @@ class Terminal:
         )
 
     def _moving(self) -> RenderableType:
-        guests = tuple(self._guests.items())  # at once: the run goes on in another thread
+        guests = tuple(self._guests.items())  # copied at once; the run continues in another thread
         lines = [
             Text(printable(f"{guest}  {doing}"), no_wrap=True, overflow="ellipsis")
             for guest, doing in sorted(guests)
@@ -137,7 +137,7 @@ class Terminal:
         counts.no_wrap, counts.overflow = True, "ellipsis"
         return Group(*lines, self._bar, counts)
 
-    # -- and then -------------------------------------------------------------------------------
+    # -- at the end -------------------------------------------------------------------------------
 
     def end(self, report: RunReport) -> None:
         """The table, the summary, and every result that is not plainly *same*."""
@@ -178,7 +178,7 @@ class Terminal:
         seconds = report.environment.seconds
         resumed = report.environment.resumed
         if resumed:
-            self._say(f"{resumed} results are of an earlier start of this run")
+            self._say(f"{resumed} results are from an earlier start of this run")
         self._say(
             verdicts(report) + (f", in {seconds:.1f} s" if seconds else ""), style=f"bold {color}"
         )
@@ -206,7 +206,7 @@ class Terminal:
 
 @dataclass(frozen=True, slots=True)
 class _TableRow:
-    """What one row of a table stands for: scenarios, each with its result by kernel."""
+    """One row of a table: scenarios, each with its result by kernel."""
 
     name: str
     results: tuple[Mapping[str, Result], ...]
@@ -216,7 +216,7 @@ class _TableRow:
         return self.results[0].get(kernel)
 
     def layers(self) -> str:
-        """The fewest layers that were compared anywhere in this row."""
+        """The fewest layers compared anywhere in this row."""
         fewest = min(
             len(result.compared) for by_kernel in self.results for result in by_kernel.values()
         )
@@ -232,9 +232,9 @@ class _TableRow:
 def _rows(report: RunReport) -> list[_TableRow]:
     """Rows in the order of the results.
 
-    The variants of a scenario (``name[…]``) share one row, ``name ×6``, if verdict and mark are
-    the same for all of them.  If not, those that are plainly *same* share one, and each of the
-    others has its own.
+    The variants of a scenario (``name[…]``) share one row, ``name ×6``, if all have the same
+    verdict and mark.  If not, those that are plainly *same* share one, and each of the others has
+    its own.
     """
     by_scenario: dict[str, dict[str, Result]] = {}
     for result in report.results:
@@ -258,7 +258,7 @@ def _rows(report: RunReport) -> list[_TableRow]:
             for name in names
             if all(verdict is Verdict.SAME and not broken for _, verdict, broken in looks[name])
         ]
-        # After an interrupt some may lack a kernel: that must not be hidden either.
+        # After an interrupt some may lack a kernel, which must not be hidden either.
         rows += [
             row(base, [name for name in plain if looks[name] == look])
             for look in dict.fromkeys(looks[name] for name in plain)
@@ -268,14 +268,14 @@ def _rows(report: RunReport) -> list[_TableRow]:
 
 
 def _looks(results: Mapping[str, Result]) -> tuple[tuple[str, Verdict, bool], ...]:
-    """All that a row shows of the verdicts of one scenario."""
+    """The verdicts of one scenario, as a row shows them."""
     return tuple(
         (kernel, result.verdict, result.promise_broken) for kernel, result in results.items()
     )
 
 
 def _one_kernel(report: RunReport) -> Table:
-    """One kernel: with all that there is room for."""
+    """One kernel, with all the columns there is room for."""
     table = _table()
     table.add_column("verdict")
     for name in ("layers", "steps", "kernel", "twin"):

@@ -1,4 +1,4 @@
-"""What a result says in plain lines; the same words in the terminal, in JUnit and in KTAP."""
+"""A result in plain lines; the same words in the terminal, in JUnit and in KTAP."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ def headline(result: Result) -> str:
 
 
 def details(result: Result, *, console_lines: int = 20) -> str:
-    """Everything there is to say of a result that is not plainly *same*."""
+    """All details of a result that is not plainly *same*."""
     parts = [result.reason] if result.reason else []
     parts += [render(divergence) for divergence in result.divergences]
     if result.later:
@@ -42,7 +42,7 @@ def details(result: Result, *, console_lines: int = 20) -> str:
 
 
 def _promises(result: Result) -> Iterator[tuple[str, BrokenPromise]]:
-    """Broken promises and who broke them; what both broke in the same way comes once."""
+    """Broken promises and who broke them; one that both broke alike is listed once."""
     for promise in result.kernel_promises:
         yield "both sides" if promise in result.twin_promises else "the kernel", promise
     for promise in result.twin_promises:
@@ -53,7 +53,7 @@ def _promises(result: Result) -> Iterator[tuple[str, BrokenPromise]]:
 def verdicts(report: RunReport) -> str:
     """``40 same (2 by another permitted order), 1 diverged, …``.
 
-    Same and diverged are always told, the others where there are any.
+    Same and diverged are always counted, the others if there are any.
     """
     always = (Verdict.SAME, Verdict.DIVERGED)
     other = sum(result.by_other_order for result in report.results)
@@ -88,7 +88,7 @@ def defects(report: RunReport) -> list[str]:
 
 
 def left_out(report: RunReport) -> list[str]:
-    """A line for each layer and reason that was not compared, with how often."""
+    """A line for each layer and reason that was not compared, with its count."""
     counts: Counter[tuple[Layer, str]] = Counter()
     values: Counter[tuple[Layer, str]] = Counter()
     for result in report.results:

@@ -10,23 +10,23 @@ from harness.trace.steps import AnyStep
 
 
 class Backend(Protocol):
-    """One side: a world of disks and mapped devices that executes steps one by one."""
+    """One side: a world of disks and mapped devices which executes steps one by one."""
 
     def begin(self, seed: int) -> None:
-        """Start an empty world; ``seed`` goes into every stamp."""
+        """Start an empty world; ``seed`` is part of every stamp."""
 
     def execute(self, index: int, step: AnyStep) -> Observation:
-        """Do one step.  What the world refuses is an observation, never an exception.
+        """Do one step.  A refusal by the world is an observation, never an exception.
 
         Raises:
-            BadScenario: the step has no meaning here (unknown device, range outside of it).
+            BadScenario: the step is meaningless here (unknown device, range outside it).
         """
 
     def end(self) -> list[str]:
-        """Remove every device, however the scenario ended; returns what would not go away.
+        """Remove every device, however the scenario ended; returns those that could not be removed.
 
         Raises:
-            WitnessesDisagree: the devices are gone, but what was observed is in doubt.
+            WitnessesDisagree: the devices are gone, but the observations are in doubt.
         """
 
 
@@ -36,12 +36,12 @@ def carry_out(
     seed: int,
     before: Callable[[int, AnyStep], None] = lambda _index, _step: None,
 ) -> Iterator[Observation]:
-    """Begin an empty world and do one step after another, each when its observation is asked for.
+    """Begin an empty world and do steps lazily, each when its observation is requested.
 
-    ``before`` is called in front of each step.  Nothing is put away at the end (`put_away`).
+    ``before`` is called before each step.  Nothing is removed at the end (`put_away`).
 
     Raises:
-        BadScenario: a step has no meaning there.
+        BadScenario: a step is meaningless there.
     """
     backend.begin(seed)
     for index, step in enumerate(steps):
@@ -59,7 +59,7 @@ def fault_of(error: BaseException) -> str:
 
 
 def put_away(backend: Backend, fault: str) -> tuple[tuple[str, ...], str]:
-    """What would not go away after a scenario, and its fault: ``fault``, or what its end found."""
+    """What could not be removed after a scenario, and its fault: ``fault``, or the end's own."""
     try:
         return tuple(backend.end()), fault
     except WitnessesDisagree as error:

@@ -1,9 +1,9 @@
-"""How large a trace may be: bounds that are the same for both sides, and known before either.
+"""How large a trace may be: the same bounds for both sides, known before either runs.
 
-A trace comes from a stranger.  What its types say of a single field stands in
-`harness.trace.steps`; here is what takes the steps together: how many disks there are, how large
-they are, how high devices stand on each other, and how much is moved.  A trace that keeps to these
-bounds can be carried out in a guest's memory and in the twin's, in minutes.
+Traces are untrusted.  `harness.trace.steps` bounds each field by its type; here are the bounds on
+steps taken together: how many disks there are, how large they are, how deep devices are stacked,
+and how much is moved.  A trace within these bounds runs in a guest's memory and in the twin's, in
+minutes.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -34,29 +34,29 @@ from harness.units import SECTOR_BYTES
 
 TRACE_BYTES_MAX: Final = 64 << 20
 LINE_BYTES_MAX: Final = 12 << 20
-"""Of a line of a trace: the longest `Poke` in base64, and more."""
+"""Limit of a trace line: the longest `Poke` in base64, and more."""
 STEPS_MAX: Final = 20_000
 LINES_MAX: Final = 5 * STEPS_MAX
-"""Empty ones included."""
+"""Including empty ones."""
 OBSERVATIONS_BYTES_MAX: Final = 128 << 20
 
 DISKS_MAX: Final = 256
 DISK_SECTORS_MAX: Final = 8 << 20
-"""All disks of a scenario together, each a whole number of MiB: a guest's ram disk has 4 GiB."""
+"""All disks of a scenario together, each rounded up to MiB; a guest's ram disk has 4 GiB."""
 DEVICES_MAX: Final = 1024
-"""Mapped devices at the same time."""
+"""Mapped devices at a time."""
 STACK_MAX: Final = 32
-"""Mapped devices that stand on each other."""
+"""Mapped devices stacked on each other."""
 WRITTEN_SECTORS_MAX: Final = 1 << 21
-"""What disks hold at the same time: 1 GiB.  A disk takes memory where it was written."""
+"""Data on all disks at a time: 1 GiB.  A disk uses memory only where it was written."""
 BUFFERED_SECTORS_MAX: Final = 1 << 18
-"""One step through the page cache: 128 MiB."""
+"""Limit of one step through the page cache: 128 MiB."""
 MOVED_SECTORS_MAX: Final = 1 << 24
-"""All that the steps of a scenario read, write and look at: 8 GiB."""
+"""All data that the steps of a scenario read, write and examine: 8 GiB."""
 
 
 class Excess(NamedTuple):
-    """What is beyond a bound: the step, the path of the field, and the bound in words."""
+    """A bound exceeded: the step, the path of the field, and the bound in words."""
 
     step: int
     field: str
@@ -64,7 +64,7 @@ class Excess(NamedTuple):
 
 
 def excess(steps: Iterable[AnyStep]) -> Excess | None:
-    """The first step that goes beyond a bound, None if all keep to them."""
+    """The first step that exceeds a bound, None if none does."""
     world = _World()
     for index, step in enumerate(steps):
         for field, message in world.take(step):
@@ -73,7 +73,7 @@ def excess(steps: Iterable[AnyStep]) -> Excess | None:
 
 
 class _Device:
-    """A mapped device as far as its tables tell: how high it stands, and how long it is."""
+    """A mapped device as its tables describe it: the devices below, and its length."""
 
     __slots__ = ("inactive", "live", "loaded_sectors", "sectors")
 
@@ -84,7 +84,7 @@ class _Device:
 
     @property
     def below(self) -> frozenset[str]:
-        """What it stands on, or will once it is resumed."""
+        """The devices below it, now or once it is resumed."""
         return self.live | self.inactive
 
 
@@ -96,11 +96,11 @@ class _World:
         self.taken = self.stamped = self.moved = 0
 
     def take(self, step: AnyStep) -> Iterator[tuple[str, str]]:
-        """Do a step, and tell what is beyond a bound."""
+        """Do a step, and report bounds it exceeds."""
         for field in ("name", "to"):
             name = getattr(step, field, "")
             if name in RESERVED and isinstance(step, Disk | Create | Rename):
-                yield f"$.{field}", f"no device can be called {name}"
+                yield f"$.{field}", f"a device cannot be called {name}"
         match step:
             case Disk():
                 yield from self._disk(step)
@@ -127,8 +127,8 @@ class _World:
             yield (
                 "",
                 (
-                    f"up to here {self.moved} sectors are read, written and looked at; a "
-                    f"scenario may move {MOVED_SECTORS_MAX}"
+                    f"up to here {self.moved} sectors are read, written and examined; the "
+                    f"limit for a scenario is {MOVED_SECTORS_MAX}"
                 ),
             )
 
@@ -140,7 +140,7 @@ class _World:
         if self.taken > DISK_SECTORS_MAX:
             yield (
                 "$.sectors",
-                (f"disks of {self.taken} sectors together; a scenario may have {DISK_SECTORS_MAX}"),
+                (f"disks of {self.taken} sectors together; the limit is {DISK_SECTORS_MAX}"),
             )
         if step.fill == "stamp":
             self.stamped += step.sectors
@@ -165,20 +165,20 @@ class _World:
         if self._is_too_high(step.name):
             yield (
                 "$.table",
-                (f"more than {STACK_MAX} mapped devices stand on each other, or some in a circle"),
+                (f"more than {STACK_MAX} mapped devices are stacked, or some form a cycle"),
             )
 
     def _is_too_high(self, name: str) -> bool:
-        """Whether a device stands in a stack of more than `STACK_MAX`, or in a circle."""
+        """Whether a device is in a stack of more than `STACK_MAX`, or in a cycle."""
         below = self._levels(name, lambda each: self.devices[each].below)
         return below + self._levels(name, self._users_of) - 1 > STACK_MAX
 
     def _levels(self, name: str, following: Callable[[str], Iterable[str]]) -> int:
-        """Devices on the longest way that begins at one; in a circle, more than `STACK_MAX`."""
+        """Devices on the longest path down from one; in a cycle, more than `STACK_MAX`."""
         level, height = {name}, 0
         while level and height <= STACK_MAX:
             height += 1
-            # A device on itself is for the kernel to refuse.
+            # A device on itself is left to the kernel to refuse.
             level = {
                 each
                 for one in level

@@ -1,23 +1,23 @@
-"""Faults by count: what befalls which requests of a disk, and how its requests are written down.
+"""Faults by count: which requests of a disk fail and how, and the log of its requests.
 
-The disks of both sides that can fail (`harness.trace.steps.Disk`, ``can_fail``) ask the same plan
-about every request that reaches them, in the order of arrival, and keep the same log of them.  What
-a request is, is for a side to find out: a kernel's block layer sends them, the twin's disk is given
-them as bios.
+The disks of both sides that can fail (`harness.trace.steps.Disk`, ``can_fail``) consult the same
+plan about every request that reaches them, in order of arrival, and keep the same log.  What a
+request is, is up to the side: a kernel's block layer sends requests, the twin's disk gets them as
+bios.
 
-A fault says: of the requests of one kind that touch a range, the ``nth`` and those after it are
-struck, ``count`` of them, or all that follow.  Faults of one disk count on their own, each of them
-every request that matches, whether another one strikes it or not.
+A fault says: of the requests of one kind that touch a range, strike ``count``, beginning with the
+``nth``, or all that follow.  Each fault of a disk counts for itself, every request that matches,
+whether another fault strikes it or not.
 
 What a stroke does (`How`):
 
-- ``stalls``: the disk stops answering with this request, which is done, and goes on after a while.
+- ``stalls``: the disk stops answering at this request, which is done, and continues after a while.
   Its answer is late, and what arrives after it waits;
 - ``error``: the request fails with EIO, and nothing is read or written;
-- ``dies``: the disk stops answering and is given up.  This request is lost, and all that follow
+- ``dies``: the disk stops answering and is given up.  This request is lost, and all later ones
   fail before they reach the disk, until it is healed.
 
-Where several faults strike one request, the worst happens, which is the last in this list.
+If several faults strike one request, the worst applies: the last in this list.
 """
 
 from dataclasses import dataclass
@@ -28,9 +28,9 @@ How = Literal["error", "stalls", "dies"]
 FOR_EVER: Final = 0
 """``count`` of a fault that lasts until it is healed."""
 OUTAGE_MS: Final = 20
-"""How long a disk that stalls does not answer."""
+"""How long a stalled disk does not answer."""
 MARKS: Final[dict[How, str]] = {"error": "EIO", "stalls": "late", "dies": "lost"}
-"""What the log says of a request that was struck."""
+"""How the log marks a request that was struck."""
 _WORSE: Final = ("stalls", "error", "dies")
 
 
@@ -70,17 +70,17 @@ class FaultPlan:
     ) -> None:
         """Strike the ``nth`` request from now on, counted from 1, and ``count`` in all.
 
-        A flush has no place: its range is not looked at.
+        A flush has no location; its range is ignored.
         """
         self._faults.append(_Fault(op, sector, sector + sectors, nth, count, how))
 
     def heal(self) -> None:
-        """Nothing is struck any more."""
+        """Forget all faults."""
         self._faults.clear()
 
     def strikes(self, op: Op, sector: int, sectors: int) -> How | None:
-        """Count a request, and say what befalls it, if anything."""
-        # Every fault counts, so none may be left unasked.
+        """Count a request, and return the fault that strikes it, if any."""
+        # Every fault must count the request, so none is skipped.
         struck = [fault.how for fault in self._faults if fault.strikes(op, sector, sectors)]
         return max(struck, key=_WORSE.index, default=None)
 
@@ -88,7 +88,7 @@ class FaultPlan:
 def request_line(
     op: Op, sector: int, sectors: int, *, fua: bool = False, struck: How | None = None
 ) -> str:
-    """A request as the log has it: ``write 16+8 fua``, ``flush``, ``read 0+8 EIO``."""
+    """A request as written in the log: ``write 16+8 fua``, ``flush``, ``read 0+8 EIO``."""
     words: list[str] = [op]
     if op != "flush":
         words.append(f"{sector}+{sectors}")

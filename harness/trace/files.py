@@ -1,9 +1,9 @@
 """Scenarios and observations as text: JSON lines with a schema version.
 
 A *trace* is a header line and one step per line; an *observations file* is a header line and one
-observation per line.  Both are described, with examples, in docs/trace-format.md, and a test
-keeps that page and this code together.  Reading checks form only: every field, type and bound.
-Whether a step makes sense (a device that was never made) is for the side that executes it.
+observation per line.  docs/trace-format.md describes both with examples, and a test keeps that page
+and this code in agreement.  Reading checks form only: every field, type and bound.  Whether a step
+makes sense (a device that was never created) is up to the side that executes it.
 """
 
 import io
@@ -34,7 +34,7 @@ TRACE_VERSION: Final = 1
 OBSERVATIONS_VERSION: Final = 1
 _FIRST_STEP_LINE: Final = 2
 VERSIONS_READ: Final = (1,)
-"""Versions that this code reads, of either form."""
+"""Versions that this code reads, for both forms."""
 TRACE_KEY: Final = "dmsnap-trace"
 OBSERVATIONS_KEY: Final = "dmsnap-observations"
 
@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 
 class Layer(StrEnum):
-    """What is compared, and can differ, on its own."""
+    """A layer of the comparison."""
 
     ERROR = "error"
     CONTENT = "content"
@@ -77,7 +77,7 @@ class Header(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     Attributes:
         schema: version of the form; in JSON ``dmsnap-trace``.
         scenario: name of the scenario that the steps came from.
-        seed: goes into every stamp.
+        seed: part of every stamp.
         not_compared: layers that cannot be compared, with their reasons.
         answers: what the twin's scheduler answers at its choice points, in order; after the last
             one, and in most traces from the start, it takes the first of the permitted orders.
@@ -111,7 +111,7 @@ class Trace(Struct, frozen=True):
     file: str = ""
 
     def line(self, step: int) -> int:
-        """On which line of the trace a step is."""
+        """The line of the trace that a step is on."""
         return self.lines[step] if self.lines else step + _FIRST_STEP_LINE
 
 
@@ -123,7 +123,7 @@ class ObservationsHeader(Struct, frozen=True, kw_only=True, forbid_unknown_field
         scenario, seed: as in the trace that was executed.
         side: who observed.
         kernel: name of the kernel in the catalogue, empty for the twin.
-        release, version: what the kernel's own uname gave, empty for the twin.
+        release, version: from the kernel's uname, empty for the twin.
         driver: how the kernel was driven (``ioctl`` or ``dmsetup``), empty for the twin.
         targets: target name → version.
         profile: facts found by probing the kernel, or those that the twin was given.
@@ -149,7 +149,7 @@ class Observations(Struct, frozen=True):
 
 
 class _AnyHeader(Struct, frozen=True):
-    """Only what tells the two forms, and their versions, apart."""
+    """Only what distinguishes the two forms and their versions."""
 
     trace: Any = msgspec.field(default=None, name=TRACE_KEY)
     observations: Any = msgspec.field(default=None, name=OBSERVATIONS_KEY)
@@ -166,15 +166,15 @@ _NAMED = re.compile(r"(?:missing required|unknown) field `(?P<name>[^`]*)`")
 
 
 def dumps(trace: Trace) -> bytes:
-    """``trace`` as text; the same trace gives the same bytes."""
+    """``trace`` as text; equal traces give equal bytes."""
     return _lines(encode(trace.header), map(encode, trace.steps))
 
 
 def loads(data: bytes | str) -> Trace:
-    """The trace that ``data`` holds.
+    """The trace in ``data``.
 
     Raises:
-        BadTrace: ``data`` is not a trace of a version that is understood; step, line and field
+        BadTrace: ``data`` is not a trace of a version that can be read; step, line and field
             say where.
     """
     (at, first), *rest = _split(data, TRACE_KEY, TRACE_BYTES_MAX, LINE_BYTES_MAX)
@@ -190,31 +190,31 @@ def loads(data: bytes | str) -> Trace:
 
 
 def read(path: Path) -> Trace:
-    """The trace in file ``path``.
+    """The trace in the file ``path``.
 
     Raises:
-        BadTrace: as `loads`.
+        BadTrace: as for `loads`.
         OSError: the file cannot be read.
     """
     return loads(read_given(path, TRACE_BYTES_MAX))
 
 
 def write(path: Path, trace: Trace) -> None:
-    """Write ``trace`` to file ``path``, whole or not at all."""
+    """Write ``trace`` to the file ``path``, atomically."""
     write_whole(path, dumps(trace))
 
 
 def dumps_observations(observations: Observations) -> bytes:
-    """``observations`` as text; the same value gives the same bytes."""
+    """``observations`` as text; equal values give equal bytes."""
     return _lines(encode(observations.header), map(encode, observations.observations))
 
 
 def loads_observations(data: bytes | str) -> Observations:
-    """The observations that ``data`` holds.
+    """The observations in ``data``.
 
     Raises:
-        BadTrace: as `loads`; also for a run whose numbers no device can have, so that whoever
-            turns runs back into bytes need not ask.
+        BadTrace: as for `loads`; also for a run with numbers that no device can have, so that
+            turning runs back into bytes needs no check.
     """
     (at, first), *rest = _split(data, OBSERVATIONS_KEY, OBSERVATIONS_BYTES_MAX)
     header = _decode(_observations_header, first, at)
@@ -227,12 +227,12 @@ def loads_observations(data: bytes | str) -> Observations:
 
 
 def read_observations(path: Path) -> Observations:
-    """The observations in file ``path``; raises as `read` does."""
+    """The observations in file ``path``; raises like `read`."""
     return loads_observations(read_given(path, OBSERVATIONS_BYTES_MAX))
 
 
 def write_observations(path: Path, observations: Observations) -> None:
-    """Write ``observations`` to file ``path``, whole or not at all."""
+    """Write ``observations`` to the file ``path``, atomically."""
     write_whole(path, dumps_observations(observations))
 
 
@@ -247,19 +247,19 @@ def _split(
     try:
         raw = data.encode() if isinstance(data, str) else data
     except UnicodeEncodeError as fault:
-        raise BadTrace(f"not a text of Unicode characters: {fault.reason}") from None
+        raise BadTrace(f"not Unicode text: {fault.reason}") from None
     if len(raw) > bytes_max:
-        raise BadTrace(f"the file has more than {bytes_max >> 20} MiB; none may")
+        raise BadTrace(f"the file is larger than the limit of {bytes_max >> 20} MiB")
     lines: list[tuple[int, bytes]] = []
     for at, line in enumerate(io.BytesIO(raw), 1):
         if at > LINES_MAX:
-            raise BadTrace(f"more than {LINES_MAX} lines; no file may have them", line=at)
+            raise BadTrace(f"more than {LINES_MAX} lines (the limit)", line=at)
         if not line.strip():
             continue
         if len(lines) > STEPS_MAX:
-            raise BadTrace(f"more than {STEPS_MAX} lines follow the header; none may", line=at)
+            raise BadTrace(f"more than {STEPS_MAX} lines after the header (the limit)", line=at)
         if line_max is not None and len(line) > line_max:
-            raise BadTrace(f"the line has more than {line_max >> 20} MiB; none may", line=at)
+            raise BadTrace(f"the line is longer than the limit of {line_max >> 20} MiB", line=at)
         lines.append((at, line))
     if not lines:
         raise BadTrace(f"the file is empty; its first line must be a header with {key!r}")
@@ -272,14 +272,14 @@ def _split(
         hint = (
             ("this is an observations file" if key == TRACE_KEY else "this is a trace")
             if other is not None
-            else "the first line is no header"
+            else "the first line is not a header"
         )
         raise BadTrace(f"{hint}: {key!r} is missing", line=at, field=f"$.{key}")
     if isinstance(version, bool) or version not in VERSIONS_READ:
         known = ", ".join(map(str, VERSIONS_READ))
         raise BadTrace(
-            f"version {str(version)[:40]} is not understood; this dmsnap reads version "
-            f"{known}: use the dmsnap that wrote the file",
+            f"version {str(version)[:40]} cannot be read; this dmsnap reads version "
+            f"{known}; use the dmsnap that wrote the file",
             line=at,
             field=f"$.{key}",
         )
@@ -292,7 +292,7 @@ def _decode(
     try:
         return decoder.decode(text)
     except (msgspec.MsgspecError, ValueError) as fault:
-        # ValueError: bytes that are no UTF-8, numbers of thousands of digits.
+        # ValueError: bytes that are not UTF-8, numbers with thousands of digits.
         message, path = str(fault), ""
         if isinstance(fault, msgspec.ValidationError):
             path = "$"
@@ -306,10 +306,10 @@ def _decode(
 
 
 def check_observation(observation: Observation, line: int = 0) -> None:
-    """See that an observation's runs can be turned into bytes within bounds.
+    """Check that an observation's runs can be turned into bytes within bounds.
 
     Raises:
-        BadTrace: no device can have shown that.
+        BadTrace: no device can have such contents.
     """
     raw = 0
     for part, devices in (("content", observation.content), ("image", observation.image)):

@@ -1,7 +1,7 @@
-"""What one side saw of a step: values, compared afterwards.
+"""What one side saw of a step, as values to compare.
 
-Contents are runs (`harness.trace.pattern` turns bytes into runs and back), and everything that a
-side prints names devices as ``{name}``.
+Contents are runs (`harness.trace.pattern` turns bytes into runs and back), and all text from a
+side names devices as ``{name}``.
 """
 
 from typing import Final
@@ -10,7 +10,7 @@ from msgspec import Struct
 
 SUSPENDED: Final = "SUSPENDED"
 """Error of an I/O step that would wait for ever, because its device, or one below it, is
-suspended: both sides refuse it without issuing it."""
+suspended; both sides refuse it without issuing it."""
 TIMEOUT: Final = "TIMEOUT"
 """Error of a `Wait` whose event did not come."""
 
@@ -49,15 +49,15 @@ class Unreadable(Struct, frozen=True, array_like=True, tag="error", forbid_unkno
 
 Run = Stamped | Zeros | Raw | Unreadable
 Runs = tuple[Run, ...]
-"""Contents of consecutive sectors, without loss: `harness.trace.pattern` turns bytes into runs and
+"""Contents of consecutive sectors, lossless: `harness.trace.pattern` turns bytes into runs and
 back.  Encoding is a function of the bytes alone, so equal runs mean equal bytes."""
 
 
 class DeviceState(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """What device-mapper tells of one mapped device after a step.
+    """What device-mapper reports for one mapped device after a step.
 
     Lines are those of ``dmsetup status`` and ``dmsetup table``, joined by newlines, with device
-    numbers brought back to ``{name}``; None where there is no such table.
+    numbers replaced by ``{name}``; None if there is no such table.
     """
 
     status: str | None = None
@@ -85,13 +85,13 @@ class Observation(
     Attributes:
         step: index of the step in the trace, from 0.
         error: errno name (``EIO``), `SUSPENDED`, `TIMEOUT`, or None.
-        text: the lines that `Status` or `Table` asked for; the new event number of `Wait`; the
-            answer of a `Message`; how each I/O of `Parallel` ended.
+        text: the lines that `Status` or `Table` returned; the new event number of `Wait`; the
+            answer to a `Message`; how each I/O of `Parallel` ended.
         content: device name → what was read.
         image: disk name → every sector of it.
-        state: mapped devices whose state changed in this step; None for one that is gone.
-        uevents, log: in the order of their arrival.
-        requests: disk that can fail → the requests that reached it, in the order of their arrival.
+        state: mapped devices whose state changed in this step; None for a removed one.
+        uevents, log: in order of arrival.
+        requests: disk that can fail → the requests that reached it, in order of arrival.
         elapsed_us: time that the step took on this side; never compared.
     """
 

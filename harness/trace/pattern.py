@@ -3,11 +3,11 @@
 A stamped sector is 64 little-endian words of 64 bits: word 0 is the magic (low half) and the
 generation (high half), word 1 the sector number, words 2 and 3 the name of the device, padded
 with zero bytes; word 4 + i is a hash of the seed and of words 0–3 plus i times an odd constant.
-All words of a sector differ and depend on everything in the stamp, so a copy from the wrong
-place, of the wrong half or of an older generation cannot go unseen, and a wrong byte says where
+All words of a sector differ and depend on everything in the stamp.  So a copy from the wrong
+place, of the wrong half or of an older generation is always noticed, and a wrong byte says where
 its sector came from.
 
-`encode` and `decode` are inverse to each other for any bytes; work is vectorised, one pass.
+`encode` and `decode` are inverses for any bytes; they are vectorised, in one pass.
 """
 
 import zlib
@@ -38,9 +38,9 @@ _BODY: Final[Words] = np.arange(1, _WORDS - _STAMP_WORDS + 1, dtype=np.uint64) *
 _LOW_HALF: Final = np.uint64(0xFFFFFFFF)
 _RAW_LEVEL: Final = 6
 RAW_SECTORS_MAX: Final = 1 << 16
-"""Sectors without a stamp in one observation: 32 MiB.  Nothing that scenarios write is such."""
+"""Sectors without a stamp in one observation: 32 MiB.  Scenarios write only stamped ones."""
 DECODED_SECTORS_MAX: Final = 1 << 21
-"""Sectors that are turned into bytes at once: 1 GiB."""
+"""Sectors turned into bytes at once: 1 GiB."""
 
 
 def _mix(word: Words) -> Words:
@@ -69,7 +69,7 @@ def fill(seed: int, device: str, sector: int, sectors: int, generation: int) -> 
 
 
 def encode(seed: int, data: Buffer) -> Runs:
-    """Bytes (a whole number of sectors) as runs; loses nothing."""
+    """Bytes (a whole number of sectors) as runs, lossless."""
     flat = np.frombuffer(data, dtype=np.uint8)
     words = flat.view("<u8").reshape(-1, _WORDS)
     sectors = len(words)
@@ -79,7 +79,7 @@ def encode(seed: int, data: Buffer) -> Runs:
     kind = np.where(words.any(axis=1), 2, 0).astype(np.int8)
     candidates = np.flatnonzero((words[:, 0] & _LOW_HALF) == MAGIC)
     if len(candidates):
-        # Only a name that survives decoding and encoding may be a stamp: anything else is raw.
+        # Only a name that survives decoding and encoding counts as a stamp; the rest is raw.
         stamps = words[candidates]
         whole = (stamps[:, _STAMP_WORDS:] == _body(seed, stamps[:, :_STAMP_WORDS])).all(axis=1)
         kind[candidates[whole]] = 1
@@ -113,15 +113,15 @@ def _run(words: Words, kind: npt.NDArray[np.int8], first: int, end: int) -> Run:
 
 
 def decode(seed: int, runs: Iterable[Run]) -> bytes:
-    """The bytes of ``runs``; sectors that could not be read come back as zeros.
+    """The bytes of ``runs``; sectors that could not be read become zeros.
 
     Raises:
-        BadTrace: a raw run does not hold the number of sectors that it names; or there are more
+        BadTrace: a raw run does not have the number of sectors that it names, or there are more
             than `DECODED_SECTORS_MAX`.
     """
     runs = tuple(runs)
     if sectors_of(runs) > DECODED_SECTORS_MAX:
-        raise BadTrace(f"{sectors_of(runs)} sectors are more than can be looked at")
+        raise BadTrace(f"{sectors_of(runs)} sectors are more than can be decoded")
     parts: list[bytes] = []
     for run in runs:
         match run:
@@ -135,10 +135,10 @@ def decode(seed: int, runs: Iterable[Run]) -> bytes:
 
 
 def inflate(run: Raw) -> bytes:
-    """The bytes of a raw run; never more than it names are made, whatever it holds.
+    """The bytes of a raw run; never inflates more than it names.
 
     Raises:
-        BadTrace: it does not hold the number of sectors that it names, or names too many.
+        BadTrace: it does not have the number of sectors that it names, or names too many.
     """
     size = run.count * SECTOR_BYTES
     if not 0 < run.count <= RAW_SECTORS_MAX:
@@ -146,13 +146,13 @@ def inflate(run: Raw) -> bytes:
     inflater = zlib.decompressobj()
     try:
         data = inflater.decompress(run.packed, size)
-        # The end of the stream may be all that is left.
+        # Only the end of the stream may be left.
         more = inflater.decompress(inflater.unconsumed_tail, 1) if not inflater.eof else b""
     except zlib.error as fault:
         raise BadTrace(f"raw run cannot be inflated: {fault}") from None
     if len(data) != size or more or not inflater.eof or inflater.unused_data:
         holds = "more" if more or len(data) == size else f"{len(data)} bytes"
-        raise BadTrace(f"raw run names {run.count} sectors and holds {holds}")
+        raise BadTrace(f"raw run names {run.count} sectors and has {holds}")
     return data
 
 
@@ -162,7 +162,7 @@ def sectors_of(runs: Iterable[Run]) -> int:
 
 
 def join(parts: Sequence[Runs]) -> Runs:
-    """Runs of consecutive ranges as one, with neighbours joined where they continue each other.
+    """Runs of consecutive ranges as one, with neighbours joined if one continues the other.
 
     ``join([encode(a), encode(b)]) == encode(a + b)`` for any bytes.
     """
@@ -199,7 +199,7 @@ class Contents:
         self._starts = list(accumulate((run.count for run in runs), initial=0))
 
     def cut(self, start: int, end: int) -> Runs:
-        """Sectors [start, end), as far as there are any."""
+        """Sectors [start, end), as far as they exist."""
         parts: list[Runs] = []
         index = max(0, bisect_right(self._starts, start) - 1)
         while index < len(self.runs) and self._starts[index] < end:

@@ -1,4 +1,4 @@
-"""What a step must keep to, beyond what its type says; each rule stands here once."""
+"""Rules for steps beyond those of their types; each rule is here once."""
 
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -25,22 +25,22 @@ EXAMINE_END_SECTORS: Final = 1 << 13
 
 
 RESERVED: Final = frozenset({".", "..", "control", "dmsnap-hang"})
-"""Names that are something else in /dev/mapper."""
+"""Names with another meaning in /dev/mapper."""
 
 
 def no_device(name: str) -> BadScenario:
-    """The refusal of a request to a device that is not there."""
-    return BadScenario(f"there is no device named {name}: make it before it is used")
+    """The refusal of a request to a missing device."""
+    return BadScenario(f"there is no device named {name}; create it before it is used")
 
 
 def no_disk(name: str) -> BadScenario:
-    """The refusal of an image of what is no disk."""
-    return BadScenario(f"there is no disk named {name}: an image is made of a disk")
+    """The refusal of an image of something that is not a disk."""
+    return BadScenario(f"there is no disk named {name}; an image needs a disk")
 
 
 def no_fallible_disk(name: str) -> BadScenario:
-    """The refusal of a fault, or its end, on what takes none."""
-    return BadScenario(f"{name} is no disk that can fail: make it with can_fail")
+    """The refusal of a fault, or its end, on something that cannot have one."""
+    return BadScenario(f"{name} is not a disk that can fail; create it with can_fail")
 
 
 def check_name(name: str) -> None:
@@ -50,76 +50,76 @@ def check_name(name: str) -> None:
         BadScenario: it is one of `RESERVED`.
     """
     if name in RESERVED:
-        raise BadScenario(f"a device cannot be called {name}: choose another name")
+        raise BadScenario(f"a device cannot be called {name}; choose another name")
 
 
 def check_command(name: str, *, is_disk: bool) -> None:
-    """Refuse a device-mapper command on a disk: what one is made of is no affair of a scenario.
+    """Refuse a device-mapper command on a disk; a scenario has no say in how disks are made.
 
     Raises:
         BadScenario: ``name`` is a disk.
     """
     if is_disk:
-        raise BadScenario(f"{name} is a disk: device-mapper commands need a mapped device")
+        raise BadScenario(f"{name} is a disk; device-mapper commands need a mapped device")
 
 
 def check_disk(step: Disk, *, taken: bool) -> None:
-    """Refuse a disk that cannot be made.
+    """Refuse a disk that cannot be created.
 
     Raises:
-        BadScenario: its name is ``taken``, its size is no whole number of blocks, or it is to fail
-            and has large blocks, or to stop and not to fail.
+        BadScenario: its name is ``taken``, its size is not a whole number of blocks, or it can
+            fail and has large blocks, or is linked and cannot fail.
     """
     check_name(step.name)
     if taken:
-        raise BadScenario(f"there is a device named {step.name} already: choose another name")
+        raise BadScenario(f"there is already a device named {step.name}; choose another name")
     if step.sectors * SECTOR_BYTES % step.block_size:
         raise BadScenario(
-            f"disk {step.name}: {step.sectors} sectors are no multiple of a block of "
+            f"disk {step.name}: {step.sectors} sectors are not a multiple of a block of "
             f"{step.block_size} bytes"
         )
     if step.can_fail and step.block_size != SECTOR_BYTES:
         raise BadScenario(f"disk {step.name} can fail, so its blocks have {SECTOR_BYTES} bytes")
     if step.linked and not step.can_fail:
-        raise BadScenario(f"disk {step.name} is linked, so it must be one with can_fail")
+        raise BadScenario(f"disk {step.name} is linked, so it must have can_fail")
 
 
 def check_poke(step: Poke) -> None:
     """Refuse bytes that no request can write.
 
     Raises:
-        BadScenario: there are none, or they are no whole number of sectors.
+        BadScenario: there are none, or not a whole number of sectors.
     """
     if not step.data or len(step.data) % SECTOR_BYTES:
         raise BadScenario(
-            f"a poke of {len(step.data)} bytes, which are not a whole number of sectors"
+            f"a poke of {len(step.data)} bytes, which is not a whole number of sectors"
         )
 
 
 def check_parameter(step: Parameter) -> None:
-    """Refuse what cannot be a parameter of a module; whether it is one, the kernel says.
+    """Refuse what cannot be a module parameter; whether it exists, the kernel says.
 
     Raises:
-        BadScenario: the name is none.
+        BadScenario: the name is not valid.
     """
     if not step.name.isidentifier():
-        raise BadScenario(f"{step.name!r} is no name of a module parameter")
+        raise BadScenario(f"{step.name!r} is not a name of a module parameter")
 
 
 def check_fault(step: Fault, *, linked: bool) -> None:
     """Refuse a fault that a disk cannot have.
 
     Raises:
-        BadScenario: there is no link to be taken down, or one that is down is to go down again.
+        BadScenario: there is no link to take down, or a fault would take it down twice.
     """
     if step.how != "error" and not linked:
-        raise BadScenario(f"disk {step.device} has no link to be taken down: make it with linked")
+        raise BadScenario(f"disk {step.device} has no link to take down; create it with linked")
     if step.how == "dies" and step.count != 1:
-        raise BadScenario(f"disk {step.device} dies once, so the count of this fault is 1")
+        raise BadScenario(f"disk {step.device} dies once, so the count of this fault must be 1")
 
 
 def faults_without_effect(trace: Sequence[AnyStep], seen: Iterable[Observation]) -> list[int]:
-    """Indices of the faults that were to stop a disk and struck no request before a heal."""
+    """Indices of faults that should have stopped a disk but struck no request before a heal."""
     requests = {observation.step: observation.requests for observation in seen}
     found = []
     for index, step in enumerate(trace):
@@ -138,7 +138,7 @@ def faults_without_effect(trace: Sequence[AnyStep], seen: Iterable[Observation])
 
 
 def check_resumable(name: str, *, suspended: bool, loaded: bool) -> None:
-    """Refuse to resume, in the middle of a step, what might fail or change its table.
+    """Refuse to resume in mid-step a device that might fail or change its table.
 
     Raises:
         BadScenario: the device is not suspended, or has a table loaded.
@@ -146,12 +146,12 @@ def check_resumable(name: str, *, suspended: bool, loaded: bool) -> None:
     if not suspended or loaded:
         why = "has a table loaded" if loaded else "is not suspended"
         raise BadScenario(
-            f"a parallel step resumes {name}, which {why}: suspend it before, and load nothing"
+            f"a parallel step resumes {name}, which {why}; suspend it before, and load nothing"
         )
 
 
 def check_parallel(step: Parallel) -> None:
-    """Refuse what cannot be one set of requests.
+    """Refuse I/Os that cannot be one set of requests.
 
     Raises:
         BadScenario: an I/O is too long or buffered, or a device is read twice.
@@ -164,7 +164,7 @@ def check_parallel(step: Parallel) -> None:
             )
     readers = [io.device for io in step.ios if isinstance(io, Read)]
     if len(set(readers)) != len(readers):
-        raise BadScenario("a parallel step reads a device once: what it shows is kept by device")
+        raise BadScenario("a parallel step reads a device once, as contents are kept by device")
 
 
 def examined(sectors: int) -> list[tuple[int, int]]:
@@ -175,7 +175,7 @@ def examined(sectors: int) -> list[tuple[int, int]]:
 
 
 def examined_sector(index: int, sectors: int) -> int:
-    """Which sector of such a device stands at ``index`` in what `Examine` shows."""
+    """Which sector of such a device is at ``index`` in what `Examine` shows."""
     for first, count in examined(sectors):
         if index < count:
             return first + index

@@ -1,13 +1,13 @@
 """The vocabulary: steps, observations, and the protocol that both sides implement.
 
 Everything here is data.  A step is one action on one named device; an observation is what one
-side saw of it.  Both are msgspec structs, so the JSON form (docs/trace-format.md) and its checks
+side saw of it.  Both are msgspec structs; the JSON form (docs/trace-format.md) and its checks
 follow from the types.
 
-Names.  A *disk* is a plain block device that the harness makes; a *mapped device* is what a
+Names.  A *disk* is a plain block device that the harness creates; a *mapped device* is what a
 scenario builds on it with device-mapper.  They share one name space.  In table arguments
-``{name}`` stands for a device, whatever its number or path is on a side, and what a side prints
-is brought back to ``{name}`` before anything is compared.
+``{name}`` stands for a device, whatever its number or path on a side, and output of a side is
+translated back to ``{name}`` before anything is compared.
 """
 
 import re
@@ -22,22 +22,22 @@ from harness.trace.faults import How, Op
 NAME_PATTERN: Final = r"^[A-Za-z0-9_.+-]{1,16}\Z"
 """Device names; 16 bytes, so that a sector can carry the name of its device."""
 SECTOR_MAX: Final = 1 << 54
-"""Upper bound of any sector number in a step; beyond it byte offsets leave 63 bits."""
+"""Upper bound of any sector number in a step; beyond it byte offsets exceed 63 bits."""
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
 TARGET_ARGS_MAX: Final = 512
-"""Characters in the arguments of a target: with every ``{name}`` written out, the whole line stays
+"""Characters in the arguments of a target; with every ``{name}`` expanded, the whole line stays
 below the 4096 that `dmsetup` reads at once."""
 TargetType = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.+-]{1,15}\Z")]
 """The kernel has 16 bytes for it, the last of them NUL (``DM_MAX_TYPE_NAME``)."""
 TargetArgs = Annotated[str, Meta(pattern=r"^[ !\"$-~]*\Z", max_length=TARGET_ARGS_MAX)]
-"""Printable ASCII.  A newline would begin another line of `dmsetup`'s input, and a ``#`` ends one
-there; beyond ASCII the kernel sees bytes, some of which it takes for blanks."""
+"""Printable ASCII.  A newline would begin another line of `dmsetup`'s input, and a ``#`` would end
+it; beyond ASCII the kernel sees bytes, some of which it takes for blanks."""
 TABLE_LINES_MAX: Final = 512
 MessageText = Annotated[str, Meta(pattern=r"^[ -~]*\Z", max_length=1024)]
 ParameterName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,54}\Z")]
-"""An identifier of C, and shorter than a module's name may be (``MODULE_NAME_LEN``)."""
+"""A C identifier, shorter than the limit for module names (``MODULE_NAME_LEN``)."""
 ParameterValue = Annotated[str, Meta(pattern=r"^[^\x00-\x09\x0b-\x1f\x7f-\x9f]*\Z", max_length=64)]
-"""What is written to a file of sysfs: a newline may end it, and no other control character."""
+"""Text written to a sysfs file; it may end with a newline, but has no control characters."""
 _LINE: Final = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*\Z"
 Line = Annotated[str, Meta(pattern=_LINE, max_length=4096)]
 """A line for people."""
@@ -64,12 +64,12 @@ class Step(
 ):
     """One action.  The JSON field ``do`` holds the class name in lower case.
 
-    A field that has its default is left out of a file, whether it was given or not: equal steps
-    are equal bytes.
+    A field with its default value is left out of a file, whether it was given or not, so equal
+    steps are equal bytes.
     """
 
     def __post_init__(self) -> None:
-        # msgspec knows a default by its identity; an equal value, as from a file, is another one.
+        # msgspec recognises a default by identity; an equal value from a file is another object.
         for name, default in _defaults(type(self)):
             value = getattr(self, name)
             if value is not default and type(value) is type(default) and value == default:
@@ -78,7 +78,7 @@ class Step(
 
 @cache
 def _defaults(step: type[Step]) -> tuple[tuple[str, object], ...]:
-    """The fields of a step that have a default, each with it."""
+    """The fields of a step that have a default, with their defaults."""
     return tuple(
         (field.name, field.default)
         for field in msgspec.structs.fields(step)
@@ -87,8 +87,8 @@ def _defaults(step: type[Step]) -> tuple[tuple[str, object], ...]:
 
 
 NO_TARGET: Final = "nosuch"
-"""A target type that begins so is none of any kernel's: a table is loaded with it to be refused.
-With any other type that is not known a scenario needs something that is missing."""
+"""No kernel has target types that begin like this: loading such a table must be refused.
+With any other unknown type a scenario needs something that is missing."""
 
 
 class TargetLine(Struct, frozen=True, forbid_unknown_fields=True):
@@ -101,11 +101,11 @@ class TargetLine(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Disk(Step, frozen=True, kw_only=True):
-    """Make a disk of ``sectors`` sectors, filled with its own stamps or with zeros.
+    """Create a disk of ``sectors`` sectors, filled with its own stamps or with zeros.
 
-    One that ``can_fail`` takes faults (`Fault`), tells of every request that reaches it, has a
-    write cache that must be flushed, takes discards, and has blocks of 512 bytes.  One that is
-    ``linked`` as well stands behind a link of its own, so that a fault can stop it (`Fault.how`).
+    One that ``can_fail`` takes faults (`Fault`), reports every request that reaches it, has a
+    write cache that must be flushed, supports discards, and has blocks of 512 bytes.  One that is
+    also ``linked`` is behind its own link, so that a fault can stop it (`Fault.how`).
     """
 
     name: Name
@@ -118,7 +118,7 @@ class Disk(Step, frozen=True, kw_only=True):
 
 
 class Create(Step, frozen=True, kw_only=True):
-    """Make a mapped device without a table (DM_DEV_CREATE)."""
+    """Create a mapped device without a table (DM_DEV_CREATE)."""
 
     name: Name
 
@@ -173,14 +173,14 @@ class Message(Step, frozen=True, kw_only=True):
 
 
 class Status(Step, frozen=True, kw_only=True):
-    """Ask for the status lines; `inactive` asks the inactive table."""
+    """Ask for the status lines; `inactive` asks for the inactive table."""
 
     name: Name
     inactive: bool = False
 
 
 class Table(Step, frozen=True, kw_only=True):
-    """Ask for the table lines; `inactive` asks the inactive table."""
+    """Ask for the table lines; `inactive` asks for the inactive table."""
 
     name: Name
     inactive: bool = False
@@ -250,12 +250,12 @@ class Parallel(Step, frozen=True, kw_only=True):
     """Several reads and writes in flight at once, submitted in order, none waiting for another.
 
     Each is one request, so at most `REQUEST_SECTORS_MAX` long, and direct; at most one of them
-    reads a device.  The step ends with the last of them; its error is the first that one of them
-    met, in the order of submission, and its text has a line for each: ``ok`` or the errno.
+    reads a device.  The step ends with the last of them; its error is the first in the order of
+    submission, and its text has a line for each: ``ok`` or the errno.
 
     Mapped devices named in ``resume`` are suspended before the step, with nothing loaded, and
-    resumed in this order once everything is submitted: what is below them waits until then, so
-    that it does not depend on a race what finds what in flight.
+    resumed in this order once everything is submitted.  Until then I/O to what is below them
+    waits, so that what finds what in flight does not depend on a race.
     """
 
     ios: Annotated[tuple[Write | Read, ...], Meta(min_length=1, max_length=256)]
@@ -266,12 +266,12 @@ class Fault(Step, frozen=True, kw_only=True):
     """From now on the ``nth`` request of a kind that touches a range fails, or stops the disk.
 
     The device is a disk that ``can_fail``; a range without a length reaches to its end.  Requests
-    are counted from 1; ``count`` of them are struck in all, 0 stands for all that follow.  A disk
+    are counted from 1; ``count`` of them are struck in all, 0 means all that follow.  A disk
     may have several faults.
 
-    A request that is struck fails with EIO (``how`` = ``error``).  On a disk that is ``linked``, it
-    may also take the link down: for a while, so that its answer is late (``stalls``), or for good,
-    so that it and all that follow fail (``dies``, which happens once).
+    A struck request fails with EIO (``how`` = ``error``).  On a ``linked`` disk it may also take
+    the link down: for a while, so that its answer is late (``stalls``), or for good, so that it
+    and all later ones fail (``dies``, which happens once).
     """
 
     device: Name
@@ -305,7 +305,7 @@ class Parameter(Step, frozen=True, kw_only=True):
 class Examine(Step, frozen=True, kw_only=True):
     """Read every mapped device that can be read, then the image of every disk.
 
-    Each scenario ends with one.  A mapped device is left out while it has no live table, or while
+    Each scenario ends with one.  A mapped device is skipped while it has no live table, or while
     it or a device below it is suspended.
     """
 
@@ -355,4 +355,4 @@ def references(step: AnyStep) -> tuple[str, ...]:
 
 
 encode = msgspec.json.Encoder(order="deterministic").encode
-"""Steps, observations and records to JSON bytes; the same value gives the same bytes."""
+"""Steps, observations and records to JSON bytes; equal values give equal bytes."""

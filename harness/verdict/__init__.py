@@ -1,1 +1,1 @@
-"""What became of a scenario: the judge, and its result as data."""
+"""The outcome of a scenario: the judge, and its result as data."""

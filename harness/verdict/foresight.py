@@ -1,9 +1,9 @@
-"""What the twin says of a trace before a kernel has answered: where it ends, where kernels may die.
+"""What the twin predicts for a trace: where it ends, and where kernels may die.
 
 A trace that needs what the twin does not model has no verdict but *unsupported*, whatever a kernel
-would make of it, so no guest need be had for it.  One that ends in a step which never returns, or
-in the death of the kernel, ends so on a kernel as well, if the two agree: then there is no
-observation to compare, but the step.
+would make of it, so it needs no guest.  One that ends in a step that never returns, or in the death
+of the kernel, ends like that on a kernel as well, if the two agree; then there is no observation to
+compare, only the step.
 
 Nothing here knows what a guest did, only what its probe found.
 """
@@ -32,7 +32,7 @@ from harness.twin.profile import FAITHFUL, Fact, Profile
 from harness.twin.table import check_known
 
 DEATHS_ORDERS_MAX: Final = 100
-"""Orders that are looked at for one in which the kernel may die where it did."""
+"""How many orders are searched for one in which the kernel may die where it did."""
 _TOLD: Final = (BadScenario, Unsupported, NeverReturns, KernelCrash)
 
 
@@ -43,7 +43,7 @@ def place(trace: Trace, step: int) -> str:
 
 
 def told(trace: Trace, fault: DmsnapError) -> str:
-    """``fault`` with the place that it came from, where that is known."""
+    """``fault`` with its place, if known."""
     step = fault.step
     return (
         str(fault)
@@ -53,7 +53,7 @@ def told(trace: Trace, fault: DmsnapError) -> str:
 
 
 def with_place(trace: Trace, fault: DmsnapError) -> DmsnapError:
-    """The same error, whose text names the step and the line."""
+    """The same error with the step and the line in its text."""
     for kind in _TOLD:
         if isinstance(fault, kind):
             return kind(told(trace, fault))
@@ -61,7 +61,7 @@ def with_place(trace: Trace, fault: DmsnapError) -> DmsnapError:
 
 
 def not_modelled(trace: Trace) -> Unsupported | None:
-    """Why the twin cannot be asked about a trace: the first target that it does not know."""
+    """Why the twin cannot run a trace: the first target that it does not know."""
     for index, step in enumerate(trace.steps):
         for line in step.table if isinstance(step, Load) else ():
             if line.type not in TARGET_TYPES:
@@ -77,18 +77,18 @@ def profile_of(facts: Mapping[str, Fact], defects: str = FAITHFUL) -> Profile:
     """The profile of a guest whose probe found ``facts``.
 
     Raises:
-        ProvisioningError: no kernel answers like that.
+        ProvisioningError: no kernel has such facts.
     """
     return dataclasses.replace(Profile.from_probe(facts), defects=defects)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Foretold:
-    """What the twin says of a trace, in its first order.
+    """What the twin predicts for a trace, in its first order.
 
     Attributes:
-        end: why it does not get through, with the step; None if it does.
-        crashes: where the kernel dies, or may; the last may be the end.
+        end: why it does not reach the end, with the step; None if it does.
+        crashes: where the kernel dies, or may die; the last may be the end.
     """
 
     end: DmsnapError | None = None
@@ -96,7 +96,7 @@ class Foretold:
 
 
 def foretell(trace: Trace, facts: Mapping[str, Fact], defects: str = FAITHFUL) -> Foretold:
-    """What the twin says of a trace; ``facts`` are those of a guest's probe."""
+    """What the twin predicts for a trace; ``facts`` are those of a guest's probe."""
     try:
         backend = TwinBackend(profile_of(facts, defects))
     except ProvisioningError:
@@ -113,12 +113,12 @@ def foretell(trace: Trace, facts: Mapping[str, Fact], defects: str = FAITHFUL) -
 
 
 def foresee(trace: Trace, facts: Mapping[str, Fact], defects: str = FAITHFUL) -> DmsnapError | None:
-    """What ends a trace in the twin's first order, with its step; None if it gets through."""
+    """What ends a trace in the twin's first order, with its step; None if it reaches the end."""
     return foretell(trace, facts, defects).end
 
 
 def hangs_in(trace: Trace, facts: Mapping[str, Fact], defects: str = FAITHFUL) -> int | None:
-    """The step of which the twin says that it never returns."""
+    """The step that, by the twin, never returns."""
     fault = foresee(trace, facts, defects)
     return fault.step if isinstance(fault, NeverReturns) else None
 
@@ -126,9 +126,9 @@ def hangs_in(trace: Trace, facts: Mapping[str, Fact], defects: str = FAITHFUL) -
 def dies_in(
     trace: Trace, facts: Mapping[str, Fact], step: int, defects: str = FAITHFUL
 ) -> KernelCrash | None:
-    """Why the kernel may die in ``step``, in one of the orders that are permitted; None if in none.
+    """Why the kernel may die in ``step``, in one of the permitted orders; None if in none.
 
-    At most `DEATHS_ORDERS_MAX` of them are looked at.
+    At most `DEATHS_ORDERS_MAX` of them are tried.
     """
     try:
         orders = Orders(trace.steps[: step + 1], trace.header.seed, profile_of(facts, defects))

@@ -1,4 +1,4 @@
-"""The verdict: what one side saw, held against the other."""
+"""The verdict: what one side saw, compared with the other."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -32,7 +32,7 @@ from harness.verdict.result import Result, console_tail
 from harness.wire.journal import Ready
 
 _OTHER_PANICS: Final = ("sysrq triggered crash", "deadlocked on memory", "Out of memory")
-"""In the words of a panic that was asked for, or that a guest without memory comes to."""
+"""Words of a panic that was requested, or that a guest without memory ends in."""
 
 
 def judge(
@@ -73,8 +73,8 @@ def judge(
             result,
             verdict=Verdict.BROKEN,
             reason=(
-                f"the kernel side: {place(trace, idle[0])} was to stop the disk, "
-                "and no request met it"
+                f"the kernel side: {place(trace, idle[0])} was meant to stop the disk, "
+                "but no request reached it"
             ),
         ), None
     assert ready is not None, "a scenario that ended had a guest that was ready"
@@ -83,7 +83,7 @@ def judge(
         result = replace(
             result,
             verdict=Verdict.DIVERGED,
-            reason=(f"devices would not go away: {', '.join(outcome.leftovers)}"),
+            reason=(f"devices could not be removed: {', '.join(outcome.leftovers)}"),
         )
     return result, twin
 
@@ -97,7 +97,7 @@ def _against_twin(
     orders_max: int,
     died_in: int | None = None,
 ) -> tuple[Result, Observations | None]:
-    """The verdict on what a kernel was seen to do, however the twin fares."""
+    """The verdict on what a kernel did, whatever happens to the twin."""
     replace = msgspec.structs.replace
     try:
         return _compare(result, trace, seen, ready, defects, orders_max, died_in)
@@ -107,7 +107,7 @@ def _against_twin(
         ), None
     except Unsupported as fault:
         return replace(result, verdict=Verdict.UNSUPPORTED, reason=told(trace, fault)), None
-    except ProvisioningError as fault:  # no kernel answers like that: there is nothing to compare
+    except ProvisioningError as fault:  # no kernel has such facts; there is nothing to compare
         return replace(result, verdict=Verdict.LOST, reason=f"rubbish: {fault}"), None
     except TwinInvariant as fault:
         return replace(
@@ -122,7 +122,7 @@ def _against_twin(
 
 
 def unsupported(trace: Trace, kernel: str, fault: Unsupported) -> Result:
-    """The result of a trace that the twin cannot be asked about: no kernel need run it."""
+    """The result of a trace that the twin cannot run; no kernel need run it."""
     return Result(
         scenario=trace.header.scenario,
         kernel=kernel,
@@ -137,7 +137,7 @@ def unsupported(trace: Trace, kernel: str, fault: Unsupported) -> Result:
 def _judge_lost(
     result: Result, trace: Trace, outcome: Outcome, defects: str, orders_max: int
 ) -> tuple[Result, Observations | None]:
-    """A guest was lost: by what the twin says as well, or by something else."""
+    """A guest was lost: as the twin predicts, or otherwise."""
     replace = msgspec.structs.replace
     loss, ready = outcome.lost, outcome.ready
     assert loss is not None
@@ -147,7 +147,7 @@ def _judge_lost(
     if isinstance(end, Unsupported):
         return replace(result, verdict=Verdict.UNSUPPORTED, reason=told(trace, end)), None
     if ready and loss.step is not None and _is_death(trace, loss):
-        with suppress(ProvisioningError):  # a guest that answers like no kernel proves nothing
+        with suppress(ProvisioningError):  # a guest with impossible facts proves nothing
             profile_of(ready.probe)
             return _judge_death(result, trace, outcome, loss.step, ready, defects, orders_max)
     if loss.reason == "hang" and ready and isinstance(end, NeverReturns) and loss.step is not None:
@@ -156,7 +156,7 @@ def _judge_lost(
                 result,
                 verdict=Verdict.DIVERGED,
                 reason=(
-                    f"the kernel hangs{where}; the twin says that another step never returns, "
+                    f"the kernel hangs{where}; in the twin another step never returns, "
                     f"{told(trace, end)}"
                 ),
             ), None
@@ -181,7 +181,7 @@ def _judge_lost(
 def _is_death(trace: Trace, loss: Loss) -> bool:
     """Whether a kernel died of what was done to it: a panic, which each BUG and oops ends in.
 
-    Not one that was asked for, by the trace itself or through sysrq, nor one for want of memory.
+    Not a requested one, by the trace itself or through sysrq, nor one for lack of memory.
     """
     assert loss.step is not None
     return (
@@ -200,7 +200,7 @@ def _judge_death(
     defects: str,
     orders_max: int,
 ) -> tuple[Result, Observations | None]:
-    """A kernel died: where the twin has announced it, what came before is compared."""
+    """A kernel died; if the twin announced it, what came before is compared."""
     replace = msgspec.structs.replace
     assert outcome.lost is not None
     where, detail = place(trace, step), outcome.lost.detail
@@ -234,9 +234,9 @@ def _compare(
     orders_max: int,
     died_in: int | None = None,
 ) -> tuple[Result, Observations]:
-    """Compare with the twin's first order, and with the others where that differs.
+    """Compare with the twin's first order, and with the others if that differs.
 
-    A kernel that died is compared up to the step in which it did; the order must announce that.
+    A kernel that died is compared up to that step; the order must announce the death.
     """
     profile = profile_of(ready.probe, defects)
     steps, seed = trace.steps, trace.header.seed
@@ -258,8 +258,7 @@ def _compare(
                 ""
                 if not answers
                 else (
-                    "the kernel took another of the permitted orders, number "
-                    f"{orders.tried} that was tried"
+                    f"the kernel took another permitted order, number {orders.tried} of those tried"
                 )
             )
             break
@@ -301,24 +300,23 @@ def _where_it_is_faithful(
 def _unlike(
     trace: Trace, orders: explore.Orders, outcomes: int, goes_on: bool
 ) -> tuple[Verdict, str]:
-    """The verdict where none of the orders is the kernel's, and what there is to say of it.
+    """The verdict if none of the orders is the kernel's, and its reason.
 
-    ``outcomes`` is how many ways there were to differ; ``goes_on``, that the kernel went on
+    ``outcomes`` is how many ways there were to differ; ``goes_on`` says that the kernel went on
     where the twin's first order ends.
     """
     if goes_on and isinstance(orders.end, NeverReturns):
         return Verdict.DIVERGED, (
-            "the kernel returns from a step of which the twin says that it "
-            f"never returns, {told(trace, orders.end)}"
+            "the kernel returns from a step that never returns in the twin, "
+            f"{told(trace, orders.end)}"
         )
     if goes_on and orders.end:
         return Verdict.DIVERGED, (
-            "the kernel lives on behind a step in which the twin says that "
-            f"it dies, {told(trace, orders.end)}"
+            f"the kernel survives a step that kills it in the twin, {told(trace, orders.end)}"
         )
     if outcomes < 2:
         return Verdict.DIVERGED, ""
-    reason = f"none of the {orders.tried} permitted orders that were tried is the kernel's"
+    reason = f"none of the {orders.tried} permitted orders tried is the kernel's"
     if orders.complete:
         return Verdict.DIVERGED, reason
     return Verdict.NONDETERMINISTIC, f"{reason}, and there are more"

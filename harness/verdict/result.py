@@ -3,7 +3,7 @@
 One `Result` for each scenario and kernel.  Every renderer works from `RunReport` alone, so that a
 report can be made again from ``results.json``.  Schema of that file: the structs below, with
 ``dmsnap-results`` as its version; a field may be added without a new version, and readers skip
-what they do not know.
+unknown fields.
 """
 
 from typing import Any, Final
@@ -25,13 +25,13 @@ CONSOLE_LINES_MAX: Final = 60
 
 
 class Result(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a run says of one scenario on one kernel.
+    """The result of one scenario on one kernel.
 
     Attributes:
-        scenario, kernel: their names; ``kernel`` is that of the catalogue.
-        release: what the guest's own uname gave; empty if it never came up.
+        scenario, kernel: their names; ``kernel`` is the catalogue's name.
+        release: from the guest's uname; empty if it never came up.
         seed: the seed that the scenario ran with.
-        verdict, reason: the verdict, and why, where it is not plain from the divergences.
+        verdict, reason: the verdict, and its reason if the divergences do not show it.
         divergences: all that differs in the first diverging step.
         later: how many later steps differ as well.
         compared: layer → values compared.
@@ -39,8 +39,8 @@ class Result(Struct, frozen=True, kw_only=True, omit_defaults=True):
         kernel_promises, twin_promises: promises that this side broke.
         defects: known defects of kernels that struck, and explain what is broken or differs.
         steps: steps in the scenario.
-        kernel_us, twin_us: microseconds that its steps took on each side.
-        attempts: guests that it took.
+        kernel_us, twin_us: time of its steps on each side, in microseconds.
+        attempts: number of guests tried.
         orders: permitted orders of the twin that were compared, until one was the kernel's.
         console: the last lines of the console, if the guest was lost.
     """
@@ -76,7 +76,7 @@ class Result(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.verdict is Verdict.SAME and self.orders > 1
 
     def compared_with(self, comparison: Comparison) -> "Result":
-        """This result with what comparing the two sides gave; the verdict is the caller's."""
+        """This result with the comparison of the two sides; the caller sets the verdict."""
         return msgspec.structs.replace(
             self,
             divergences=comparison.divergences,
@@ -159,18 +159,18 @@ class RunReport(Struct, frozen=True, kw_only=True):
         return found
 
     def guest(self, kernel: str) -> str:
-        """Where ``kernel`` lived; empty in a report of before this was kept."""
+        """Where ``kernel`` ran; empty in reports older than this field."""
         return self.environment.guests.get(kernel, "")
 
     def release(self, kernel: str) -> str:
-        """The release of ``kernel``: what uname gave in this run, empty if it never came up."""
+        """The release of ``kernel``, from uname in this run; empty if it never came up."""
         return self.environment.kernels.get(kernel) or next(
             (r.release for r in self.results if r.kernel == kernel and r.release), ""
         )
 
 
 class _AnyReport(Struct, frozen=True):
-    """Only the version; what else there is takes no memory."""
+    """Only the version; the rest takes no memory."""
 
     version: Any = msgspec.field(default=None, name=RESULTS_KEY)
 
@@ -184,19 +184,19 @@ def dumps(report: RunReport) -> bytes:
 
 
 def loads(data: bytes) -> RunReport:
-    """The report that ``data`` holds.
+    """The report in ``data``.
 
     Raises:
-        BadTrace: no results file, or one of another version.
+        BadTrace: not a results file, or one of another version.
     """
     try:
         try:
             version = _any_report.decode(data).version
-        except msgspec.ValidationError:  # a document, and no object
+        except msgspec.ValidationError:  # valid JSON, but not an object
             version = None
         if version is not None and version != RESULTS_VERSION:
             raise BadTrace(
-                f"version {str(version)[:40]} of a results file is not understood; this "
+                f"version {str(version)[:40]} of a results file cannot be read; this "
                 f"dmsnap reads version {RESULTS_VERSION}",
                 field=f"$.{RESULTS_KEY}",
             )
@@ -210,5 +210,5 @@ def loads(data: bytes) -> RunReport:
 
 
 def console_tail(text: str) -> str:
-    """The last lines of a console, as a result keeps them."""
+    """The last lines of a console, as kept in a result."""
     return "\n".join(text.splitlines()[-CONSOLE_LINES_MAX:])

@@ -193,7 +193,7 @@ def test_an_index_past_its_date_is_told_each_time(cache, fetches, monkeypatch): 
     lines: list[str] = []
     provision.fetch("uml-7.2")
     provision.fetch("uml-7.2", progress=lines.append)
-    assert ["has expired" in line for line in lines] == [True]
+    assert ["had expired" in line for line in lines] == [True]
     assert "had expired" in CliRunner().invoke(main, ["kernels"]).stdout
     monkeypatch.setattr("harness.guest.fallback.prove", lambda *_, **__: "boots")
     [booted] = doctor.boot_all(lines.append)

@@ -189,18 +189,18 @@ def stack(height: int) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("steps", "says"),
     [
-        ([disk("d", 1 << 31), {"do": "image", "device": "d"}], "may have 8388608"),
+        ([disk("d", 1 << 31), {"do": "image", "device": "d"}], "limit is 8388608"),
         ([disk("d", 8 << 20, fill="stamp")], "that are not zeros"),
         ([disk(f"d{n}", 8) for n in range(10_000)], "may be 256 disks"),
-        ([disk(f"d{n}", 40_000) for n in range(250)], "may have 8388608"),
-        (stack(600), "stand on each other"),
+        ([disk(f"d{n}", 40_000) for n in range(250)], "limit is 8388608"),
+        (stack(600), "are stacked"),
         (
             [
                 *device("a", "linear", 8, "{b} 0"),
                 *device("b", "linear", 8, "{c} 0"),
                 *device("c", "linear", 8, "{a} 0"),
             ],
-            "in a circle",
+            "form a cycle",
         ),
         (
             [
@@ -212,17 +212,20 @@ def stack(height: int) -> list[dict[str, Any]]:
                 ],
                 *device("n20", "linear", 8, "{m19} 0"),
             ],
-            "stand on each other",
+            "are stacked",
         ),
         ([{"do": "create", "name": f"s{n}"} for n in range(1100)], "mapped devices at a time"),
-        ([{"do": "read", "device": "z", "sector": 0, "sectors": 1 << 31}], "may move"),
-        ([{"do": "zeroout", "device": "z", "sector": 0, "sectors": 1 << 31}], "may move"),
+        ([{"do": "read", "device": "z", "sector": 0, "sectors": 1 << 31}], "limit for a scenario"),
+        (
+            [{"do": "zeroout", "device": "z", "sector": 0, "sectors": 1 << 31}],
+            "limit for a scenario",
+        ),
         (
             [{"do": "write", "device": "z", "sector": 0, "sectors": 1 << 20, "buffered": True}],
             "page cache",
         ),
-        ([disk("d", 1 << 20), *[{"do": "image", "device": "d"}] * 20], "may move"),
-        ([{"do": "examine"}] * 30_000, "lines follow"),
+        ([disk("d", 1 << 20), *[{"do": "image", "device": "d"}] * 20], "limit for a scenario"),
+        ([{"do": "examine"}] * 30_000, "lines after the header"),
     ],
 )
 def test_a_trace_that_asks_for_too_much_is_refused(steps: list[dict[str, Any]], says: str) -> None:
@@ -248,7 +251,7 @@ def test_renamed_devices_keep_their_place_in_a_stack() -> None:
     top = f"m{bounds.STACK_MAX - 1}"
     steps += [{"do": "rename", "name": top, "to": "t"}, {"do": "rename", "name": "m3", "to": "x"}]
     codec.loads(text(*steps))
-    with pytest.raises(BadTrace, match="stand on each other"):
+    with pytest.raises(BadTrace, match="are stacked"):
         codec.loads(text(*steps, *device("u", "linear", 8, "{t} 0")))
     codec.loads(
         text(

@@ -107,7 +107,7 @@ def test_without_journals_it_says_so(tmp_path: Path) -> None:
     b = write_run(tmp_path / "b", result("x"), journal=False)
     pair = the_pair(a, b)
     assert (pair.unknown, pair.lines) == (1, 0)
-    assert "1 scenarios have no journal" in compare.render(pair)
+    assert "1 scenarios no longer have a journal" in compare.render(pair)
 
 
 def test_slower_by_far(tmp_path: Path) -> None:
@@ -127,14 +127,14 @@ def test_kernels_of_one_run(tmp_path: Path) -> None:
 def test_nothing_in_common(tmp_path: Path) -> None:
     a = write_run(tmp_path / "a", result("x"), result("x", "two"))
     b = write_run(tmp_path / "b", result("x", "three"))
-    with pytest.raises(ProvisioningError, match=r"no kernel in common .*name one of each"):
+    with pytest.raises(ProvisioningError, match=r"no kernel in common .*give one of each"):
         compare.pairs(compare.open_run(str(a)), compare.open_run(str(b)))
 
 
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("nowhere", "there is no nowhere; name the directory"),
+        ("nowhere", "there is no nowhere; give the directory"),
         ("a:four", "that run has no results of 'four'; it has one"),
         ("rubbish", "not a results file"),
     ],

@@ -236,7 +236,7 @@ def test_a_kernel_that_lives_where_it_must_die_has_diverged() -> None:
     )
     assert result.verdict is Verdict.DIVERGED
     assert result.reason.startswith(
-        f"the kernel lives on behind a step in which the twin says that it dies, step {at} ("
+        f"the kernel survives a step that kills it in the twin, step {at} ("
     )
 
 

@@ -286,7 +286,7 @@ def test_only_a_linked_disk_stops():
         check_fault(stop, linked=False)
     with pytest.raises(BadScenario, match="dies once"):
         check_fault(Fault(device="cow", op="write", how="dies", count=0), linked=True)
-    with pytest.raises(BadScenario, match="must be one with can_fail"):
+    with pytest.raises(BadScenario, match="must have can_fail"):
         check_disk(Disk(name="cow", sectors=8, linked=True), taken=False)
 
 

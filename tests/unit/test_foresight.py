@@ -218,7 +218,7 @@ def test_a_kernel_that_hangs_elsewhere_has_diverged(hanging: tuple[Trace, int]) 
     result, _ = judge(trace, outcome(trace, lost=hang(4)), "fake")
     assert result.verdict is Verdict.DIVERGED
     assert result.reason == (
-        "the kernel hangs in step 4 (disk store), line 6; the twin says that another step never "
+        "the kernel hangs in step 4 (disk store), line 6; in the twin another step never "
         "returns, step 15 (write org), line 17: it waits for I/O on cow, which is suspended "
         "(write 16+8)"
     )
@@ -246,7 +246,7 @@ def test_a_kernel_that_returns_has_diverged(hanging: tuple[Trace, int]) -> None:
     result, _ = judge(trace, outcome(trace, until(trace, at) + more), "fake")
     assert result.verdict is Verdict.DIVERGED
     assert result.reason.startswith(
-        "the kernel returns from a step of which the twin says that it never returns, step 15 "
+        "the kernel returns from a step that never returns in the twin, step 15 "
     )
 
 

@@ -164,4 +164,4 @@ def test_without_a_place_there_is_none_and_a_bad_place_spoils_nothing(
     told: list[str] = []
     StepSummary(tmp_path / "no/such/place", told.append).end(RunReport(results=(result("a"),)))
     assert len(told) == 1
-    assert "No such file or directory; the report is whole" in told[0]
+    assert "No such file or directory; the report is complete" in told[0]

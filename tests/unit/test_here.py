@@ -70,14 +70,14 @@ def test_after_one_that_stays_no_other_is_run(monkeypatch: pytest.MonkeyPatch) -
     traces = [scenario.trace() for scenario in choose(["bring_up"])]
     assert len(traces) == 3
     listener = Listener([])
-    with pytest.raises(ProvisioningError, match=r"would not go away.* boot this machine anew"):
+    with pytest.raises(ProvisioningError, match=r"could not be removed.* reboot this machine"):
         here.execute_here(traces, listener, modules=None, driver="ioctl")
     assert listener.report is not None
     assert [result.verdict for result in listener.report.results] == [
         Verdict.SAME,
         Verdict.DIVERGED,
     ]
-    assert listener.report.results[1].reason == "devices would not go away: snap"
+    assert listener.report.results[1].reason == "devices could not be removed: snap"
     assert listener.report.environment.guests == {"here": "here"}
 
 

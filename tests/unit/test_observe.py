@@ -91,7 +91,7 @@ def test_a_step_that_cannot_be_carried_out_is_told_and_what_came_before_stays() 
 def test_nothing_is_done_where_something_stayed() -> None:
     traces = [scenario.trace(7) for scenario in choose(["bring_up"])]
     heard: list[Event] = []
-    with pytest.raises(ProvisioningError, match="boot this machine anew"):
+    with pytest.raises(ProvisioningError, match="reboot this machine"):
         observe(Scenarios(traces), Here(Machine(keeps=True), READY), heard.append)
     assert len(heard) == 1
 

@@ -52,14 +52,14 @@ WORLD: tuple[AnyStep, ...] = (
     Suspend(name="down"),
 )
 LINES = (TargetLine(0, 64, "zero", ""),)
-COMMAND = "base is a disk: device-mapper commands need a mapped device"
-NOBODY = "there is no device named nobody: make it before it is used"
-RESERVED = "a device cannot be called control: choose another name"
-NO_FAULTS = "{} is no disk that can fail: make it with can_fail"
-NO_DISK = "there is no disk named {}: an image is made of a disk"
-TAKEN = "there is a device named {} already: choose another name"
-POKE = "a poke of {} bytes, which are not a whole number of sectors"
-RESUMES = "a parallel step resumes {}, which {}: suspend it before, and load nothing"
+COMMAND = "base is a disk; device-mapper commands need a mapped device"
+NOBODY = "there is no device named nobody; create it before it is used"
+RESERVED = "a device cannot be called control; choose another name"
+NO_FAULTS = "{} is not a disk that can fail; create it with can_fail"
+NO_DISK = "there is no disk named {}; an image needs a disk"
+TAKEN = "there is already a device named {}; choose another name"
+POKE = "a poke of {} bytes, which is not a whole number of sectors"
+RESUMES = "a parallel step resumes {}, which {}; suspend it before, and load nothing"
 READ = Read(device="up", sector=0, sectors=8)
 
 REFUSED: tuple[tuple[AnyStep, str], ...] = (
@@ -99,7 +99,7 @@ REFUSED: tuple[tuple[AnyStep, str], ...] = (
     *((Disk(name=name, sectors=64), TAKEN.format(name)) for name in ("base", "frail", "up")),
     (
         Disk(name="odd", sectors=12, block_size=4096),
-        "disk odd: 12 sectors are no multiple of a block of 4096 bytes",
+        "disk odd: 12 sectors are not a multiple of a block of 4096 bytes",
     ),
     (Disk(name="up", sectors=12, block_size=4096), TAKEN.format("up")),
     (
@@ -108,22 +108,22 @@ REFUSED: tuple[tuple[AnyStep, str], ...] = (
     ),
     (
         Disk(name="far", sectors=64, linked=True),
-        "disk far is linked, so it must be one with can_fail",
+        "disk far is linked, so it must have can_fail",
     ),
     *((Fault(device=name, op="read"), NO_FAULTS.format(name)) for name in ("base", "up", "nobody")),
     *((Heal(device=name), NO_FAULTS.format(name)) for name in ("base", "up", "nobody")),
     (
         Fault(device="frail", op="read", how="dies"),
-        "disk frail has no link to be taken down: make it with linked",
+        "disk frail has no link to take down; create it with linked",
     ),
     *((Image(device=name), NO_DISK.format(name)) for name in ("up", "nobody")),
     (Poke(device="base", sector=0, data=b""), POKE.format(0)),
     (Poke(device="base", sector=0, data=bytes(700)), POKE.format(700)),
     (Poke(device="down", sector=0, data=bytes(700)), POKE.format(700)),
-    (Parameter(name="../passwd", value="1"), "'../passwd' is no name of a module parameter"),
+    (Parameter(name="../passwd", value="1"), "'../passwd' is not a name of a module parameter"),
     (
         Parallel(ios=(READ, READ)),
-        "a parallel step reads a device once: what it shows is kept by device",
+        "a parallel step reads a device once, as contents are kept by device",
     ),
     (
         Parallel(ios=(Read(device="up", sector=0, sectors=1 << 20),)),

@@ -614,7 +614,7 @@ def test_a_long_run_in_plain_lines_says_what_is_not_plainly_same() -> None:
 
 def test_another_permitted_order_is_counted() -> None:
     other = [
-        result("a", orders=3, reason="the kernel took another of the permitted orders"),
+        result("a", orders=3, reason="the kernel took another permitted order"),
         result("b"),
         result("c", Verdict.DIVERGED, orders=9),
     ]

@@ -146,7 +146,7 @@ def test_another_permitted_order_is_the_same(
     result, twin = judge(race, outcome_of(race, orders[2]), "fake")
     assert (result.verdict, result.by_other_order) == (Verdict.SAME, True)
     assert result.orders > 1
-    assert f"number {result.orders} that was tried" in result.reason
+    assert f"number {result.orders} of those tried" in result.reason
     assert twin is not None
     # The twin's side of the report is the order that was the kernel's, not the first one.
     assert diff.compare(race, orders[2], twin.observations).same
@@ -204,7 +204,7 @@ def test_none_of_the_permitted_orders(
     result = verdict(race, outcome_of(race, wrong))
     assert result.verdict is Verdict.NONDETERMINISTIC
     assert result.reason == (
-        "none of the 60 permitted orders that were tried is the kernel's, and there are more"
+        "none of the 60 permitted orders tried is the kernel's, and there are more"
     )
     assert result.divergences == diff.compare(race, wrong, orders[0]).divergences
 
@@ -219,7 +219,7 @@ def test_none_of_the_permitted_orders(
     monkeypatch.setattr(explore, "Orders", Complete)
     result = verdict(race, outcome_of(race, wrong))
     assert result.verdict is Verdict.DIVERGED
-    assert result.reason == "none of the 3 permitted orders that were tried is the kernel's"
+    assert result.reason == "none of the 3 permitted orders tried is the kernel's"
 
 
 def loss(step: int | None) -> Loss:
@@ -289,7 +289,10 @@ def test_a_fault_that_met_no_request_is_a_broken_scenario() -> None:
     result = verdict(trace, outcome_of(trace, wrong))
     assert (result.verdict, result.reason) == (
         Verdict.BROKEN,
-        "the kernel side: step 2 (fault cow), line 4 was to stop the disk, and no request met it",
+        (
+            "the kernel side: step 2 (fault cow), line 4 was meant to stop the disk, "
+            "but no request reached it"
+        ),
     )
 
 
@@ -321,7 +324,7 @@ def test_what_would_not_go_away_is_no_sameness(
     result = verdict(bring_up, outcome_of(bring_up, seen, leftovers=("snap", "cow")))
     assert (result.verdict, result.reason) == (
         Verdict.DIVERGED,
-        "devices would not go away: snap, cow",
+        "devices could not be removed: snap, cow",
     )
     assert result.divergences == ()
 
@@ -647,7 +650,7 @@ def test_a_run_that_comes_to_nothing_leaves_the_last_report(
         assert Path(named).read_text().startswith("no kernel for ")
         assert Path(named).is_relative_to(tmp_path / NOT_STARTED / "one")
     if why == "Ctrl-C":
-        assert "the last report is as it was" in str(caught.value)
+        assert "the last report is unchanged" in str(caught.value)
 
 
 def refuse(*_: object, **__: object) -> None:
@@ -803,7 +806,7 @@ def test_a_line_that_was_cut_short_is_not_there(tmp_path: Path) -> None:
 
 
 def test_without_a_run_there_is_nothing_to_resume(tmp_path: Path) -> None:
-    with pytest.raises(ProvisioningError, match=r"no run to resume in .*leave --resume out"):
+    with pytest.raises(ProvisioningError, match=r"no run to resume in .*leave out --resume"):
         Ledger(tmp_path / "progress.jsonl", {}).finished()
 
 

@@ -82,9 +82,9 @@ def limited():
         ("long", "the limit is 268435456"),
         ("line", "a line of more than 16777216 bytes"),
         ("bomb", "a raw run is longer than its sectors"),
-        ("bombs", "raw run names 65536 sectors and holds more"),
+        ("bombs", "raw run names 65536 sectors and has more"),
         ("many", "more than 65536 sectors without a stamp"),
-        ("short", "raw run names 8 sectors and holds 0 bytes"),
+        ("short", "raw run names 8 sectors and has 0 bytes"),
         ("counts", "a run of 1152921504606846976 sectors"),
     ],
 )

@@ -173,7 +173,7 @@ def test_a_signal_leaves_a_report_and_nothing_else(start, tmp_path, number):
     process.send_signal(number)
     said = process.communicate(timeout=LIMIT_S)[1]
     assert process.returncode == 130
-    assert said.startswith("dmsnap: interrupted; what had finished is in the report")
+    assert said.startswith("dmsnap: interrupted; finished results are in the report")
     assert [result["scenario"] for result in results(tmp_path)] == ["ok-1"]
     assert (tmp_path / "report/junit.xml").exists()
     assert kept(tmp_path) == []

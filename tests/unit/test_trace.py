@@ -31,7 +31,7 @@ def examples(kind: str) -> list[str]:
         ("", 0, "", "empty"),
         ("\n \n", 0, "", "empty"),
         ("nonsense\n", 1, "", "malformed"),
-        ("{}\n", 1, "$.dmsnap-trace", "no header"),
+        ("{}\n", 1, "$.dmsnap-trace", "not a header"),
         ('{"dmsnap-trace":2,"scenario":"t"}\n', 1, "$.dmsnap-trace", "reads version 1"),
         ('{"dmsnap-trace":"1","scenario":"t"}\n', 1, "$.dmsnap-trace", "reads version 1"),
         ('{"dmsnap-trace":true,"scenario":"t"}\n', 1, "$.dmsnap-trace", "reads version 1"),
