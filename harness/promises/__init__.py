@@ -1,1 +1,1 @@
-"""What the documentation promises, checked without knowing the twin."""
+"""The documentation's promises, checked without the twin."""

@@ -1,16 +1,17 @@
-"""What the documentation promises a user, checked against what one side returned.
+"""The documentation's promises to a user, checked against what one side returned.
 
 The promises: a snapshot shows its origin as it was when the snapshot became active, plus its own
 writes; origin and disks keep what was written to them; a persistent snapshot that is activated
 again shows what it showed; a finished merge leaves exactly the snapshot on the origin.  The model
-knows nothing of chunks, exceptions, stores or copies, so twin and kernel cannot be wrong with it.
+knows nothing of chunks, exceptions, stores or copies, so it cannot share an error with twin or
+kernel.
 
-A promise holds only for users who keep the rules.  Where one is broken (a write below an origin, to
-a COW device, past the snapshot-origin target), where a write failed, or where the model cannot
-follow, sectors become *unknown* and are not promised: a break that is reported is one.  It takes
-from the observations only what succeeded, and which snapshots the side itself calls Invalid: as
-long as it does, nothing is promised of them.  One that is called valid again has to show what it
-would have shown all the time.
+A promise holds only for users who keep the rules.  Where a rule is broken (a write below an origin,
+to a COW device, past the snapshot-origin target), a write failed, or the model cannot follow,
+sectors become *unknown* and are not promised.  So a reported break is a real one.  From the
+observations the model takes only what succeeded, and which snapshots the side calls Invalid; while
+it does, nothing is promised for them.  One that is valid again has to show what it would have
+shown all the time.
 
 Left out on purpose: the page cache (buffered I/O), tables whose snapshot does not start at sector
 0, and what a crash of the machine leaves.
@@ -38,13 +39,13 @@ OWN_RULE: Final = "a device keeps what was written to it"
 
 
 class BrokenPromise(Struct, frozen=True, kw_only=True):
-    """One place where a side returned something else than what was promised.
+    """One place where a side returned something other than was promised.
 
     Attributes:
         step: index of the step that read it.
         device: what was read.
-        sector, sectors: first sector in question, and how many that were read break the promise.
-        promised, read: that sector in words.
+        sector, sectors: first sector that breaks the promise, and how many that were read do.
+        promised, read: that sector's contents in words.
         rule: the promise in words.
     """
 
@@ -69,7 +70,7 @@ class BrokenPromise(Struct, frozen=True, kw_only=True):
 def check(trace: Trace, observations: Sequence[Observation]) -> tuple[BrokenPromise, ...]:
     """The promises that one side broke; each broken place is reported once.
 
-    Observations end where a guest was lost: what comes after the first missing one is not checked.
+    Observations end where a guest was lost: nothing after the first missing one is checked.
     """
     checker = _Checker(trace.header.seed)
     found: list[BrokenPromise] = []
@@ -81,13 +82,13 @@ def check(trace: Trace, observations: Sequence[Observation]) -> tuple[BrokenProm
 
 
 class _Checker:
-    """Reads observations against the world."""
+    """Checks observations against the world."""
 
     def __init__(self, seed: int) -> None:
         self.world = World(seed)
 
     def take_in(self, step: AnyStep, observation: Observation) -> Iterator[BrokenPromise]:
-        """Do a step in the world, and compare everything that was read with what was promised."""
+        """Do a step in the world, and compare everything read with what was promised."""
         lifecycle.act(self.world, step, observation)
         self._believe(step, observation)
         if isinstance(step, do.Parallel) or (isinstance(step, do.Read) and step.buffered):
@@ -96,10 +97,10 @@ class _Checker:
             for name, runs in part.items():
                 yield from self._verify(step, observation.step, name, runs)
 
-    # -- what a side says of its snapshots ----------------------------------------------------
+    # -- what a side reports of its snapshots -------------------------------------------------
 
     def _believe(self, step: AnyStep, observation: Observation) -> None:
-        """Take from status lines that a snapshot is invalid, or that a merge has finished."""
+        """Learn from status lines that a snapshot is invalid, or that a merge has finished."""
         texts = {name: state.status for name, state in observation.state.items() if state}
         if isinstance(step, do.Status) and not step.inactive:
             texts[step.name] = observation.text
@@ -123,7 +124,7 @@ class _Checker:
     # -- what was read ------------------------------------------------------------------------
 
     def _verify(self, step: AnyStep, index: int, name: str, runs: Runs) -> Iterator[BrokenPromise]:
-        """Compare what was read of one device."""
+        """Compare what was read from one device."""
         for start, part in self._ranges(step, name, runs):
             end = start + pattern.sectors_of(part)
             found = list(breaches(self.world.content(name, start, end), start, part))
@@ -132,7 +133,7 @@ class _Checker:
                 self._settle(name, found)
 
     def _ranges(self, step: AnyStep, name: str, runs: Runs) -> list[tuple[int, Runs]]:
-        """What was read as (first sector, runs); a large device shows only both of its ends."""
+        """What was read as (first sector, runs); a large device shows only its two ends."""
         if isinstance(step, do.Read):
             return [(step.sector, runs)]
         size = max((line.end for line in self.world.live(name)), default=0)
@@ -146,7 +147,7 @@ class _Checker:
         return found
 
     def _report(self, step: int, name: str, found: Sequence[Breach]) -> BrokenPromise:
-        """The first place that breaks a promise, in words, and how much does in all."""
+        """The first place that breaks a promise, in words, and the number of sectors that do."""
         first = found[0]
         sector, content = first.promised.start, first.promised.content
         leaf = next((piece.leaf for piece in self.world.pieces(name, sector, sector + 1)), None)
@@ -161,7 +162,7 @@ class _Checker:
         )
 
     def _settle(self, name: str, found: Sequence[Breach]) -> None:
-        """Promise nothing more of what is broken: said once is enough."""
+        """Promise nothing more for what is broken; one report is enough."""
         for breach in found:
             start, end = breach.promised.start, breach.promised.end
             for piece in self.world.pieces(name, start, end):

@@ -1,7 +1,7 @@
-"""Contents of a device as extents, for the promise model: what each sector holds, if it is known.
+"""Contents of a device as extents, for the promise model: what is in each sector, if known.
 
-An extent holds zeros, or the stamps of consecutive sectors.  What no extent covers is unknown.  A
-device of any size costs only what was written to it.
+An extent is zeros, or the stamps of consecutive sectors.  Sectors outside all extents are unknown.
+A device of any size costs only what was written to it.
 """
 
 from bisect import bisect_left, bisect_right
@@ -35,7 +35,7 @@ ZERO: Final = Zero()
 
 
 def moved(content: Content, by: int) -> Content:
-    """``content`` as it reads ``by`` sectors further on."""
+    """``content`` shifted by ``by`` sectors."""
     if isinstance(content, Stamp):
         return Stamp(content.device, content.generation, content.shift - by)
     return content
@@ -50,22 +50,22 @@ class Extent(Struct, frozen=True):
 
     @property
     def sectors(self) -> int:
-        """How many they are."""
+        """Number of sectors."""
         return self.end - self.start
 
     def moved(self, by: int) -> "Extent":
-        """The same, ``by`` sectors further on."""
+        """The same, shifted by ``by`` sectors."""
         return Extent(self.start + by, self.end + by, moved(self.content, by))
 
     def within(self, start: int, end: int) -> "Extent":
-        """The part that lies in [start, end), which it overlaps."""
+        """The part in [start, end), which it overlaps."""
         if start <= self.start and self.end <= end:
             return self
         return Extent(max(self.start, start), min(self.end, end), self.content)
 
 
 class Extents:
-    """Sorted extents that do not overlap; ``start`` and ``end`` bound what a write covers."""
+    """Sorted extents that do not overlap; ``start`` and ``end`` bound the range of a write."""
 
     def __init__(self, start: int = 0, end: int = 0) -> None:
         self.start, self.end = start, end
@@ -73,7 +73,7 @@ class Extents:
 
     @property
     def empty(self) -> bool:
-        """True if the bounds hold nothing."""
+        """True if the bounds are empty."""
         return self.start >= self.end
 
     def clear(self) -> None:
@@ -97,7 +97,7 @@ class Extents:
         self.start, self.end = min(self.start, start), max(self.end, end)
 
     def add(self, extent: Extent) -> None:
-        """Hold what ``extent`` says."""
+        """Put ``extent`` in."""
         self.put(extent.start, extent.end, extent.content)
 
     def drop(self, start: int, end: int) -> None:
@@ -105,7 +105,7 @@ class Extents:
         self.put(start, end, UNKNOWN)
 
     def between(self, start: int, end: int) -> list[Extent]:
-        """[start, end) as extents without a gap, with the unknown ones in their places."""
+        """[start, end) as extents without a gap, including unknown ones."""
         found: list[Extent] = []
         if start >= end:
             return found
@@ -123,25 +123,25 @@ class Extents:
         return found
 
     def within(self, start: int, end: int) -> "Extents":
-        """That part of a write that lies in [start, end)."""
+        """The part of a write in [start, end)."""
         part = Extents(max(start, self.start), min(end, self.end))
         for extent in self.between(part.start, part.end):
             part.add(extent)
         return part
 
     def shifted(self, by: int) -> "Extents":
-        """The same ``by`` sectors further on."""
+        """The same, shifted by ``by`` sectors."""
         part = Extents(self.start + by, self.end + by)
         for extent in self.between(self.start, self.end):
             part.add(extent.moved(by))
         return part
 
     def unknown(self) -> "Extents":
-        """The same bounds, and nothing known."""
+        """The same bounds, with nothing known."""
         return Extents(self.start, self.end)
 
     def differing(self, other: "Extents", end: int) -> list[Extent]:
-        """Where in [0, end) not both are known to hold the same, with what the other one holds."""
+        """Where in [0, end) the two are not known to be the same, with the other's contents."""
         return [
             there
             for here in self.between(0, end)
@@ -150,7 +150,7 @@ class Extents:
         ]
 
     def _first_behind(self, sector: int) -> int:
-        """Index of the first extent that ends behind ``sector``."""
+        """Index of the first extent that ends after ``sector``."""
         return bisect_right(self._known, sector, key=_END)
 
 
@@ -174,7 +174,7 @@ def written(seed: int, step: Write | Poke | Zeroout | Discard, *, failed: bool) 
 
 
 def _poke(data: Extents, runs: Runs) -> None:
-    """Put runs from the start of ``data`` on; bytes without a stamp stay unknown."""
+    """Put runs in, from the start of ``data``; bytes without a stamp stay unknown."""
     at = data.start
     for run in runs:
         if isinstance(run, Zeros):
@@ -185,14 +185,14 @@ def _poke(data: Extents, runs: Runs) -> None:
 
 
 class Breach(Struct, frozen=True):
-    """Sectors that do not hold what was promised; ``read`` is the first of them, in words."""
+    """Sectors that are not as promised; ``read`` is the first of them, in words."""
 
     promised: Extent
     read: str
 
 
 def breaches(promised: Extents, start: int, runs: Runs) -> Iterator[Breach]:
-    """Where runs, read from sector ``start`` on, are not what was promised."""
+    """Where runs, read from sector ``start``, are not as promised."""
     for run in runs:
         for extent in promised.between(start, start + run.count):
             if not _kept(extent, run, extent.start - start):
@@ -201,7 +201,7 @@ def breaches(promised: Extents, start: int, runs: Runs) -> Iterator[Breach]:
 
 
 def _kept(promised: Extent, run: Run, index: int) -> bool:
-    """Whether sectors of ``run`` from ``index`` on are as promised, or nothing can be said."""
+    """Whether sectors of ``run`` from ``index`` are as promised, or unknown."""
     content = promised.content
     if content is UNKNOWN or isinstance(run, Unreadable):
         return True

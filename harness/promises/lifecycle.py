@@ -1,10 +1,10 @@
-"""What each step does to a world that keeps its promises: the life of a snapshot.
+"""What each step does in a world that keeps its promises: the life cycle of a snapshot.
 
-A snapshot comes into being when a table with it is loaded, and is taken when that table first
-becomes live.  It lies dormant when its table goes, and is active again when another table with its
-COW device, and the same origin, becomes live.  Loaded while the first is still active, such a table
-takes over: it is a handover.  A snapshot-merge table merges it into its origin.  A transient one
-ends with its last table.
+A snapshot exists once a table with it is loaded, and is taken when that table first becomes live.
+It is dormant when its table is gone, and active again when another table with its COW device and
+the same origin becomes live.  If such a table is loaded while the first is still active, it takes
+over: a handover.  A snapshot-merge table merges it into its origin.  A transient snapshot ends
+with its last table.
 """
 
 from harness.promises.extents import ZERO, Extent, Extents, Stamp, written
@@ -18,7 +18,7 @@ from harness.trace.steps import AnyStep
 
 
 def act(world: World, step: AnyStep, observation: Observation) -> None:
-    """Take in a step, and whether it succeeded."""
+    """Apply a step, given whether it succeeded."""
     failed = observation.error is not None
     match step:
         case do.Disk():
@@ -47,7 +47,7 @@ def act(world: World, step: AnyStep, observation: Observation) -> None:
 
 
 def _disk(world: World, step: do.Disk) -> None:
-    """A disk holds zeros, or its stamps."""
+    """A new disk has zeros, or its stamps."""
     disk = world.disks[step.name] = Leaf(step.sectors)
     content = ZERO if step.fill == "zero" else Stamp(step.name, step.generation, 0)
     disk.keep(Extent(0, step.sectors, content))
@@ -56,7 +56,7 @@ def _disk(world: World, step: do.Disk) -> None:
 def _write(
     world: World, step: do.Write | do.Poke | do.Zeroout | do.Discard, error: str | None
 ) -> None:
-    """A write that was not even begun changes nothing; one that failed may have changed it all."""
+    """A write that never began changes nothing; a failed one may have changed all of it."""
     if error in (observations.SUSPENDED, "EOPNOTSUPP"):
         return
     if error is not None and world.handed_over(step.device):
@@ -67,14 +67,14 @@ def _write(
 
 
 def _pass_down(world: World, step: do.Discard) -> None:
-    """Discards that are passed down reach the origin, and by the rules nobody is told."""
+    """Discards that are passed down reach the origin, and nothing announces them."""
     for line in world.live(step.device):
         if "discard_passdown_origin" in " ".join(line.words).lower():
             world.write(line.device(0), Extents(step.sector, step.sector + step.sectors))
 
 
 def _parallel(world: World, step: do.Parallel, observation: Observation) -> None:
-    """What overlaps, or was refused, is anybody's guess; the rest is as if done in turns."""
+    """What overlaps or was refused is unknown; the rest is as if done in turn."""
     for name in step.resume:
         _resume(world, name, failed=False)
     ended = (observation.text or "").splitlines()
@@ -101,7 +101,7 @@ def _overlap(one: do.Write, other: do.Write) -> bool:
 
 
 def _load(world: World, step: do.Load, *, failed: bool) -> None:
-    """A table goes into the inactive slot; a failed load may have made a store all the same."""
+    """A table goes into the inactive slot; even a failed load may have created a store."""
     lines = [_line(world, raw, failed=failed) for raw in step.table]
     mapped = world.mapped.get(step.name)
     if mapped and not failed:
@@ -121,7 +121,7 @@ def _attach(world: World, line: Line, *, failed: bool) -> Snapshot | None:
     """The snapshot that a line will show: the one on its COW device, or a new one."""
     cow = list(world.pieces(line.device(1), 0, do.SECTOR_MAX))
     transient = line.words[2][0] in "nN"
-    # The kernel makes a store where the COW device begins with zeros.
+    # The kernel creates a store if the COW device begins with zeros.
     fresh = transient or [
         extent.content for extent in world.content(line.device(1), 0, 1).between(0, 1)
     ] == [ZERO]
@@ -139,7 +139,7 @@ def _attach(world: World, line: Line, *, failed: bool) -> Snapshot | None:
         return known
     new = Snapshot(line.end, line.device(0), line.device(1), transient=transient)
     new.cow_pieces = cow
-    # A store that nobody here made may hold anything.
+    # A store not created here may have any contents.
     new.taken = new.store_found = not fresh
     if shared or not _followed(new, line):
         new.forget()
@@ -153,7 +153,7 @@ def _same(snapshot: Snapshot, line: Line, cow: list[Piece]) -> bool:
 
 
 def _supplant(world: World, snapshot: Snapshot) -> bool:
-    """A new snapshot has its COW device; True if two share that now."""
+    """A new snapshot uses its COW device; True if two now share one."""
     snapshot.forget()
     if world.referenced(snapshot):
         return True
@@ -162,7 +162,7 @@ def _supplant(world: World, snapshot: Snapshot) -> bool:
 
 
 def _followed(new: Snapshot, line: Line) -> bool:
-    """True if the model can follow a snapshot: where it is, its origin, and its COW device."""
+    """True if the model can follow a snapshot, its origin and its COW device."""
     return (
         line.start == 0
         and new.origin != ""
@@ -172,7 +172,7 @@ def _followed(new: Snapshot, line: Line) -> bool:
 
 
 def _become_cow(world: World, cow: list[Piece]) -> None:
-    """The kernel may write anything to these places from now on."""
+    """From now on the kernel may write anything to these places."""
     for piece in cow:
         if piece.leaf is not None:
             piece.leaf.content.drop(piece.at, piece.at_end)
@@ -201,7 +201,7 @@ def _resume(world: World, name: str, *, failed: bool) -> None:
 
 
 def _become_opaque(name: str, mapped: Mapped) -> None:
-    """Which table is live now is the side's secret."""
+    """It is unknown which table is live now."""
     mapped.live, mapped.inactive, mapped.opaque = mapped.lines, [], True
     for line in mapped.live:
         if line.snapshot and line.snapshot.active_in in ("", name):
@@ -209,7 +209,7 @@ def _become_opaque(name: str, mapped: Mapped) -> None:
 
 
 def _swap_tables(world: World, mapped: Mapped, name: str) -> None:
-    """The live table makes room for the inactive one."""
+    """Replace the live table with the inactive one."""
     lines = mapped.take_inactive()
     _let_go(world, mapped.take_live(), name)
     mapped.live, mapped.opaque = lines, False
@@ -228,16 +228,16 @@ def _activate(world: World, name: str, line: Line, snapshot: Snapshot) -> None:
     snapshot.merging = line.type == "snapshot-merge"
     snapshot.merged = snapshot.merging and snapshot.merged
     if snapshot.merge_pending:
-        # What the merge has still to write is, until it has, either of two things.
+        # Until the merge has written a sector, it may have either of two contents.
         below = world.content(snapshot.origin, 0, line.end)
         for extent in snapshot.content.differing(below, line.end):
             world.write_merging(snapshot, Extents(extent.start, extent.end))
 
 
 def _look_again(world: World) -> None:
-    """An origin, or a COW device, that has come to lie elsewhere is not the one it was.
+    """An origin or a COW device that has moved elsewhere is not the one it was.
 
-    One that fails in places for a while still is.
+    One with sectors that only fail for a while is still the same.
     """
     for snapshot in world.snapshots:
         if not snapshot.active_in:
@@ -248,7 +248,7 @@ def _look_again(world: World) -> None:
 
 
 def _look_at_origin(world: World, snapshot: Snapshot) -> None:
-    """A snapshot whose origin has moved shows nobody knows what."""
+    """A snapshot whose origin has moved has unknown contents."""
     now = list(world.pieces(snapshot.origin, 0, snapshot.sectors))
     if now != snapshot.origin_pieces and not out_of_reach(snapshot.origin_pieces, now):
         snapshot.forget()
@@ -270,9 +270,9 @@ def _look_at_cow(world: World, snapshot: Snapshot) -> None:
 
 
 def _let_go(world: World, lines: list[Line], name: str = "") -> None:
-    """A table is gone, of ``name`` if it was live: its snapshots lie dormant, transient ones end.
+    """A table (of ``name`` if live) is gone: its snapshots are dormant, transient ones end.
 
-    The mapped device must not hold it any more.
+    The mapped device must no longer have it.
     """
     for line in lines:
         snapshot = line.snapshot
@@ -285,13 +285,13 @@ def _let_go(world: World, lines: list[Line], name: str = "") -> None:
 
 
 def _clear(world: World, name: str) -> None:
-    """The inactive table goes."""
+    """Remove the inactive table."""
     if mapped := world.mapped.get(name):
         _let_go(world, mapped.take_inactive())
 
 
 def _remove(world: World, name: str) -> None:
-    """A mapped device goes, with both its tables."""
+    """Remove a mapped device, with both its tables."""
     if mapped := world.mapped.get(name):
         _let_go(world, mapped.take_inactive())
         _let_go(world, mapped.take_live(), name)
@@ -300,7 +300,7 @@ def _remove(world: World, name: str) -> None:
 
 
 def _rename(world: World, old: str, new: str) -> None:
-    """A mapped device takes another name, in every table that names it."""
+    """Rename a mapped device, in every table that names it."""
     if old not in world.mapped or new in world.mapped or new in world.disks:
         return
     world.mapped[new] = world.mapped.pop(old)

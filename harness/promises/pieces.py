@@ -1,7 +1,7 @@
-"""Where contents live, for the promise model: disks, snapshots, and the pieces of a device.
+"""Where contents are, for the promise model: disks, snapshots, and the pieces of a device.
 
-Contents live in *leaves*: disks, and what snapshots show.  Any device is pieces of leaves, so a
-question about a device (what does it show? who stands on what is written?) is one about pieces.
+Contents are in *leaves*: disks, and what snapshots show.  Any device is pieces of leaves, so a
+question about a device (what does it show? what is stacked on a write?) is one about pieces.
 """
 
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ from harness.promises.extents import UNKNOWN, Content, Extent, Extents
 
 
 class Leaf:
-    """Where contents live: a disk, or what a snapshot shows.
+    """Where contents are: a disk, or what a snapshot shows.
 
     Attributes:
         sectors: its size.
-        content: what it is promised to hold.
-        writes: how many came from above it; what a kernel keeps in a store is none.
+        content: its promised contents.
+        writes: number of writes from above; what a kernel keeps in a store does not count.
     """
 
     def __init__(self, sectors: int) -> None:
@@ -28,11 +28,11 @@ class Leaf:
 
     @property
     def promised(self) -> bool:
-        """Whether anything is promised of it now."""
+        """Whether anything is promised for it now."""
         return True
 
     def keep(self, extent: Extent) -> None:
-        """A write has reached it."""
+        """Apply a write that reached it."""
         self.content.add(extent)
 
 
@@ -42,13 +42,13 @@ class Snapshot(Leaf):
     Attributes:
         origin, cow: the devices that its table names.
         active_in: the mapped device in which it is active; empty while it is dormant.
-        taken: whether it ever became active, so that its origin's contents of then are its own.
-        store_found: its store was on the COW device before anybody here loaded it.
-        transient: it is gone with its last table.
-        merging, merged: it is being merged into its origin; that has finished.
-        invalid: the side says so, for now.
-        forgotten: nothing is ever promised of it again.
-        cow_pieces, origin_pieces: where both lay when last looked at.
+        taken: whether it ever became active, which fixes the origin's contents of that time.
+        store_found: its store was on the COW device before it was first loaded here.
+        transient: it ends with its last table.
+        merging, merged: it is being merged into its origin; the merge has finished.
+        invalid: the side calls it Invalid, for now.
+        forgotten: nothing is promised for it ever again.
+        cow_pieces, origin_pieces: where both were when last checked.
     """
 
     def __init__(self, sectors: int, origin: str, cow: str, *, transient: bool = False) -> None:
@@ -66,39 +66,39 @@ class Snapshot(Leaf):
 
     @property
     def promised(self) -> bool:
-        """Whether anything is promised of it now: not while it is Invalid."""
+        """Whether anything is promised for it now: not while it is Invalid."""
         return not self.invalid
 
     @property
     def merge_pending(self) -> bool:
-        """Whether a merge has still to write to the origin."""
+        """Whether a merge still has to write to the origin."""
         return self.merging and not self.merged
 
     def keep(self, extent: Extent) -> None:
-        """A write has reached it; that is no new promise where there is none any more."""
+        """Apply a write that reached it; it renews no promise that is gone."""
         content: Content = UNKNOWN if self.forgotten else extent.content
         self.content.put(extent.start, extent.end, content)
 
     def forget(self) -> None:
-        """Nothing is promised of this snapshot any more, whatever is written to it."""
+        """Promise nothing more for this snapshot, whatever is written to it."""
         self.content.clear()
         self.taken = self.forgotten = True
 
     def renamed(self, old: str, new: str) -> None:
-        """A device that it may stand on, or be active in, takes another name."""
+        """Rename a device that it may be on, or be active in."""
         self.active_in, self.origin, self.cow = (
             new if name == old else name for name in (self.active_in, self.origin, self.cow)
         )
 
 
 NOWHERE: Final = Leaf(0)
-"""What an error target leads to."""
+"""The leaf of an error target."""
 
 
 class Piece(Struct, frozen=True):
-    """Sectors [start, end) of a device are those of ``leaf`` from its sector ``at`` on.
+    """Sectors [start, end) of a device are those of ``leaf`` from its sector ``at``.
 
-    ``leaf`` is None where the model does not follow.
+    ``leaf`` is None where the model cannot follow.
     """
 
     start: int
@@ -108,16 +108,16 @@ class Piece(Struct, frozen=True):
 
     @property
     def sectors(self) -> int:
-        """How many they are."""
+        """Number of sectors."""
         return self.end - self.start
 
     @property
     def at_end(self) -> int:
-        """The sector of the leaf behind the last one."""
+        """The leaf's sector after the last one."""
         return self.at + self.end - self.start
 
     def moved(self, by: int) -> "Piece":
-        """The same place, found ``by`` sectors further on."""
+        """The same place, shifted by ``by`` sectors."""
         return Piece(self.start + by, self.end + by, self.leaf, self.at)
 
     def shown(self) -> list[Extent]:
@@ -128,7 +128,7 @@ class Piece(Struct, frozen=True):
         return [extent.moved(by) for extent in self.leaf.content.between(self.at, self.at_end)]
 
     def under(self, leaf: Leaf, start: int, end: int) -> Optional["Piece"]:
-        """The part of it that is sectors [start, end) of ``leaf``; None if there is none."""
+        """The part in sectors [start, end) of ``leaf``; None if there is none."""
         low, high = max(start, self.at), min(end, self.at_end)
         if self.leaf is not leaf or low >= high:
             return None
@@ -136,7 +136,7 @@ class Piece(Struct, frozen=True):
         return Piece(low + by, high + by, leaf, low)
 
     def overlaps(self, other: "Piece") -> bool:
-        """True if both have sectors of one leaf in common."""
+        """True if both share sectors of a leaf."""
         return (
             self.leaf is other.leaf is not None
             and self.at < other.at_end
@@ -154,16 +154,16 @@ class Piece(Struct, frozen=True):
 
 
 def overlap(some: Sequence[Piece], others: Sequence[Piece]) -> bool:
-    """True if both have sectors of one leaf in common."""
+    """True if both share sectors of a leaf."""
     return any(piece.overlaps(other) for piece in some for other in others)
 
 
 def in_place(old: Sequence[Piece], new: Sequence[Piece]) -> bool:
-    """True if all of ``old`` is still where it was; there may be more."""
+    """True if all of ``old`` is still where it was; ``new`` may have more."""
     return all(any(piece.holds(was) for piece in new) for was in old)
 
 
 def out_of_reach(home: Sequence[Piece], now: Sequence[Piece]) -> bool:
-    """True if nothing has moved, and some of it cannot be reached for now (error targets)."""
+    """True if nothing has moved, but some of it is unreachable for now (error targets)."""
     reached = [piece for piece in now if piece.leaf is not NOWHERE]
     return len(reached) < len(now) and in_place(reached, home)

@@ -9,11 +9,11 @@ from harness.promises.pieces import Snapshot
 from harness.trace import steps as do
 
 CHUNKS_MAX: Final = 1 << 12
-"""A striped line of more chunks is not followed."""
+"""A striped line with more chunks is not followed."""
 
 
 class Part(Struct, frozen=True):
-    """Sectors [start, end) of a device are those of ``device`` from its sector ``first`` on."""
+    """Sectors [start, end) of a device are those of ``device`` from its sector ``first``."""
 
     start: int
     end: int
@@ -22,7 +22,7 @@ class Part(Struct, frozen=True):
 
     @property
     def shift(self) -> int:
-        """How much further on the sectors lie below."""
+        """How far the sectors are shifted below."""
         return self.first - self.start
 
 
@@ -32,16 +32,16 @@ class Line(Struct, frozen=True):
     start: int
     length: int
     type: str
-    words: tuple[str, ...]  # a device is {name}
+    words: tuple[str, ...]  # a device is written {name}
     snapshot: Snapshot | None = None
 
     @property
     def end(self) -> int:
-        """The sector behind its last one."""
+        """The sector after its last one."""
         return self.start + self.length
 
     def device(self, index: int) -> str:
-        """The device that argument ``index`` names; empty if it is none."""
+        """The device that argument ``index`` names; empty if it is not a device."""
         match = do.REFERENCE.fullmatch(self.words[index]) if index < len(self.words) else None
         return match[1] if match else ""
 
@@ -55,9 +55,9 @@ class Line(Struct, frozen=True):
         return structs.replace(self, words=tuple(words))
 
     def parts(self, start: int, end: int) -> list[Part]:
-        """Where sectors [start, end) of the line lie in other devices, as they are.
+        """Where sectors [start, end) of the line are in other devices, unchanged.
 
-        Nothing, if the line is not straight, nor striped in a way that can be followed.
+        Empty if the line is neither straight, nor striped in a way that can be followed.
         """
         if self._straight:
             first = int(self.words[1]) + start - self.start
@@ -68,17 +68,17 @@ class Line(Struct, frozen=True):
 
     @property
     def _straight(self) -> bool:
-        """The line maps its sectors to one device: linear, delayed alike, or dusty."""
+        """The line maps its sectors to one device: linear, delay with one device, or dust."""
         words = self.words
         if len(words) < 2 or not words[1].isdecimal():
             return False
-        if self.type == "delay":  # device, sector and delay: for all I/O, or for each kind of it
+        if self.type == "delay":  # device, sector and delay, for all I/O or for each kind
             return all(words[at : at + 2] == words[:2] for at in range(0, len(words), 3))
         return (self.type, len(words)) in (("linear", 2), ("dust", 3))
 
     @property
     def _striped(self) -> bool:
-        """The line is striped, and of no more chunks than can be followed."""
+        """The line is striped, with few enough chunks to follow."""
         words = self.words
         numbers = (*words[:2], *words[3::2])
         if self.type != "striped" or len(words) < 4 or not all(map(str.isdecimal, numbers)):
@@ -87,7 +87,7 @@ class Line(Struct, frozen=True):
         return stripes * 2 + 2 == len(words) and chunk > 0 and self.length <= CHUNKS_MAX * chunk
 
     def _stripes(self, start: int, end: int) -> Iterator[Part]:
-        """Chunks go to the stripes in turn (words: stripes, chunk, then device and sector)."""
+        """Chunks alternate between stripes (words: stripes, chunk, then device and sector)."""
         stripes, chunk = int(self.words[0]), int(self.words[1])
         at = start
         while at < end:
@@ -100,7 +100,7 @@ class Line(Struct, frozen=True):
 
 
 class Mapped:
-    """A mapped device: its tables; ``opaque`` when a failed resume leaves open which is live."""
+    """A mapped device: its tables; ``opaque`` if a failed resume leaves open which is live."""
 
     def __init__(self) -> None:
         self.live: list[Line] = []
@@ -109,15 +109,15 @@ class Mapped:
 
     @property
     def lines(self) -> list[Line]:
-        """Those of both tables."""
+        """The lines of both tables."""
         return self.live + self.inactive
 
     def take_live(self) -> list[Line]:
-        """Its live table, which it has no more."""
+        """Take away and return its live table."""
         lines, self.live = self.live, []
         return lines
 
     def take_inactive(self) -> list[Line]:
-        """Its inactive table, which it has no more."""
+        """Take away and return its inactive table."""
         lines, self.inactive = self.inactive, []
         return lines

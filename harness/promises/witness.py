@@ -1,19 +1,19 @@
-"""The store as a witness: what lies on a COW disk, against what its snapshot shows and says.
+"""The store as a witness: a COW disk's contents, against what its snapshot shows and reports.
 
-Twin and kernel share one idea of how the module works.  The store on a disk is read here by code
-that knows the format alone (`harness.store`), for each side by itself, and must tell the same story
-as the snapshot that stands on it:
+Twin and kernel share one idea of how the module works.  Here the store on a disk is read by code
+that knows only the format (`harness.store`), for each side separately, and must agree with the
+snapshot on top of it:
 
 - a store that the kernel has loaded can be read, and one that it calls bad cannot;
-- the header says Invalid only if the status line does, or nobody has looked yet;
-- a valid store accounts for the numbers of the status line, and holds no damage if it was made
+- the header says Invalid only if the status line does, or was not read yet;
+- a valid store accounts for the numbers of the status line, and is undamaged if it was created
   here;
 - store and origin together explain every sector that the snapshot shows.
 
-It needs images of whole disks, so it speaks at the steps that examine everything.  It keeps silent
-where somebody else wrote to the COW disk, where disk or device cannot be read or lie elsewhere in
-pieces, and of snapshots that are Invalid, have overflowed or failed to merge: what they hold in
-memory is on no disk.
+It needs images of whole disks, so it checks at the steps that examine everything.  It checks
+nothing if someone else wrote to the COW disk, if disk or device cannot be read or are in separate
+pieces, or for snapshots that are Invalid, have overflowed or failed to merge: what they have in
+memory is not on any disk.
 """
 
 import io
@@ -47,7 +47,7 @@ _REFUSED: Final = "Failed to read snapshot metadata"
 
 
 def check(trace: Trace, observations: Sequence[Observation]) -> tuple[BrokenPromise, ...]:
-    """Where the stores that one side left do not bear out what its snapshots show; each once."""
+    """Where one side's stores contradict what its snapshots show; each once."""
     witness = _Witness(trace.header.seed)
     found: dict[tuple[str, str], BrokenPromise] = {}
     for index, (step, observation) in enumerate(zip(trace.steps, observations, strict=False)):
@@ -61,8 +61,8 @@ def check(trace: Trace, observations: Sequence[Observation]) -> tuple[BrokenProm
 class _Loaded(Struct, frozen=True):
     """How a kernel last read the store of a disk.
 
-    ``writes`` to the disk came before it; ``errno`` is what the kernel gave where it called the
-    store bad, None where it loaded it.
+    ``writes`` to the disk came before it; ``errno`` is the kernel's error where it called the store
+    bad, None if it loaded it.
     """
 
     writes: int
@@ -70,7 +70,7 @@ class _Loaded(Struct, frozen=True):
 
 
 class _Standing(Struct, frozen=True):
-    """A device whose one target is a snapshot, and the status that it last gave, in words."""
+    """A device whose one target is a snapshot, and the words of its last status."""
 
     device: str
     line: Line
@@ -89,7 +89,7 @@ class _Witness:
         self.loads: dict[Leaf, _Loaded] = {}
 
     def hear(self, step: AnyStep, observation: Observation) -> Iterator[BrokenPromise]:
-        """Take a step in; where it shows every disk, hold the stores against it."""
+        """Apply a step; if it shows every disk, check the stores."""
         lifecycle.act(self.world, step, observation)
         self.states |= observation.state
         if isinstance(step, do.Disk):
@@ -116,7 +116,7 @@ class _Witness:
         if observation.error is None:
             self.loads[disk] = _Loaded(disk.writes, None)
         elif words[3:4] and words[3].isdecimal() and int(words[3]) > disk.sectors:
-            # The kernel reads a whole chunk of the table's size before it knows a better one.
+            # The kernel reads a whole chunk of the table's size before it knows the real size.
             self.loads.pop(disk, None)
         elif any(_REFUSED in said for said in observation.log):
             self.loads[disk] = _Loaded(disk.writes, observation.error)
@@ -129,7 +129,7 @@ class _Witness:
         )
 
     def _below(self, name: str) -> Leaf | None:
-        """The disk that is ``name``, from its first sector on."""
+        """The disk that is ``name``, starting at its first sector."""
         pieces = list(self.world.pieces(name, 0, do.SECTOR_MAX))
         if len(pieces) != 1 or pieces[0].start or pieces[0].at:
             return None
@@ -156,7 +156,7 @@ class _Witness:
     # -- what they say ------------------------------------------------------------------------
 
     def _disk(self, name: str, disk: Leaf, observation: Observation) -> Iterator[BrokenPromise]:
-        """All that the store on one disk can say."""
+        """All contradictions of the store on one disk."""
         loaded, image = self.loads.get(disk), observation.image[name]
         if (
             loaded is None
@@ -174,7 +174,7 @@ class _Witness:
                 yield _broken(step, name, LOAD_RULE, f"{fault.errno}: {fault}", loaded.errno)
             return
         if loaded.errno:
-            # The disk may have been unreadable then, or its blocks be larger than the chunks.
+            # The disk may have been unreadable then, or its blocks larger than the chunks.
             if loaded.errno != "EIO" and not self.large_blocks:
                 yield _broken(
                     step, name, LOAD_RULE, "a store that can be read", f"{loaded.errno}: {_REFUSED}"
@@ -187,7 +187,7 @@ class _Witness:
     def _snapshot(
         self, name: str, found: Store, on: _Standing, observation: Observation
     ) -> Iterator[BrokenPromise]:
-        """What the store on disk ``name`` says of the one snapshot that stands on it."""
+        """Contradictions of the store on disk ``name`` with the one snapshot on it."""
         step, words = observation.step, on.status
         if found.state is State.INVALID and words != ["Invalid"]:
             yield _broken(step, on.device, NUMBERS_RULE, "Invalid", " ".join(words))
@@ -240,15 +240,15 @@ def _numbers(found: Store, words: Sequence[str]) -> Iterator[tuple[str, str]]:
 def unexplained(
     seed: int, found: Store, *, cow: Runs, origin: Runs, shown: Runs
 ) -> tuple[int, str, str] | None:
-    """The first sector of a snapshot that is not what store and origin make of it.
+    """The first sector of a snapshot that store and origin do not explain.
 
     Args:
         seed: seed of the stamps.
         found: the store.
         cow: every sector of the disk that the store is on.
-        origin: sectors of the origin, from the first on.
-        shown: what the snapshot shows; sectors that cannot be read here or on the origin are not
-            looked at, nor those behind the origin's end.
+        origin: sectors of the origin, from the first.
+        shown: what the snapshot shows; sectors that cannot be read here or on the origin are
+            skipped, and those past the origin's end.
 
     Returns:
         the sector, what it should be, and what it is; None if all is explained.
@@ -258,7 +258,7 @@ def unexplained(
     below, copies, above = (pattern.Contents(seed, runs) for runs in (origin, cow, shown))
     entries = np.concatenate([np.empty(0, store.ENTRY_DTYPE), *found.exceptions()])
     entries = entries[np.argsort(entries["old"], kind="stable")]
-    # Exceptions that follow each other on both sides are one piece.
+    # Exceptions consecutive on both devices are one piece.
     jumps = (np.diff(entries["old"]) != 1) | (np.diff(entries["new"]) != 1)
     expected: list[Runs] = []
     at = 0
@@ -282,7 +282,7 @@ def unexplained(
 
 
 class _File(io.RawIOBase):
-    """A disk as a file; only what is read is turned into bytes."""
+    """A disk as a file; only the parts read are turned into bytes."""
 
     def __init__(self, seed: int, runs: Runs) -> None:
         self._contents = pattern.Contents(seed, runs)

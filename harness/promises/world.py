@@ -1,9 +1,9 @@
-"""The world of the promise model: disks, mapped devices, snapshots, and who stands on whom.
+"""The world of the promise model: disks, mapped devices, snapshots, and how they are stacked.
 
-A write goes down through the tables to leaves.  Each snapshot that stands on what a write changed,
+A write goes down through the tables to leaves.  Each snapshot that depends on what a write changed,
 and was not told of it by a snapshot-origin or snapshot-merge target, loses its promise for those
-sectors.  What makes, changes and ends devices is in `harness.promises.lifecycle`, the rules are
-those of `harness.promises.check`.
+sectors.  Creation, change and end of devices are in `harness.promises.lifecycle`, the
+rules are those of `harness.promises.check`.
 """
 
 from collections.abc import Iterator
@@ -13,11 +13,11 @@ from harness.promises.pieces import NOWHERE, Leaf, Piece, Snapshot
 from harness.promises.tables import Line, Mapped
 
 Told = tuple[Snapshot, ...]
-"""Snapshots whose origin a write was announced to."""
+"""Snapshots to which a write was announced."""
 
 
 class World:
-    """Everything that the steps so far have made, as far as promises go."""
+    """Everything that the steps so far have created, as far as promises go."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -47,7 +47,7 @@ class World:
                 yield from self._pieces_of_line(name, line, low, high)
 
     def _pieces_of_line(self, name: str, line: Line, start: int, end: int) -> Iterator[Piece]:
-        """Sectors [start, end) of ``name``, which all lie in one line of its table."""
+        """Sectors [start, end) of ``name``, which are all in one line of its table."""
         if parts := line.parts(start, end):
             for part in parts:
                 for piece in self.pieces(part.device, part.first, part.end + part.shift):
@@ -87,7 +87,7 @@ class World:
         )
 
     def handed_over(self, name: str) -> bool:
-        """True for a device whose snapshot another device has taken over: it refuses all I/O."""
+        """True for a device whose snapshot another device took over; it refuses all I/O."""
         mapped = self.mapped.get(name)
         return bool(mapped and not mapped.opaque and mapped.live) and all(
             line.snapshot and line.snapshot.active_in not in ("", name) for line in self.live(name)
@@ -96,7 +96,7 @@ class World:
     # -- writes -----------------------------------------------------------------------------
 
     def write(self, name: str, data: Extents, told: Told = ()) -> None:
-        """``data`` (unknown where it says nothing, within its bounds) goes to a device."""
+        """``data`` (unknown in gaps within its bounds) goes to a device."""
         mapped = self.mapped.get(name)
         if mapped is None:
             if disk := self.disks.get(name):
@@ -130,11 +130,11 @@ class World:
             self.give_up()
 
     def write_merging(self, snapshot: Snapshot, data: Extents, told: Told = ()) -> None:
-        """``data`` goes to the origin of a snapshot that is merged, which shows it already."""
+        """``data`` goes to the origin of a merging snapshot, which already shows it."""
         self.write(snapshot.origin, data, (*told, snapshot, *self.snapshots_of(snapshot.origin)))
 
     def _store(self, leaf: Leaf, data: Extents, told: Told) -> None:
-        """``data`` reaches a leaf; whoever stands on it and was not told knows nothing there."""
+        """``data`` reaches a leaf; snapshots on it that were not told become unknown there."""
         leaf.writes += 1
         for extent in data.between(data.start, data.end):
             leaf.keep(extent)
@@ -143,7 +143,7 @@ class World:
                     self._written_below(snapshot, leaf, extent, told=snapshot in told)
 
     def _written_below(self, snapshot: Snapshot, leaf: Leaf, extent: Extent, *, told: bool) -> None:
-        """What a write to a leaf takes from a snapshot that may stand on it."""
+        """What a snapshot that may be on a leaf loses by a write to it."""
         if any(piece.under(leaf, extent.start, extent.end) for piece in snapshot.cow_pieces):
             snapshot.forget()  # somebody wrote to its COW device
             if self.referenced(snapshot):
@@ -157,7 +157,7 @@ class World:
                     leaf.content.drop(changed.at, changed.at_end)
 
     def give_up(self) -> None:
-        """Something happened that this model cannot follow: nothing is promised any more."""
+        """Something happened that this model cannot follow; nothing is promised any more."""
         for disk in self.disks.values():
             disk.content.clear()
         for snapshot in self.snapshots:
