@@ -39,7 +39,7 @@ def list_scenarios(patterns: tuple[str, ...], rows: bool) -> None:
             click.echo(f"  {base}{count}{apart}")
             click.echo(f"      {variants[0].about}")
             if rows and variants[0].rows:
-                click.echo(f"      answers: {'; '.join(variants[0].rows)}")
+                click.echo(f"      covers: {'; '.join(variants[0].rows)}")
 
 
 @click.command()

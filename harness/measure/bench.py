@@ -1,11 +1,11 @@
 """How fast the two sides are, as ratios of times taken in one run (``make bench``).
 
 Machines differ and are noisy; a ratio from one run says more than a time.  What is compared is
-measured in turns, and the quickest turn counts.  Nothing here is a test: it prints, and exits with
-0.
+measured in turn, and the fastest round counts.  Nothing here is a test: it prints, and exits
+with 0.
 
-Each figure is printed and written down (``report/bench.json``) when it is there, so that of a bench
-that is stopped nothing is lost but what it was at.
+Each figure is printed and saved (``report/bench.json``) as soon as it is known, so a stopped
+bench loses only the measurement in progress.
 """
 
 import argparse
@@ -79,16 +79,16 @@ KINDS: Final[dict[str, Callable[[int], Chunks]]] = {
         :count
     ],
 }
-"""Old chunks of so many exceptions, in the order in which they were made."""
+"""Old chunks of a number of exceptions, in order of creation."""
 
 
 class Figure(Struct, frozen=True):
-    """Something that was measured.
+    """Something measured.
 
     Attributes:
-        name: what.
-        words: the figures in a line or more, for people.
-        values: name with its unit → figure.
+        name: what was measured.
+        words: the figures as text, one or more lines.
+        values: name with unit → figure.
     """
 
     name: str
@@ -97,11 +97,11 @@ class Figure(Struct, frozen=True):
 
 
 class Figures(Struct, frozen=True, kw_only=True):
-    """All that was measured so far.
+    """Everything measured so far.
 
     Attributes:
         kernel, release: of the kernel side.
-        whole: nothing is missing.
+        whole: whether nothing is missing.
     """
 
     schema: int = msgspec.field(default=1, name="dmsnap-bench")
@@ -113,29 +113,29 @@ class Figures(Struct, frozen=True, kw_only=True):
 
 
 class _Book:
-    """Figures on their way to people and to a file, which is whole after each of them."""
+    """Prints figures and saves them; the file is complete after each of them."""
 
     def __init__(self, path: Path, kernel: str) -> None:
         self._path = path
         self._now = Figures(started=datetime.now(UTC).isoformat(timespec="seconds"), kernel=kernel)
 
     def add(self, figure: Figure) -> None:
-        """One more."""
+        """Add a figure."""
         print(figure.words, flush=True)
         self.note(figures=(*self._now.figures, figure))
 
     def note(self, **fields: object) -> None:
-        """Other fields have a value now."""
+        """Set other fields."""
         self._now = msgspec.structs.replace(self._now, **fields)
-        if self._now.figures:  # what a bench of before has found stays until there is news
+        if self._now.figures:  # an earlier bench's results stay until there are new ones
             write_whole(self._path, msgspec.json.format(encode(self._now), indent=1) + b"\n")
 
 
 class _Shown:
-    """What is being measured, on a terminal a bar that moves, elsewhere a line for each part.
+    """Progress of the measurements: a bar on a terminal, elsewhere a line for each part.
 
-    It is drawn when something has happened, never by a thread while the clock runs.  A reporter of
-    the kernel's part, too.
+    It is drawn when something has happened, never by a thread while the clock runs.  Also a
+    reporter of the kernel's part.
     """
 
     def __init__(self, console: Console) -> None:
@@ -149,7 +149,7 @@ class _Shown:
             expand=True,
             auto_refresh=False,
             transient=True,
-            # Figures go above the bar, but not into it when they are piped.
+            # Figures go above the bar, or to standard output if that is piped.
             redirect_stdout=sys.stdout.isatty(),
         )
         self._task: TaskID | None = None
@@ -164,7 +164,7 @@ class _Shown:
             self._bar.stop()
 
     def part(self, name: str, total: int) -> None:
-        """Something else, of ``total`` steps, begins."""
+        """A new part, of ``total`` steps, begins."""
         if self._task is not None:
             self._bar.remove_task(self._task)
         self._task = self._bar.add_task(name, total=total)
@@ -174,7 +174,7 @@ class _Shown:
             self._console.print(f"dmsnap: bench: {name}", highlight=False, soft_wrap=True)
 
     def step(self) -> None:
-        """One of its steps is over."""
+        """A step of the part has ended."""
         if self._task is not None:
             self._bar.advance(self._task)
         if self._console.is_terminal:
@@ -188,7 +188,7 @@ class _Shown:
         """Nothing."""
 
     def result(self, result: Result) -> None:  # noqa: ARG002
-        """One is there."""
+        """A result has arrived."""
         self.step()
 
     def end(self, report: object) -> None:
@@ -199,7 +199,7 @@ class _Shown:
 
 
 def small_writes() -> Trace:
-    """Copy-on-write writes of 4 KiB, one step each, to as many new chunks."""
+    """Copy-on-write writes of 4 KiB, one step each, each to a new chunk."""
     script = Script()
     sectors = _WRITES * _CHUNK_SECTORS
     script.disk("base", sectors, stamped=True)
@@ -211,7 +211,7 @@ def small_writes() -> Trace:
 
 
 def best(work: Callable[[], object], rounds: int = 5) -> float:
-    """Processor seconds of the quickest of some rounds."""
+    """Processor seconds of the fastest of some rounds."""
     times = []
     for _ in range(rounds):
         started = time.process_time()
@@ -252,13 +252,13 @@ def _world(steps: Sequence[AnyStep]) -> TwinBackend:
 
 
 class _Loaded:
-    """A snapshot in the twin whose store holds so many exceptions, and what it costs to use."""
+    """A snapshot in the twin with a number of exceptions in its store, and the cost of using it."""
 
     def __init__(self, olds: Chunks) -> None:
         self.olds = olds
         self.best: dict[str, float] = {}
         count = len(olds)
-        # Room for what the rounds write.
+        # Room for the writes of the rounds.
         free = 2 * _ROUNDS * _OPERATIONS
         self._free = int(olds.max()) + 1
         sectors = (self._free + free) * _CHUNK_SECTORS
@@ -276,10 +276,10 @@ class _Loaded:
             name="snap",
             table=(TargetLine(0, sectors, "snapshot", f"{{base}} {{cow}} P {_CHUNK_SECTORS}"),),
         )
-        # The same ones in each turn, so that the disk's own memory is there when it counts.
+        # The same ones in each round, so that the disk's memory is allocated when it counts.
         self._some: list[int] = np.random.default_rng(2).choice(olds, _OPERATIONS).tolist()
         self._row: list[int] = np.sort(olds)[:_OPERATIONS].tolist()
-        # What the machine can do: a random look into a plain dict, and into an array of numbers.
+        # What the machine can do: a random lookup in a plain dict, and in an array of numbers.
         self._dict = dict(zip(olds.tolist(), range(count), strict=True))
         self._array = np.arange(count).data
         self._places: list[int] = np.random.default_rng(3).integers(0, count, _OPERATIONS).tolist()
@@ -333,7 +333,7 @@ class _Loaded:
 
 
 def bench_exceptions(sizes: Sequence[int], shown: _Shown) -> Iterator[Figure]:
-    """Cost of one operation, and memory, by the number of exceptions: a figure for each kind."""
+    """Cost of an operation, and memory, by number of exceptions; a figure for each kind."""
     for kind, chunks in KINDS.items():
         shown.part(f"exceptions, {kind}", 2 * _ROUNDS * len(sizes))
         loaded = [_Loaded(chunks(count)) for count in sizes]
@@ -369,7 +369,7 @@ def bench_exceptions(sizes: Sequence[int], shown: _Shown) -> Iterator[Figure]:
 
 
 def _memory(olds: Chunks) -> float:
-    """Bytes of a table for each exception."""
+    """Bytes of a table per exception."""
     entries = store.allocate(olds, _CHUNK_SECTORS)
     pairs = entries.view(np.uint64).reshape(-1, 2)
     tracemalloc.start()
@@ -453,8 +453,7 @@ def _size(text: str) -> int:
     size = int(text)
     if size < _SIZES[0]:
         raise argparse.ArgumentTypeError(
-            f"{size:,} exceptions are too few: the smallest table "
-            f"that is measured has {_SIZES[0]:,}"
+            f"{size:,} exceptions are too few; the smallest table measured has {_SIZES[0]:,}"
         )
     return size
 
@@ -468,21 +467,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="dmsnap bench", description=__doc__)
     parser.add_argument(
         "--kernel",
-        help=f"of the catalogue  [default: {catalogue.default()}, or the best that boots here]",
+        help=f"a catalogue kernel  [default: {catalogue.default()}, or the best that boots here]",
     )
     parser.add_argument(
         "--exceptions",
         type=_size,
         default=_SIZES[-1],
         metavar="N",
-        help="the largest table measured; ten million take 6 GB",
+        help="size of the largest table; ten million exceptions take 6 GB",
     )
     parser.add_argument(
         "--output",
         type=Path,
         default=Path("report/bench.json"),
         metavar="FILE",
-        help="where the figures go, too",
+        help="also save the figures here",
     )
     options = parser.parse_args(arguments)
     try:
@@ -507,7 +506,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _all(kernel: Kernel, sizes: Sequence[int], book: _Book, shown: _Shown) -> Iterator[Figure]:
-    """Everything that is measured, each when it is there."""
+    """All measurements, each when it is ready."""
     traces = tuple(scenario.trace() for scenario in choose([]))
     with tempfile.TemporaryDirectory(prefix="dmsnap-") as directory:
         started = time.perf_counter()

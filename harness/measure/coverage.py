@@ -1,11 +1,11 @@
-"""``dmsnap coverage``: which functions of the module the scenarios reach, by the kernel's own word.
+"""``dmsnap coverage``: which functions of the module the scenarios reach, traced by the kernel.
 
 A run like any other, on a kernel whose module was built without inlining
 (`harness.guest.build.noinline`), with a probe on each function
 (`harness.kernel.function_counts`).  So the counts come with verdicts: also this build of the module
 is the same as the twin, or is not.
 
-What was counted is kept as data (`Counted`), from which `harness.measure.traceability` makes its
+The counts are kept as data (`Counted`), from which `harness.measure.traceability` generates its
 page.
 """
 
@@ -25,16 +25,16 @@ from harness.trace.files import Trace
 from harness.verdict.result import RunReport
 
 _NAMED_MAX = 3
-"""Scenarios that are named for a function; the others are counted."""
+"""How many scenarios are named for a function; the others are counted."""
 
 
 class Function(msgspec.Struct, frozen=True):
-    """What was counted of one function.
+    """The counts of one function.
 
     Attributes:
-        scenarios: how many reach it.
-        named: a few of them: those that reach the fewest other functions.
-        loading, unloading: it runs when the module comes or goes.
+        scenarios: how many scenarios reach it.
+        named: a few of them, those that reach the fewest other functions.
+        loading, unloading: whether it runs when the module is loaded or unloaded.
     """
 
     scenarios: int
@@ -47,9 +47,9 @@ class Counted(msgspec.Struct, frozen=True):
     """A whole run.
 
     Attributes:
-        kernel, release, version: what was run.
-        scenarios: how many were run.
-        functions: of those asked for, the ones that this kernel has.
+        kernel, release, version: the kernel that was run.
+        scenarios: how many scenarios were run.
+        functions: the requested functions that this kernel has.
     """
 
     kernel: str
@@ -69,7 +69,7 @@ def measure(
     reporter: Reporter,
     progress: Callable[[str], None],
 ) -> tuple[RunReport, Counted]:
-    """Run ``traces`` and count what they reach of ``functions``.
+    """Run ``traces`` and count which of ``functions`` they reach.
 
     Raises:
         ProvisioningError: the module cannot be built, or its functions cannot be counted.
@@ -101,7 +101,7 @@ def summary(functions: Iterable[str], counted: Iterable[Reached]) -> dict[str, F
     for each in counted:
         reached.setdefault(each.scenario, set()).update(each.functions)
     loading, unloading = (reached.pop(name, set()) for name in (LOADING, UNLOADING))
-    # Of the variants of a scenario one is enough for a reader.
+    # One variant of a scenario is enough for a reader.
     order = sorted(reached, key=lambda name: (len(reached[name]), name))
     return {
         name: Function(
@@ -122,14 +122,14 @@ def load(path: Path) -> Counted:
     """Read recorded data.
 
     Raises:
-        OSError: it is not there.
-        msgspec.MsgspecError: it is no such data.
+        OSError: it does not exist.
+        msgspec.MsgspecError: it is not such data.
     """
     return msgspec.json.decode(path.read_bytes(), type=Counted)
 
 
 def dump(recorded: Counted) -> bytes:
-    """Counted data as JSON that people can read."""
+    """Counted data as readable JSON."""
     return msgspec.json.format(msgspec.json.encode(recorded, order="sorted"), indent=1) + b"\n"
 
 

@@ -1,14 +1,14 @@
 """The headline of the limit on copies: how many jobs pile up, and what memory they take.
 
-kcopyd takes as many jobs as it is given.  An origin that is written through the page cache gives
-it one for each chunk and snapshot at once, when the cache is written back, and on slow COW devices
-none of them ends soon.  `snapshot_cow_threshold` limits them (`harness.twin.throttle`).  Here the
-same writes go through kernel and twin with the limit and with a value that no run reaches: peak
-jobs, their memory, the time, and every byte compared.
+kcopyd takes as many jobs as it is given.  When an origin is written through the page cache,
+writeback gives it a job for each chunk and snapshot at once, and with slow COW devices none of
+them ends soon.  `snapshot_cow_threshold` limits them (`harness.twin.throttle`).  Here the same
+writes go through kernel and twin, with the limit and with a value that no run reaches: peak jobs,
+their memory, the time, and every byte compared.
 
-In the kernel the jobs are counted in the slab cache of kcopyd (`harness.kernel.gauge`), for all
-snapshots together.  The twin counts them for each snapshot; the sum of these peaks is an upper
-bound of all at once.  Its time is the simulation's: reading and submitting take none of it.
+In the kernel the jobs are counted in kcopyd's slab cache (`harness.kernel.gauge`), for all
+snapshots together.  The twin counts them per snapshot; the sum of these peaks is an upper bound
+of the total.  Its time is simulated; reading and submitting take none of it.
 """
 
 import sys
@@ -40,15 +40,15 @@ CHUNK_SECTORS: Final = 8
 SECTORS: Final = 65536
 """32 MiB of origin: 8192 chunks, so 65,536 copies."""
 DELAY_MS: Final = 2000
-"""How late a COW device answers a write: later than a guest needs to submit everything.  Stretched,
-as time limits are, where the guests are slow."""
+"""How late a COW device answers a write: longer than a guest needs to submit everything.
+Stretched for slow guests, as time limits are."""
 LIMIT: Final = 2048
 """The default of `snapshot_cow_threshold`."""
 NO_LIMIT: Final = (1 << 31) - 1
 """No run reaches it; 0 would let one copy through at a time (the seed: 0 or less is no limit)."""
 SLAB_JOBS: Final = 10
 """Jobs in a slab.  The kernel counts the free ones of its current slab as used, so a count may be
-wrong by so many."""
+off by this many."""
 MEMORY_MIB: Final = 2048
 _STEP_LIMIT_S: Final = 110.0
 _FIGURES_BYTES_MAX: Final = 1 << 20
@@ -59,8 +59,8 @@ class Peak:
     """One side's peak and time.
 
     Attributes:
-        jobs: copy jobs in flight, at the peak, of all snapshots.
-        seconds: of the write, up to and with its fsync.
+        jobs: peak of copy jobs in flight, of all snapshots.
+        seconds: of the write, including its fsync.
     """
 
     jobs: int
@@ -69,7 +69,7 @@ class Peak:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One limit: what both sides did with it.
+    """The results of both sides for one limit.
 
     Attributes:
         bound: the most jobs that the limit permits.
@@ -90,7 +90,7 @@ class Measured:
 
     @property
     def kept(self) -> bool:
-        """Whether both sides kept to the bound."""
+        """Whether both sides kept the bound."""
         return self.twin.jobs <= self.bound and self.kernel.jobs <= self.bound + SLAB_JOBS
 
 
@@ -114,7 +114,7 @@ def scenario(
 
 
 def bound(threshold: int, profile: Profile) -> int:
-    """The most jobs that may be in flight; the copies that there are, without a limit.
+    """The most jobs that may be in flight; without a limit, the number of copies.
 
     Since 5.4 a write waits where *more* copies than the limit are in flight, so there may be one
     more; the seed's semaphore lets exactly as many through.
@@ -126,7 +126,7 @@ def bound(threshold: int, profile: Profile) -> int:
 
 
 def simulate(trace: Trace, profile: Profile) -> tuple[list[Observation], Peak]:
-    """The twin alone: what it saw, and its peak."""
+    """Run the twin alone: its observations and its peak."""
     twin = TwinBackend(profile)
     seen: list[Observation] = []
     begun = ticks = 0
@@ -154,12 +154,12 @@ def measure(
     thresholds: tuple[int, ...] = (LIMIT, NO_LIMIT),
     tell: Callable[[str], None] = lambda _: None,
 ) -> tuple[str, list[Measured]]:
-    """Both sides, with each limit; the kernel's release and the rows.
+    """Run both sides with each limit; returns the kernel's release and the rows.
 
     Raises:
-        ProvisioningError: there is no guest that can be measured.
-        GuestLost: it did not survive.
-        BadScenario: it could not do what was asked of it.
+        ProvisioningError: there is no guest to measure.
+        GuestLost: the guest did not survive.
+        BadScenario: the guest could not carry out a step.
     """
     launcher = launcher_of(
         kernel,
@@ -191,7 +191,7 @@ def measure(
         comparison = diff.compare(trace, outcome.observations, seen)
         found = _gauged(directory).get(name)
         if found is None:
-            raise GuestLost(f"{name}: the guest did not say what it measured")
+            raise GuestLost(f"{name}: the guest did not report its measurement")
         rows.append(
             Measured(
                 threshold=threshold,
@@ -208,10 +208,10 @@ def measure(
 
 
 def _gauged(directory: Path) -> dict[str, gauged.Gauged]:
-    """What the last guest measured: a guest that is lost takes its figures with it.
+    """The measurements of the last guest; a lost guest takes its figures with it.
 
     Raises:
-        GuestLost: there is nothing, or rubbish.
+        GuestLost: they are missing, or rubbish.
     """
     found = sorted(directory.glob(f"guest-*/{gauged.NAME}"))
     try:
@@ -219,12 +219,12 @@ def _gauged(directory: Path) -> dict[str, gauged.Gauged]:
             read_stranger(found[-1], _FIGURES_BYTES_MAX), type=dict[str, gauged.Gauged]
         )
     except (IndexError, NotAFile, msgspec.MsgspecError, UnicodeError, RecursionError) as fault:
-        raise GuestLost(f"what the guest measured is missing, or rubbish: {fault}") from None
+        raise GuestLost(f"the guest's measurements are missing, or rubbish: {fault}") from None
 
 
 @dataclass(frozen=True, slots=True)
 class SeedMeasured:
-    """The seed's way of one limit, twin alone; 0 is no limit there."""
+    """One limit in the seed's way, twin alone; 0 means no limit there."""
 
     threshold: int
     bound: int
@@ -232,7 +232,7 @@ class SeedMeasured:
 
 
 def seed_rows(delay_ms: int) -> list[SeedMeasured]:
-    """What the seed's semaphores do, in the twin; there is no kernel of that age."""
+    """The seed's semaphores, in the twin; there is no kernel of that age."""
     profile = named("seed")
     return [
         SeedMeasured(

@@ -1,9 +1,9 @@
 """Whether a guest is fit to run scenarios (``dmsnap preflight``).
 
-The same questions to every kind of guest, asked through testinfra over its own way in: ssh for
-Vagrant, the results directory for User-mode Linux and QEMU (`harness.guest.channel`), and none for
-the machine that this is.  Each answer that is not as it should be names its cure, and becomes a
-`ProvisioningError`: a guest that is not fit is never a divergence.
+The same checks for every kind of guest, made through testinfra over the guest's own way in: ssh for
+Vagrant, the results directory for User-mode Linux and QEMU (`harness.guest.channel`), none for this
+machine.  Each finding that is not ok names its cure, and becomes a `ProvisioningError`: a guest
+that is not fit is never a divergence.
 """
 
 import re
@@ -28,11 +28,11 @@ from harness.trace.steps import encode
 from harness.wire.job import Job
 
 MEMORY_MIB_MIN: Final = 128
-"""Free when a scenario starts: the agent, and disks of a few tens of MiB."""
+"""Memory free when a scenario starts, for the agent and disks of a few tens of MiB."""
 SHM_MIB_MIN: Final = 16
 TARGETS: Final = ("snapshot", "snapshot-origin", "snapshot-merge")
 DEFAULTS: Final = {"snapshot_cow_threshold": ("2048",)}
-"""Parameters of the module dm_snapshot, and what a kernel starts with."""
+"""Parameters of the module dm_snapshot, and their initial values."""
 _SHM: Final = "/dev/shm"  # noqa: S108 - the guest's own
 _CLOCK_S: Final = 0.05
 _BOOT_LIMIT_S: Final = 30.0
@@ -43,12 +43,12 @@ Host = Any
 
 
 def examine(host: Host, *, python: str, release: str = "") -> list[Finding]:
-    """All that a guest must have.
+    """Everything that a guest must have.
 
     Args:
         host: the guest.
         python: the interpreter that runs in it.
-        release: the kernel release that it is to run; empty if any will do.
+        release: the kernel release it should run; empty if any will do.
     """
     questions: tuple[tuple[str, Callable[[], Finding]], ...] = (
         ("kernel", lambda: _kernel(host, release)),
@@ -67,13 +67,13 @@ def examine(host: Host, *, python: str, release: str = "") -> list[Finding]:
             findings.append(ask())
         except (ValueError, IndexError, AssertionError) as fault:
             findings.append(
-                Finding(name, False, f"no sense in the answer: {fault}", "Boot the guest anew")
+                Finding(name, False, f"meaningless answer: {fault}", "Reboot the guest")
             )
     return findings
 
 
 def of_guest(kernel: Kernel) -> list[Finding]:
-    """Boot a guest of a kernel, ask it, and end it.
+    """Boot a guest of a kernel, check it, and end it.
 
     Raises:
         ProvisioningError: it cannot be started here.
@@ -99,7 +99,7 @@ def of_guest(kernel: Kernel) -> list[Finding]:
 
 
 def of_vagrant(guest: Machine) -> list[Finding]:
-    """Ask a Vagrant machine that is up, over ssh.
+    """Check a Vagrant machine that is up, over ssh.
 
     Raises:
         ProvisioningError: it does not answer.
@@ -126,10 +126,10 @@ def fit_vagrant(machine: Machine) -> VagrantGuest:
 
 
 def of_this_machine(directory: Path) -> list[Finding]:
-    """Ask this machine, with the modules loaded.
+    """Check this machine, with the modules loaded.
 
     Args:
-        directory: of the modules.
+        directory: directory of the modules.
 
     Raises:
         UnsafeMachine: it is not marked as disposable.
@@ -141,10 +141,10 @@ def of_this_machine(directory: Path) -> list[Finding]:
 
 
 def require(findings: Sequence[Finding], guest: str) -> None:
-    """Go on only if a guest is fit.
+    """Continue only if a guest is fit.
 
     Raises:
-        ProvisioningError: it is not; all that is wrong, each with its cure.
+        ProvisioningError: it is not; everything wrong, each with its cure.
     """
     wrong = [
         f"{finding.name}: {finding.detail}; {finding.cure}"
@@ -156,7 +156,7 @@ def require(findings: Sequence[Finding], guest: str) -> None:
 
 
 def render(findings: Sequence[Finding], guest: str) -> str:
-    """Findings as lines for a terminal, a cure below what needs one."""
+    """Findings as lines for a terminal, with a cure below where needed."""
     width = max(len(finding.name) for finding in findings)
     lines = []
     for finding in findings:
@@ -170,7 +170,7 @@ def render(findings: Sequence[Finding], guest: str) -> str:
 
 
 def _said(host: Host, command: str) -> str:
-    """Standard output of a command; ValueError with its words where it fails."""
+    """Standard output of a command; ValueError with its message if it fails."""
     done = host.run(command)
     if done.rc:
         raise ValueError(f"{command}: {_first_line(done) or f'exit status {done.rc}'}")
@@ -188,13 +188,13 @@ def _kernel(host: Host, release: str) -> Finding:
             "kernel",
             False,
             f"{found}, not {release}",
-            "The modules belong to another kernel: give --modules of this one",
+            "The modules belong to another kernel; give --modules for this one",
         )
     return Finding("kernel", True, found)
 
 
 def _targets(host: Host) -> Finding:
-    # It fails where there is no device-mapper at all, and then there are none.
+    # It fails if there is no device-mapper at all; then there are no targets.
     rows = dict(re.findall(r"^(\S+)\s+v(\S+)", host.run("dmsetup targets").stdout, re.MULTILINE))
     missing = [name for name in TARGETS if name not in rows]
     if missing:
@@ -237,7 +237,7 @@ def _dmsetup(host: Host) -> Finding:
             "dmsetup",
             False,
             _first_line(done),
-            "Type: apt-get install -y dmsetup; and modprobe dm_mod",
+            "Type: apt-get install -y dmsetup; modprobe dm_mod",
         )
     versions = re.findall(r"version:\s+(\S+)", done.stdout)
     return Finding("dmsetup", True, f"library {versions[0]}, driver {versions[1]}")
@@ -268,7 +268,7 @@ def _memory(host: Host) -> Finding:
             "memory",
             False,
             detail,
-            f"Give the guest more: {MEMORY_MIB_MIN} MiB must be free when a scenario starts",
+            f"Give the guest more; {MEMORY_MIB_MIN} MiB must be free when a scenario starts",
         )
     return Finding("memory", True, detail)
 
@@ -290,9 +290,9 @@ def _leftovers(host: Host) -> Finding:
             name,
             False,
             f"devices of an earlier run: {', '.join(ours)}",
-            f"Type: dmsetup remove -f {' '.join(ours)}; or boot the guest anew",
+            f"Type: dmsetup remove -f {' '.join(ours)}; or reboot the guest",
         )
-    return Finding(name, True, "no device of ours")
+    return Finding(name, True, "no device of dmsnap")
 
 
 def _clock(host: Host) -> Finding:
@@ -307,6 +307,6 @@ def _clock(host: Host) -> Finding:
             "clock",
             False,
             f"stands at {before:.2f} s after the boot",
-            "Boot the guest anew; under an emulator, with another clock source",
+            "Reboot the guest; under an emulator, with another clock source",
         )
     return Finding("clock", True, f"{after:.2f} s after the boot, and running")

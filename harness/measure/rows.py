@@ -1,10 +1,10 @@
 """Every dm-snapshot test that exists elsewhere, as rows; docs/ROWS.md maps them to scenarios.
 
 A row is one test of another suite, or one fix, or one thing that nobody tests.  A scenario names
-the rows that it answers (`harness.scenarios.registry.Scenario.rows`); a row says what of it is out
-of reach here, and why.  ``python -m harness.measure.rows`` prints the page.
+the rows that it covers (`harness.scenarios.registry.Scenario.rows`); a row says which part of it
+is out of reach here, and why.  ``python -m harness.measure.rows`` prints the page.
 
-"This level" is what device-mapper shows of its own devices: requests, tables, status, events, log,
+"This level" is what device-mapper shows of its devices: requests, tables, status, events, log,
 and every byte of the disks below.
 """
 
@@ -16,25 +16,25 @@ from typing import Final
 from harness.scenarios.registry import Scenario, catalogue
 
 MOUNTED: Final = (
-    "The requests are issued as such a file system would issue them; mounting it is "
-    "the business of a real file system, which the twin does not have."
+    "The requests are issued as such a file system would issue them; mounting it needs a "
+    "real file system, which the twin does not have."
 )
 SPEED: Final = (
-    "The requests and their results are compared; how fast they are is not a question "
-    "of same or different (`make bench` measures that)."
+    "The requests and their results are compared; their speed is not a question "
+    "of same or different (`make bench` measures it)."
 )
 PLACEMENT: Final = (
-    "The requests are compared; on which CPU each of them is issued and completed "
-    "(blktrace) is no behaviour of dm-snapshot."
+    "The requests are compared; on which CPU each is issued and completed (blktrace) "
+    "is not a behaviour of dm-snapshot."
 )
-LVM: Final = "LVM's own decisions are left out; what it then asks of device-mapper is here."
+LVM: Final = "LVM's own decisions are left out; the device-mapper requests that follow are here."
 ENGINE: Final = "Another engine with its own format: the idea is mirrored, not its commands."
 FORMAT: Final = "Another format and another daemon: the idea is mirrored with the persistent store."
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row: its name, what it tests, and what of it is out of reach at this level."""
+    """One row: its name, what it tests, and which part is out of reach at this level."""
 
     name: str
     tests: str
@@ -90,7 +90,7 @@ def _dmtest() -> list[Row]:
         *_variants(
             "many_snapshots_of_same_volume",
             "16 snapshots; the origin before and after, then the first snapshot",
-            "Memory and time of copy jobs in flight are measured apart, by `dmsnap "
+            "Memory and time of copy jobs in flight are measured separately, by `dmsnap "
             "headline`; contents are the same with any limit (`cow_threshold`, "
             "`threshold_in_flight`).",
         ),
@@ -187,7 +187,7 @@ LVM_ROWS: Final = (
     ),
     Row(
         "lvm2: snapshot-usage (a snapshot of 4095 GiB)",
-        "100 KiB for 4095 GiB: one sector makes 12 percent of them",
+        "100 KiB for 4095 GiB: one sector uses 12 percent of them",
     ),
     Row(
         "lvm2: snapshot-usage (stale header of another chunk size)",
@@ -210,13 +210,13 @@ LVM_ROWS: Final = (
     Row(
         "lvm2: lvcreate-small-snap",
         "three chunks are enough, one and two are not",
-        "That two chunks are too few is LVM's decision: the kernel takes them, and the first "
+        "That two chunks are too few is LVM's decision; the kernel accepts them, and the first "
         "write overflows.",
     ),
     Row(
         "lvm2: lvcreate-usage",
         "chunks of 3 and 1024 KiB rejected, of 4 and 512 KiB accepted",
-        "Only LVM rejects 1024 KiB; the kernel takes up to 1 GiB.",
+        "Only LVM rejects 1024 KiB; the kernel accepts up to 1 GiB.",
     ),
     Row(
         "lvm2: snapshot-reactivate",
@@ -225,27 +225,27 @@ LVM_ROWS: Final = (
     ),
     Row(
         "lvm2: snapshot-cow-reduce",
-        "a store shrunk below what is used; overflow by direct write",
+        "a store shrunk below its used size; overflow by direct write",
         "LVM refuses to shrink it; here it is shrunk, which shows why.",
     ),
     Row("lvm2: lvextend-snapshot-policy", "the COW volume grows under a live snapshot", LVM),
     Row(
         "lvm2: lvextend-snapshot-dmeventd",
         "the monitor lets it grow, and stops at overflow",
-        "The monitor is a daemon of its own that polls; its polls, its growth and the event that "
+        "The monitor is a separate daemon that polls; its polls, its growth and the event that "
         "it waits for are here.",
     ),
     Row(
         "lvm2: snapshot-merge (in use)",
         "a merge while the origin is mounted",
-        "A device above the origin stands for the mounted file system; that LVM may put a merge "
-        "off is its own affair.",
+        "A device above the origin stands for the mounted file system; that LVM may postpone a "
+        "merge is its own decision.",
     ),
     Row(
         "lvm2: snapshot-merge (copies out to one more)",
-        "a merge beside another snapshot, which gets copies of what is overwritten",
+        "a merge next to another snapshot, which gets copies of what is overwritten",
     ),
-    Row("lvm2: snapshot-merge (a second one refused)", "one merge for each origin"),
+    Row("lvm2: snapshot-merge (a second one refused)", "one merge per origin"),
     Row(
         "lvm2: snapshot-merge-stack",
         "a merge onto a slow device, then an error of the COW device; re-activated, finished",
@@ -261,14 +261,14 @@ LVM_ROWS: Final = (
     Row("lvm2: snapshot-rename", "volumes get other names while they are active"),
     Row(
         "lvm2: snapshots over raid, mirror, cache, thin",
-        "origin and COW volume are no plain disks",
-        "dm-raid, dm-cache and dm-thin are modules of their own, and dm-snapshot sees nothing of "
-        "them but a block device. Stacks of linear segments, two layers deep, are here.",
+        "origin and COW volume are not plain disks",
+        "dm-raid, dm-cache and dm-thin are separate modules, and dm-snapshot sees only a block "
+        "device. Stacks of linear segments, two layers deep, are here.",
     ),
     Row(
         "lvm2: usage percent",
         "0 when new, less than 50 later, 100 after an overflow",
-        "Percent are LVM's; the numbers that it computes them from are compared at each step.",
+        "LVM computes the percentage; the numbers it uses are compared at each step.",
     ),
 )
 
@@ -276,25 +276,24 @@ ANDROID_ROWS: Final = (
     Row(
         "android: DmSnapshotArgs",
         "PO is accepted, and what the table says",
-        "What an older target would get (P) is decided by libdm from its version.",
+        "For an older target libdm chooses P by its version.",
     ),
     Row("android: DmSnapshot", "isolation, merge, poll until all is merged, base holds the data"),
     Row("android: DmSnapshotOverflow", "EIO of write or fsync, then Overflow or Invalid"),
     Row(
         "android: ParseStatusText",
         "four good and ten malformed status lines",
-        "Everything that a kernel says is here; the malformed lines are for a parser that no "
-        "kernel ever feeds.",
+        "Everything that a kernel prints is here; the malformed lines are for a parser, and no "
+        "kernel prints them.",
     ),
     Row(
         "android: DmSnapshotMergePercent",
         "percent from the numbers of the status line",
-        "The percentage is libdm's arithmetic; the numbers are compared at four places of one "
-        "merge.",
+        "libdm computes the percentage; the numbers are compared at four places of one merge.",
     ),
     Row("android: Snapshot_Metadata", "areas of 256: old 256 is new 2, old 512 is new 259"),
     Row("android: Snapshot_Metadata_Overlap", "operations that overlap each other", FORMAT),
-    Row("android: Merge_Resume", "a merge is interrupted, and goes on", FORMAT),
+    Row("android: Merge_Resume", "a merge is interrupted and continues", FORMAT),
     *(
         Row(
             f"android: Merge_Crash_{stops}_{order}",
@@ -305,18 +304,18 @@ ANDROID_ROWS: Final = (
     ),
     Row(
         "android: InterruptMergeDuringPhaseUpdate",
-        "two partitions merge one after the other, interrupted between",
+        "two partitions merge one after the other, interrupted in between",
         FORMAT,
     ),
-    Row("android: MergeInRecovery", "a merge from what is on the disk alone"),
+    Row("android: MergeInRecovery", "a merge from only what is on the disk"),
 )
 
 _ENGINES: Final = {
     "overflow": "the store for changed blocks runs full",
     "writes to the snapshot image": "the image is written, before and after its origin",
-    "destroyed in use": "the snapshot goes while something uses it",
+    "destroyed in use": "the snapshot is removed while in use",
     "boundary writes": "writes at, and across, every boundary",
-    "corruption": "scattered writes, the image is read after each few",
+    "corruption": "scattered writes; the image is read after every few",
 }
 
 OTHER_ROWS: Final = (
@@ -331,7 +330,7 @@ OTHER_ROWS: Final = (
         f"{MOUNTED} The log is that of the scenario's own writes.",
     ),
     Row("huge sparse disk: chunks of 16, 128, 512", "a small COW device makes a huge disk"),
-    Row("huge sparse disk: 17 TiB", "a disk of 17 TiB, written all over"),
+    Row("huge sparse disk: 17 TiB", "a disk of 17 TiB, written everywhere"),
     *(Row(f"blksnap: {name}", text, ENGINE) for name, text in _ENGINES.items()),
     Row("blksnap: origin pulled out", "the origin's disk fails under a live snapshot", ENGINE),
     *(Row(f"dattobd: {name}", text, ENGINE) for name, text in _ENGINES.items()),
@@ -357,7 +356,7 @@ FIX_ROWS: Final = (
     Row(
         "F: origin or merge suspended during handover",
         "09ee96b2 and its sibling: resume quiesces whatever stands on the origin",
-        "Handover while a merge copies is not held in that state; it is suspended, or over.",
+        "Handover while a merge is copying cannot be held there; it is suspended, or finished.",
     ),
     Row(
         "F: commits in the order of allocation",
@@ -366,7 +365,7 @@ FIX_ROWS: Final = (
     ),
     Row(
         "F: a whole chunk is written without reading the origin",
-        "a6e50b40: nothing is copied that is overwritten at once",
+        "a6e50b40: nothing is copied that is about to be overwritten",
     ),
     Row("F: discard features", "1.16.0: discard_zeroes_cow and discard_passdown_origin"),
     Row(
@@ -379,28 +378,28 @@ NOBODY_ROWS: Final = (
     Row(
         "G1: kernel and twin compared at every step",
         "data, status and store",
-        "Answered by the harness: each scenario of the catalogue is such a comparison.",
+        "Covered by the harness: each scenario of the catalogue is such a comparison.",
     ),
     Row("G2: every byte of the store, areas exactly full", "an oracle for the format"),
     Row(
         "G3: handover in every order",
         "the right order of steps, and every wrong one",
-        "A suspend waits for exceptions that are pending, and a step for its own I/O, so none is "
-        "pending when a handover takes place.",
+        "A suspend waits for pending exceptions, and a step for its own I/O, so none is "
+        "pending during a handover.",
     ),
     Row("G4: the status line step by step", "through fill, overflow and merge"),
     Row("G5: the discard features", "zeroes and passdown, aligned and not"),
     Row(
         "G6: crash consistency of the store",
         "power cuts anywhere, in a merge too",
-        "Needs the state of the disks after each write; no step takes it yet. Stores as such cuts "
-        "leave them are loaded by `entries_with_holes` and `stale_entries`.",
+        "Needs the state of the disks after each write, which no step records yet. Stores as such "
+        "cuts leave them are loaded by `entries_with_holes` and `stale_entries`.",
     ),
     Row("G7: faults placed by count", "the third write to a range fails"),
     Row(
         "G8: a fuzzer that shrinks what it finds",
         "tables, states and I/O at random",
-        "A program, not a scenario; traces are data so that they can be shortened.",
+        "A program, not a scenario; traces are data, so they can be shortened.",
     ),
     Row(
         "G9: a self-contained bug bundle",
@@ -425,13 +424,13 @@ SECTIONS: Final[dict[str, tuple[Row, ...]]] = {
 }
 
 INTRODUCTION: Final = """\
-# What other suites test, and where it is here
+# What other suites test, and where it is tested here
 
-Every test of dm-snapshot that we know of elsewhere, every kernel fix that ought to have one, and \
-what nobody tests: a row each, with the scenarios that answer it. Sizes are scaled to a guest of \
-512 MiB. `×n` counts the variants of a scenario that answer the row.
+Every test of dm-snapshot elsewhere that we know of, every kernel fix that should have one, and \
+what nobody tests: a row each, with the scenarios that cover it. Sizes are scaled to a guest of \
+512 MiB. `×n` counts the variants of a scenario that cover the row.
 
-The third column says what of a row is out of reach at the level of device-mapper, and why.
+The third column says which part of a row is out of reach at the level of device-mapper, and why.
 
 This page is generated: `python -m harness.measure.rows > docs/ROWS.md`.
 """
@@ -443,7 +442,7 @@ def all_rows() -> dict[str, Row]:
 
 
 def answers() -> dict[str, list[Scenario]]:
-    """Row name → the scenarios that answer it, in catalogue order; rows without any too."""
+    """Row name → the scenarios that cover it, in catalogue order; includes rows without any."""
     found: dict[str, list[Scenario]] = {name: [] for name in all_rows()}
     for entry in catalogue().values():
         for name in entry.rows:
@@ -467,7 +466,7 @@ def page() -> str:
     rows = all_rows()
     shown = sum(bool(answered[name]) for name in rows)
     lines.append(
-        f"{len(rows)} rows: {shown} are answered by scenarios, {len(rows) - shown} are "
+        f"{len(rows)} rows: {shown} are covered by scenarios, {len(rows) - shown} are "
         "not, each with its reason.\n"
     )
     for title, section in SECTIONS.items():

@@ -1,10 +1,10 @@
-"""Each function of the seed, where it is in the twin, and what shows that scenarios reach it.
+"""Each function of the seed, its place in the twin, and evidence that scenarios reach it.
 
 The seed is ``drivers/md/dm-snap.c`` of December 2018 (snapshot 1.15.0).  `SEED` lists all its
-functions in the order of the file.  Which scenarios reach one is counted on a real module
+functions in file order.  Which scenarios reach a function is counted on a real module
 (`harness.measure.coverage`) and kept in docs/traceability.json; ``python -m
-harness.measure.traceability`` makes docs/TRACEABILITY.md of the two, and a test keeps them
-together.
+harness.measure.traceability`` generates docs/TRACEABILITY.md from both, and a test keeps them in
+agreement.
 """
 
 import importlib
@@ -27,8 +27,8 @@ class Seed:
 
     Attributes:
         name: of the function.
-        twin: what stands for it: module and name below `harness.twin`; empty where nothing does.
-        note: what a reader has to know: why nothing stands for it, why nothing reaches it.
+        twin: its counterparts: module and name below `harness.twin`; empty if there are none.
+        note: for the reader: why there is no counterpart, or why nothing reaches it.
     """
 
     name: str
@@ -36,13 +36,13 @@ class Seed:
     note: str = ""
 
 
-_MODULE: Final = "The module as such is no part of the twin: types are there from the start."
-_HASH: Final = "A Python dict, which has its own hash, size and growth."
+_MODULE: Final = "The twin does not model the module itself; its target types always exist."
+_HASH: Final = "A Python dict, with its own hash, size and growth."
 _PLAIN: Final = "A plain attribute; nothing that could differ."
 _DAX: Final = "DAX is not modelled, and newer kernels no longer have the function."
 _EXIT: Final = (
-    f"{_MODULE} It lies in a section of its own and takes no probe; "
-    "`exit_origin_hash`, which it alone calls when it is unloaded, is reached."
+    f"{_MODULE} It is in a section of its own and cannot be probed; "
+    "`exit_origin_hash`, which only it calls on unload, is reached."
 )
 
 SEED: Final = (
@@ -151,10 +151,10 @@ NAMES: Final = tuple(function.name for function in SEED)
 
 
 def resolve(symbol: str) -> object:
-    """What stands for a function, imported.
+    """The counterparts of a function, imported.
 
     Raises:
-        ImportError, AttributeError: there is no such thing.
+        ImportError, AttributeError: there is no such counterpart.
     """
     module, _, path = symbol.partition(":")
     found: object = importlib.import_module(f"harness.twin.{module}")
@@ -176,19 +176,19 @@ def page(recorded: Counted) -> str:
         "",
         (
             f"The {len(SEED)} functions of the seed, `drivers/md/dm-snap.c` of December 2018, in "
-            "the order of the file: what stands for each in the twin, and how many scenarios reach "
-            "it on a real module, with some that reach little else."
+            "file order: the counterpart of each in the twin, and how many scenarios reach it on "
+            "a real module, with some that reach little else."
         ),
         "",
         (
             f"Counted by the kernel itself: {recorded.release} ({recorded.kernel}, package version "
             f"{recorded.version}), a probe on the entry of each function, {recorded.scenarios} "
-            "scenarios. The module is that kernel's own source, built without inlining, for a "
-            f"function that is inlined has no entry. {len(reached)} of {len(SEED)} are reached."
+            "scenarios. The module is built from that kernel's source without inlining, as an "
+            f"inlined function has no entry. {len(reached)} of {len(SEED)} are reached."
         ),
         "",
         (
-            "`dmsnap coverage --kernel deb-6.1` counts anew. How much of the twin the same "
+            "`dmsnap coverage --kernel deb-6.1` counts again. How much of the twin the same "
             "catalogue runs: [TWIN-COVERAGE.md](TWIN-COVERAGE.md)."
         ),
         "",

@@ -62,7 +62,7 @@ class Scenario:
     """One scenario: a name, what it is about, and how its steps are written.
 
     Attributes:
-        rows: rows of other test suites that it answers (``dmtest: bring_up_snapshot_target_P``).
+        rows: rows of other test suites that it covers (``dmtest: bring_up_snapshot_target_P``).
         loses_guest: it crashes its guest on purpose, and is run only when named.
         file: where it is written, if that is not in the catalogue.
     """

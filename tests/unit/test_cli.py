@@ -93,7 +93,7 @@ def test_list_shows_each_scenario_once_with_what_it_is_about(dmsnap) -> None:
     assert any(line.startswith("  lost ×3  (only when named)") for line in lines)
     for scenario in choose([]):
         assert f"      {scenario.about}" in lines
-    assert "answers:" not in result.stdout
+    assert "covers:" not in result.stdout
 
 
 def test_list_of_a_pattern(dmsnap) -> None:
@@ -104,7 +104,7 @@ def test_list_of_a_pattern(dmsnap) -> None:
         "overflow",
         "overflow_in_one_write ×6",
     ]
-    assert "answers: dmtest: bring_up_snapshot_target" in text
+    assert "covers: dmtest: bring_up_snapshot_target" in text
 
 
 @pytest.mark.parametrize("command", ["list", "trace", "run"])

@@ -107,9 +107,15 @@ def test_a_fit_guest():
             "1.50 1\n1.50 1\n",
             "clock",
             "stands at 1.50 s",
-            "Boot the guest anew",
+            "Reboot the guest",
         ),
-        ("cat /proc/uptime; sleep 0.05; cat /proc/uptime", "rubbish", "clock", "no sense", "anew"),
+        (
+            "cat /proc/uptime; sleep 0.05; cat /proc/uptime",
+            "rubbish",
+            "clock",
+            "meaningless answer",
+            "Reboot",
+        ),
     ],
 )
 def test_what_is_not_fit_names_its_cure(command, answer, name, detail, cure):

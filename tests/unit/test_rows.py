@@ -1,4 +1,4 @@
-"""Every test that exists elsewhere is answered here, or has a reason; the page says so."""
+"""Every test that exists elsewhere is covered here, or has a reason; the page says so."""
 
 from pathlib import Path
 
