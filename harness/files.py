@@ -242,7 +242,7 @@ def ours_or_empty(directory: Path) -> bool:
     """Whether a directory that dmsnap made is there; an empty or missing one may be created.
 
     Raises:
-        ProvisioningError: something else stands there.
+        ProvisioningError: something else is there.
     """
     if directory.parent.is_symlink():
         raise ProvisioningError(

@@ -18,7 +18,7 @@ from harness.guest.choice import chosen_kernels
     "--guest",
     type=click.Choice(["uml", "qemu", "vagrant", "here"]),
     default=None,
-    help="Ask guests of that kind, or this disposable machine itself.  [default: the kind "
+    help="Check guests of that kind, or this disposable machine itself.  [default: the kind "
     "the kernel needs]",
 )
 def preflight(kernels: tuple[str, ...], modules: Path | None, guest: str | None) -> None:

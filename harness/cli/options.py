@@ -48,8 +48,8 @@ def no_cage_option(command: Command) -> Command:
         is_flag=True,
         expose_value=False,
         callback=forgo,
-        help="Run guests with your own access to this host; only for kernels you trust.  "
-        "(docs/SECURITY.md)",
+        help="Run guests with your own access to this host; only for kernels you trust "
+        "(docs/SECURITY.md).",
     )(command)
 
 

@@ -84,8 +84,7 @@ def bundle_offer(results: "Sequence[Result]") -> str:
 @click.option(
     "--resume",
     is_flag=True,
-    help="Continue a run into the same report that was stopped; what had finished "
-    "is not run again.",
+    help="Continue a stopped run into the same report; what had finished is not run again.",
 )
 @click.option(
     "--step-limit",

@@ -238,7 +238,7 @@ class _Comparer:
 
         yield plain(Layer.ERROR, "error", left.error or "success", right.error or "success")
         if left.text is not None or right.text is not None:
-            yield plain(_text_layer(step), "what was asked for", left.text, right.text)
+            yield plain(_text_layer(step), "the answer", left.text, right.text)
         touched = self.update(left, right)
         for name in touched:
             for part, layer in _STATE:

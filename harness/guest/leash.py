@@ -1,4 +1,4 @@
-"""A leash: a program and all that it starts end when the holder of the other end is gone.
+"""A leash: a program and all its descendants end when the holder of the other end is gone.
 
 ``python -I -S leash.py COMMAND…``: standard input is a pipe whose other end only dmsnap holds.
 When dmsnap closes it, or is killed, the command and all its descendants are killed, including

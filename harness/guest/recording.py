@@ -166,7 +166,7 @@ class Earlier:
 
         Raises:
             OSError: it cannot be moved.
-            ProvisioningError: something that dmsnap did not make stands in its place.
+            ProvisioningError: something that dmsnap did not make is in its place.
         """
         if self._forgotten:
             return

@@ -84,7 +84,7 @@ def _user(number: int) -> str:
 def files_of(home: Path) -> list[Path]:
     """The files of a kernel that run or are loaded, relative to ``home``, in order.
 
-    The program, the C library beside it, and the modules that guests load, wherever they are.
+    The program, the C library next to it, and the modules that guests load, wherever they are.
     """
     found = [home / "linux", *(path for path in (home / "libc").glob("*") if path.is_file())]
     for directory, _, names in os.walk(home / "modules"):

@@ -145,7 +145,7 @@ class World:
     def _written_below(self, snapshot: Snapshot, leaf: Leaf, extent: Extent, *, told: bool) -> None:
         """What a snapshot that may be on a leaf loses by a write to it."""
         if any(piece.under(leaf, extent.start, extent.end) for piece in snapshot.cow_pieces):
-            snapshot.forget()  # somebody wrote to its COW device
+            snapshot.forget()  # its COW device was written to
             if self.referenced(snapshot):
                 leaf.content.drop(extent.start, extent.end)
         if told:

@@ -1,1 +1,1 @@
-"""The vocabulary: steps, observations, and the files that hold them."""
+"""The vocabulary: steps, observations, and the files with them."""

@@ -1,4 +1,4 @@
-"""The results of a run as data, the file that holds them, and what a reporter is.
+"""The results of a run as data, and the file with them.
 
 One `Result` for each scenario and kernel.  Every renderer works from `RunReport` alone, so that a
 report can be made again from ``results.json``.  Schema of that file: the structs below, with
@@ -32,7 +32,7 @@ class Result(Struct, frozen=True, kw_only=True, omit_defaults=True):
         release: from the guest's uname; empty if it never came up.
         seed: the seed that the scenario ran with.
         verdict, reason: the verdict, and its reason if the divergences do not show it.
-        divergences: all that differs in the first diverging step.
+        divergences: everything that differs in the first diverging step.
         later: how many later steps differ as well.
         compared: layer → values compared.
         not_compared: layers left out, with their reasons.

@@ -124,9 +124,9 @@ def state(**changes: object) -> dict[str, DeviceState | None]:
         (WRITE, obs(state=state()), obs(state=state(open=1)), "table", "open of s"),
         (WRITE, obs(state=state()), obs(state=state(event=1)), "event", "event of s"),
         (WRITE, obs(state=state()), obs(), "status", "status of s"),
-        (Status(name="s"), obs(text="a"), obs(text="b"), "status", "what was asked for"),
-        (Table(name="s"), obs(text="a"), obs(text="b"), "table", "what was asked for"),
-        (Wait(name="s", event=0), obs(text="1"), obs(text="2"), "event", "what was asked for"),
+        (Status(name="s"), obs(text="a"), obs(text="b"), "status", "the answer"),
+        (Table(name="s"), obs(text="a"), obs(text="b"), "table", "the answer"),
+        (Wait(name="s", event=0), obs(text="1"), obs(text="2"), "event", "the answer"),
         (WRITE, obs(uevents=(UEvent("change", "s"),)), obs(), "uevent", "uevent 1 (of 1 and 0)"),
         (
             WRITE,
