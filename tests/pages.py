@@ -15,6 +15,7 @@ ROOMS = (
     "cli",
     "measure",
     "lvm",
+    "fuzz",
     "campaign",
     "report",
     "verdict",

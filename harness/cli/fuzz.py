@@ -98,22 +98,26 @@ def fuzz(
         display.find(find.kernel, find.trace.header.scenario, str(find.signature), str(path))
 
     sides = [(kernel.name, OnKernel(kernel, guests=jobs)) for kernel in chosen]
-    with (
-        HuntDisplay(sorted(name for name, _ in sides), seed) as display,
-        hunting.workers(jobs) as pool,
-    ):
-        lives = hunting.Lives(seed, weights=weights, steps=steps, pool=pool, corpus=first)
-        count = hunting.hunt(
-            lives,
-            sides,
-            first=first,
-            enough=enough,
-            keep=keep,
-            caught=caught,
-            hear=lambda count: display.show(
-                count.lives, count.steps, count.features, len(count.caught), count.lost
-            ),
-        )
+    try:
+        with (
+            HuntDisplay(sorted(name for name, _ in sides), seed) as display,
+            hunting.workers(jobs) as pool,
+        ):
+            lives = hunting.Lives(seed, weights=weights, steps=steps, pool=pool, corpus=first)
+            count = hunting.hunt(
+                lives,
+                sides,
+                first=first,
+                enough=enough,
+                keep=keep,
+                caught=caught,
+                hear=lambda count: display.show(
+                    count.lives, count.steps, count.features, len(count.caught), count.lost
+                ),
+            )
+    except KeyboardInterrupt as fault:
+        fault.args = (*fault.args, display.summary(), *(f"a find: {path}" for path in written))
+        raise
     click.echo(display.summary())
     if count.caught:
         for path in written:

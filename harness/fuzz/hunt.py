@@ -11,8 +11,11 @@ a vocabulary that grows does not make them worthless; one that can no longer be 
 and told.
 """
 
+import ctypes
 import hashlib
+import os
 import random
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -173,13 +176,26 @@ def _several(
     return [born(*each) for each in arguments]
 
 
+_PR_SET_PDEATHSIG: Final = 1
+
+
+def _follow_parent() -> None:
+    """A worker ends with who made it; Ctrl-C is that one's affair."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() == 1:
+        os._exit(1)  # it is gone already
+
+
 @contextmanager
 def workers(count: int) -> Iterator[Executor | None]:
     """Processes that write lives; none where one is enough."""
     if count < 2:
         yield None
         return
-    with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        count, mp_context=get_context("spawn"), initializer=_follow_parent
+    ) as pool:
         try:
             yield pool
         except BaseException:

@@ -407,13 +407,12 @@ def requests(steps: Sequence[AnyStep]) -> Iterator[Edit]:
 
 
 def _smaller(value: int, least: int = 0, grain: int = 1) -> Iterator[int]:
-    """Values below ``value``, the least one first, then ever nearer to it."""
-    found: list[int] = []
+    """Values below ``value``, upwards: near the least one, halfway, and near ``value``."""
     gap = value - least
-    for near in (least, *(value - (gap >> shift) for shift in range(1, gap.bit_length()))):
-        each = near - (near - least) % grain
-        if least <= each < value and each not in found:
-            found.append(each)
+    parts = [gap >> shift for shift in range(1, gap.bit_length())]
+    near = {least, *(least + part for part in parts), *(value - part for part in parts)}
+    for each in sorted({each - (each - least) % grain for each in near}):
+        if least <= each < value:
             yield each
 
 
