@@ -729,27 +729,60 @@ class Life:
         self.try_step(Poke(device=cow, sector=chunk, data=data.ljust(512, b"\0")))
 
     def _exactly_full(self) -> None:
-        """As many new chunks as there is room for, and one more."""
+        """As many new chunks as there is room for, and one more or less."""
+        name, target = self._one_snapshot()
+        if target is not None:
+            chunk = target.store.chunk_sectors or 1
+            used, total, _ = target.store.usage()
+            self._new_chunks(name, (total - used) // chunk, chunk)
+
+    def _full_area(self) -> None:
+        """As many new chunks as the area of the store has room for, and one more or less."""
+        name, target = self._one_snapshot()
+        if target is not None:
+            chunk = target.store.chunk_sectors or 1
+            used, _, metadata = target.store.usage()
+            entries = entries_per_area(chunk)
+            done = (used - metadata) // chunk % entries
+            self._new_chunks(name, entries - done, chunk)
+
+    def _one_snapshot(self) -> tuple[str, Snapshot | None]:
         names = self._snapshot_names()
         if not names:
-            return
+            return "", None
         name = self._random.choice(names)
         md = self._mapped[name]
         target = md.live.targets[0] if md.live else None
-        if not isinstance(target, Snapshot):
+        return name, target if isinstance(target, Snapshot) else None
+
+    def _new_chunks(self, name: str, count: int, chunk: int) -> None:
+        """Write to the beginning of so many chunks, or to all of them at once."""
+        r = self._random
+        count += r.choice((-1, 0, 0, 1))
+        size = self._mapped[name].sectors
+        first = r.choice((0, 0, r.randrange(size // chunk + 1)))
+        if r.random() < 0.7 or count > 12:
+            sectors = min(count * chunk, size - first * chunk)
+            if sectors > 0 and count <= 300:
+                self.try_step(
+                    Write(
+                        device=name,
+                        sector=first * chunk,
+                        sectors=sectors,
+                        generation=self._next_generation(),
+                    )
+                )
             return
-        chunk = target.store.chunk_sectors or 1
-        used, total, _ = target.store.usage()
-        room = (total - used) // chunk
-        if not 0 < room <= 40:
-            return
-        for number in range(room + self._random.choice((-1, 0, 1))):
-            sector = number * chunk
-            if sector >= md.sectors:
-                return
-            self.try_step(
-                Write(device=name, sector=sector, sectors=1, generation=self._next_generation())
-            )
+        for number in range(first, first + count):
+            if number * chunk < size:
+                self.try_step(
+                    Write(
+                        device=name,
+                        sector=number * chunk,
+                        sectors=1,
+                        generation=self._next_generation(),
+                    )
+                )
 
     def _poke(self) -> None:
         """Something else on a COW device: another header, another entry."""

@@ -127,7 +127,8 @@ _EVERYTHING: Final = Weights(
         "crafted": 2,
         "faults": 2,
         "raw_io": 2,
-        "exactly_full": 2,
+        "exactly_full": 3,
+        "full_area": 5,
         "merge": 6,
         "handover": 6,
     },
@@ -140,6 +141,7 @@ _EVERYTHING: Final = Weights(
     between=0.4,
     features=0.2,
     edges=0.3,
+    chunks=(1, 1, 1, 2, 2, 4, 8, 8, 16, 32, 64),
 )
 WEIGHTS: Final = {
     "snapshots": Weights(

@@ -146,8 +146,8 @@ def test_a_chunk_that_is_used_twice_is_found(monkeypatch):
         return new if next(counts) % 2 == 0 or new < 0 else 2
 
     monkeypatch.setattr(PersistentStore, "prepare_exception", twice)
-    monkeypatch.setattr(module.promise, "check", lambda _trace, _seen: ())
-    monkeypatch.setattr(module.witness, "check", lambda _trace, _seen: ())
+    monkeypatch.setattr("harness.promises.check.check", lambda _trace, _seen: ())
+    monkeypatch.setattr("harness.promises.witness.check", lambda _trace, _seen: ())
     found = exhaust(TWO_CHUNKS, PROFILE)
     assert found.broken is not None
     assert found.broken.rule == "no chunk is used twice"

@@ -111,7 +111,7 @@ def same(trace):
 
 def test_a_find_is_kept_once_for_each_signature():
     lives = hunting.Lives(1, steps=5)
-    caught = []
+    caught: list = []
     count = hunting.hunt(
         lives,
         [("k", lambda traces: [differing(each) for each in traces])],
@@ -128,7 +128,7 @@ def test_the_corpus_is_tried_first(tmp_path):
     path = hunting.add_to_corpus(tmp_path, trace)
     assert hunting.add_to_corpus(tmp_path, trace) == path
     (tmp_path / "0.jsonl").write_text("a vocabulary of another time\n")
-    told = []
+    told: list = []
     corpus = hunting.read_corpus(tmp_path, told.append)
     assert [each.steps for each in corpus] == [trace.steps]
     assert told[0].startswith("0.jsonl is left out: ")
@@ -150,7 +150,7 @@ def test_the_corpus_is_tried_first(tmp_path):
 
 
 def test_lives_with_something_new_are_kept():
-    kept = []
+    kept: list = []
     lives = hunting.Lives(1, steps=5)
     count = hunting.hunt(
         lives,

@@ -30,20 +30,21 @@ def trace(*steps):
     return Trace(Header(scenario="t", seed=1), tuple(steps))
 
 
-def judged_by(shows):
-    """A judge that asks ``shows`` of each trace's steps, and keeps count of its batches."""
+class Judge:
+    """Asks ``shows`` of each trace's steps, and keeps the sizes of its batches."""
 
-    def judge(traces):
-        judge.batches.append(len(traces))
+    def __init__(self, shows):
+        self.shows = shows
+        self.batches: list[int] = []
+
+    def __call__(self, traces):
+        self.batches.append(len(traces))
         assert len({each.header.scenario for each in traces}) == len(traces)
-        return [shows(each.steps) for each in traces]
-
-    judge.batches = []
-    return judge
+        return [self.shows(each.steps) for each in traces]
 
 
 def reduced(shows, *steps, **options):
-    return shrink.shrink(trace(*steps), judged_by(shows), confirmations=1, **options)
+    return shrink.shrink(trace(*steps), Judge(shows), confirmations=1, **options)
 
 
 def writes(steps):
@@ -72,7 +73,7 @@ def test_the_passes_have_a_stated_order():
 
 def test_passes_are_tried_in_their_order():
     """What the first ones propose stands first in a batch, and is preferred."""
-    asked = []
+    asked: list = []
 
     def judge(traces):
         asked.extend(each.steps for each in traces)
@@ -295,7 +296,7 @@ def test_a_budget_that_is_spent_ends_it_with_what_is_shortest_so_far():
 
 def test_a_find_that_kills_the_kernel_is_judged_in_small_batches():
     deadly = Signature(verdict=Verdict.DIVERGED, function="snapshot_map")
-    judge = judged_by(lambda steps: deadly if len(steps) > 1 else None)
+    judge = Judge(lambda steps: deadly if len(steps) > 1 else None)
     shrink.shrink(
         trace(*[Write(device="d", sector=at, sectors=1) for at in range(40)]),
         judge,
@@ -305,7 +306,7 @@ def test_a_find_that_kills_the_kernel_is_judged_in_small_batches():
 
 
 def test_what_the_twin_refuses_is_not_asked_of_a_kernel():
-    asked = []
+    asked: list = []
 
     def judge(traces):
         asked.extend(each.steps for each in traces)
