@@ -452,7 +452,9 @@ def read_trace(path: Path) -> Trace:
         except NotAFile as fault:
             raise BadTrace(str(fault)) from fault
         except FileNotFoundError:
-            raise BadTrace(f"{path} is no bundle: it has no {TRACE_NAME}") from None
+            raise BadTrace(
+                f"'{path}' is a directory, and no bundle: it has no {TRACE_NAME}"
+            ) from None
     try:
         with _unpacked(path) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
             for number, member in enumerate(tar):

@@ -365,3 +365,28 @@ def test_a_death_is_shown_by_the_step_before_it(find):
 def test_signatures_of_a_death_are_kept_in_the_file():
     deadly = Signature(verdict=Verdict.DIVERGED, function="snapshot_map")
     assert msgspec.json.decode(msgspec.json.encode(deadly), type=Signature) == deadly
+
+
+def test_a_directory_that_is_no_bundle_is_refused(tmp_path):
+    with pytest.raises(BadTrace, match="is a directory, and no bundle"):
+        bundle.read_trace(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["reduce", "{}/nosuch.jsonl"], "nosuch"),
+        (["reduce", "{}/bad.jsonl"], "bad.jsonl|dmsnap-trace|no header"),
+        (["reduce", "--kernel", "a", "--kernel", "b", "{}/bad.jsonl"], "name it once"),
+        (["report", "nosuch"], "nosuch"),
+        (["report", "overflow_by_origin"], "variants, name one of them"),
+        (["explore", "nosuch"], "nosuch"),
+        (["explore", "--profile", "nosuch", "bring_up[P]"], "nosuch"),
+    ],
+)
+def test_a_request_that_cannot_be_carried_out_gets_one_line(arguments, why, tmp_path):
+    (tmp_path / "bad.jsonl").write_text("{}\n")
+    done = CliRunner().invoke(main, [each.format(tmp_path) for each in arguments])
+    assert done.exit_code == 2, done.output
+    assert re.search(why, done.output), done.output
+    assert "Traceback" not in done.output
