@@ -118,7 +118,7 @@ class Orders:
     Args:
         steps, seed: of the trace.
         profile: of the twin.
-        orders_max: how many are run at most.
+        orders_max: how many are run at most, by default `ORDERS_MAX`.
 
     Attributes:
         end: why the first order ends before the trace does; None if it does not.
@@ -130,14 +130,14 @@ class Orders:
         steps: Sequence[AnyStep],
         seed: int,
         profile: Profile,
-        orders_max: int = ORDERS_MAX,
+        orders_max: int | None = None,
     ) -> None:
-        self._most = orders_max
+        self._most = ORDERS_MAX if orders_max is None else orders_max
         self._steps = steps
         self._seed = seed
         self._profile = profile
         self._met: dict[Answers, _Met] = {}
-        self._limit = orders_max
+        self._limit = self._most
         self._last = Answers()
         self._differs: dict[Answers, int] = {}
         self.end: NeverReturns | KernelCrash | None = None

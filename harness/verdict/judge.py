@@ -40,11 +40,12 @@ def judge(
     outcome: Outcome,
     kernel: str,
     defects: str = FAITHFUL,
-    orders_max: int = explore.ORDERS_MAX,
+    orders_max: int | None = None,
 ) -> tuple[Result, Observations | None]:
     """The verdict of one scenario on one kernel, and what the twin saw, if it was asked.
 
-    Where the twin's first order is not the kernel's, ``orders_max`` of them are tried at most.
+    Where the twin's first order is not the kernel's, ``orders_max`` of them are tried at most, by
+    default as many as `harness.twin.explore` tries.
     """
     ready = outcome.ready
     result = Result(
@@ -94,7 +95,7 @@ def _against_twin(
     seen: Sequence[Observation],
     ready: Ready,
     defects: str,
-    orders_max: int,
+    orders_max: int | None,
     died_in: int | None = None,
 ) -> tuple[Result, Observations | None]:
     """The verdict on what a kernel did, whatever happens to the twin."""
@@ -135,7 +136,7 @@ def unsupported(trace: Trace, kernel: str, fault: Unsupported) -> Result:
 
 
 def _judge_lost(
-    result: Result, trace: Trace, outcome: Outcome, defects: str, orders_max: int
+    result: Result, trace: Trace, outcome: Outcome, defects: str, orders_max: int | None
 ) -> tuple[Result, Observations | None]:
     """A guest was lost: as the twin predicts, or otherwise."""
     replace = msgspec.structs.replace
@@ -198,7 +199,7 @@ def _judge_death(
     step: int,
     ready: Ready,
     defects: str,
-    orders_max: int,
+    orders_max: int | None,
 ) -> tuple[Result, Observations | None]:
     """A kernel died; if the twin announced it, what came before is compared."""
     replace = msgspec.structs.replace
@@ -231,7 +232,7 @@ def _compare(
     seen: Sequence[Observation],
     ready: Ready,
     defects: str,
-    orders_max: int,
+    orders_max: int | None,
     died_in: int | None = None,
 ) -> tuple[Result, Observations]:
     """Compare with the twin's first order, and with the others if that differs.
