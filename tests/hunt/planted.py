@@ -167,7 +167,8 @@ def page(found: list[Measured], limit_s: float) -> str:
         f"{limit_s:.0f} s."
     )
     counts = (
-        f"Found {len(shown)} of {len(found)}, of {len(bugs())} that there are; median {statistics.median(times):.1f} s; "
+        f"Found {len(shown)} of {len(found)}, of {len(bugs())} that there are; "
+        f"median {statistics.median(times):.1f} s; "
         f"{short} of {len(shown)} are left with 8 steps or fewer."
     )
     lines = [
