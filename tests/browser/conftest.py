@@ -52,7 +52,9 @@ class Tab:
     def shot(self, name: str) -> None:
         """Keep what it looks like."""
         SHOTS.mkdir(parents=True, exist_ok=True)
-        self.page.screenshot(path=SHOTS / f"{name}-{self.browser}.png", full_page=True)
+        self.page.screenshot(
+            path=SHOTS / f"{name}-{self.browser}.png", full_page=True, caret="initial"
+        )
 
 
 class Browsers:

@@ -58,6 +58,15 @@ def quoted(text: str) -> str:
     return quote(text, safe="")
 
 
+def until(page: Page, expression: str) -> None:
+    """Wait until an expression is true; the page's policy forbids it to be evaluated there."""
+    for _ in range(100):
+        if page.evaluate(expression):
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(f"never came true: {expression}")
+
+
 def at(page: Page) -> int:
     """The step that is shown."""
     text = page.locator("#step-title").inner_text()
@@ -174,9 +183,9 @@ def test_through_the_steps_by_key(browser: Browsers, page: Path) -> None:
     rows(tab.page)
     press = tab.page.keyboard.press
     press("/")
-    tab.page.wait_for_function("document.activeElement.name === 'search'")
+    until(tab.page, "document.activeElement.name === 'search'")
     tab.page.keyboard.type("one_by_one")
-    tab.page.wait_for_function("document.querySelector('output').textContent.startsWith('1 of')")
+    until(tab.page, "document.querySelector('output').textContent.startsWith('1 of')")
     press("Enter")
     tab.page.wait_for_selector("#scenario[data-drawn='39']")
     assert tab.page.evaluate("document.activeElement.id") == "title"
@@ -193,9 +202,7 @@ def test_through_the_steps_by_key(browser: Browsers, page: Path) -> None:
     press("End")
     assert at(tab.page) == 78
     press("Escape")
-    tab.page.wait_for_function(
-        "document.activeElement.textContent === 'one_by_one_through_areas[1]'"
-    )
+    until(tab.page, "document.activeElement.textContent === 'one_by_one_through_areas[1]'")
     assert rows(tab.page) == ["one_by_one_through_areas[1]"], "the filter is as it was"
 
 
@@ -211,7 +218,7 @@ def test_every_stop_is_reached_and_seen(browser: Browsers, page: Path) -> None:
             )
         )
     names = [text for _, text, _ in seen]
-    for wanted in ("All scenarios", "uml-6.1 same", "step 13", "Next difference", "Whole sector"):
+    for wanted in ("uml-6.1 same", "step 13", "Next difference", "Whole sector"):
         assert wanted in names
     assert any(tag == "BUTTON" and "examine every device" in text for tag, text, _ in seen)
     assert all(style != "none" for tag, _, style in seen if tag in ("A", "BUTTON"))
@@ -269,9 +276,7 @@ def test_the_whole_sector(browser: Browsers, page: Path) -> None:
     first.get_by_role("button", name="Only what differs").wait_for()
     assert (few, first.locator(".hex tbody tr").count()) == (1, 32)
     first.get_by_role("button", name="Next difference").click()
-    tab.page.wait_for_function(
-        "document.getElementById('say').textContent === 'No further difference'"
-    )
+    until(tab.page, "document.getElementById('say').textContent === 'No further difference'")
 
 
 # -- what is held against the rest of dmsnap -------------------------------------------------------
@@ -284,7 +289,7 @@ def test_places_in_a_store_have_the_names_that_they_have_elsewhere(
     for chunk in (1, 2, 8, 32):
         size = (chunk * 70 + 1) * 512
         places = sorted(
-            {*range(0, size, 1013), *range(0, 40), *range(chunk * 512, chunk * 512 + 40)}
+            {*range(0, size, 1013), *range(40), *range(chunk * 512, chunk * 512 + 40)}
         )
         places = [byte for byte in places if byte < size]
         theirs = tab.page.evaluate(
@@ -330,7 +335,7 @@ def test_strings_of_strangers_are_text(browser: Browsers, tmp_path: Path) -> Non
     assert rows(tab.page) == [name.replace("\u202e", "\\x202e")]
     tab.page.locator(".matrix tbody th a").click()
     tab.page.wait_for_selector("#scenario[data-drawn]")
-    text = tab.page.locator("#scenario").inner_text()
+    text = str(tab.page.locator("#scenario").text_content())
     for each in said:
         assert each in text
     assert "\u202e" not in text
@@ -360,7 +365,11 @@ def test_the_policy_forbids_what_a_stranger_would_want(browser: Browsers, page: 
     assert (
         tab.page.evaluate("getComputedStyle(document.querySelector('h1')).color") != "rgb(1, 2, 3)"
     )
-    assert any("Content" in text for text in tab.said), "this is what complaints look like"
+    for _ in range(40):
+        tab.page.wait_for_timeout(50)
+        if sum("directive" in text for text in tab.said) > 3:
+            break
+    assert any("directive" in text for text in tab.said), "this is what complaints look like"
     tab.said.clear()
     tab.asked.clear()
 

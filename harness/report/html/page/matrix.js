@@ -104,7 +104,8 @@ function drawMatrix(place, filter) {
         const form = place.querySelector("form");
         const now = Object.fromEntries([...new FormData(form)].map(([name, value]) => [name, String(value)]));
         history.replaceState(null, "", "#/" + queryOf(now));
-        drawRows(place, filterOf(queryOf(now)), true);
+        filterNow = filterOf(queryOf(now));
+        drawRows(place, filterNow, true);
       }, event.type === "input" ? 80 : 0);
     };
     place.append(drawFilters(filter, change), element("div", { class: "rows" }),
