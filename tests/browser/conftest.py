@@ -48,9 +48,16 @@ class Tab:
     browser: str
     said: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
+    shown: bool = False
+
+    def hear(self, text: str) -> None:
+        """Keep what was said, but for the style that Playwright adds to be able to take a picture."""
+        if not (self.shown and "style-src" in text):
+            self.said.append(text)
 
     def shot(self, name: str) -> None:
         """Keep what it looks like."""
+        self.shown = True
         SHOTS.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(
             path=SHOTS / f"{name}-{self.browser}.png", full_page=True, caret="initial"
@@ -81,7 +88,7 @@ class Browsers:
         tab = Tab(context.new_page(), self.name)
         tab.page.on(
             "console",
-            lambda said: tab.said.append(said.text) if said.type in ("error", "warning") else None,
+            lambda said: tab.hear(said.text) if said.type in ("error", "warning") else None,
         )
         tab.page.on("pageerror", lambda fault: tab.said.append(str(fault)))
         tab.page.on("request", lambda request: tab.asked.append(request.url))

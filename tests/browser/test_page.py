@@ -288,9 +288,7 @@ def test_places_in_a_store_have_the_names_that_they_have_elsewhere(
     tab = browser.open(page)
     for chunk in (1, 2, 8, 32):
         size = (chunk * 70 + 1) * 512
-        places = sorted(
-            {*range(0, size, 1013), *range(40), *range(chunk * 512, chunk * 512 + 40)}
-        )
+        places = sorted({*range(0, size, 1013), *range(40), *range(chunk * 512, chunk * 512 + 40)})
         places = [byte for byte in places if byte < size]
         theirs = tab.page.evaluate(
             "([places, chunk, size]) => places.map((byte) => fieldAt(byte, chunk, size).text)",
@@ -331,7 +329,7 @@ def test_every_kind_of_step_has_words(browser: Browsers, page: Path) -> None:
 def test_strings_of_strangers_are_text(browser: Browsers, tmp_path: Path) -> None:
     page, name, said = hostile(tmp_path)
     tab = browser.open(page)
-    tab.page.on("dialog", lambda dialog: (tab.said.append("a dialog"), dialog.dismiss()))
+    tab.page.on("dialog", lambda dialog: tab.said.append(dialog.message))
     assert rows(tab.page) == [name.replace("\u202e", "\\x202e")]
     tab.page.locator(".matrix tbody th a").click()
     tab.page.wait_for_selector("#scenario[data-drawn]")
@@ -351,7 +349,8 @@ def test_the_policy_forbids_what_a_stranger_would_want(browser: Browsers, page: 
     rows(tab.page)
     tab.page.evaluate(
         """() => {
-            const add = (tag, fields) => document.body.append(Object.assign(document.createElement(tag), fields));
+            const add = (tag, fields) =>
+                document.body.append(Object.assign(document.createElement(tag), fields));
             add("script", { textContent: "window.theirs = 1" });
             add("style", { textContent: "h1 { color: rgb(1, 2, 3) !important }" });
             add("img", { src: "http://127.0.0.1:9/" });
@@ -425,7 +424,8 @@ def test_without_its_program(browser: Browsers, page: Path) -> None:
         assert plant.replace("&", "&amp;") in table
 
 
-def test_two_runs_beside_each_other(browser: Browsers, page: Path, run: PlantedRun) -> None:
+@pytest.mark.usefixtures("page")
+def test_two_runs_beside_each_other(browser: Browsers, run: PlantedRun) -> None:
     from harness.report import beside
     from harness.report.html.beside import page as two
 
