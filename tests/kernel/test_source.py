@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def tree(tmp_path_factory):
+def tree():
     """Debian's tree as a repository: drivers/md is a copy, all else are links."""
     origin = debian_source.fetch("6.12", print)
     # Always the same place, so that a second run of these tests builds little.
