@@ -187,6 +187,12 @@ def test_a_replaced_file_is_laid_over_and_the_tree_stays(tree, tmp_path):
     lay_out(open_tree(tree), farm)
     assert seen(farm) == sorted(FILES)
     assert (farm / "drivers/md/dm-snap.c").read_text() == FILES["drivers/md/dm-snap.c"]
+    # The tree's is older than what was built of the other one: kbuild would not see the change.
+    again = (farm / "drivers/md/dm-snap.c").stat().st_mtime_ns
+    assert again > first
+    (tree / "drivers/md/dm-snap.c").write_text("int newer;\n")
+    lay_out(open_tree(tree), farm)
+    assert (farm / "drivers/md/dm-snap.c").read_text() == "int newer;\n"
     assert users_words(replaced, farm, f"{farm}/drivers/md/dm-snap.c:1: {farm}/Kbuild") == (
         f"{mine}:1: {tree}/Kbuild"
     )

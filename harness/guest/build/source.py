@@ -1,7 +1,6 @@
 """A User-mode Linux of a kernel tree: laid out, configured, built by kbuild, set aside to be run.
 
-Each tree has a place in the cache, ``$XDG_CACHE_HOME/dmsnap/builds/KEY``, by its path, presets and
-the names of files that are laid over:
+Each tree has a place in the cache, ``$XDG_CACHE_HOME/dmsnap/builds/KEY``, by its path and presets:
 
     source/     what kbuild sees of the tree (`harness.guest.build.tree`)
     objects/    where it builds (``O=``): a second build is as quick as kbuild is

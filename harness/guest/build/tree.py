@@ -18,7 +18,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -64,8 +64,11 @@ class Tree:
     @property
     def name(self) -> str:
         """What it is called where nobody has given it a name."""
-        name = re.sub(r"[^A-Za-z0-9._-]", "-", self.path.name).strip("-.") or "linux"
-        return f"{name}+replaced" if self.replaced else name
+        return _called(self.path) + ("+replaced" if self.replaced else "")
+
+
+def _called(path: Path) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "-", path.name).strip("-.") or "linux"
 
 
 def open_tree(path: Path, replaced: Mapping[str, Path] | None = None) -> Tree:
@@ -130,10 +133,10 @@ def _replacement(tree: Path, name: str, file: Path) -> bytes:
 
 
 def place_name(tree: Tree, presets: Sequence[str] = ()) -> str:
-    """The name of a tree's place in the cache: by its path, presets and what is laid over."""
-    words = [str(tree.path), *presets, *sorted(tree.laid_over)]
+    """The name of a tree's place in the cache: by its path and presets."""
+    words = [str(tree.path), *presets]
     key = hashlib.sha256("\0".join(words).encode(errors="surrogateescape")).hexdigest()
-    return f"{tree.name}-{key[:12]}"
+    return f"{_called(tree.path)}-{key[:12]}"
 
 
 def users_words(tree: Tree, farm: Path, text: str) -> str:
@@ -157,6 +160,8 @@ def lay_out(tree: Tree, farm: Path) -> bool:
         BuildFailed: the tree cannot be read.
         OSError: the farm cannot be written.
     """
+    # What was laid over once stays a copy: the tree's own file may be older than what was built.
+    tree = replace(tree, laid_over={**_once_laid_over(tree, farm), **tree.laid_over})
     sources = _Sources(tree)
     _lay(tree, sources, "", farm)
     for name, text in tree.laid_over.items():
@@ -166,6 +171,17 @@ def lay_out(tree: Tree, farm: Path) -> bool:
             place.unlink(missing_ok=True)
             place.write_bytes(text)
     return bool(sources.left)
+
+
+def _once_laid_over(tree: Tree, farm: Path) -> dict[str, bytes]:
+    """Files of the tree in whose place a farm has copies → their text now."""
+    found = {}
+    for place, _, names in os.walk(farm):
+        for path in (Path(place, name) for name in names):
+            name = str(path.relative_to(farm))
+            if not path.is_symlink() and (tree.path / name).is_file():
+                found[name] = (tree.path / name).read_bytes()
+    return found
 
 
 class _Sources:
