@@ -132,7 +132,9 @@ def run(
     from harness.report.terminal import Terminal
     from harness.scenarios.registry import choose
 
-    traces = tuple(scenario.trace(seed) for scenario in choose(patterns))
+    # A PATTERN that names nothing must not make a bisection blame a commit.
+    with judged(source):
+        traces = tuple(scenario.trace(seed) for scenario in choose(patterns))
     check_writable(directory)
     if source is None and (replaced or presets):
         raise ProvisioningError("--replace and --preset belong to --source TREE: name the tree")

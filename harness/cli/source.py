@@ -9,7 +9,7 @@ import click
 
 from harness.cli.kernels import kernels
 from harness.cli.options import note
-from harness.errors import ProvisioningError
+from harness.errors import DmsnapError, ProvisioningError
 from harness.guest.build import config as configuration
 from harness.guest.catalogue import Kernel
 from harness.trace.files import Trace
@@ -152,7 +152,7 @@ def judged(source: str | None) -> Iterator[None]:
     """
     try:
         yield
-    except ProvisioningError as fault:
+    except DmsnapError as fault:
         if source is None:
             raise
         click.echo(f"dmsnap: {fault}", err=True)

@@ -462,7 +462,7 @@ def test_what_is_kept_outlives_the_next_build(tree):
         (["--source", "{tree}", "--replace", "x"], EXIT_CANNOT_BE_JUDGED, "say NAME=FILE"),
         (["--replace", "a=b"], 2, "belong to --source"),
         (["--source", "{tree}", "--guest", "here"], 2, "leave --modules and --guest out"),
-        (["--source", "{tree}", "nothing*"], 2, "nothing"),
+        (["--source", "{tree}", "nothing*"], EXIT_CANNOT_BE_JUDGED, "nothing"),
     ],
 )
 @pytest.mark.usefixtures("tools")
