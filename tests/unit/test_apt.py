@@ -458,7 +458,7 @@ def test_an_interrupt_ends_helpers_too(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(programs.select, "select", interrupted)
+        patched.setattr("harness.guest.programs.select.select", interrupted)
         with pytest.raises(KeyboardInterrupt):
             programs.run(["sh", "-c", HELPED.format(path=pid)], limit_s=20)
     assert ends(pid)
