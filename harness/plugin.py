@@ -35,7 +35,7 @@ from harness.report.junit import JunitReporter
 from harness.report.ktap import KtapReporter
 from harness.report.reporter import FileReporter, JsonReporter
 from harness.report.words import details
-from harness.scenarios.registry import Scenario, choose
+from harness.scenarios.elsewhere import chosen
 from harness.trace.files import Trace
 from harness.verdict.result import Environment, Result, RunReport
 
@@ -101,8 +101,8 @@ def _note(line: str) -> None:
     _say(note=printable(line))
 
 
-def _scenarios(request: Request) -> list[Scenario]:
-    return choose(request.patterns)
+def _traces(request: Request) -> tuple[Trace, ...]:
+    return chosen(request.patterns, request.paths, request.seed)
 
 
 def _kernels(request: Request) -> list[str]:
@@ -149,10 +149,10 @@ class _Follower:
 
 def _run(request: Request) -> None:
     """Everything that is wanted, one kernel after another; what keeps one from it is told."""
-    scenarios = {scenario.name: scenario for scenario in _scenarios(request)}
+    traces = {trace.header.scenario: trace for trace in _traces(request)}
     wanted: dict[str, list[Trace]] = {}
     for kernel, name in request.cases:
-        wanted.setdefault(kernel, []).append(scenarios[name].trace(request.seed))
+        wanted.setdefault(kernel, []).append(traces[name])
     directory = Path(request.report) if request.report else None
     renderers: list[FileReporter] = []
     if directory:
@@ -165,9 +165,9 @@ def _run(request: Request) -> None:
     follower = _Follower(renderers)
     environment: Environment | None = None
     try:
-        for kernel, traces in wanted.items():
+        for kernel, chosen_traces in wanted.items():
             try:
-                found = _on_kernel(request, kernel, traces, directory, follower).environment
+                found = _on_kernel(request, kernel, chosen_traces, directory, follower).environment
             except Exception as fault:  # noqa: BLE001 - told to the items that wait
                 _say(kernel=kernel, kind=type(fault).__name__, error=printable(str(fault)))
                 continue
@@ -255,7 +255,7 @@ def main() -> int:
         confinement.forgo()
     try:
         if request.do == "cases":
-            names = [scenario.name for scenario in _scenarios(request)]
+            names = [trace.header.scenario for trace in _traces(request)]
             _say(cases=[(kernel, name) for kernel in _kernels(request) for name in names])
             return 0
         threading.Thread(target=_end_with_input, daemon=True).start()

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 ARCHITECTURE = ROOT / "docs" / "ARCHITECTURE.md"
 ROOMS = (
     "cli",
+    "entry",
     "measure",
     "lvm",
     "fuzz",

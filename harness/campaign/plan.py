@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from harness.guest.process import Launcher
 from harness.guest.supervise import BOOT_LIMIT_S, STEP_LIMIT_S
 from harness.trace.files import Trace, dumps
 from harness.twin.profile import FAITHFUL
+from harness.verdict.result import Result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +28,8 @@ class Plan:
         launchers: kernel → launcher of its guests; by default the kind the kernel needs.
         directory: where the guests' files stay; once there is a result, only those previous files
             remain whose results are taken over.
+        traces_directory: where the traces of scenarios that differ go; None for nowhere.
+        enough: says of a result that the run can stop there.
         functions: module functions to count by scenario (`harness.measure.coverage`).
     """
 
@@ -39,6 +42,8 @@ class Plan:
     launchers: Mapping[str, Launcher] = field(default_factory=dict)
     step_limit_s: float = STEP_LIMIT_S
     boot_limit_s: float = BOOT_LIMIT_S
+    traces_directory: Path | None = None
+    enough: Callable[[Result], bool] | None = None
     functions: tuple[str, ...] = ()
 
     def guests(self, kernel: Kernel) -> int:

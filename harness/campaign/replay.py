@@ -7,6 +7,7 @@ from harness.campaign.observe import Guests, Scenarios, answered, observe
 from harness.errors import DmsnapError
 from harness.guest.catalogue import Kernel
 from harness.guest.events import Outcome
+from harness.guest.supervise import STEP_LIMIT_S
 from harness.trace.files import Observations, ObservationsHeader, Trace
 from harness.twin import explore
 from harness.twin.profile import Profile
@@ -40,7 +41,7 @@ def observe_twin(trace: Trace, profile: Profile) -> Observations:
 
 
 def observe_kernel(
-    trace: Trace, kernel: Kernel, *, driver: str = "ioctl"
+    trace: Trace, kernel: Kernel, *, driver: str = "ioctl", step_limit_s: float = STEP_LIMIT_S
 ) -> tuple[Observations, Outcome]:
     """A trace in its own guest, which may be lost, or lack what a step needs.
 
@@ -50,7 +51,8 @@ def observe_kernel(
     """
     with tempfile.TemporaryDirectory(prefix="dmsnap-") as directory:
         [outcome] = observe(
-            Scenarios([trace], driver=driver), Guests(kernel=kernel, results=Path(directory))
+            Scenarios([trace], driver=driver),
+            Guests(kernel=kernel, results=Path(directory), step_limit_s=step_limit_s),
         ).values()
     if outcome.fault and not outcome.unsupported:
         require_answer(trace, outcome)

@@ -7,11 +7,13 @@ tries the other permitted orders (`harness.twin.explore`).
 """
 
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -21,7 +23,7 @@ from harness.campaign.observe import Guests, Scenarios, observe
 from harness.campaign.plan import Plan
 from harness.errors import ProvisioningError
 from harness.files import alone, ours_or_empty, remove_ours
-from harness.guest.catalogue import Kernel
+from harness.guest.catalogue import VAGRANT, Kernel
 from harness.guest.confinement import told
 from harness.guest.events import (
     Event,
@@ -33,10 +35,15 @@ from harness.guest.events import (
 )
 from harness.guest.recording import NOT_STARTED, Earlier, files_of, keep_twin
 from harness.report.reporter import Reporter
+from harness.trace.files import file_name, write
+from harness.twin.profile import FAITHFUL
+from harness.verdict.baseline import differs
 from harness.verdict.foresight import not_modelled
 from harness.verdict.judge import judge, unsupported
-from harness.verdict.result import Environment, Result, RunReport, alike
+from harness.verdict.result import Environment, Result, RunReport, alike, without_turn
 
+TRACES_DIRECTORY: Final = "traces"
+"""In the report: the trace of each scenario that differs."""
 IN_REPORT: Final = "finished results are in the report"
 """Message of Ctrl-C in a run with results."""
 
@@ -91,6 +98,8 @@ def execute(plan: Plan, reporter: Reporter, finished: Sequence[Result] = ()) -> 
                     faults.append(fault)
         except KeyboardInterrupt:
             interrupted = True
+        except _Enough:
+            pass
         if not run.begun:
             if interrupted:
                 raise KeyboardInterrupt("nothing had finished; the last report is unchanged")
@@ -114,6 +123,17 @@ def execute(plan: Plan, reporter: Reporter, finished: Sequence[Result] = ()) -> 
     if faults:
         raise faults[0]
     return report
+
+
+class _Enough(Exception):
+    """What came is all that was wanted (``Plan.enough``)."""
+
+
+def kernel_words(kernel: Kernel) -> list[str]:
+    """How a kernel is named on a command line."""
+    if kernel.record is not None or kernel.guest == VAGRANT:
+        return ["--kernel", kernel.name]
+    return ["--kernel", str(kernel.program), "--modules", str(kernel.modules)]
 
 
 class _Campaign:
@@ -219,10 +239,43 @@ class _Campaign:
         )
 
     def _has(self, result: Result) -> None:
-        """A result has arrived."""
+        """A result has arrived.
+
+        Raises:
+            _Enough: it is the last one that was wanted.
+        """
         self.begin()
+        if differs(result) and self._plan.traces_directory:
+            result = self._with_trace(result, self._plan.traces_directory)
         self._found[result.kernel, result.scenario] = result
         self._reporter.result(result)
+        if self._plan.enough and self._plan.enough(result):
+            raise _Enough
+
+    def _with_trace(self, result: Result, directory: Path) -> Result:
+        """The result, with the file of its trace and the commands that repeat it."""
+        trace = self._traces[result.scenario]
+        path = directory / f"{file_name(without_turn(result.scenario))}.jsonl"
+        with suppress(OSError):  # a full disk costs the trace, not the run
+            write(path, trace)
+            [kernel] = [each for each in self._plan.kernels if each.name == result.kernel]
+            options = kernel_words(kernel)
+            if self._plan.driver != "ioctl":
+                options += ["--driver", self._plan.driver]
+            if self._plan.defects != FAITHFUL:
+                options += ["--defects", self._plan.defects]
+            command = ["dmsnap", "replay", str(path), *options]
+            name, seed = (
+                without_turn(result.scenario),
+                ([] if result.seed == 1 else ["--seed", str(result.seed)]),
+            )
+            scenario = [] if trace.file else [shlex.join(["dmsnap", "run", name, *seed, *options])]
+            return msgspec.structs.replace(
+                result,
+                trace=str(path),
+                again=(*scenario, shlex.join(command)),
+            )
+        return result
 
     def _tell(self, kernel: Kernel, event: Event) -> None:
         """Progress, in words."""

@@ -1,7 +1,10 @@
 """Kernels and this machine: ``dmsnap kernels``, ``doctor``."""
 
+from contextlib import suppress
+
 import click
 
+from harness.cli.complete import complete_kernels
 from harness.cli.options import EXIT_DIFFERS, note
 from harness.errors import CannotBoot
 from harness.guest import catalogue, fallback
@@ -25,7 +28,7 @@ def kernels(ctx: click.Context) -> None:
             record = kernel.record
             state = (
                 f"cached: {record.release} ({record.package} {record.version}, fetched "
-                f"{record.fetched_at[:10]})"
+                f"{record.fetched_at[:10]}), {mebibytes(size_of(entry.name))}"
             )
             if age := record.age():
                 state += f"; {age}"
@@ -33,7 +36,47 @@ def kernels(ctx: click.Context) -> None:
         click.echo(f"{entry.name + mark:<20}  {entry.suite:<9}  {state}")
     for name in kept.names():
         click.echo(f"{name:<20}  {'own':<9}  {kept.get(name).built}")
-    click.echo(f"cache: {catalogue.cache_dir()}")
+    total = sum(size_of(entry.name) for entry in catalogue.entries())
+    click.echo(f"cache: {catalogue.cache_dir()}, {mebibytes(total)}")
+
+
+def mebibytes(size: int) -> str:
+    """A size in bytes, for people."""
+    return f"{size / (1 << 20):.0f} MiB"
+
+
+def size_of(name: str) -> int:
+    """What a kernel takes in the cache, in bytes."""
+    found = 0
+    for path in (catalogue.cache_dir() / name).rglob("*"):
+        with suppress(OSError):
+            if path.is_file() and not path.is_symlink():
+                found += path.stat().st_size
+    return found
+
+
+@kernels.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_kernels)
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+def prune(names: tuple[str, ...], dry_run: bool) -> None:
+    """Remove kernels from the cache; NAME may contain *.
+
+    Without a NAME, all but the default one are removed.  A kernel is fetched again when needed.
+    """
+    known = [entry.name for entry in catalogue.entries()]
+    wanted = [
+        name
+        for pattern in names
+        for name in (matching(known, pattern) or [catalogue.entry_of(pattern).name])
+    ] or [name for name in known if name != catalogue.default()]
+    freed = 0
+    for name in dict.fromkeys(wanted):
+        if size := size_of(name):
+            freed += size
+            if not dry_run:
+                provision.forget(name)
+            click.echo(f"{name}: {mebibytes(size)} {'would be removed' if dry_run else 'removed'}")
+    click.echo(f"{mebibytes(freed)} {'would be' if dry_run else 'are'} free")
 
 
 @kernels.command()

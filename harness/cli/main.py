@@ -1,8 +1,9 @@
 """The command ``dmsnap``.
 
 Exit status: 0 all was well, 1 something differs or is broken, 2 the request cannot be carried out
-(one line says why and what to do), 125 a kernel of ``--source`` cannot be judged, 130 interrupted,
-by Ctrl-C, SIGTERM or SIGHUP.  Who reads no further (``| head``) changes none of it.
+(one line says why and what to do), 3 nothing is new and something known is gone (``--known``), 125
+a kernel of ``--source`` cannot be judged, 130 interrupted, by Ctrl-C, SIGTERM or SIGHUP.  A reader
+that stops early (``| head``) does not change it.
 """
 
 from typing import Any

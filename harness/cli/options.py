@@ -6,10 +6,13 @@ from typing import Any, Final
 
 import click
 
+from harness.cli.complete import complete_kernels
 from harness.guest import catalogue, confinement
 
 EXIT_DIFFERS: Final = 1
 EXIT_CANNOT: Final = 2
+EXIT_GONE: Final = 3
+"""Nothing is new, and something that the baseline knows is gone."""
 EXIT_INTERRUPTED: Final = 130
 
 Command = Callable[..., Any]
@@ -30,9 +33,22 @@ def kernel_options(command: Command) -> Command:
         "kernels",
         multiple=True,
         metavar="NAME|PATH",
+        shell_complete=complete_kernels,
         help="A kernel of `dmsnap kernels` (`all` or a pattern with * for several), or one you "
         "built (User-mode Linux, bzImage); may be repeated.  "
         f"[default: {catalogue.default()}]",
+    )(command)
+
+
+def scenarios_option(command: Command) -> Command:
+    """``--scenarios``."""
+    return click.option(
+        "--scenarios",
+        "places",
+        multiple=True,
+        metavar="PATH|PACKAGE",
+        help="Scenarios of your own: a Python file, a directory of them and of traces, or a "
+        "package with the entry point dmsnap.scenarios; Python is run as you.  May be repeated.",
     )(command)
 
 

@@ -12,8 +12,10 @@ from harness.guest.catalogue import VAGRANT, Kernel
 
 if TYPE_CHECKING:
     from harness.guest.process import Launcher
+    from harness.trace.files import Trace
     from harness.verdict.result import Result
-from harness.cli.options import EXIT_DIFFERS, kernel_options, note
+from harness.cli.complete import complete_scenarios
+from harness.cli.options import EXIT_DIFFERS, EXIT_GONE, kernel_options, note, scenarios_option
 from harness.cli.source import EXIT_CANNOT_BE_JUDGED, judged, source_options, sourced_kernels
 from harness.cli.vagrant import fit_vagrant_guest, the_machine
 from harness.guest.choice import chosen_kernels
@@ -32,7 +34,13 @@ def bundle_offer(results: "Sequence[Result]") -> str:
 
 
 @click.command()
-@click.argument("patterns", nargs=-1, metavar="[PATTERN]...")
+@click.argument(
+    "patterns",
+    nargs=-1,
+    metavar="[PATTERN|FILE.jsonl|DIR]...",
+    shell_complete=complete_scenarios,
+)
+@scenarios_option
 @kernel_options
 @source_options
 @click.option(
@@ -87,6 +95,28 @@ def bundle_offer(results: "Sequence[Result]") -> str:
     help="Continue a stopped run into the same report; what had finished is not run again.",
 )
 @click.option(
+    "--known",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="FILE",
+    help="What is known to differ: a baseline (.toml), or the results.json of an earlier run.",
+)
+@click.option(
+    "--repeat",
+    type=click.IntRange(1, 1000),
+    default=1,
+    metavar="N",
+    help="Run each scenario so often, and say how often it passed.",
+)
+@click.option(
+    "-x", "--stop-at-first", "first_only", is_flag=True, help="Stop at the first that is news."
+)
+@click.option(
+    "--shuffle",
+    type=click.IntRange(0, (1 << 63) - 1),
+    metavar="SEED",
+    help="Run the scenarios in an order that SEED gives.",
+)
+@click.option(
     "--step-limit",
     type=click.FloatRange(min=1),
     default=30.0,
@@ -110,17 +140,25 @@ def run(
     show: bool,
     resume: bool,
     step_limit: float,
+    places: tuple[str, ...],
+    known: Path | None,
+    repeat: int,
+    first_only: bool,
+    shuffle: int | None,
 ) -> None:
     """Run scenarios in a kernel and in the twin, and compare.
 
     A PATTERN is the name of a scenario, with or without its parameters, or has * in it; without
-    one, all are run.  The exit status is 0 only if all of them are the same on both
-    sides; those that the kernel lacks something for are counted, and do not change it.  With
-    --source it is 125 if there is no verdict, because the kernel cannot be built or booted:
-    `git bisect run dmsnap run --source . PATTERN`.
+    one, all are run.  A FILE or a DIR with traces is run like a scenario.  The exit status is 0
+    only if all are the same on both sides; scenarios that need something the kernel lacks are
+    counted, and do not change it.  With --known, only a new difference gives 1; if there is none,
+    and a known one is gone, it is 3.  With --source it is 125 if there is no verdict, because the
+    kernel cannot be built or booted: `git bisect run dmsnap run --source . PATTERN`.
     """
+    from datetime import UTC, datetime
+
     from harness.campaign.plan import Plan
-    from harness.campaign.run import IN_REPORT, execute
+    from harness.campaign.run import IN_REPORT, TRACES_DIRECTORY, execute
     from harness.files import check_writable
     from harness.guest.recording import GUESTS_DIRECTORY
     from harness.report.github import step_summary
@@ -128,20 +166,34 @@ def run(
     from harness.report.junit import JunitReporter
     from harness.report.ktap import KtapReporter
     from harness.report.ledger import LEDGER_NAME, Ledger
-    from harness.report.reporter import JsonReporter, Reporter, Reporters
+    from harness.report.reporter import AgainstBaseline, JsonReporter, Reporter, Reporters
     from harness.report.terminal import Terminal
-    from harness.scenarios.registry import choose
+    from harness.scenarios.elsewhere import chosen as chosen_traces
+    from harness.verdict import baseline
+    from harness.verdict.result import Result
 
     # A PATTERN that names nothing must not make a bisection blame a commit.
     with judged(source):
-        traces = tuple(scenario.trace(seed) for scenario in choose(patterns))
+        traces = arranged(chosen_traces(patterns, places, seed), repeat, shuffle)
+    entries = baseline.read(known) if known else ()
+    today = datetime.now(UTC).date()
     check_writable(directory)
     if source is None and (replaced or presets):
-        raise ProvisioningError("--replace and --preset belong to --source TREE: name the tree")
+        raise ProvisioningError("--replace and --preset need --source TREE; name the tree")
     if source is not None and (guest in (VAGRANT, "here") or modules):
         raise ProvisioningError(
-            "--source builds what guests of dmsnap run: leave --modules and --guest out"
+            "--source builds what guests of dmsnap run; leave out --modules and --guest"
         )
+
+    def is_news(result: Result) -> bool:
+        return baseline.differs(baseline.marked(result, entries, today)) and not (
+            baseline.marked(result, entries, today).known
+        )
+
+    def following(reporters: list[Reporter]) -> Reporter:
+        several = Reporters(reporters)
+        return AgainstBaseline(several, entries, today) if known else several
+
     reporters: list[Reporter] = [
         Terminal(),
         JunitReporter(directory / "junit.xml"),
@@ -159,7 +211,7 @@ def run(
             )
         if resume:
             raise ProvisioningError("--guest here cannot resume a run; leave out --resume")
-        report = execute_here(traces, Reporters(reporters), modules=modules, driver=driver)
+        report = execute_here(traces, following(reporters), modules=modules, driver=driver)
     else:
         if guest == VAGRANT and (kernels or modules):
             raise ProvisioningError(
@@ -192,13 +244,15 @@ def run(
             defects=defects,
             jobs=jobs,
             directory=directory / GUESTS_DIRECTORY,
+            traces_directory=directory / TRACES_DIRECTORY,
+            enough=is_news if first_only else None,
             step_limit_s=step_limit,
         )
         ledger = Ledger(directory / LEDGER_NAME, plan.keys())
         finished = ledger.finished() if resume else []
         try:
             with judged(source):
-                report = execute(plan, Reporters([*reporters, ledger]), finished)
+                report = execute(plan, following([*reporters, ledger]), finished)
         except KeyboardInterrupt as fault:
             if fault.args == (IN_REPORT,):
                 fault.args += ("`dmsnap run --resume` with the same arguments continues it",)
@@ -208,10 +262,45 @@ def run(
         open_page(directory / PAGE_NAME)
     if source is not None and not report.judged:
         raise click.exceptions.Exit(EXIT_CANNOT_BE_JUDGED)
+    if known:
+        report = baseline.applied(report, entries, today)
     if not report.nothing_differs:
         if offer := bundle_offer(report.results):
             click.echo(offer)
         raise click.exceptions.Exit(EXIT_DIFFERS)
+    if report.known and report.known.gone:
+        raise click.exceptions.Exit(EXIT_GONE)
+
+
+def arranged(traces: Sequence["Trace"], repeat: int, shuffle: int | None) -> tuple["Trace", ...]:
+    """The traces as often as they are to run, each turn with a name of its own, and in which order.
+
+    Args:
+        traces: with names of their own.
+        repeat: how often.
+        shuffle: gives the order; None for the one that they are in.
+    """
+    import random
+
+    import msgspec
+
+    from harness.verdict.result import turn
+
+    found = list(traces)
+    if repeat > 1:
+        found = [
+            msgspec.structs.replace(
+                trace,
+                header=msgspec.structs.replace(
+                    trace.header, scenario=turn(trace.header.scenario, number)
+                ),
+            )
+            for number in range(1, repeat + 1)
+            for trace in traces
+        ]
+    if shuffle is not None:
+        random.Random(shuffle).shuffle(found)  # noqa: S311 - an order, and no secret
+    return tuple(found)
 
 
 def open_page(page: Path) -> None:

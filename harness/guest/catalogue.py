@@ -19,6 +19,7 @@ import subprocess
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -159,8 +160,10 @@ def entry_of(name: str) -> Entry:
     for entry in known:
         if entry.name == name:
             return entry
+    close = get_close_matches(name, [entry.name for entry in known], 2)
+    meant = f" did you mean {' or '.join(close)}?" if close else ""
     raise ProvisioningError(
-        f"no kernel is called {name!r}; the catalogue has "
+        f"no kernel is called {name!r};{meant} the catalogue has "
         f"{', '.join(entry.name for entry in known)}; "
         "to use a kernel you built, give --kernel PATH --modules DIR"
     )

@@ -90,7 +90,9 @@ def _case(suite: ET.Element, result: Result, classname: str) -> None:
         **{f"known defect: {each.name}": each.link for each in result.defects},
     }
     text, message = printable(details(result)), printable(headline(result) or result.verdict)
-    if result.verdict in _FAILURES:
+    if result.known:
+        ET.SubElement(case, "skipped", message=printable(f"known: {result.known}")).text = text
+    elif result.verdict in _FAILURES:
         ET.SubElement(case, "failure", type=result.verdict, message=message).text = text or message
     elif result.verdict in _ERRORS:
         ET.SubElement(case, "error", type=result.verdict, message=message).text = text or message
@@ -107,7 +109,12 @@ def _case(suite: ET.Element, result: Result, classname: str) -> None:
 
 def _counts(results: Sequence[Result]) -> dict[str, str]:
     def of(*verdicts: Verdict) -> str:
-        return str(sum(result.verdict in verdicts for result in results))
+        return str(
+            sum(
+                (Verdict.UNSUPPORTED if result.known else result.verdict) in verdicts
+                for result in results
+            )
+        )
 
     return {
         "tests": str(len(results)),

@@ -47,7 +47,9 @@ def render(report: RunReport) -> bytes:
                     inner += _diagnostics(defect)
             inner.append(_line(index, result))
         lines += [_INDENT + line for line in inner]
-        verdict = {result.verdict for result in results} - {Verdict.UNSUPPORTED}
+        verdict = {Verdict.SAME if result.known else result.verdict for result in results} - {
+            Verdict.UNSUPPORTED
+        }
         skip = "" if verdict else " # SKIP none of the scenarios is supported"
         lines.append(f"{'ok' if verdict <= AGREED else 'not ok'} {number} {_name(kernel)}{skip}")
     lines += _diagnostics(verdicts(report))
@@ -61,6 +63,8 @@ def render(report: RunReport) -> bytes:
 
 def _line(number: int, result: Result) -> str:
     name, why = _name(result.scenario), _DIRECTIVE.sub("_", printable(headline(result)))
+    if result.known:
+        return f"ok {number} {name} # XFAIL {_DIRECTIVE.sub('_', printable(result.known))}"
     match result.verdict:
         case Verdict.SAME:
             return f"ok {number} {name}" + (f" # {why}" if why else "")

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from datetime import date
 from pathlib import Path
 from typing import Protocol
 
 from harness.files import write_whole
+from harness.verdict.baseline import Entry, applied, marked
 from harness.verdict.result import Result, RunReport, dumps
 
 
@@ -65,6 +67,30 @@ class JsonReporter(FileReporter):
     def render(self, report: RunReport) -> bytes:
         """The report itself."""
         return dumps(report)
+
+
+class AgainstBaseline:
+    """Reporters that hear of each result, and of the report, as a baseline has it.
+
+    Args:
+        below: hear of it.
+        entries: of the baseline.
+        today: decides what has expired.
+    """
+
+    def __init__(self, below: Reporter, entries: Sequence[Entry], today: date) -> None:
+        self._below = below
+        self._entries = entries
+        self._today = today
+        self.begin, self.progress, self.close = below.begin, below.progress, below.close
+
+    def result(self, result: Result) -> None:
+        """With why it is not news."""
+        self._below.result(marked(result, self._entries, self._today))
+
+    def end(self, report: RunReport) -> None:
+        """With what is new, known and gone."""
+        self._below.end(applied(report, self._entries, self._today))
 
 
 class Reporters:

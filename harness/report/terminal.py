@@ -21,7 +21,16 @@ from rich.text import Text
 
 from harness.compare.diff import Layer, Verdict
 from harness.report.gate import guarded, printable
-from harness.report.words import compared, defects, details, left_out, verdicts
+from harness.report.words import (
+    AGAIN,
+    against_baseline,
+    compared,
+    defects,
+    details,
+    left_out,
+    pass_rates,
+    verdicts,
+)
 from harness.verdict.result import Result, RunReport
 
 STYLE: Final = {
@@ -45,11 +54,18 @@ SHORT: Final = {
 """Verdicts as written in a table with a column for each kernel."""
 MARK: Final = "*"
 """Follows a verdict if a promise of the documentation was broken."""
+NARROW: Final = 60
+"""Columns; a console with fewer shows names and verdicts only."""
 LINES_MAX: Final = 20
 """Without a moving display, a run with more results prints only those not plainly *same*."""
 _PROGRESS_PARTS: Final = 10
 """How often such a run prints how far it is."""
 _CONSOLE_LINES: Final = 12
+
+
+def counted(number: int, what: str) -> str:
+    """``1 result``, ``2 results``."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 class Terminal:
@@ -75,7 +91,7 @@ class Terminal:
     def begin(self, kernels: Sequence[str], total: int) -> None:
         """Start the display."""
         self._total = total
-        self._say(f"{total} results to come on {', '.join(kernels)}")
+        self._say(f"{counted(total, 'result')} to come on {', '.join(kernels)}")
         if self.console.is_terminal and not self.console.is_dumb_terminal:
             self._bar.add_task("scenarios", total=total)
             self._live = Live(
@@ -144,7 +160,9 @@ class Terminal:
         self.close()
         kernels = report.by_kernel()
         if report.results:
-            self.console.print(_one_kernel(report) if len(kernels) == 1 else _matrix(report))
+            narrow = self.console.width < NARROW
+            table = _one_kernel if len(kernels) == 1 else _matrix
+            self.console.print(table(report, narrow=narrow))
         for result in report.results:
             text = details(result, console_lines=_CONSOLE_LINES)
             if text:
@@ -174,11 +192,14 @@ class Terminal:
             self._say(line)
         if any(result.promise_broken for result in report.results):
             self._say(f"{MARK} a promise of the documentation is broken there")
+        for line in pass_rates(report) + against_baseline(report):
+            self._say(line)
         color = "green" if report.nothing_differs else "red"
         seconds = report.environment.seconds
         resumed = report.environment.resumed
         if resumed:
-            self._say(f"{resumed} results are from an earlier start of this run")
+            said = counted(resumed, "result")
+            self._say(f"{said} {'is' if resumed == 1 else 'are'} from an earlier start of this run")
         self._say(
             verdicts(report) + (f", in {seconds:.1f} s" if seconds else ""), style=f"bold {color}"
         )
@@ -192,6 +213,9 @@ class Terminal:
     def _say(self, text: str, *, indent: str = "", style: str = "") -> None:
         """Print lines, folded to the width with a hanging indent."""
         for line in printable(text).split("\n"):
+            if line.startswith(AGAIN):  # folded, it could not be copied
+                self.console.print(Text(indent + line, style), soft_wrap=True)
+                continue
             own = line[: len(line) - len(line.lstrip())]
             folded = textwrap.wrap(
                 line.strip(),
@@ -274,14 +298,17 @@ def _looks(results: Mapping[str, Result]) -> tuple[tuple[str, Verdict, bool], ..
     )
 
 
-def _one_kernel(report: RunReport) -> Table:
+def _one_kernel(report: RunReport, *, narrow: bool = False) -> Table:
     """One kernel, with all the columns there is room for."""
     table = _table()
     table.add_column("verdict")
-    for name in ("layers", "steps", "kernel", "twin"):
+    for name in () if narrow else ("layers", "steps", "kernel", "twin"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in _rows(report):
         results = [result for by_kernel in row.results for result in by_kernel.values()]
+        if narrow:
+            table.add_row(Text(printable(row.name)), _verdict(results[0], short=True))
+            continue
         table.add_row(
             Text(printable(row.name)),
             _verdict(results[0], short=False),
@@ -293,19 +320,22 @@ def _one_kernel(report: RunReport) -> Table:
     return table
 
 
-def _matrix(report: RunReport) -> Table:
+def _matrix(report: RunReport, *, narrow: bool = False) -> Table:
     """Several kernels: a column of verdicts for each, and the slowest twin."""
     kernels = list(report.by_kernel())
     table = _table()
     for kernel in kernels:
         table.add_column(Text(printable(kernel)), overflow="fold")
-    for name in ("layers", "steps", "twin"):
+    for name in () if narrow else ("layers", "steps", "twin"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in _rows(report):
         cells = [
             Text("–") if (result := row.one_of(kernel)) is None else _verdict(result, short=True)
             for kernel in kernels
         ]
+        if narrow:
+            table.add_row(Text(printable(row.name)), *cells)
+            continue
         table.add_row(
             Text(printable(row.name)),
             *cells,

@@ -2,10 +2,14 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import Final
 
 from harness.compare.diff import Layer, Verdict, render
 from harness.promises.check import BrokenPromise
 from harness.verdict.result import Result, RunReport
+
+AGAIN: Final = "again: "
+"""Before a command that repeats a result."""
 
 
 def headline(result: Result) -> str:
@@ -26,6 +30,8 @@ def details(result: Result, *, console_lines: int = 20) -> str:
     """All details of a result that is not plainly *same*."""
     parts = [result.reason] if result.reason else []
     parts += [render(divergence) for divergence in result.divergences]
+    if result.before:
+        parts.append("\n".join(["what touched this place:", *(f"  {s}" for s in result.before)]))
     if result.later:
         parts.append(
             f"{result.later} later step{'s differ' if result.later > 1 else ' differs'} as well"
@@ -38,6 +44,11 @@ def details(result: Result, *, console_lines: int = 20) -> str:
     if result.console:
         tail = result.console.splitlines()[-console_lines:]
         parts.append("\n".join(["the console's last lines:", *(f"  {line}" for line in tail)]))
+    if parts:
+        parts += [f"{name} is {known_as}" for name, known_as in result.names.items()]
+        parts += [f"known: {result.known}"] if result.known else []
+        parts += [f"its trace: {result.trace}"] if result.trace else []
+        parts += [f"{AGAIN}{command}" for command in result.again]
     return "\n".join(parts)
 
 
@@ -74,6 +85,33 @@ def compared(report: RunReport) -> str:
     for result in report.results:
         total.update(result.compared)
     return ", ".join(f"{layer} {total[layer]}" for layer in Layer)
+
+
+def against_baseline(report: RunReport) -> list[str]:
+    """What is new, known and gone, a line each; nothing where there was no baseline."""
+    if not report.known:
+        return []
+    known = report.known
+    return [
+        *(f"expired: {line}" for line in known.expired),
+        *(f"known: {line}" for line in known.known),
+        *(f"gone: {line}" for line in known.gone),
+        *(f"new: {line}" for line in known.new),
+        f"{len(known.new)} new, {len(known.known)} known, {len(known.gone)} gone",
+    ]
+
+
+def pass_rates(report: RunReport) -> list[str]:
+    """Of scenarios that ran more than once: those that did not pass each time, and a summary."""
+    turns = report.turns()
+    if not turns:
+        return []
+    failed = {key: rate for key, rate in turns.items() if rate[0] < rate[1]}
+    lines = [
+        f"{name} on {kernel}: passed {agreed} of {turns_} ({agreed / turns_:.0%})"
+        for (name, kernel), (agreed, turns_) in failed.items()
+    ]
+    return [*lines, f"{len(turns) - len(failed)} of {len(turns)} passed each time"]
 
 
 def defects(report: RunReport) -> list[str]:

@@ -85,10 +85,9 @@ class Scenario:
         script = Script(self.file)
         try:
             self.author(script, **self.parameters)
-        except BadScenario as fault:
-            raise BadScenario(f"{self._at(script.line)}: {fault}") from None
         except Exception as fault:  # noqa: BLE001 - a user's own code
-            raise in_file(Path(self.file or _file_of(self.author)), fault) from None
+            placed = in_file(Path(self.file or _file_of(self.author)), fault)
+            raise BadScenario(f"scenario {self.name}, step {len(script.steps)}, {placed}") from None
         steps = script.steps
         if not steps or not isinstance(steps[-1], Examine):
             steps.append(Examine())

@@ -143,11 +143,6 @@ class Script:
         self._sectors: dict[str, int] = {}
         self._generation = 0
 
-    @property
-    def line(self) -> int | None:
-        """The line of the step that was written last."""
-        return self.line_of(len(self.steps) - 1)
-
     def line_of(self, step: int) -> int:
         """On which line of its file a step was written; 0 where that is not known."""
         lines = self.steps.lines if isinstance(self.steps, _Steps) else []

@@ -8,6 +8,7 @@ makes sense (a device that was never created) is up to the side that executes it
 
 import io
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -28,7 +29,7 @@ from harness.trace.bounds import (
 )
 from harness.trace.observations import Observation, Raw, Runs, Stamped
 from harness.trace.pattern import RAW_SECTORS_MAX, inflate
-from harness.trace.steps import SECTOR_MAX, AnyStep, Line, Name, ScenarioName, encode
+from harness.trace.steps import LINE_PATTERN, SECTOR_MAX, AnyStep, Line, Name, ScenarioName, encode
 
 TRACE_VERSION: Final = 1
 OBSERVATIONS_VERSION: Final = 1
@@ -67,7 +68,7 @@ class NotCompared(Struct, frozen=True, forbid_unknown_fields=True):
     reason: Annotated[Line, Meta(min_length=1)]
 
 
-LongName = Annotated[Line, Meta(min_length=1, max_length=255)]
+LongName = Annotated[str, Meta(pattern=LINE_PATTERN, min_length=1, max_length=255)]
 NAMES_MAX: Final = 1024
 
 
@@ -161,6 +162,11 @@ _step: msgspec.json.Decoder[AnyStep] = msgspec.json.Decoder(AnyStep)
 _observations_header = msgspec.json.Decoder(ObservationsHeader)
 _observation = msgspec.json.Decoder(Observation)
 
+_NOT_PLAIN: Final = re.compile(r"[^A-Za-z0-9_.+=-]+")
+_VARIANT: Final = re.compile(r"[A-Za-z0-9_]+\[[A-Za-z0-9_]+(-[A-Za-z0-9_]+)*\]")
+"""A variant of a scenario, as most are; no plain name has a hyphen where this has a bracket."""
+_FILE_NAME_MAX: Final = 100
+
 _AT = re.compile(r"^(?P<message>.*) - at (?P<path>.+)$", re.DOTALL)
 _NAMED = re.compile(r"(?:missing required|unknown) field `(?P<name>[^`]*)`")
 
@@ -202,6 +208,15 @@ def read(path: Path) -> Trace:
 def write(path: Path, trace: Trace) -> None:
     """Write ``trace`` to the file ``path``, atomically."""
     write_whole(path, dumps(trace))
+
+
+def file_name(scenario: str) -> str:
+    """A scenario's name as part of a file name; two names do not share one."""
+    plain = _NOT_PLAIN.sub("-", scenario).strip("-.")[:_FILE_NAME_MAX]
+    known = _VARIANT.fullmatch(scenario)
+    if known or (plain == scenario and "-" not in plain):
+        return plain
+    return f"{plain}-{zlib.crc32(scenario.encode()):08x}"
 
 
 def dumps_observations(observations: Observations) -> bytes:

@@ -38,10 +38,10 @@ ParameterName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,54}\Z")]
 """A C identifier, shorter than the limit for module names (``MODULE_NAME_LEN``)."""
 ParameterValue = Annotated[str, Meta(pattern=r"^[^\x00-\x09\x0b-\x1f\x7f-\x9f]*\Z", max_length=64)]
 """Text written to a sysfs file; it may end with a newline, but has no control characters."""
-_LINE: Final = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*\Z"
-Line = Annotated[str, Meta(pattern=_LINE, max_length=4096)]
+LINE_PATTERN: Final = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*\Z"
+Line = Annotated[str, Meta(pattern=LINE_PATTERN, max_length=4096)]
 """A line for people."""
-ScenarioName = Annotated[str, Meta(pattern=_LINE, min_length=1, max_length=256)]
+ScenarioName = Annotated[str, Meta(pattern=LINE_PATTERN, min_length=1, max_length=256)]
 SectorNumber = Annotated[int, Meta(ge=0, le=SECTOR_MAX)]
 SectorCount = Annotated[int, Meta(ge=1, le=1 << 31)]
 POKE_BYTES_MAX: Final = 8 << 20

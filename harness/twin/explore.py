@@ -160,7 +160,7 @@ class Orders:
     @property
     def first_defects(self) -> Mapping[str, int]:
         """The same of the first order."""
-        return self._met[frozenset()].defects
+        return next(iter(self._met.values())).defects
 
     def differs_in(self, step: int) -> None:
         """The order that was run last is not what is looked for: ``step`` differs first."""

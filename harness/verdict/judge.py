@@ -8,6 +8,7 @@ import msgspec
 
 from harness.compare import diff
 from harness.compare.diff import Verdict
+from harness.compare.history import before
 from harness.errors import (
     BadScenario,
     NeverReturns,
@@ -57,6 +58,7 @@ def judge(
         attempts=outcome.attempts,
         steps=len(trace.steps),
         kernel_us=_time(outcome.observations),
+        names=trace.header.names or {},
     )
     replace = msgspec.structs.replace
     if outcome.lost:
@@ -280,6 +282,7 @@ def _compare(
     return msgspec.structs.replace(
         result.compared_with(comparison),
         defects=known(struck, result.release),
+        before=() if comparison.same else before(trace, comparison.divergences[0]),
         verdict=verdict,
         reason=reason,
         orders=orders.tried,

@@ -6,6 +6,7 @@ report can be made again from ``results.json``.  Schema of that file: the struct
 unknown fields.
 """
 
+import re
 from typing import Any, Final
 
 import msgspec
@@ -43,6 +44,11 @@ class Result(Struct, frozen=True, kw_only=True, omit_defaults=True):
         attempts: number of guests tried.
         orders: permitted orders of the twin that were compared, until one was the kernel's.
         console: the last lines of the console, if the guest was lost.
+        before: earlier steps that touched the place of the first divergence, in words.
+        names: device → how people know it.
+        known: why it is not news that it differs, by the baseline; empty if it is.
+        trace: the file with the trace of what differs.
+        again: commands that repeat it.
     """
 
     scenario: str
@@ -64,6 +70,11 @@ class Result(Struct, frozen=True, kw_only=True, omit_defaults=True):
     attempts: int = 1
     orders: int = 1
     console: str = ""
+    before: tuple[str, ...] = ()
+    names: dict[str, str] = {}
+    known: str = ""
+    trace: str = ""
+    again: tuple[str, ...] = ()
 
     @property
     def promise_broken(self) -> bool:
@@ -127,17 +138,51 @@ class Environment(Struct, frozen=True, kw_only=True, omit_defaults=True):
     cage: str = ""
 
 
+class Known(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A run against a baseline (`harness.verdict.baseline`), each entry as a line.
+
+    Attributes:
+        new: what differs, and the baseline does not know it.
+        known: what it knows, and still differs.
+        gone: what it knows, and differs no more.
+        expired: what it knew until a day that is past, and still differs; it is new, too.
+    """
+
+    new: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
+    expired: tuple[str, ...] = ()
+
+
+_TURN: Final = re.compile(r" #\d+\Z")
+
+
+def turn(scenario: str, number: int) -> str:
+    """The name of a scenario that is run several times."""
+    return f"{scenario} #{number}"
+
+
+def without_turn(scenario: str) -> str:
+    """The name without the number of its turn."""
+    return _TURN.sub("", scenario)
+
+
 class RunReport(Struct, frozen=True, kw_only=True):
-    """A whole run."""
+    """A whole run; ``known`` if it was held against a baseline."""
 
     schema: int = msgspec.field(default=RESULTS_VERSION, name=RESULTS_KEY)
     environment: Environment = Environment()
     results: tuple[Result, ...] = ()
+    known: Known | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def nothing_differs(self) -> bool:
-        """True if both sides agree in some results, and all others are *unsupported*."""
-        verdicts = {result.verdict for result in self.results} - {Verdict.UNSUPPORTED}
+        """True if both sides agree in some results, or differ as is known; and all others are
+        *unsupported*.
+        """
+        verdicts = {Verdict.SAME if result.known else result.verdict for result in self.results} - {
+            Verdict.UNSUPPORTED
+        }
         return bool(verdicts) and verdicts <= AGREED
 
     @property
@@ -146,6 +191,19 @@ class RunReport(Struct, frozen=True, kw_only=True):
         return any(
             result.verdict not in (Verdict.UNSUPPORTED, Verdict.BROKEN) for result in self.results
         )
+
+    def turns(self) -> dict[tuple[str, str], tuple[int, int]]:
+        """(scenario, kernel) → turns that agreed, and all of them; of what ran more than once."""
+        found: dict[tuple[str, str], tuple[int, int]] = {}
+        for result in self.results:
+            name = without_turn(result.scenario)
+            if name != result.scenario:
+                agreed, all_of_them = found.get((name, result.kernel), (0, 0))
+                found[name, result.kernel] = (
+                    agreed + (result.verdict in AGREED),
+                    all_of_them + 1,
+                )
+        return found
 
     def count(self, verdict: Verdict) -> int:
         """How many results carry ``verdict``."""

@@ -115,7 +115,7 @@ def test_a_project_may_have_a_package_of_our_name(project, tmp_path):
 
 @pytest.mark.usefixtures("their_options")
 def test_a_project_may_have_options_of_our_short_names(project, tmp_path):
-    """Seen before: argparse.ArgumentError, conflicting option string --kernel."""
+    """Seen before: ValueError, option dest 'kernel' already used."""
     (tmp_path / "test_ours.py").write_text(
         TESTS.replace("    import harness\n", "").replace("    assert harness.OURS\n", "")
     )

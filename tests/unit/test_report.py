@@ -659,3 +659,23 @@ def test_pytest_skips_what_the_kernel_lacks_something_for(verdict, outcome):
     check(ScenarioResult(**answer(result("bring_up[P]"))))
     with pytest.raises(outcome, match="bring_up"):
         check(ScenarioResult(**answer(result("bring_up[P]", verdict))))
+
+
+@pytest.mark.parametrize("kernels", [("uml-6.12",), ("uml-6.12", "uml-7.2")])
+def test_a_table_holds_at_40_columns(kernels):
+    """Seen before: names were folded to a few letters a line."""
+    out = StringIO()
+    terminal = Terminal(Console(file=out, width=40, highlight=False, emoji=False))
+    terminal.end(
+        RunReport(
+            results=tuple(
+                result(name, Verdict.NONDETERMINISTIC, kernel=kernel)
+                for kernel in kernels
+                for name in ("bring_up", "origin_write")
+            )
+        )
+    )
+    lines = out.getvalue().splitlines()
+    assert all(len(line) <= 40 for line in lines)
+    assert any(re.match(r"bring_up +nondet", line) for line in lines)
+    assert any(re.match(r"origin_write +nondet", line) for line in lines)

@@ -145,6 +145,28 @@ def _fetch_locked(entry: Entry, parent: Path, progress: Progress) -> None:
     progress(f"kernel {got.release} from {entry.package} {got.version} is ready")
 
 
+def forget(name: str, *, progress: Progress = lambda _line: None) -> None:
+    """Remove a kernel from the cache, in one step for whoever looks for it.
+
+    Raises:
+        ProvisioningError: it cannot be.
+    """
+    parent = cache_dir()
+    trust.check_ours(parent)
+    try:
+        with (
+            locked(parent / f".{name}.lock", progress),
+            tempfile.TemporaryDirectory(prefix=f".{name}.part-", dir=parent) as work,
+        ):
+            old = Path(work, "old")
+            (parent / name).rename(old)
+            remove(old)
+    except OSError as fault:
+        raise ProvisioningError(
+            f"cannot remove {parent / name}: {fault.strerror}; correct its permissions"
+        ) from fault
+
+
 def remove(path: Path) -> None:
     """Remove what an attempt left, of any type: links are not followed, unreadable directories
     are opened (packages may have such).
