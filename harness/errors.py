@@ -71,6 +71,10 @@ class NotAFile(DmsnapError):
     """A file left by a guest or a user is not a regular file, or is too long."""
 
 
+class Refused(DmsnapError):
+    """What a command on files or devices will not do, or cannot; nothing was changed by it."""
+
+
 class Unsupported(ProvisioningError):
     """The kernel lacks what a scenario needs, or the twin does not model it; not a failure."""
 

@@ -12,6 +12,7 @@ from harness.store.parse import (
     iter_exceptions,
     parse,
     serialise,
+    survey,
 )
 
 __all__ = [
@@ -30,4 +31,5 @@ __all__ = [
     "parse",
     "pieces",
     "serialise",
+    "survey",
 ]

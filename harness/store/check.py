@@ -5,9 +5,11 @@ The kernel checks no entry (dm-snap-persistent.c ``insert_exceptions``, dm-snap.
 data.  `check` looks for all of it.  *Damage* means that the snapshot shows wrong data or errors;
 a *remark* is what a sound store may show as well: after a merge, a crash, an earlier life.
 
-Memory: about 24 bytes for each exception on top of the store, for sorting.
+Memory: about 150 MiB at most on top of the store, however many exceptions there are; the areas
+are gone through several times (`harness.store.order`).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -23,14 +25,15 @@ from harness.store.layout import (
     data_chunk,
     data_index,
 )
+from harness.store.order import Numbers, tally
 from harness.store.parse import State, Store
 from harness.units import bytes_of_sectors
 
 PLACES_MAX: Final = 16
 """A finding lists at most this many places; its count tells how many there are."""
 _CONSECUTIVE_SHIFT: Final = 56
+_WINDOW: Final = 1 << 26
 
-Numbers = npt.NDArray[np.uint64]
 Indexes = npt.NDArray[np.intp]
 Code = Literal[
     "new-chunk-in-metadata",
@@ -107,101 +110,124 @@ def _stale(store: Store) -> list[Finding]:
     ]
 
 
+class _Found:
+    """Entries that are odd by themselves: how many, and the first of them."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.first: list[int] = []
+
+    def add(self, mask: npt.NDArray[np.bool_], start: int) -> None:
+        """Those of a block that begins with entry ``start``."""
+        where = np.flatnonzero(mask)
+        self.count += len(where)
+        self.first += [start + int(index) for index in where[: PLACES_MAX - len(self.first)]]
+
+
 def _entries(store: Store, origin_sectors: int | None) -> list[Finding]:
-    new = _column(store, "new")
     stride = np.uint64(store.entries_per_area + 1)
     chunks_on_device = store.size_bytes // bytes_of_sectors(store.chunk_sectors)
-    beyond = new >= np.uint64(chunks_on_device)
-    metadata = (new % stride == np.uint64(FIRST_AREA_CHUNK)) & ~beyond
+    origin_chunks = None if origin_sectors is None else -(-origin_sectors // store.chunk_sectors)
+    beyond, metadata, outside = _Found(), _Found(), _Found()
+    enormous = False
+    greatest = -1
+    start = 0
+
+    def sound(new: Numbers) -> npt.NDArray[np.bool_]:
+        return (new < np.uint64(chunks_on_device)) & (new % stride != np.uint64(FIRST_AREA_CHUNK))
+
+    for block in store.exceptions():
+        new = block["new"]
+        far = new >= np.uint64(chunks_on_device)
+        beyond.add(far, start)
+        enormous |= bool((new >> np.uint64(_CONSECUTIVE_SHIFT)).any())
+        metadata.add((new % stride == np.uint64(FIRST_AREA_CHUNK)) & ~far, start)
+        good = new[sound(new)]
+        greatest = max(greatest, int(good.max()) if len(good) else -1)
+        if origin_chunks is not None:
+            outside.add(block["old"] >= np.uint64(origin_chunks), start)
+        start += len(block)
     findings = []
-    if beyond.any():
+    if beyond.count:
         text = f"new_chunk lies beyond the device, which has {chunks_on_device} chunks"
-        if (new >> np.uint64(_CONSECUTIVE_SHIFT)).any():
+        if enormous:
             text += (
                 "; some are 2^56 or more, where the kernel keeps the length of a run: what it "
                 "does with them is undefined"
             )
         findings.append(_entry_finding(store, "new-chunk-beyond-device", text, beyond))
-    if metadata.any():
+    if metadata.count:
         findings.append(
             _entry_finding(
                 store, "new-chunk-in-metadata", "new_chunk is a metadata chunk", metadata
             )
         )
-    sound = ~(beyond | metadata)
-    findings += _duplicates(
-        store,
-        "duplicate-new-chunk",
-        "two exceptions share a new_chunk: one shows the other's data",
-        new,
-    )
-    findings += _holes(store, new[sound])
-    del new, beyond, metadata, sound
-    old = _column(store, "old")
-    findings += _duplicates(
-        store,
-        "duplicate-old-chunk",
-        "an old_chunk appears more than once: which exception wins depends on the kernel",
-        old,
-    )
-    if origin_sectors is not None:
-        chunks = -(-origin_sectors // store.chunk_sectors)
-        outside = old >= np.uint64(chunks)
-        if outside.any():
-            findings.append(
-                _entry_finding(
-                    store,
-                    "old-chunk-beyond-origin",
-                    f"old_chunk lies beyond the origin, which has {chunks} chunks",
-                    outside,
-                )
+    distinct, places, again = tally(store, "new")
+    if again:
+        findings.append(
+            _finding(
+                store,
+                "duplicate-new-chunk",
+                "two exceptions share a new_chunk: one shows the other's data",
+                _places(store, np.array(places)),
+                count=again,
             )
+        )
+    if beyond.count or metadata.count:
+        distinct, _, _ = tally(store, "new", sound)
+    findings += _holes(store, sound, distinct, greatest)
+    _, places, again = tally(store, "old")
+    if again:
+        findings.append(
+            _finding(
+                store,
+                "duplicate-old-chunk",
+                "an old_chunk appears more than once: which exception wins depends on the kernel",
+                _places(store, np.array(places)),
+                count=again,
+            )
+        )
+    if outside.count:
+        findings.append(
+            _entry_finding(
+                store,
+                "old-chunk-beyond-origin",
+                f"old_chunk lies beyond the origin, which has {origin_chunks} chunks",
+                outside,
+            )
+        )
     return findings
 
 
-def _column(store: Store, name: str) -> Numbers:
-    """One field of all exceptions, contiguous."""
-    out = np.empty(store.count, dtype=np.uint64)
-    start = 0
-    for block in store.exceptions():
-        out[start : start + len(block)] = block[name]
-        start += len(block)
-    return out
-
-
-def _duplicates(store: Store, code: Code, text: str, values: Numbers) -> list[Finding]:
-    ranked = np.sort(values)
-    if not (ranked[1:] == ranked[:-1]).any():
-        return []
-    order = np.argsort(values, kind="stable")
-    ranked = values[order]
-    again = order[1:][ranked[1:] == ranked[:-1]]
-    return [_finding(store, code, text, _places(store, np.sort(again)))]
-
-
-def _holes(store: Store, new: Numbers) -> list[Finding]:
-    """Data chunks below the highest used one that no exception points to."""
-    if not len(new):
+def _holes(
+    store: Store,
+    sound: Callable[[Numbers], npt.NDArray[np.bool_]],
+    distinct: int,
+    greatest: int,
+) -> list[Finding]:
+    """Data chunks below the ``greatest`` used one that no exception points to."""
+    if greatest < 0:
         return []
     entries = store.entries_per_area
-    # Not np.unique: that hashes, which is an order of magnitude slower on ranked input.
-    ranked = np.sort(new)
-    used = ranked[np.concatenate((np.array([True]), ranked[1:] != ranked[:-1]))]
-    missing = data_index(int(used[-1]), entries) + 1 - len(used)
+    end = data_index(greatest, entries) + 1
+    missing = end - distinct
     if not missing:
         return []
-    # Chunk numbers as positions in the order of allocation; a gap in them is a hole.
-    shifted = used - np.uint64(2)
-    position = (shifted - shifted // np.uint64(entries + 1)).astype(np.int64)
-    before = np.concatenate((np.array([-1]), position[:-1]))
     places: list[int] = []
-    for gap in np.flatnonzero(position - before > 1)[:PLACES_MAX]:
-        first = int(before[gap]) + 1
-        end = min(int(position[gap]), first + PLACES_MAX - len(places))
+    for first in range(0, end, _WINDOW):
+        used = np.zeros(min(_WINDOW, end - first), bool)
+        for block in store.exceptions():
+            shifted = block["new"][sound(block["new"])] - np.uint64(2)
+            # Chunk numbers as positions in the order of allocation; a gap in them is a hole.
+            position = shifted - shifted // np.uint64(entries + 1)
+            inside = (position >= np.uint64(first)) & (position < np.uint64(first + len(used)))
+            used[(position[inside] - np.uint64(first)).astype(np.intp)] = True
         places += [
-            data_chunk(index, entries) * bytes_of_sectors(store.chunk_sectors)
-            for index in range(first, end)
+            data_chunk(first + int(index), entries) * bytes_of_sectors(store.chunk_sectors)
+            for index in np.flatnonzero(~used)[: PLACES_MAX - len(places)]
         ]
+        if len(places) == PLACES_MAX:
+            break
     return [
         _finding(
             store,
@@ -225,8 +251,8 @@ def _places(store: Store, indexes: Indexes) -> Indexes:
     return offsets
 
 
-def _entry_finding(store: Store, code: Code, text: str, mask: npt.NDArray[np.bool_]) -> Finding:
-    return _finding(store, code, text, _places(store, np.flatnonzero(mask)))
+def _entry_finding(store: Store, code: Code, text: str, found: _Found) -> Finding:
+    return _finding(store, code, text, _places(store, np.array(found.first)), count=found.count)
 
 
 def _finding(

@@ -9,13 +9,14 @@ too, and a stale entry becomes live again once the marker before it is overwritt
 checksum, so an area of which only some sectors reached the disk cannot be told from a whole one.
 
 Memory: 16 bytes for each entry of the areas that are on the device, plus about a megabyte.  What
-a header merely claims is never allocated.  `iter_exceptions` holds one block at a time instead.
+a header merely claims is never allocated.  `survey` gives a store that keeps its last area alone,
+and reads the others again whenever they are asked for; `iter_exceptions` holds one block at a time.
 
 Left out: the three buffers that the kernel allocates (a chunk size of 1 GiB needs 3 GiB there),
 and the chunk size of the table, with which the kernel reads chunk 0 for the first time.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, BinaryIO, Final
@@ -46,6 +47,10 @@ FIRST_FREE_CHUNK: Final = Chunk(2)
 _WRAP: Final = (1 << 64) - 1
 
 
+def _no_entries() -> Entries:
+    return np.empty(0, ENTRY_DTYPE)
+
+
 class State(Enum):
     """What the kernel makes of the header."""
 
@@ -65,7 +70,10 @@ class Store:
         header: the 16 bytes of the header, whatever they hold.
         header_chunk: chunk 0 without its trailing zeros (of a new store: its first sector).
         size_bytes: size of the COW device.
-        blocks: raw areas, in order, as read-only arrays of shape (areas, entries).
+        blocks: raw areas, in order, as read-only arrays of shape (areas, entries); in memory, or
+            read anew by each that goes through them.
+        area_count: areas in them: all full ones and the one that is not.
+        last: the last of them; empty where there is none.
         committed: entries used in the last area (kernel: ``current_committed``).
         next_free: the chunk to be handed out next (kernel: ``next_free``).
     """
@@ -74,7 +82,9 @@ class Store:
     header: DiskHeader
     header_chunk: bytes
     size_bytes: Bytes
-    blocks: tuple[Entries, ...] = field(default=(), repr=False)
+    blocks: Iterable[Entries] = field(default=(), repr=False)
+    area_count: int = 0
+    last: Entries = field(default_factory=_no_entries, repr=False)
     committed: int = 0
     next_free: Chunk = FIRST_FREE_CHUNK
 
@@ -87,11 +97,6 @@ class Store:
     def entries_per_area(self) -> int:
         """Entries in one area."""
         return entries_per_area(self.chunk_sectors)
-
-    @property
-    def area_count(self) -> int:
-        """Areas that were read: all full ones and the one that is not."""
-        return sum(len(block) for block in self.blocks)
 
     @property
     def last_area(self) -> int:
@@ -128,17 +133,23 @@ class Store:
         raise IndexError(f"the store has {self.area_count} areas")
 
     def exceptions(self) -> Iterator[Entries]:
-        """The entries before the end marker, in the order of their commits, block by block."""
-        for block in self.blocks[:-1]:
-            yield block.reshape(-1)
-        for block in self.blocks[-1:]:
-            yield block.reshape(-1)[: (len(block) - 1) * self.entries_per_area + self.committed]
+        """The entries before the end marker, in the order of their commits, block by block.
+
+        Raises:
+            MalformedStore: the blocks are read anew, and the store has become another.
+            OSError: they cannot be read any more.
+        """
+        left = self.count
+        for block in self.blocks:
+            flat = block.reshape(-1)[:left]
+            left -= len(flat)
+            yield flat
+        if left:
+            raise _changed()
 
     def stale(self) -> Entries:
         """The last area from its end marker on; all zero in a fresh store."""
-        if not self.blocks:
-            return np.empty(0, ENTRY_DTYPE)
-        rest: Entries = self.blocks[-1][-1][self.committed :]
+        rest: Entries = self.last[self.committed :]
         return rest
 
 
@@ -152,6 +163,39 @@ def parse(device: Device) -> Store:
         MalformedStore: the kernel would refuse the table; says where and with which errno.
         OSError: the device cannot be read.
     """
+    blocks: list[Entries] = []
+    return _read(device, blocks.append, blocks)
+
+
+def survey(device: Device, tell: Callable[[int], None] = lambda _entries: None) -> Store:
+    """The same in little memory: the areas of the store are read anew whenever they are asked for.
+
+    Args:
+        device: as for `parse`; it has to stay open, and as it is.
+        tell: is told how many entries each block had, when it has been read.
+
+    Raises:
+        MalformedStore, OSError: as `parse`.
+    """
+    return _read(device, lambda block: tell(block.size), _Anew(device))
+
+
+class _Anew:
+    """The areas of a store that was read before, block by block, as often as one likes."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+
+    def __iter__(self) -> Iterator[Entries]:
+        with opened(self._device) as source:
+            state, header = _read_header(source)
+            if state is State.VALID:
+                for block, _ in _read_areas(source, header.chunk_sectors):
+                    yield block
+
+
+def _read(device: Device, take: Callable[[Entries], None], blocks: Iterable[Entries]) -> Store:
+    """`parse`, with each block handed to ``take``; ``blocks`` is what the store keeps."""
     with opened(device) as source:
         state, header = _read_header(source)
         if state is not State.VALID:
@@ -162,23 +206,36 @@ def parse(device: Device) -> Store:
                 trimmed(source, min(length, source.size_bytes)),
                 Bytes(source.size_bytes),
             )
-        blocks: list[Entries] = []
         next_free: int = FIRST_FREE_CHUNK
-        committed = 0
+        area_count = committed = 0
+        last = _no_entries()
         for block, used in _read_areas(source, header.chunk_sectors):
             block.flags.writeable = False
-            blocks.append(block)
             next_free = _advance(next_free, block.reshape(-1)[:used])
+            area_count += len(block)
             committed = used - (len(block) - 1) * block.shape[1]
+            last = block[-1]
+            take(block)
         return Store(
             state,
             header,
             trimmed(source, bytes_of_sectors(header.chunk_sectors)),
             Bytes(source.size_bytes),
-            tuple(blocks),
+            blocks,
+            area_count,
+            last,
             committed,
             _skip_metadata(next_free, header.chunk_sectors),
         )
+
+
+def _changed() -> MalformedStore:
+    return MalformedStore(
+        "the store became another one while it was read: is a snapshot active on it?",
+        offset=0,
+        field="areas",
+        errno="EIO",
+    )
 
 
 def iter_exceptions(device: Device) -> Iterator[Entries]:
