@@ -1,9 +1,10 @@
 """Files and block devices that the user named: opened with care, read and written by position.
 
 What is read is never written, not even by accident: its descriptor cannot.  What is made is whole
-or not there: it grows beside its place, and takes its name when it is finished and on the disk.  A
-block device is written only where the user said so, and never one that the kernel holds for somebody
-else: it is opened exclusively, which fails while it is mounted or part of another device.
+or not there: it grows beside its place, and takes its name when it is finished and on the disk.
+
+A block device is written only where the user said so, and never one that the kernel holds for
+somebody else: it is opened exclusively, which fails while it is mounted or part of another device.
 """
 
 import errno
@@ -15,7 +16,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 from harness.errors import Refused
 from harness.units import SECTOR_BYTES, Bytes
@@ -32,8 +33,6 @@ _COPY_ELSEWHERE: Final = (
     errno.ETXTBSY,
 )
 """copy_file_range(2) says so where buffers have to do it."""
-_PUNCH: Final = 0x03
-"""FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE."""
 
 
 class Medium:
@@ -60,10 +59,9 @@ class Medium:
             self.size_bytes = Bytes(struct.unpack("=Q", answer)[0])
         self._whole_copies = True
 
-    def file(self) -> BinaryIO:
+    def file(self) -> io.FileIO:
         """The same as a file to read, for `harness.store.parse`; it does not own the descriptor."""
-        raw = io.FileIO(self.fd, "r", closefd=False)
-        return raw  # type: ignore[return-value]
+        return io.FileIO(self.fd, "r", closefd=False)
 
     def read_into(self, view: memoryview, offset: int) -> None:
         """Fill ``view`` from ``offset`` on.
@@ -95,7 +93,7 @@ class Medium:
             OSError: it cannot be written.
         """
         view = memoryview(data)
-        while len(view):
+        while view:
             count = os.pwrite(self.fd, view, offset)
             view = view[count:]
             offset += count
@@ -107,6 +105,15 @@ class Medium:
             OSError: the disk could not take it.
         """
         os.fsync(self.fd)
+
+    def truncate(self, size_bytes: int) -> None:
+        """Make a file so long.
+
+        Raises:
+            OSError: it cannot be.
+        """
+        os.ftruncate(self.fd, size_bytes)
+        self.size_bytes = Bytes(size_bytes)
 
     def stretches(self, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
         """``start`` to ``end`` in pieces, in order: (start, end, True where there may be data)."""
@@ -131,7 +138,7 @@ class Medium:
             return (end, end) if fault.errno == errno.ENXIO else (at, end)
 
     def zero(self, offset: int, length: int) -> None:
-        """Zeros in a range, as a hole where that can be.
+        """Zeros in a range.
 
         Raises:
             OSError: it cannot be written.

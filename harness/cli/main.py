@@ -18,6 +18,7 @@ from harness.cli.measure import coverage, measure_headline, preflight
 from harness.cli.options import EXIT_CANNOT, EXIT_INTERRUPTED
 from harness.cli.run import compare, run
 from harness.cli.source import print_config
+from harness.cli.store import store
 from harness.cli.streams import interrupts, patient
 from harness.cli.traces import list_scenarios, replay, trace
 from harness.errors import DmsnapError
@@ -76,6 +77,7 @@ for command in (
     measure_headline,
     preflight,
     lvm_situations,
+    store,
     kernels,
     print_config,
     doctor,

@@ -134,7 +134,9 @@ def _entries(store: Store, origin_sectors: int | None) -> list[Finding]:
     start = 0
 
     def sound(new: Numbers) -> npt.NDArray[np.bool_]:
-        return (new < np.uint64(chunks_on_device)) & (new % stride != np.uint64(FIRST_AREA_CHUNK))
+        on_device: npt.NDArray[np.bool_] = new < np.uint64(chunks_on_device)
+        data: npt.NDArray[np.bool_] = new % stride != np.uint64(FIRST_AREA_CHUNK)
+        return on_device & data
 
     for block in store.exceptions():
         new = block["new"]

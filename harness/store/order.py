@@ -79,10 +79,11 @@ def _parts(store: Store, low: int, high: int, limit: int) -> Iterator[tuple[int,
     for block in store.exceptions():
         old = block["old"]
         old = old[(old >= np.uint64(low)) & (old <= np.uint64(high))]
-        bucket = ((old - np.uint64(low)) >> np.uint64(shift)).astype(np.int64)
-        counts += np.bincount(bucket, minlength=len(counts))
+        number = ((old - np.uint64(low)) >> np.uint64(shift)).astype(np.int64)
+        counts += np.bincount(number, minlength=len(counts))
     start, size = low, 0
-    for bucket in np.flatnonzero(counts).tolist():
+    buckets: list[int] = np.flatnonzero(counts).tolist()
+    for bucket in buckets:
         first = low + (bucket << shift)
         end = min(high, first + (1 << shift) - 1)
         if size and size + int(counts[bucket]) > limit:
@@ -188,9 +189,7 @@ def _numbers(
         start += len(block)
 
 
-def _different(
-    values: Numbers, repeated: Numbers, taken: list[Numbers]
-) -> tuple[Numbers, Numbers]:
+def _different(values: Numbers, repeated: Numbers, taken: list[Numbers]) -> tuple[Numbers, Numbers]:
     """Numbers that are there, ascending, and those of them that came again."""
     ranked = np.concatenate([values, *taken])
     ranked.sort()
