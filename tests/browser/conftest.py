@@ -51,7 +51,7 @@ class Tab:
     shown: bool = False
 
     def hear(self, text: str) -> None:
-        """Keep what was said, but for the style that Playwright adds to be able to take a picture."""
+        """Keep what was said, but for the style that Playwright adds to take a picture."""
         if not (self.shown and "style-src" in text):
             self.said.append(text)
 

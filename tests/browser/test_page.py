@@ -213,8 +213,8 @@ def test_every_stop_is_reached_and_seen(browser: Browsers, page: Path) -> None:
         tab.page.keyboard.press("Tab")
         seen.append(
             tab.page.evaluate(
-                "(() => { const at = document.activeElement; return [at.tagName, at.textContent.trim()"
-                ", getComputedStyle(at).outlineStyle]; })()"
+                "(() => { const at = document.activeElement; return [at.tagName, "
+                "at.textContent.trim(), getComputedStyle(at).outlineStyle]; })()"
             )
         )
     names = [text for _, text, _ in seen]
@@ -229,7 +229,7 @@ def test_chunks_along_the_steps(browser: Browsers, page: Path) -> None:
 
     def chunks(device: str) -> list[str]:
         figure = tab.page.locator(f".pictures figure:has-text('{device}: ')")
-        return [text for text in figure.locator(".cell").all_text_contents()[:5]]
+        return figure.locator(".cell").all_text_contents()[:5]
 
     def go(step: int) -> None:
         tab.page.locator(f".steps li:nth-child({step + 1}) button").click()
@@ -316,7 +316,7 @@ def test_every_kind_of_step_has_words(browser: Browsers, page: Path) -> None:
     one_each = {type(step): step for step in steps}
     some = [msgspec.to_builtins(step) for step in one_each.values()]
     words = tab.page.evaluate("(steps) => steps.map(inWords)", some)
-    assert {type(step) for step in steps} >= set(AnyStep.__args__) - {type(None)}  # type: ignore[attr-defined]
+    assert {type(step) for step in steps} >= set(AnyStep.__args__) - {type(None)}
     for step, text in zip(some, words, strict=True):
         assert text != step["do"], "the words that are left where nobody knows any"
         assert "undefined" not in text
