@@ -1,7 +1,7 @@
-# dmsnap. "make help" lists what can be typed; every target may be typed first, twice, or after an
-# attempt that was cut short.
+# dmsnap. "make help" lists the targets; each may be typed first, twice, or after an
+# interrupted attempt.
 
-# Empty for the default one, or the best that boots here.
+# Empty: the default kernel, or the best one that boots here.
 KERNEL ?=
 ARGS ?=
 
@@ -9,7 +9,7 @@ BIN := .venv/bin
 PYTHON_FILES := harness tests
 FAST := $(filter-out tests/kernel tests/mutation tests/hunt,$(wildcard tests/*))
 
-# A Python of somebody else's must not reach ours.
+# Settings for another Python must not reach ours.
 unexport PYTHONHOME PYTHONPATH
 
 .DEFAULT_GOAL := help
@@ -21,7 +21,7 @@ help: ## show this list
 	@echo
 	@echo "  KERNEL=uml-6.1 chooses a kernel, ARGS='...' adds arguments: make run ARGS='-j 1 overflow*'"
 
-setup: venv kernel ## make .venv and fetch the default kernel
+setup: venv kernel ## create .venv and fetch the default kernel
 	@echo "Ready. Now type: make run"
 
 run: setup ## run every scenario in a real kernel and in the twin, and compare
@@ -33,47 +33,47 @@ test: setup ## run all tests: the fast ones, then those that boot kernels
 test-fast: venv ## run the tests that boot nothing
 	@$(BIN)/python -m pytest $(FAST) $(ARGS)
 
-test-drivers: setup ## compare both drivers on the whole catalogue (half an hour)
+test-drivers: setup ## compare the two drivers on the whole catalogue (half an hour)
 	@$(BIN)/python -m pytest tests/kernel/test_drivers.py --scenario '*' $(ARGS)
 
 test-source: setup ## build Debian's 6.12 from source, run it, bisect (half an hour; make, gcc, flex, bison, bc)
 	@DMSNAP_TEST_SOURCE=build/test-source $(BIN)/python -m pytest tests/kernel/test_source.py $(ARGS)
 
-format: venv ## bring every Python file into the form that "make lint" asks for
+format: venv ## format every Python file as "make lint" demands
 	@$(BIN)/ruff format $(PYTHON_FILES)
 
-lint: venv ## check form and style (ruff), types (mypy), and what each room uses (import-linter)
+lint: venv ## check format and style (ruff), types (mypy), and what each room imports (import-linter)
 	@$(BIN)/ruff format --quiet --diff $(PYTHON_FILES)
 	@$(BIN)/ruff check $(PYTHON_FILES)
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 
-record: setup ## run the catalogue on three kernels, and keep what they answered (report/guests)
+record: setup ## run the catalogue on three kernels and keep their answers (report/guests)
 	@$(BIN)/dmsnap run --kernel uml-6.12 --kernel uml-6.1 --kernel uml-7.2 >/dev/null
 
-coverage-twin: record ## branch coverage of twin and store by the catalogue alone, no test counted
+coverage-twin: record ## branch coverage of twin and store by the catalogue alone, without tests
 	@$(BIN)/python tests/mutation/coverage_twin.py $(ARGS)
 
-mutants: record ## change the twin in many places, one at a time: recorded kernels must notice
+mutants: record ## break the twin in many places, one at a time: recorded kernels must notice
 	-@$(BIN)/python tests/mutation/coverage_twin.py >/dev/null
 	@$(BIN)/python tests/mutation/mutants.py --page $(ARGS)
 
-hunt: setup ## random lives of snapshots on both sides: make hunt ARGS='--seed 1000 --count 200'
+hunt: setup ## random snapshot lives on both sides: make hunt ARGS='--seed 1000 --count 200'
 	@$(BIN)/python -m tests.hunt.lives $(ARGS)
 
 planted: venv ## plant bugs in the twin, one at a time: how soon they are found, and how short
 	-@$(BIN)/python -m tests.hunt.planted --page $(ARGS)
 
-attack-readers: venv ## mutated traces, observations and reports through their readers
+attack-readers: venv ## feed mutated traces, observations and reports to their readers
 	@$(BIN)/python -m tests.hunt.readers $(ARGS)
 
-flakes: setup ## verdicts that change: the catalogue 60 times on guests that are disturbed (hours)
+flakes: setup ## find verdicts that change: the catalogue 60 times on disturbed guests (hours)
 	@$(BIN)/python -m tests.hunt.flakes $(ARGS)
 
-changelog: venv ## show what the next release will say of its changes
+changelog: venv ## show what the next release will say about its changes
 	@$(BIN)/towncrier build --draft --version next
 
-pages: venv ## make anew what pages say of the code: modules of each room, figures
+pages: venv ## regenerate what pages say about the code: modules of each room, figures
 	@$(BIN)/python -m tests.pages
 
 wheels: venv ## fetch the Python packages that a guest without a network needs (Debian 12)
