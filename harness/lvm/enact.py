@@ -6,10 +6,9 @@ ordinary trace.  The twin executes it, with the facts that the guest's probe fou
 command and every step of ours the two are compared in all layers: status and table lines, events,
 uevents, log lines, contents, and every byte of the disk on which LVM keeps its volumes.
 
-Beside the comparison, the store that LVM leaves is read (`harness.store`) and must explain what the
-snapshot shows.  After a power cut the image of the disk is all that there is: the store on it must
-be the one from before, with exceptions missing from its end only, and what was merged must be the
-snapshot's.
+In addition, the store that LVM leaves is read (`harness.store`) and must explain what the snapshot
+shows.  After a power cut only the image of the disk is left: the store on it must be the one from
+before, with exceptions missing only from its end, and what was merged must be the snapshot's.
 
 LVM's own metadata, in front of the first extent, is copied into the trace, not simulated.
 """
@@ -49,7 +48,7 @@ from harness.wire.lvm import DISKS, PV, Action, Boot, Lvm, LvmJob, PowerCut, log
 CURE: Final = "lvm2 is missing. Type: sudo apt-get install -y lvm2"
 SEED: Final = 1
 GUESTS: Final = "guests"
-"""Directory of the guests' files, beside the traces."""
+"""Directory of the guests' files, next to the traces."""
 _LOG_BYTES_MAX: Final = 16 << 20
 _DISK_BYTES_MAX: Final = 1 << 30
 LVM_AGENT: Final = ("-m", "harness.kernel.lvm_agent")
@@ -65,9 +64,9 @@ class Part:
     """The steps that an action became.
 
     Attributes:
-        words: the action, for people.
+        words: the action, for humans.
         first, end: its steps in the trace.
-        shown: what the comparison is told that it was.
+        shown: how the comparison names it.
     """
 
     words: str
@@ -78,14 +77,14 @@ class Part:
 
 @dataclass(slots=True)
 class Findings:
-    """What came of a situation.
+    """The outcome of a situation.
 
     Attributes:
         commands: LVM commands that were run.
-        calls: ioctls of theirs that change something.
+        calls: their ioctls that change something.
         values: values compared with the twin.
-        store: what was read of its stores, in words.
-        faults: everything that is not as it should be; empty means the same.
+        store: what was read from its stores, in words.
+        faults: everything that is not as it should be; empty means *same*.
     """
 
     situation: Situation
@@ -98,10 +97,10 @@ class Findings:
 
 
 def check_installed() -> None:
-    """See that there is an LVM2; a guest sees the host's files.
+    """Make sure that LVM2 is installed; a guest sees the host's files.
 
     Raises:
-        ProvisioningError: there is none; what to type.
+        ProvisioningError: it is not; says what to type.
     """
     path = os.pathsep.join((os.environ.get("PATH", os.defpath), *_SBIN))
     if shutil.which("lvm", path=path) is None:
@@ -109,15 +108,15 @@ def check_installed() -> None:
 
 
 def chosen(names: Sequence[str]) -> tuple[Situation, ...]:
-    """The situations called ``names``, all without any.
+    """The situations called ``names``; all of them if there are no names.
 
     Raises:
-        BadScenario: there is none of a name.
+        BadScenario: a name is unknown.
     """
     known = {situation.name: situation for situation in SITUATIONS}
     for name in names:
         if name not in known:
-            raise BadScenario(f"there is no situation {name}: take {', '.join(known)}")
+            raise BadScenario(f"there is no situation {name}: choose from {', '.join(known)}")
     return tuple(situation for situation in SITUATIONS if not names or situation.name in names)
 
 
@@ -136,15 +135,15 @@ def run(
     """Carry out situations in guests of ``kernel``; its release and a row for each.
 
     Args:
-        kernel: what the guests boot.
+        kernel: the kernel that the guests boot.
         situations: what to do.
         directory: where the guests' files and the traces go.
-        jobs: guests at the same time.
-        tell: hears of progress.
-        simulate: what is compared with the kernel.
+        jobs: number of guests at the same time.
+        tell: called with progress.
+        simulate: the simulation that the kernel is compared with.
 
     Raises:
-        ProvisioningError: LVM2 or a guest cannot be had.
+        ProvisioningError: LVM2 is missing, or a guest cannot be provided.
         GuestLost: a guest did not survive what was asked of it.
         BadScenario: a command failed, or one of our steps has no meaning.
     """
@@ -175,7 +174,7 @@ def _run(
     last: dict[str, _Replay] = {}
     for number in range(max(len(situation.boots) for situation in situations)):
         booting = [situation for situation in situations if len(situation.boots) > number]
-        # Nothing can follow a power cut in the same guest.
+        # After a power cut, nothing more can run in the same guest.
         alone = [[each] for each in booting if len(each.boots) > number + 1]
         together = [each for each in booting if len(each.boots) == number + 1]
         for group in (*alone, *([together] if together else [])):
@@ -211,11 +210,11 @@ class Boots:
         self._boots = {boot.name: boot for boot in boots}
 
     def names(self) -> list[str]:
-        """Of the situations."""
+        """The names of the situations."""
         return list(self._boots)
 
     def steps(self) -> dict[str, int]:
-        """How many actions there are in each boot."""
+        """Number of actions in each boot."""
         return {name: len(boot.actions) for name, boot in self._boots.items()}
 
     def job(self, kernel: Kernel, names: Sequence[str]) -> bytes:
@@ -223,10 +222,10 @@ class Boots:
         return encode(LvmJob(str(kernel.modules), tuple(self._boots[name] for name in names)))
 
     def hangs_in(self, _name: str, _ready: Ready) -> None:
-        """Nothing is foretold: what LVM will do is found out."""
+        """Nothing is predicted: what LVM does is found out."""
 
     def dies_in(self, _name: str, _ready: Ready, _step: int) -> bool:
-        """Nor that."""
+        """Nor is this."""
         return False
 
 
@@ -250,11 +249,11 @@ def _outcomes(
     earlier.forget()
     for name, outcome in outcomes.items():
         answered(outcome)
-        # Of several attempts only the last has come to its end.
+        # Of several attempts, only the last one ran to the end.
         logs = results.glob(f"guest-*/{name}-[0-9]*.log")
         directories = [log.parent for log in logs]
         if not directories:
-            raise GuestLost(f"{name}: the guest left no log of LVM's in {results}")
+            raise GuestLost(f"{name}: the guest left no LVM log in {results}")
         yield name, outcome, max(directories)
 
 
@@ -291,11 +290,11 @@ class _Replay:
 
     @property
     def left(self) -> Path:
-        """The disk as the guest left it."""
+        """The disk, as the guest left it."""
         return file_of(self._results / DISKS, DISK)
 
     def _append(self, index: int, action: Action, reader: LogReader) -> None:
-        """Add the steps of an action, and note what was refused in it."""
+        """Add the steps of an action, and note which were refused."""
         first = len(self._steps)
         if isinstance(action, PowerCut):
             self._row.commands += 1
@@ -336,20 +335,20 @@ class _Replay:
 
     @property
     def trace(self) -> Trace:
-        """Everything as an ordinary trace."""
+        """The whole boot as an ordinary trace."""
         name = f"lvm {self._boot.name}"
         return Trace(
             Header(scenario=name, seed=SEED, about=self._row.situation.about), tuple(self._steps)
         )
 
     def keep(self, path: Path) -> None:
-        """Write the trace down."""
+        """Write the trace to a file."""
         write_whole(path, dumps(self.trace))
         self._row.traces.append(path)
 
     def compare(self, simulate: Simulate) -> None:
-        """Both sides, action by action; then the stores."""
-        # LVM's log is a guest's: what became of it keeps to the bounds of any trace.
+        """Compare both sides, action by action; then check the stores."""
+        # LVM's log comes from a guest: the trace made from it keeps to the bounds of any trace.
         twin = simulate(loads(dumps(self.trace)).steps, SEED, self._profile)
         parts = self._parts
         view = Trace(self.trace.header, tuple(part.shown for part in parts))
@@ -371,7 +370,7 @@ class _Replay:
     # -- stores -----------------------------------------------------------------------------------
 
     def _learn(self, part: Part, seen: Observation) -> None:
-        """Keep what was seen; where a snapshot was read whole, its store must explain it."""
+        """Keep what was seen; if a snapshot was read completely, its store must explain it."""
         for name, state in seen.state.items():
             if state is None:
                 self._states.pop(name, None)
@@ -410,7 +409,7 @@ class _Replay:
         self._say("the disk after the power cut", lvm_store.check_cut(self._before, cow, origin))
 
     def _unseen(self) -> GuestLost:
-        return GuestLost(f"{self._boot.name}: the guest shows no snapshot before it loses power")
+        return GuestLost(f"{self._boot.name}: the guest showed no snapshot before it lost power")
 
     def check_end(self, after: "_Replay") -> None:
         """The next boot must end with what the snapshot showed before this one lost power."""
@@ -421,12 +420,12 @@ class _Replay:
 
 
 def _disk(path: Path) -> bytes:
-    """A disk as a guest left it, in a directory of its own within its results."""
+    """A disk as a guest left it, in its own directory within the guest's results."""
     return read_stranger(path, _DISK_BYTES_MAX, below=path.parents[1])
 
 
 def _sum(index: int, seen: Sequence[Observation]) -> Observation:
-    """What a part of the twin's observations comes to: the changes added up."""
+    """A part of the twin's observations, with the changes added up."""
     state: dict[str, DeviceState | None] = {}
     for observation in seen:
         state |= observation.state
@@ -444,7 +443,7 @@ def _sum(index: int, seen: Sequence[Observation]) -> Observation:
 
 
 def _pokes(before: bytes, after: bytes) -> Iterator[Poke]:
-    """Steps that make ``after`` of ``before``: the sectors that differ, run by run."""
+    """Steps that turn ``before`` into ``after``: the sectors that differ, run by run."""
     old, new = (np.frombuffer(data, np.uint8).reshape(-1, SECTOR_BYTES) for data in (before, after))
     changed = np.flatnonzero((old != new).any(axis=1))
     for run in np.split(changed, np.flatnonzero(np.diff(changed) != 1) + 1):
@@ -457,7 +456,7 @@ def _pokes(before: bytes, after: bytes) -> Iterator[Poke]:
 
 
 def table(kernel: str, release: str, rows: Sequence[Findings]) -> list[str]:
-    """A table in Markdown, and below it everything that differs."""
+    """A Markdown table, and below it everything that differs."""
     lines = [
         f"{kernel} ({release})",
         "",

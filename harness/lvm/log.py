@@ -1,4 +1,4 @@
-"""LVM2's debug log as steps: what the real LVM asked of device-mapper, in its order.
+"""LVM2's debug log as steps: what the real LVM asked device-mapper to do, in order.
 
 libdevmapper logs every ioctl before it is made (libdm-iface.c ``_do_dm_ioctl``), and LVM logs what
 it is for (libdm-deptree.c):
@@ -8,11 +8,11 @@ it is for (libdm-deptree.c):
     dm table   (254:4) [ opencount flush ]   [16384] (*1)
     dm reload   (254:4) [ noopencount flush ]   [2048] (*1)
 
-A load that is announced and found to be what is there already is *suppressed*: there is no
-``dm reload`` then, and no step.  Numbers become ``{name}`` with the lines that tell both.  An
-ioctl that the kernel refuses is followed by a line that says so.
+A load whose table turns out to be the one already there is *suppressed*: there is no ``dm reload``
+then, and no step.  Numbers become ``{name}`` by means of the lines that contain both.  An ioctl
+that the kernel refuses is followed by a line that says so.
 
-The log is read with ``debug_file_fields = ["message"]``, one message a line.
+The log is read with ``debug_file_fields = ["message"]``, one message per line.
 """
 
 import errno
@@ -57,13 +57,13 @@ _ZEROED: Final = re.compile(
 )
 _REFUSED: Final = re.compile(r"device-mapper: .*ioctl on .* failed: (.*)")
 _SHOWN: Final = 200
-"""Characters of a line that an error repeats."""
+"""How many characters of a line an error quotes."""
 _WORD: Final = re.compile(r"\d+:\d+")
 _ERRNOS: Final = {os.strerror(number): name for number, name in errno.errorcode.items()}
 
 
 class LvmLogError(DmsnapError):
-    """A log of LVM's says something that this reader does not know."""
+    """An LVM log says something that this reader does not know."""
 
 
 def _place(number: int, line: str) -> str:
@@ -71,14 +71,14 @@ def _place(number: int, line: str) -> str:
 
 
 class Call(NamedTuple):
-    """A step that LVM took, and how the kernel refused it: the name of an errno, or None."""
+    """A step that LVM took, and the name of the errno if the kernel refused it, else None."""
 
     step: AnyStep
     error: str | None = None
 
 
 class LogReader:
-    """Reads the logs of one boot, in their order."""
+    """Reads the logs of one boot, in order."""
 
     def __init__(self) -> None:
         self._names: dict[str, str] = {}
@@ -86,7 +86,7 @@ class LogReader:
 
     @property
     def names(self) -> dict[str, str]:
-        """``major:minor`` → name, as far as the logs have told."""
+        """``major:minor`` → name, as far as the logs have said."""
         return dict(self._names)
 
     def read(self, text: str) -> list[Call]:
@@ -102,7 +102,7 @@ class LogReader:
             except LvmLogError as fault:
                 raise LvmLogError(f"{_place(number, line)}: {fault}") from None
             except (ArithmeticError, LookupError, ValueError):
-                # Words are missing, or a number is not one: a guest may have written anything.
+                # Words are missing, or a number is malformed: a guest may write anything.
                 raise LvmLogError(f"{_place(number, line)}: LVM does not write this") from None
         return calls
 
@@ -135,7 +135,7 @@ class LogReader:
             )
         elif match := _REFUSED.match(line):
             if not calls or match[1] not in _ERRNOS:
-                raise LvmLogError("a refusal of nothing that is known")
+                raise LvmLogError("a refusal without a known ioctl before it")
             calls[-1] = calls[-1]._replace(error=_ERRNOS[match[1]])
         elif (match := _IOCTL.match(line)) and match[1] not in ASKING:
             calls.append(Call(self._step(match[1], match[2].split(), match[3].split())))
@@ -188,21 +188,21 @@ def name_events(
     before: Mapping[str, str],
     after: Mapping[str, str],
 ) -> tuple[UEvent, ...]:
-    """The uevents of one command with names in the place of ``major:minor``.
+    """The uevents of one command, with names in place of ``major:minor``.
 
-    The kernel may give one number to several devices in turn.  They are created in the log's
-    order, and each creation is one ``add``.
+    The kernel may give one number to several devices in turn.  They are created in the
+    order of the log, and each creation is one ``add``.
 
-    ``before`` and ``after`` tell what the numbers meant before and after it.
+    ``before`` and ``after`` say what the numbers meant before and after the command.
 
     Raises:
-        LvmLogError: an event is of a device that the log does not know.
+        LvmLogError: an event belongs to a device that the log does not know.
     """
     created = iter(
         [call.step.name for call in calls if isinstance(call.step, Create) and call.error is None]
     )
     anew = {event.device for event in events if event.action == "add"}
-    # A device that stays has its new name, where it was given one.
+    # A device that stays has its new name, if it was renamed.
     names = {
         number: name if number in anew else after.get(number, name)
         for number, name in {**after, **before}.items()
@@ -212,7 +212,7 @@ def name_events(
         if event.action == "add":
             names[event.device] = next(created, "")
         if not names.get(event.device):
-            raise LvmLogError(f"{event.action} of device {event.device}, which no command made")
+            raise LvmLogError(f"{event.action} of device {event.device}, which no command created")
         named.append(msgspec.structs.replace(event, device=names[event.device]))
     return tuple(named)
 

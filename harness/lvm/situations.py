@@ -1,11 +1,12 @@
 """Situations for the real LVM2: its command lines and our own I/O (`dmsnap lvm` runs them).
 
-They are those of LVM2's own test suite (test/shell/ there) that concern the snapshot targets; the
-same ground is covered without LVM by the theme ``lvm_tables``.  Here LVM decides which tables it
+They are those from LVM2's own test suite (test/shell/ there) that concern the snapshot targets; the
+theme ``lvm_tables`` covers the same ground without LVM.  Here LVM decides which tables it
 loads, in which order, and what it writes.
 
 Every situation has one physical volume of 8 MiB in extents of 64 KiB, and one origin of 2 MiB.
-What is in flight when a store overflows is timing; so the last chunks are written one by one.
+What is in flight when a store overflows depends on timing, so the last chunks are written one by
+one.
 """
 
 from collections.abc import Callable
@@ -28,13 +29,13 @@ from harness.wire.lvm import PV, Action, Lvm, PowerCut
 DISK: Final = "disk"
 SECTORS: Final = 16384
 DATA_SECTOR: Final = 2048
-"""Where the first extent is: what comes before belongs to LVM's own metadata."""
+"""Where the first extent begins; everything before it is LVM's own metadata."""
 ORIGIN: Final = "vg-lv"
 ORIGIN_SECTORS: Final = 4096
 SNAPSHOT: Final = "vg-snap"
 CHUNK_SECTORS: Final = 8
 SLOW_MS: Final = 50
-"""How late a write answers while a merge is to be interrupted."""
+"""How long writes are delayed while a merge is to be interrupted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class Situation:
     """A situation.
 
     Attributes:
-        rows: the tests of LVM2's suite that it comes from.
+        rows: the tests in LVM2's suite that it comes from.
         boots: what is done in each boot; all but the last end with a power cut.
     """
 
@@ -71,7 +72,7 @@ class _Pen:
         ]
 
     def disk(self) -> None:
-        """The disk and the physical volume on it, as the kernel has them; not yet LVM's."""
+        """The disk and the physical volume on it, as mapped devices; LVM does not know them yet."""
         self.actions += [
             Disk(name=DISK, sectors=SECTORS),
             Create(name=PV),
@@ -104,7 +105,7 @@ class _Pen:
 
 
 def _create(p: _Pen) -> None:
-    """Two snapshots with chunks of 4 and 16 KiB; then one in the place of what was removed."""
+    """Two snapshots with chunks of 4 and 16 KiB; then one in place of a removed one."""
     p.origin()
     p.snapshot(8)
     p.write(ORIGIN, 3, 9)
@@ -156,7 +157,7 @@ def _overflow(p: _Pen) -> None:
 
 
 def _extend(p: _Pen) -> None:
-    """The snapshot grows while it lives and takes more than it could have before."""
+    """The snapshot grows while it is active and takes more than it could before."""
     p.origin()
     p.snapshot(2)
     p.write(ORIGIN, 0, 25 * CHUNK_SECTORS)
@@ -205,7 +206,7 @@ def _merge(p: _Pen) -> None:
 def _before_the_cut(p: _Pen) -> None:
     p.origin()
     p.snapshot(8)
-    # Chunks that are no neighbours: no two of them are merged at once.
+    # Chunks that are not adjacent: no two of them are merged at once.
     for number in range(40):
         p.write(SNAPSHOT, (number * 37 % 100) * 5 * CHUNK_SECTORS + 3, 4)
     p.write(ORIGIN, 1000, 33)

@@ -1,8 +1,8 @@
-"""Whether a guest can have seen what it says that it saw of LVM's boots.
+"""Whether what a guest reports about LVM's boots is possible.
 
 Observations come from a guest, which may say anything.  What the replay takes for granted is
-checked here, once, before it is used: each action has an observation, a command's has the image
-of the whole disk, and what an `Examine` shows of a snapshot comes with all that explains it.
+checked here once, before it is used: each action has an observation; that of a command has the
+image of the whole disk; and an `Examine` that shows a snapshot also shows all that explains it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,10 +16,10 @@ from harness.wire.lvm import Boot, Lvm, PowerCut
 
 
 def check(boot: Boot, seen: Sequence[Observation]) -> None:
-    """See that ``seen`` are observations of ``boot``.
+    """Make sure that ``seen`` are observations of ``boot``.
 
     Raises:
-        GuestLost: they cannot be; which, and why.
+        GuestLost: they cannot be; says which, and why.
     """
     if len(seen) != len(boot.actions):
         raise _rubbish(boot, len(seen), f"{len(seen)} observations of {len(boot.actions)} actions")
@@ -49,7 +49,7 @@ def _whole(image: Runs | None) -> bool:
 
 
 def _unexplained(content: Mapping[str, Runs], status: Mapping[str, str | None]) -> str:
-    """What is missing beside the content of a snapshot; nothing if all is there."""
+    """What is missing next to the content of a snapshot; empty if nothing is."""
     for name in content:
         if name not in status:
             return f"{name} has content and no state"

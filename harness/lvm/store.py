@@ -1,8 +1,8 @@
 """What LVM leaves on its disk, read without the kernel: does the store explain the snapshot?
 
 The store on the COW volume is parsed and checked by `harness.store`; then every chunk of the
-snapshot must be what store and origin say that it is.  After a power cut in the middle of a merge
-the image of the disk is all that there is.  The kernel merges from the end of the store and clears
+snapshot must be what store and origin say it is.  After a power cut in the middle of a merge, only
+the image of the disk is left.  The kernel merges from the end of the store and clears
 entries only once the copies are on the disk (dm-snap-persistent.c ``persistent_commit_merge``), so
 what is missing from the end must be on the origin, and nothing else may have changed.
 """
@@ -41,7 +41,7 @@ class Report:
 
 
 def check(volumes: Volumes, status: str) -> Report:
-    """See that the store on ``volumes.cow`` explains the snapshot and its status line."""
+    """Check that the store on ``volumes.cow`` explains the snapshot and its status line."""
     try:
         found = store.parse(volumes.cow)
     except MalformedStore as fault:
@@ -79,7 +79,7 @@ def check(volumes: Volumes, status: str) -> Report:
 
 
 def check_cut(before: Volumes, cow: bytes, origin: bytes) -> Report:
-    """See that a merge that lost power left nothing undone that it had said was done."""
+    """Check that everything a merge had recorded as done was done when power was lost."""
     try:
         old, new = store.parse(before.cow), store.parse(cow)
     except MalformedStore as fault:
@@ -96,7 +96,7 @@ def check_cut(before: Volumes, cow: bytes, origin: bytes) -> Report:
         place = slice(chunk * size, (chunk + 1) * size)
         now, was, shown = origin[place], before.origin[place], before.shown[place]
         if chunk in expected and now != shown:
-            faults.append(f"chunk {chunk} is out of the store and not on the origin")
+            faults.append(f"chunk {chunk} is gone from the store and not on the origin")
         elif chunk in pending and not _from_either(now, was, shown):
             faults.append(f"chunk {chunk} is neither as it was nor merged")
         elif chunk not in expected | pending and now != was:
@@ -114,7 +114,7 @@ def cut_out(table: str, disk: bytes, below: str) -> bytes:
     for line in table.splitlines():
         match = _PIECE.fullmatch(line)
         if match is None or match[2] != below:
-            raise BadScenario(f"{line}: not a piece of {below}")
+            raise BadScenario(f"{line}: not a linear piece of {below}")
         sectors, _, start = match.groups()
         at = bytes_of_sectors(int(start))
         parts.append(disk[at : at + bytes_of_sectors(int(sectors))])

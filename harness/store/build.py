@@ -1,7 +1,7 @@
 """Stores made to order: sound ones for scenarios and tests, and ones that no kernel wrote.
 
-`build` lays bytes out exactly as asked and checks nothing, so that hostile stores are as easy as
-sound ones: a header that lies about its chunk size, entries that point anywhere, a device that
+`build` lays out bytes exactly as asked and checks nothing, so hostile stores are as easy to make
+as sound ones: a header that lies about its chunk size, entries that point anywhere, a device that
 ends where an area should begin.
 """
 
@@ -41,12 +41,12 @@ def build(
     """The image of a COW device with a store on it.
 
     Args:
-        chunk_sectors: chunk size that decides where everything lies.
-        exceptions: entries, in the order of their commits; as many areas as they need, and one
-            more, all zero, where the last is exactly full.
+        chunk_sectors: chunk size, which decides where everything lies.
+        exceptions: entries in commit order; as many areas as they need, and one more, all zero, if
+            the last is exactly full.
         sectors: size of the device, which cuts off what does not fit; by default as large as the
-            kernel needs it for that many exceptions.
-        header: header to write instead of the right one.
+            kernel needs for that many exceptions.
+        header: header to write instead of the correct one.
         header_tail: bytes that follow the header in chunk 0.
         stale: entries behind the end marker; they begin one entry after it.
         data: contents by chunk number.

@@ -1,9 +1,9 @@
-"""What is odd about a store that the kernel would load without a word.
+"""What is odd about a store that the kernel would load without complaint.
 
 The kernel checks no entry (dm-snap-persistent.c ``insert_exceptions``, dm-snap.c
-``dm_add_exception``): it maps chunks to places beyond the device, to metadata, to each other's
+``dm_add_exception``): it maps chunks beyond the device, to metadata, to each other's
 data.  `check` looks for all of it.  *Damage* means that the snapshot shows wrong data or errors;
-a *remark* is what a sound store may show as well: after a merge, a crash, an earlier life.
+a *remark* is what a sound store may show too, after a merge, a crash or an earlier use.
 
 Memory: about 150 MiB at most on top of the store, however many exceptions there are; the areas
 are gone through several times (`harness.store.order`).
@@ -30,7 +30,7 @@ from harness.store.parse import State, Store
 from harness.units import bytes_of_sectors
 
 PLACES_MAX: Final = 16
-"""A finding lists at most this many places; its count tells how many there are."""
+"""A finding lists at most this many places; its count says how many there are."""
 _CONSECUTIVE_SHIFT: Final = 56
 _WINDOW: Final = 1 << 26
 
@@ -67,7 +67,7 @@ class Finding:
 
 
 def check(store: Store, *, origin_sectors: int | None = None) -> list[Finding]:
-    """Findings in ``store``, damage first; empty where nothing is odd.
+    """Findings in ``store``, damage first; empty if nothing is odd.
 
     Args:
         store: the store.

@@ -1,8 +1,8 @@
 """What lies at a byte of a COW device, in words (layout: `harness.store.layout`).
 
-Whoever speaks of a place in a store speaks from here: the findings of `harness.store.check`, and
-the places where two sides differ (`harness.compare.place`).  Nothing is read but the sector that
-is handed in, and nothing is believed: a chunk size that no kernel takes gives words as well.
+All descriptions of places in a store come from here: those in the findings of
+`harness.store.check`, and those where two sides differ (`harness.compare.place`).  Only the sector
+that is passed in is read, and nothing is trusted: an impossible chunk size is described as well.
 """
 
 from dataclasses import dataclass
@@ -39,16 +39,16 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """What a byte of a COW device belongs to; ``str`` of it is the place in words.
+    """What a byte of a COW device belongs to; its ``str`` is the place in words.
 
     Attributes:
         kind: what it is.
         name: its name in `HEADER_FIELDS` or `ENTRY_FIELDS`, else empty.
         start: its first byte on the device.
-        length: its bytes; what lies beyond the device has none.
-        chunk: the chunk that it lies in.
-        area: its metadata area, or that of the entries that can point to it; -1 without one.
-        number: the entry in its area, or the data chunk behind its area; -1 without one.
+        length: its length in bytes; 0 beyond the device.
+        chunk: the chunk it lies in.
+        area: its metadata area, or that of the entries that can point to it; -1 if there is none.
+        number: the entry in its area, or the data chunk behind its area; -1 if there is none.
     """
 
     kind: Kind
@@ -79,13 +79,13 @@ class Field:
                 return f"beyond the device, which ends at byte {self.start}"
 
     def value(self, sector: bytes) -> str:
-        """What stands in the field, in words; of half an entry, the whole entry.
+        """The value of the field, in words; for half an entry, the whole entry.
 
         Args:
-            sector: the sector of the device that the field lies in; no field crosses sectors.
+            sector: the sector of the device that contains the field; no field crosses sectors.
 
         Returns:
-            ``"1 (valid)"``, ``"8 sectors"``, ``"5 → 2"``; an empty text where there is no field.
+            ``"1 (valid)"``, ``"8 sectors"``, ``"5 → 2"``; empty if there is no field.
         """
         inside = self.start % SECTOR_BYTES
         match self.kind:
@@ -103,9 +103,9 @@ class Field:
 def field_at(byte: int, chunk_sectors: int, size_bytes: int) -> Field:
     """What byte ``byte`` of a COW device of ``size_bytes`` bytes belongs to.
 
-    The device has a sector or more; ``chunk_sectors`` is what its header says, 1 or more.  A chunk
-    that is on the device in part is never used, whatever would lie there; only the header is read
-    even from such a one.
+    The device has at least one sector; ``chunk_sectors`` is what its header says, at least 1.  A
+    chunk that lies only partly on the device is never used, whatever would be there; only the
+    header is read even from such a chunk.
     """
     chunk_bytes = bytes_of_sectors(chunk_sectors)
     if not 0 <= byte < size_bytes:
@@ -144,7 +144,7 @@ def field_at(byte: int, chunk_sectors: int, size_bytes: int) -> Field:
 
 
 def describe(byte: int, chunk_sectors: int, size_bytes: int) -> str:
-    """In words, what lies at byte ``byte`` of a COW device of ``size_bytes`` bytes.
+    """What lies at byte ``byte`` of a COW device of ``size_bytes`` bytes, in words.
 
     ``"header field valid"``, ``"metadata area 1, entry 3, old chunk"``,
     ``"data chunk 259 of the store, number 0 of area 1"``.

@@ -1,8 +1,8 @@
 """Reading a COW device, whatever holds it: bytes, a map, or a seekable file.
 
-The formats open nothing themselves; whoever calls them brings the device.  Memory and files meet
-here behind one small class, so that `harness.store.parse` can read a batch of areas in one call:
-from memory that is one strided copy, from a file one read for each area.
+The formats open nothing themselves; the caller passes the device in.  One small class hides whether
+it is memory or a file, so that `harness.store.parse` can read a batch of areas in one call:
+one strided copy from memory, one read for each area from a file.
 """
 
 import io
@@ -19,11 +19,11 @@ Device = BinaryIO | io.IOBase | bytes | bytearray | memoryview | mmap.mmap | Byt
 """What a store can be read from."""
 
 SCAN_BYTES: Final = 1 << 20
-"""Block size of scans; what they need in memory does not depend on the device."""
+"""Block size of scans; their memory use does not depend on the device."""
 
 
 class Source(Protocol):
-    """A COW device to read; every range asked for lies on it."""
+    """A COW device to read; every requested range lies on it."""
 
     size_bytes: int
 
@@ -44,7 +44,7 @@ class _Memory:
 
     def rows(self, offset: int, stride: int, out: ByteArray) -> int:
         if out.size:
-            # The view lives no longer than this call: a map stays closable.
+            # The view does not outlive this call, so a map stays closable.
             np.copyto(out, np.ndarray(out.shape, np.uint8, self._view, offset, (stride, 1)))
         return len(out)
 
@@ -59,8 +59,8 @@ class _File:
             try:
                 self._read(offset + index * stride, memoryview(row))
             except OSError:
-                # Reading ahead is our wish, not the format's: an area that nobody needs may be
-                # unreadable.  The kernel ignores errors of its own read-ahead as well.
+                # Reading ahead is our choice, not the format's: an area that nobody needs may be
+                # unreadable.  The kernel ignores errors of its own readahead as well.
                 if index:
                     return index
                 raise
@@ -69,16 +69,16 @@ class _File:
     def _read(self, offset: int, view: memoryview) -> None:
         self._file.seek(offset)
         while len(view):
-            # Raw files may return less than asked for.
+            # Raw files may return less than requested.
             count: int | None = self._file.readinto(view)  # type: ignore[attr-defined]
             if not count:
-                raise OSError(f"the device ended at byte {self._file.tell()} while it was read")
+                raise OSError(f"the device ended at byte {self._file.tell()} during a read")
             view = view[count:]
 
 
 @contextmanager
 def opened(device: Device) -> Iterator[Source]:
-    """A `Source` over ``device``; the position of a file is left anywhere.
+    """A `Source` over ``device``; a file's position is undefined afterwards.
 
     Raises:
         TypeError: ``device`` is neither a buffer nor a seekable binary file.
@@ -88,7 +88,7 @@ def opened(device: Device) -> Iterator[Source]:
     except TypeError:
         if not (hasattr(device, "readinto") and hasattr(device, "seek")):
             raise TypeError(
-                f"{type(device).__name__} is no COW device: pass bytes, a map, or a file that was "
+                f"{type(device).__name__} is not a COW device: pass bytes, a map, or a file "
                 "opened in binary mode"
             ) from None
         yield _File(device)  # type: ignore[arg-type]

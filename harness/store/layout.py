@@ -1,7 +1,7 @@
-"""Where things are in a persistent exception store (kernel: dm-snap-persistent.c).
+"""Where everything lies in a persistent exception store (kernel: dm-snap-persistent.c).
 
 The COW device is divided into chunks.  Chunk 0 holds the header.  Then metadata areas and data
-alternate: one area of one chunk, followed by as many data chunks as the area has entries.  All
+alternate: an area of one chunk, then as many data chunks as the area has entries.  All
 integers are little-endian; there is no checksum anywhere.
 """
 
@@ -45,7 +45,7 @@ class DiskHeader:
 
 
 def entries_per_area(chunk_sectors: int) -> int:
-    """Entries that fit one metadata area exactly (kernel: ``exceptions_per_area``)."""
+    """How many entries fill one metadata area (kernel: ``exceptions_per_area``)."""
     return bytes_of_sectors(chunk_sectors) // ENTRY.size
 
 
@@ -60,7 +60,7 @@ def is_metadata_chunk(chunk: int, entries: int) -> bool:
 
 
 def data_chunk(index: int, entries: int) -> Chunk:
-    """The chunk that a fresh store hands out as its ``index``-th (kernel: ``skip_metadata``)."""
+    """The ``index``-th chunk that a fresh store hands out (kernel: ``skip_metadata``)."""
     return Chunk(FIRST_AREA_CHUNK + 1 + index + index // entries)
 
 
@@ -72,7 +72,7 @@ def data_index(chunk: int, entries: int) -> int:
 def chunks_needed(exceptions: int, entries: int) -> int:
     """Chunks that a COW device must have for ``exceptions`` exceptions in one activation.
 
-    The area behind a full one is counted: filling an area zeroes the next.
+    The area behind a full one counts too: filling an area zeroes the next.
     """
     return 1 + exceptions + exceptions // entries + 1
 

@@ -2,18 +2,18 @@
 
 `parse` follows ``persistent_read_metadata`` and ``read_exceptions`` of dm-snap-persistent.c: which
 fields are looked at, in which order, and what is *not* looked at.  Entries are taken as they are;
-`harness.store.check` is the place that doubts them.
+`harness.store.check` is what doubts them.
 
-Areas are kept raw, with whatever stands behind the end marker: the kernel writes those bytes back
+Areas are kept raw, with whatever follows the end marker: the kernel writes those bytes back
 too, and a stale entry becomes live again once the marker before it is overwritten.  There is no
-checksum, so an area of which only some sectors reached the disk cannot be told from a whole one.
+checksum, so an area of which only some sectors reached the disk looks like a complete one.
 
 Memory: 16 bytes for each entry of the areas that are on the device, plus about a megabyte.  What
 a header merely claims is never allocated.  `survey` gives a store that keeps its last area alone,
 and reads the others again whenever they are asked for; `iter_exceptions` holds one block at a time.
 
-Left out: the three buffers that the kernel allocates (a chunk size of 1 GiB needs 3 GiB there),
-and the chunk size of the table, with which the kernel reads chunk 0 for the first time.
+Not modelled: the three buffers that the kernel allocates (a chunk size of 1 GiB needs 3 GiB there),
+and the chunk size of the table, with which the kernel first reads chunk 0.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -55,7 +55,7 @@ class State(Enum):
     """What the kernel makes of the header."""
 
     NEW = "new"
-    """Magic 0: a load writes a fresh header and a zero area; nothing else is looked at."""
+    """Magic 0: a load writes a fresh header and a zeroed area; nothing else is looked at."""
     VALID = "valid"
     INVALID = "invalid"
     """Valid 0: the table loads, the snapshot is Invalid, no exception is read."""
@@ -67,7 +67,7 @@ class Store:
 
     Attributes:
         state: new, valid or invalid; only a valid store has areas.
-        header: the 16 bytes of the header, whatever they hold.
+        header: the 16 bytes of the header, whatever they contain.
         header_chunk: chunk 0 without its trailing zeros (of a new store: its first sector).
         size_bytes: size of the COW device.
         blocks: raw areas, in order, as read-only arrays of shape (areas, entries); in memory, or
@@ -90,7 +90,7 @@ class Store:
 
     @property
     def chunk_sectors(self) -> Sector:
-        """Chunk size; 0 where the store is new, since its header means nothing."""
+        """Chunk size; 0 if the store is new, since its header then means nothing."""
         return Sector(0 if self.state is State.NEW else self.header.chunk_sectors)
 
     @property
@@ -119,7 +119,7 @@ class Store:
         return sector_of_chunk(self.last_area + 2, self.chunk_sectors)
 
     def area(self, index: int) -> Entries:
-        """All entries of area ``index``, those behind the end marker too.
+        """All entries of area ``index``, including those behind the end marker.
 
         Raises:
             IndexError: the store has no such area.
@@ -241,7 +241,7 @@ def _changed() -> MalformedStore:
 def iter_exceptions(device: Device) -> Iterator[Entries]:
     """The exceptions on ``device``, block by block, no more than one block in memory.
 
-    A fault that lies behind the first blocks is raised when they have been handed out.
+    A fault behind the first blocks is raised after those have been handed out.
 
     Raises:
         MalformedStore: as `parse`.
@@ -268,7 +268,7 @@ def serialise(store: Store, device: BinaryIO | bytearray | memoryview) -> None:
     )
     if target.size_bytes < store.size_bytes:
         raise ValueError(
-            f"a device of {target.size_bytes} bytes cannot take a store that was "
+            f"a device of {target.size_bytes} bytes is too small for a store "
             f"made for {store.size_bytes} bytes"
         )
     end = min(
@@ -355,8 +355,8 @@ def _header_fault(name: str, errno: str, message: str) -> MalformedStore:
 def _read_areas(source: Source, chunk_sectors: int) -> Iterator[tuple[Entries, int]]:
     """Areas in blocks (areas, entries), each with the number of its used entries.
 
-    Only the last block is used in part.  The first holds one area and each further one twice as
-    many, up to a megabyte: most stores are small, the others read ahead.
+    Only the last block is partly used.  The first has one area and each further one twice as
+    many, up to a megabyte: most stores are small, and for the others this reads ahead.
     """
     entries = entries_per_area(chunk_sectors)
     area_bytes = bytes_of_sectors(chunk_sectors)
@@ -375,7 +375,7 @@ def _read_areas(source: Source, chunk_sectors: int) -> Iterator[tuple[Entries, i
         marked = np.flatnonzero(block["new"].min(axis=1) == 0)
         if len(marked):
             last = int(marked[0])
-            # What was read ahead in vain is given back.
+            # Give back what was read ahead in vain.
             block = block[: last + 1] if last + 1 == len(raw) else block[: last + 1].copy()
             yield block, last * entries + _first_zero(block[last]["new"])
             return
@@ -414,8 +414,8 @@ def _first_zero(new: npt.NDArray[np.uint64]) -> int:
 def _advance(next_free: int, entries: Entries) -> int:
     """``next_free`` after ``insert_exceptions`` saw ``entries``.
 
-    The kernel sets it to new_chunk + 1 wherever it is not greater than new_chunk, in 64 bits: a
-    new_chunk of all ones always does, and leaves 0.
+    The kernel sets it to new_chunk + 1 whenever it is not greater than new_chunk, in 64 bits: a
+    new_chunk of all ones always does that, and leaves 0.
     """
     piece = SCAN_BYTES // ENTRY.size
     for start in range(0, len(entries), piece):

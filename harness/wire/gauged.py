@@ -1,4 +1,4 @@
-"""What a guest that measures leaves beside its journal: copy jobs of kcopyd, and their memory.
+"""What a measuring guest leaves next to its journal: kcopyd's copy jobs and their memory.
 
 `harness.kernel.gauge` writes it.
 """
@@ -26,11 +26,11 @@ class Slab(Struct, frozen=True):
 
 
 class Gauged(Struct, frozen=True):
-    """What a scenario's buffered write did (the last, if there are several): before, at the peak.
+    """Gauge readings around a scenario's buffered write (the last one): before, and at the peak.
 
     Attributes:
-        elapsed_us: time that the write took, up to and with its fsync.
-        readings: how often the cache was looked at.
+        elapsed_us: time that the write took, including its fsync.
+        readings: how often the cache was read.
     """
 
     before: Slab

@@ -1,4 +1,4 @@
-"""What a guest is told to do: ``job.json`` in its results directory."""
+"""A guest's orders: ``job.json`` in its results directory."""
 
 import msgspec
 from msgspec import Struct
@@ -15,15 +15,15 @@ class JobScenario(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Job(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a guest is told to do (``job.json`` in its results directory).
+    """A guest's orders (``job.json`` in its results directory).
 
     Attributes:
         modules: directory of the kernel's modules, as in /lib/modules/RELEASE.
         driver: ``ioctl`` or ``dmsetup``.
-        seed: goes into every stamp, unless a scenario has its own.
-        pytest: further arguments for the session.
+        seed: part of every stamp, unless a scenario has its own.
+        pytest: additional arguments for the session.
         here: the user said that this machine is the guest.
-        functions: of the module, to be counted by scenario (`harness.kernel.function_counts`).
+        functions: functions of the module to count, by scenario (`harness.kernel.function_counts`).
     """
 
     modules: str

@@ -1,8 +1,8 @@
 """The journal: how results leave a guest that may die at any moment.
 
-One JSON line a record, appended and seen out of the guest.  Before a step runs, its `Started` has
-left, so a guest that is lost names the scenario and the step; a line that was cut short by the loss
-is left out by the reader.  The guest writes, the host only reads.
+One JSON line per record, appended, and written out of the guest at once.  A step's `Started` has
+left the guest before the step runs, so a lost guest names the scenario and the step; the reader
+drops a line that the loss cut short.  The guest writes, the host only reads.
 """
 
 import ctypes
@@ -22,7 +22,7 @@ from harness.trace.steps import encode
 
 
 class Ready(Struct, frozen=True, tag_field="record", tag="ready", omit_defaults=True):
-    """The guest is up: what its kernel says of itself, and what probing it found.
+    """The guest is up: what its kernel says about itself, and what probing it found.
 
     ``release`` and ``version`` are those of uname; ``targets`` maps a target to its version;
     ``probe`` holds the facts a twin profile is made from (harness.twin.profile).
@@ -58,9 +58,9 @@ class Observed(Struct, frozen=True, tag_field="record", tag="observed"):
 class End(Struct, frozen=True, tag_field="record", tag="end", omit_defaults=True):
     """The scenario is over.
 
-    ``leftovers`` are devices that would not go away: the guest must be replaced.  ``fault`` says
+    ``leftovers`` are devices that could not be removed: the guest must be replaced.  ``fault`` says
     why the scenario could not be carried out (a bad scenario, a full disk), empty if it was;
-    ``unsupported``, that it is the kernel which lacks something.
+    ``unsupported`` means that the kernel lacks something.
     """
 
     scenario: str
@@ -70,7 +70,7 @@ class End(Struct, frozen=True, tag_field="record", tag="end", omit_defaults=True
 
 
 class Done(Struct, frozen=True, tag_field="record", tag="done"):
-    """The guest did all that it was asked to."""
+    """The guest did everything it was asked to do."""
 
 
 Record = Ready | Begin | Started | Observed | End | Done
@@ -78,11 +78,11 @@ Record = Ready | Begin | Started | Observed | End | Done
 decode_record = msgspec.json.Decoder(Record).decode
 
 LINE_BYTES_MAX: Final = 16 << 20
-"""No record is that long; a guest that writes for ever must not take the host's memory."""
+"""No record is that long; a guest that writes forever must not exhaust the host's memory."""
 SCENARIO_BYTES_MAX: Final = 32 << 20
-"""Nor all records of one scenario: their observations are held until it ends."""
+"""Nor are all records of one scenario, whose observations are kept until it ends."""
 JOURNAL_BYTES_MAX: Final = 256 << 20
-"""Nor a whole journal: that of the catalogue in one guest has 10 MiB."""
+"""Nor is a whole journal: that of the catalogue in one guest has 10 MiB."""
 _SHOWN_BYTES: Final = 200
 
 
@@ -93,22 +93,22 @@ _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctype
 
 
 class JournalWriter:
-    """Appends records, each out of the reach of a dying kernel before `write` returns."""
+    """Appends records; each is safe from a dying kernel before `write` returns."""
 
     def __init__(self, path: Path) -> None:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
 
     def write(self, *records: Record) -> None:
-        """Append records, and see that they leave this machine, once for all of them.
+        """Append records, and make sure, once for all of them, that they leave this machine.
 
         Raises:
-            OSError: the disk is full or gone; nothing can be reported any more.
+            OSError: the disk is full or gone; nothing more can be reported.
         """
         lines = b"".join(encode(record) + b"\n" for record in records)
         while lines:
             lines = lines[os.write(self._fd, lines) :]
-        # The file is the host's, and this machine may die with the next step: its pages must have
-        # been written.  An fsync would wait for the host's disk as well, which outlives it.
+        # The file is the host's, and this machine may die with the next step: its pages must be
+        # written first.  An fsync would also wait for the host's disk, which outlives this machine.
         if _sync_file_range(self._fd, 0, 0, _WRITE_AND_WAIT):
             os.fsync(self._fd)
 
@@ -131,11 +131,11 @@ class JournalWriter:
 class JournalReader:
     """Follows a journal that grows; each call of `new` returns the whole records since the last.
 
-    A last line without its newline is kept back until it is whole.  A line that no record can be
-    read from goes to ``faults``, and is the last that is read: what a guest says after it has
-    answered rubbish counts no more, what it said before still does.  Rubbish is also a line that
-    does not end, a scenario or a journal that is too long, contents that no device has, and
-    whatever is no regular file.
+    A last line without a newline is kept back until it is complete.  A line that is not a valid
+    record goes to ``faults``, and nothing after it is read: what a guest says after rubbish no
+    longer counts, what it said before still does.  Rubbish is also a line that does not end, a
+    scenario or a journal that is too long, contents that no device has, and anything that is not
+    a regular file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -145,10 +145,10 @@ class JournalReader:
         self.faults: list[str] = []
 
     def new(self) -> list[Record]:
-        """Records that have appeared since the last call, up to the first fault.
+        """Records added since the last call, up to the first fault.
 
         Raises:
-            OSError: a journal that was there, or its directory, is gone, or cannot be read.
+            OSError: a journal that existed, or its directory, is gone, or cannot be read.
         """
         records: list[Record] = []
         try:
@@ -169,13 +169,13 @@ class JournalReader:
         except NotAFile as fault:
             self.faults.append(str(fault))
         except FileNotFoundError:
-            # The guest has yet to make it, unless there was one or its place is gone.
+            # The guest has not created it yet, unless there was one or its directory is gone.
             if self._offset or not self._path.parent.exists():
                 raise
         return records
 
     def _decode(self, lines: bytes, records: list[Record]) -> None:
-        """Append to ``records`` what is in whole lines, up to the first fault."""
+        """Append the complete lines to ``records``, up to the first fault."""
         for line in lines.splitlines():
             try:
                 record = decode_record(line)
@@ -187,7 +187,7 @@ class JournalReader:
                 if isinstance(record, Observed):
                     check_observation(record.observation)
                 records.append(record)
-            # The latter three: a string that is not UTF-8, brackets within brackets, and what
+            # The last three: a string that is not UTF-8, brackets nested too deep, and what
             # no device can have shown.
             except (msgspec.MsgspecError, UnicodeError, RecursionError, BadTrace) as fault:
                 self.faults.append(f"{fault}: {line[:_SHOWN_BYTES]!r}")

@@ -1,4 +1,4 @@
-"""What a guest is told to do with LVM2, and what it leaves beside its journal.
+"""A guest's orders for LVM2, and what it leaves next to its journal.
 
 A boot is a list of actions: command lines of the real ``lvm``, and ordinary steps
 (`harness.kernel.lvm_agent` carries them out).
@@ -33,11 +33,11 @@ Action = Lvm | PowerCut | AnyStep
 
 
 class Boot(Struct, frozen=True, forbid_unknown_fields=True):
-    """What is done of a situation from one boot to a power cut, or to the end.
+    """The part of a situation from a boot to a power cut, or to the end.
 
     Attributes:
-        name: the situation's.
-        image: file of the disk that the guest before this one left; empty where this is the first.
+        name: that of the situation.
+        image: file of the disk that the previous guest left; empty for the first one.
     """
 
     name: str
@@ -47,11 +47,11 @@ class Boot(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LvmJob(Struct, frozen=True, forbid_unknown_fields=True):
-    """What the guest is told to do.
+    """The guest's orders.
 
     Attributes:
         modules: directory of the kernel's modules.
-        boots: one after another; nothing follows a power cut.
+        boots: run one after another; nothing follows a power cut.
     """
 
     modules: str

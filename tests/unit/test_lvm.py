@@ -120,7 +120,7 @@ def test_a_refusal_belongs_to_its_ioctl() -> None:
         ("dm target_msg   (254:3) [ noopencount flush ]   [2048] (*1)", "target_msg is not known"),
         ("dm resume   (254:9) [ noopencount flush ]   [2048] (*1)", "254:9 has no name"),
         ("Adding target to (254:3): 0 8 snapshot 254:3 254:8 P 8", "254:8 has no name"),
-        ("device-mapper: create ioctl on x failed: For no reason", "a refusal of nothing"),
+        ("device-mapper: create ioctl on x failed: For no reason", "a refusal without a known ioctl"),
     ],
 )
 def test_what_is_not_understood_is_an_error_with_its_line(line: str, message: str) -> None:
@@ -198,7 +198,7 @@ def test_uevents_are_named_by_the_device_that_had_the_number_then() -> None:
         "vg-lv",
         "vg-lv-real",
     ]
-    with pytest.raises(LvmLogError, match="no command made"):
+    with pytest.raises(LvmLogError, match="no command created"):
         name_events([UEvent("change", "254:7")], calls, before, reader.names)
 
 
@@ -278,7 +278,7 @@ def test_a_merge_that_loses_something_is_found() -> None:
     def faults(cow: bytes, origin: bytes) -> str:
         return "; ".join(lvm_store.check_cut(before, cow, origin).faults)
 
-    assert "chunk 9 is out of the store and not on the origin" in faults(cow, before.origin)
+    assert "chunk 9 is gone from the store and not on the origin" in faults(cow, before.origin)
     assert "chunk 5 is neither" in faults(cow, patched(origin, 5 * CHUNK, b"!!"))
     assert "chunk 7 changed" in faults(cow, patched(origin, 7 * CHUNK, b"!!"))
     assert "not its beginning" in faults(patched(cow, CHUNK, b"\7"), origin)
@@ -289,7 +289,7 @@ def test_a_volume_is_cut_out_of_the_disk() -> None:
     disk = bytes(range(256)) * 16
     table = "0 1 linear {pv} 4\n1 2 linear {pv} 0"
     assert lvm_store.cut_out(table, disk, "pv") == disk[2048:2560] + disk[:1024]
-    with pytest.raises(BadScenario, match="not a piece of pv"):
+    with pytest.raises(BadScenario, match="not a linear piece of pv"):
         lvm_store.cut_out("0 1 linear {other} 4", disk, "pv")
 
 
@@ -337,4 +337,4 @@ def test_without_lvm2_one_line_says_what_to_type(monkeypatch: pytest.MonkeyPatch
 def test_an_unknown_situation_is_refused() -> None:
     done = CliRunner().invoke(main, ["lvm", "shrink"])
     assert done.exit_code == 2
-    assert "there is no situation shrink: take create, fill" in done.output
+    assert "there is no situation shrink: choose from create, fill" in done.output

@@ -227,7 +227,7 @@ def test_serialise_to_a_file_leaves_data_alone(tmp_path):
 
 
 def test_serialise_refuses_a_smaller_device():
-    with pytest.raises(ValueError, match="cannot take a store"):
+    with pytest.raises(ValueError, match="too small for a store"):
         serialise(parse(build(8)), bytearray(512))
 
 
