@@ -1,9 +1,9 @@
 """What runs first in a guest: ``python -m harness.kernel.agent RESULTS_DIR``.
 
-It reads its job from ``job.json`` there, makes sure that this is a disposable guest, loads the
+It reads its job from ``job.json`` there, checks that this is a disposable guest, loads the
 modules, probes the kernel, says so (`Ready`) in ``journal.jsonl``, and carries out the scenarios
-in a pytest session.  Everything the host needs is in the journal; what is printed is for people
-who read the console.
+in a pytest session.  Everything the host needs is in the journal; what is printed is for
+people who read the console.
 
 Exit status: 0 all was carried out, 1 something was not (the journal says what), 2 the agent could
 not start, 3 the journal was lost.
@@ -34,10 +34,10 @@ JOURNAL = "journal.jsonl"
 
 
 def make_driver(label: str) -> Driver:
-    """The driver called ``label``; the one with `sh` is imported only when it is asked for.
+    """The driver called ``label``; the one with `sh` is imported only on demand.
 
     Raises:
-        ProvisioningError: there is none of that name.
+        ProvisioningError: there is no such driver.
     """
     if label == "ioctl":
         return IoctlDriver()
@@ -45,7 +45,7 @@ def make_driver(label: str) -> Driver:
         from harness.kernel.drivers.dmsetup import DmsetupDriver
 
         return DmsetupDriver()
-    raise ProvisioningError(f"there is no driver {label!r}: take 'ioctl' or 'dmsetup'")
+    raise ProvisioningError(f"there is no driver {label!r}: use 'ioctl' or 'dmsetup'")
 
 
 def read_job(directory: Path) -> Job:
@@ -70,16 +70,16 @@ def read_job(directory: Path) -> Job:
 def bring_up(
     directory: Path, label: str, *, here: bool = False, files: Path | None = None
 ) -> Iterator[tuple[KernelBackend, Ready]]:
-    """Make this kernel ready to work on, and say what it is.
+    """Prepare this kernel for scenarios, and say what it is.
 
     Args:
         directory: the kernel's modules.
         label: which driver to use.
         here: the user said that this machine is the guest.
-        files: where disks are files that outlive the guest, rather than memory.
+        files: if given, disks are files there that outlive the guest, rather than memory.
 
     Raises:
-        UnsafeMachine: this is no disposable guest.
+        UnsafeMachine: this is not a disposable guest.
         ProvisioningError: a module or a driver is missing.
     """
     machine.check(here=here)
@@ -109,7 +109,7 @@ def bring_up(
 
 @contextmanager
 def counted(functions: Sequence[str], directory: Path) -> Iterator[Callable[[str], None]]:
-    """Counts functions of the module; call it with the name of what has just ended."""
+    """Counts functions of the module; call it with the name of the scenario that just ended."""
     if not functions:
         yield lambda _name: None
         return

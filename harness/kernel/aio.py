@@ -1,8 +1,8 @@
 """Several requests in flight at once, through the kernel's asynchronous I/O (io_submit(2)).
 
-One call submits all of them in order, and with O_DIRECT none waits for another: what reaches the
-block device is the list, as fast as a process can say it.  The structures are those of
-linux/aio_abi.h; the numbers of the calls are those of the machines that dmsnap knows.
+One call submits all of them in order, and with O_DIRECT none waits for another: the block device
+gets the list as fast as a process can submit it.  The structures are those of linux/aio_abi.h; the
+system call numbers are those of the machines that dmsnap knows.
 """
 
 import ctypes
@@ -53,10 +53,10 @@ def submit_all(
 ) -> list[memoryview | OSError]:
     """Submit all, call ``then``, wait for all; what each read (or wrote), or the refusal.
 
-    A request that did less than was asked is a refusal: ENOSPC for a write, EINVAL for a read.
+    A request that did less than requested counts as refused: ENOSPC for a write, EINVAL for a read.
 
     Raises:
-        ProvisioningError: this machine's calls are not known.
+        ProvisioningError: this machine's system call numbers are not known.
         OSError: a device cannot be opened, or the kernel has no asynchronous I/O.
     """
     machine = os.uname().machine
@@ -109,7 +109,7 @@ def submit_all(
             rest = ctypes.byref(pointers, taken * ctypes.sizeof(ctypes.c_void_p))
             try:
                 taken += _call(submit, context, count - taken, rest)
-            except OSError as fault:  # the first of the rest is refused, the others can go on
+            except OSError as fault:  # the first of the rest is refused, the others can continue
                 refused[taken] = fault
                 taken += 1
         then()

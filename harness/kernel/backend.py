@@ -1,20 +1,20 @@
-"""The kernel as a backend: executes steps on the real device-mapper, observes everything.
+"""The kernel as a backend: executes steps on the real device-mapper and observes everything.
 
-What a step does is one call of a driver, or requests on one device.  Around it: a marker in the
-kernel log; after it the log lines, the uevents, and the state of every mapped device of the
-scenario, of which those that changed become part of the observation.
+A step is one call of a driver, or requests on one device.  Before it, a marker goes to the kernel
+log; after it, log lines, uevents and the state of every mapped device of the scenario are
+collected, and what changed becomes part of the observation.
 
-Names.  A device is called in the kernel as in the scenario, so ``{name}`` in a table is
-``/dev/mapper/name``, known or not: what the kernel says of an unknown one is an observation.
-Numbers in what it says (``254:3``, ``dm-3``) are brought back to ``{name}`` with the devices that
-were there before the step or are after it; after a rename the new name counts.
+Names.  A device has the same name in the kernel as in the scenario, so ``{name}`` in a table is
+``/dev/mapper/name``, known or not: what the kernel says about an unknown one is an observation.
+Numbers in its words (``254:3``, ``dm-3``) are translated back to ``{name}`` with the devices that
+exist before or after the step; after a rename the new name counts.
 
 Commands on devices that do not exist are passed on (ENXIO), and so is a name that is taken
 (EBUSY).  Requests need a device that exists; commands on a disk are refused, since what a disk is
-made of is the harness's own affair.
+made of is the harness's own business.
 
 An I/O step on a device that is suspended, or that has a suspended one below it, is not issued: it
-would wait for ever.
+would wait forever.
 """
 
 import re
@@ -45,7 +45,7 @@ _DEVICE_NUMBER: Final = re.compile(r"(\d+):(\d+)")
 
 
 class _Found:
-    """What a step brought, until it becomes an observation."""
+    """What a step yielded, until it becomes an observation."""
 
     def __init__(self) -> None:
         self.error: str | None = None
@@ -58,14 +58,14 @@ class KernelBackend:
     """The real device-mapper of this guest (harness.trace.backend.Backend).
 
     Args:
-        driver: how it is told.
+        driver: how commands reach it.
         module_directory: where modules are loaded from.
-        log, events: other sources than the kernel's.
-        files: where disks are files that outlive the guest, rather than memory.
-        targets: those that this kernel has; None while nobody has asked it.
+        log, events: sources to use instead of the kernel's.
+        files: if given, disks are files there that outlive the guest, rather than memory.
+        targets: those that this kernel has; None until it has been asked.
 
     Attributes:
-        spoilt: something of a scenario would not go away, and is in the way of the next.
+        spoilt: something could not be removed after a scenario, and is in the way of the next one.
     """
 
     def __init__(
@@ -93,11 +93,11 @@ class KernelBackend:
         self._states: dict[str, DeviceState] = {}
         self._numbers: dict[str, str] = {}  # major:minor → name, disks too
         self._disk_numbers: dict[str, str] = {}
-        self._names: dict[str, set[str]] = {}  # major:minor → all that it was called
+        self._names: dict[str, set[str]] = {}  # major:minor → every name it had
         self.spoilt = False
 
     def close(self) -> None:
-        """Give back what the guest lent."""
+        """Release everything borrowed from the guest."""
         self._disks.close()
         self._log.close()
         self._events.close()
@@ -114,7 +114,7 @@ class KernelBackend:
         """Remove every device, restore the parameters of the module, forget the disks.
 
         Raises:
-            WitnessesDisagree: all that is done, but the uevents of the scenario are in doubt.
+            WitnessesDisagree: all of that was done, but the scenario's uevents are in doubt.
         """
         left = removal.remove_all(self._driver, self._mapped)
         left += self._parameters.restore()
@@ -132,7 +132,7 @@ class KernelBackend:
         """``major:minor`` of a device of the scenario.
 
         Raises:
-            KeyError: there is none of that name.
+            KeyError: there is no such device.
         """
         return {device: number for number, device in self._numbers.items()}[name]
 
@@ -147,11 +147,11 @@ class KernelBackend:
         )
 
     def watch(self, index: int, label: str, work: Callable[[], None], prefix: str) -> Observation:
-        """Observe what another program does to device-mapper, in the place of step ``index``.
+        """Observe what another program does to device-mapper, in place of step ``index``.
 
         Devices whose UUID starts with ``prefix`` are the program's: from now on they belong to
-        the scenario, which leaves their removal to it.  The image of every disk is part of what
-        is seen, since nobody tells what the program writes.  Uevents carry numbers, not names.
+        the scenario, but the program removes them.  The image of every disk is part of what is
+        seen, since nobody reports what the program writes.  Uevents carry numbers, not names.
         """
         self._merges.may_start()
 
@@ -340,11 +340,13 @@ class KernelBackend:
         """``name``, if a command may be sent to it."""
         rules.check_command(name, is_disk=name in self._disks.all)
         if name not in self._mapped and self._driver.survey([name]):
-            raise BadScenario(f"mapped device {name} is not of this scenario: choose another name")
+            raise BadScenario(
+                f"mapped device {name} belongs to something else: choose another name"
+            )
         return name
 
     def _check_targets(self, table: tuple[steps.TargetLine, ...]) -> None:
-        """Say so where this kernel lacks a target; it refuses a name that is none anywhere."""
+        """Raise if this kernel lacks a target; a name that no kernel has is for it to refuse."""
         for line in table:
             if (
                 self._targets is not None
@@ -357,9 +359,10 @@ class KernelBackend:
                 )
 
     def _own(self, table: tuple[steps.TargetLine, ...]) -> None:
-        """Refuse a table that names a block device of somebody else.
+        """Refuse a table that names a block device outside the scenario.
 
-        Words that name nothing, or no block device, are for the kernel to refuse.
+        Words that name nothing, or something other than a block device, are for the kernel to
+        refuse.
         """
         for word in (word for line in table for word in line.args.split()):
             if (match := REFERENCE.fullmatch(word)) and (
@@ -374,7 +377,7 @@ class KernelBackend:
                 foreign = path.is_block_device()
             if foreign:
                 raise BadScenario(
-                    f"{word} is a block device that no step made: a table may name "
+                    f"{word} is a block device that no step created: a table may name "
                     "only devices of its scenario"
                 )
 
@@ -480,10 +483,10 @@ class KernelBackend:
 
     @staticmethod
     def _check_queue(name: str, number: str) -> None:
-        """See that a disk that can fail has the queue that the twin takes for granted.
+        """Check that a disk that can fail has the queue that the twin assumes.
 
         Raises:
-            ProvisioningError: it has not.
+            ProvisioningError: it does not.
         """
         queue = Path("/sys/dev/block", number, "queue")
         for key, wanted in {
@@ -503,7 +506,7 @@ class KernelBackend:
     def _image(self, disk: str) -> Runs:
         info = self._disks.all[disk]
         if info.server is not None:
-            # Not through the kernel: looking is no request.
+            # Not through the kernel: looking must not be a request.
             return pattern.join(
                 [
                     pattern.encode(self._seed, info.server.read(sector, sectors))
@@ -513,7 +516,7 @@ class KernelBackend:
         return self._block.examine(node(disk), self._seed, [(0, info.sectors)])
 
     def _examine(self, found: _Found) -> None:
-        # In one order on both sides: disks that can fail count what reaches them.
+        # In the same order on both sides: disks that can fail count what reaches them.
         for name, info in sorted(self._info.items()):
             if info.table is None or self._waits(name):
                 continue
@@ -530,7 +533,7 @@ def zeros(_sector: int, sectors: int) -> bytes:
 
 
 def literal(data: bytes, first: int) -> Source:
-    """A source of given bytes, of which ``first`` is the sector where they start."""
+    """A source of the given bytes, which start at sector ``first``."""
     view = memoryview(data)
 
     def source(sector: int, sectors: int) -> memoryview:
@@ -541,9 +544,9 @@ def literal(data: bytes, first: int) -> Source:
 
 
 def number_of(word: str) -> str:
-    """The device number that the kernel reads in a word of a table, or an empty text.
+    """The device number that the kernel reads from a word of a table, or an empty string.
 
-    It reads 32 bits of each half, and lets those beyond fall away.
+    It reads 32 bits of each half and drops the rest.
     """
     numbers = _DEVICE_NUMBER.fullmatch(word)
     return (
@@ -554,7 +557,7 @@ def number_of(word: str) -> str:
 
 
 def line_path(args: str) -> str:
-    """Table arguments with the path of each device in the place of its ``{name}``."""
+    """Table arguments with the path of each device in place of its ``{name}``."""
     return REFERENCE.sub(lambda match: node(match[1]), args)
 
 

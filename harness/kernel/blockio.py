@@ -1,21 +1,21 @@
 """Reads, writes and the other requests of a step, on a block device of the guest.
 
-A device is opened for one step and closed again: an open descriptor raises the open count of a
+A device is opened for one step and then closed: an open descriptor raises the open count of a
 mapped device and keeps it from being removed.
 
 **Direct** (O_DIRECT) is the rule: a step reaches the device as it is, one request after another,
-each in a page-aligned buffer of at most 1 MiB, which the kernel makes into one bio.  A request
-that is no multiple of the logical block size of the device is refused by the kernel with EINVAL;
-that is an observation like any other.
+each in a page-aligned buffer of at most 1 MiB, which the kernel turns into one bio.  The kernel
+refuses a request that is not a multiple of the device's logical block size with EINVAL, which is an
+observation like any other.
 
-**Buffered** goes through the page cache of the device, and the step keeps the cache from having
-a say beyond it: it is written back and dropped (BLKFLSBUF) before, since the device below may
-have changed under it; read-ahead is off, so that no sectors are read but those of the pages
-asked for; and a write ends with fsync, so that its effect and its errors belong to the step.  One
-that is refused on the way is written back all the same, as the last close of the device would.
-What remains is what a user of the cache gets: whole blocks are read and written for a part of
-one (the block size of the cache is 4096 bytes, or less where the size of the device is no
-multiple of it).
+**Buffered** goes through the page cache of the device, and the step confines the
+cache's influence to itself: the cache is written back and dropped (BLKFLSBUF) before, since the
+device below may have changed under it; readahead is off, so only the requested pages are read; and
+a write ends with fsync, so that its effect and its errors belong to the step.  A write that is
+refused on the way is written back all the same, as the last close of the device would do.  What
+remains is what a user of the cache gets: whole blocks are read and written even for a part of one
+(the block size of the cache is 4096 bytes, or less if the size of the device is not a multiple of
+that).
 
 A write that crosses the end of a device is cut short by the kernel, and what is left is refused
 with ENOSPC; a read there ends early, without an error.
@@ -96,30 +96,30 @@ class BlockIO:
                     os.fsync(fd)
             finally:
                 if buffered:
-                    # What was taken before a refusal stays dirty while others have it open.
+                    # What was accepted before a refusal stays dirty while others use the device.
                     with contextlib.suppress(OSError):
                         fcntl.ioctl(fd, BLKFLSBUF)
 
     def _put(self, fd: int, sector: int, data: pattern.Buffer) -> None:
-        """One request; a short one is continued, which makes the kernel say why."""
+        """One request; a short one is continued, so that the kernel says why."""
         given = np.frombuffer(data, dtype=np.uint8)
         self._bytes[: len(given)] = given
         done = 0
         while done < len(given):
             wrote = os.pwritev(fd, [self._view[done : len(given)]], bytes_of_sectors(sector) + done)
             if not wrote:
-                raise OSError(errno.EIO, "a write of nothing")
+                raise OSError(errno.EIO, "a write returned 0")
             done += wrote
 
     def _get(self, fd: int, sector: int, sectors: int) -> memoryview:
-        """One request; a view of what came, which holds until the next request."""
+        """One request; a view of what was read, valid until the next request."""
         got = os.preadv(fd, [self._view[: bytes_of_sectors(sectors)]], bytes_of_sectors(sector))
         return self._view[: got - got % SECTOR_BYTES]
 
     def read(
         self, path: str, seed: int, sector: int, sectors: int, *, buffered: bool = False
     ) -> tuple[Runs, OSError | None]:
-        """Read request by request: what came, and the refusal that ended it."""
+        """Read request by request: the bytes, and the refusal that ended it."""
         parts: list[Runs] = []
         try:
             with self._open(path, os.O_RDONLY, buffered=buffered) as fd:

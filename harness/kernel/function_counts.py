@@ -1,12 +1,12 @@
-"""Which functions of the module a scenario reaches, told by the kernel itself (kprobe events).
+"""Which functions of the module a scenario reaches, as counted by the kernel (kprobe events).
 
-A probe is set on the entry of each function before the module is loaded, so that also what runs
-while it loads is counted; the kernel resolves the names when the module comes
+A probe is set on the entry of each function before the module is loaded, so that what runs during
+loading is counted too; the kernel resolves the names when the module arrives
 (Documentation/trace/kprobetrace.rst).  ``kprobe_profile`` counts the hits; the trace buffer, which
 nobody reads, is off.
 
-The counts go into a file of their own, one line for each scenario: a verdict does not depend on
-them, and the journal stays what it is.
+The counts go into a separate file, one line for each scenario: verdicts do not depend on them, and
+the journal stays unchanged.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from harness.files import read_stranger
 FILE: Final = "coverage.jsonl"
 LOADING: Final = "(module is loaded and probed)"
 UNLOADING: Final = "(module is unloaded)"
-"""In place of a scenario."""
+"""In place of a scenario's name."""
 _TRACING: Final = Path("/sys/kernel/tracing")
 _MODULE: Final = "dm_snapshot"
 _GROUP: Final = "dmsnap"
@@ -41,8 +41,8 @@ class Coverage:
     """Probes on functions of the module, which must not be loaded yet.
 
     Args:
-        functions: names of its symbols.
-        directory: where the counts go.
+        functions: names of the module's symbols.
+        directory: where the counts are written.
         tracing: where tracefs is.
 
     Raises:
@@ -66,7 +66,7 @@ class Coverage:
             ) from fault
 
     def _append(self, name: str, text: str) -> None:
-        # Not a file object: it seeks to the end first, which tracefs refuses.
+        # Not a file object, which would seek to the end first; tracefs refuses that.
         fd = os.open(self._tracing / name, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
         try:
             os.write(fd, text.encode())
@@ -80,7 +80,7 @@ class Coverage:
         return {row[0]: int(row[1]) for row in rows}
 
     def note(self, scenario: str) -> None:
-        """Write down what was reached since the last call."""
+        """Record what was reached since the last call."""
         counts = self._counts()
         reached = {
             name: count - self._before.get(name, 0)
@@ -94,14 +94,14 @@ class Coverage:
             os.fsync(file.fileno())
 
     def close(self) -> None:
-        """Take the probes away."""
+        """Remove the probes."""
         with contextlib.suppress(OSError):
             (self._tracing / "events" / _GROUP / "enable").write_text("0")
             (self._tracing / "kprobe_events").write_text("")
 
 
 def read(directory: Path) -> list[Reached]:
-    """What the guests below ``directory`` noted, a scenario of two attempts twice.
+    """What the guests below ``directory`` recorded; a scenario with two attempts appears twice.
 
     Raises:
         GuestLost: one of them wrote rubbish.

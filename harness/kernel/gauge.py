@@ -1,17 +1,17 @@
-"""An agent that also measures: copy jobs of kcopyd in flight, and the memory that they take.
+"""An agent that also measures kcopyd's copy jobs in flight and the memory they take.
 
-Run in a guest as ``python -m harness.kernel.gauge RESULTS_DIR``; it does a job as
+Run in a guest as ``python -m harness.kernel.gauge RESULTS_DIR``; it does a job just as
 `harness.kernel.agent` does.  While a buffered write runs, a second thread reads the line
 ``kcopyd_job`` of /proc/slabinfo (kernel: ``_job_cache`` in dm-kcopyd.c), and the peak goes to
 ``gauge.json``, by scenario.
 
 One object of that cache is one job with room for the eight pieces it may be cut into
 (``SPLIT_COUNT``), so it takes more than 3 KB.  Each client of kcopyd, that is each snapshot, keeps
-eight of them in reserve (``MIN_JOBS``); they are there before the write, and are told apart by
-``before``.
+eight of them in reserve (``MIN_JOBS``); they exist before the write, so ``before`` tells
+them apart.
 
-Left out on purpose: the pages that a job copies through.  kcopyd takes them from the page
-allocator, where they cannot be told from others.
+Deliberately left out: the pages that a job copies through.  kcopyd takes them from the page
+allocator, where they cannot be distinguished from others.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ def read_slab(text: str, page_bytes: int) -> Slab:
     """The cache's line of /proc/slabinfo.
 
     Raises:
-        ProvisioningError: it has none.
+        ProvisioningError: there is no such line.
     """
     for line in text.splitlines():
         words = line.split()
@@ -83,7 +83,7 @@ class GaugedBackend:
         return self._backend.end()
 
     def execute(self, index: int, step: AnyStep) -> Observation:
-        """Do one step; a buffered write under the eyes of a second thread."""
+        """Do one step; a second thread watches a buffered write."""
         if not (isinstance(step, Write) and step.buffered):
             return self._backend.execute(index, step)
         readings = [_read()]
@@ -113,8 +113,8 @@ def serve(directory: Path) -> None:
     """Do the job in ``directory``, and leave what was measured there."""
     job = agent.read_job(directory)
     found: dict[str, Gauged] = {}
-    # The flusher looks at a new device that long after its first dirty page, and would write
-    # beside the fsync: which of two submitters comes first is a race.  (0 is at once.)
+    # The flusher looks at a new device this long after its first dirty page, and would write
+    # alongside the fsync: which submitter comes first is a race.  (0 means at once.)
     _WRITEBACK.write_text("360000")
     with contextlib.ExitStack() as stack:
         backend, ready = stack.enter_context(agent.bring_up(Path(job.modules), job.driver))
@@ -126,7 +126,7 @@ def serve(directory: Path) -> None:
             runner.run(scenario)
             if gauged.gauged is not None:
                 found[scenario.name] = gauged.gauged
-            # Before the journal says that it is over: then the host looks.
+            # Before the journal says that it is over, since the host looks then.
             write_whole(directory / NAME, msgspec.json.encode(found))
         runner.record(Done())
 

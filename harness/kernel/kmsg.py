@@ -1,26 +1,26 @@
 """The kernel log of one step, from /dev/kmsg.
 
-A marker written to /dev/kmsg opens each step: the console log of a guest that died then tells
-which step it was in.  printk stores a record before it returns, so reading until there is nothing
-more, right after the step, gives every line of the step.  A line that came between two steps
+A marker written to /dev/kmsg opens each step, so the console log of a guest that died shows which
+step it was in.  printk stores a record before it returns, so reading everything right after the
+step gives every line of the step.  A line that came between two steps
 (from work in the background) belongs to the second.
 
 **Which lines count.**  Only records of the kernel itself (facility 0), and of these
 
 - lines of device-mapper (``device-mapper: …``),
 - lines that name one of our devices (``dm-3: detected capacity change …``),
-- a kernel's cry for help (BUG, WARNING, Oops, hung task, …), which must never pass unseen.
+- a kernel's cry for help (BUG, WARNING, Oops, hung task, …), which must never go unnoticed.
 
-Everything else (the random generator, drivers of the guest) comes at a time of its own.  Left out
-on purpose are the lines that the kernel rate-limits with a private state that nobody can switch
-off (ten in five seconds): whether they appear depends on the steps before.  These are the block
-layer's own ``attempt to access beyond end of device``, ``Buffer I/O error on dev``, ``I/O error,
-dev`` and device-mapper's ``mapping table unavailable``, whose error is observed anyhow; and, where
-6.1 has the same limit, ``Trying to write to read-only block-device``, which is no error.
+Everything else (the random generator, drivers of the guest) comes at unrelated times.  Deliberately
+left out are lines that the kernel rate-limits with private state that cannot be switched off (ten
+in five seconds): whether they appear depends on the steps before.  These are the block layer's own
+``attempt to access beyond end of device``, ``Buffer I/O error on dev``, ``I/O error, dev`` and
+device-mapper's ``mapping table unavailable``, whose error is observed anyway; and, since 6.1 limits
+it in the same way, ``Trying to write to read-only block-device``, which is not an error.
 
-Numbers and kernel names of our devices become ``{name}``.  What the kernel prints from memory that
-it has freed (``device … not in table devices list``, docs/KERNEL-DEFECTS.md) becomes ``{freed}``:
-it may be the name that was there, nothing, or bytes of somebody else's.
+Numbers and kernel names of our devices become ``{name}``.  What the kernel prints from freed
+memory (``device … not in table devices list``, docs/KERNEL-DEFECTS.md) becomes ``{freed}``:
+it may be the old name, nothing, or unrelated bytes.
 """
 
 import contextlib
@@ -73,7 +73,7 @@ def parse(raw: bytes) -> Record | None:
 
 
 def normalise(text: str, numbers: Mapping[str, str]) -> str:
-    """``text`` with device numbers and kernel names of our devices brought back to ``{name}``.
+    """``text`` with device numbers and kernel names of our devices translated back to ``{name}``.
 
     ``numbers`` maps ``major:minor`` to names; mapped devices share one major number.
     """
@@ -98,7 +98,7 @@ def normalise(text: str, numbers: Mapping[str, str]) -> str:
 
 
 def wanted(record: Record, numbers: Mapping[str, str]) -> bool:
-    """Whether a record belongs into an observation (see the head of this module)."""
+    """Whether a record belongs into an observation (see the module docstring)."""
     if record.facility != 0 or _RATE_LIMITED.search(record.text):
         return False
     return (
@@ -120,15 +120,15 @@ class KernelLog:
         os.close(self._fd)
 
     def mark(self, text: str) -> None:
-        """Write a line of our own into the log."""
+        """Write our own line into the log."""
         os.write(self._fd, f"<6>{_MARK} {text}\n".encode())
 
     def skip(self) -> None:
-        """Forget every line until now."""
+        """Forget every line so far."""
         os.lseek(self._fd, 0, os.SEEK_END)
 
     def records(self) -> list[Record]:
-        """Every record since the mark or the last call; lost ones leave one that says so."""
+        """Every record since the mark or the last call; for lost ones, one that says so."""
         return read_records(lambda: os.read(self._fd, _RECORD_BYTES))
 
     def lines(self, numbers: Mapping[str, str]) -> tuple[str, ...]:
@@ -161,8 +161,8 @@ def read_records(read: Callable[[], bytes]) -> list[Record]:
 
 
 def unlimit(root: Path = Path("/proc/sys/kernel")) -> None:
-    """Switch off the limits that can be switched off: those of /dev/kmsg and of printk."""
+    """Switch off the rate limits that can be switched off: those of /dev/kmsg and of printk."""
     for name, value in (("printk_devkmsg", "on\n"), ("printk_ratelimit", "0\n")):
-        # A kernel that was booted with printk.devkmsg= refuses the change: that is as it was told.
+        # A kernel booted with printk.devkmsg= refuses the change: it does as it was told.
         with contextlib.suppress(OSError):
             (root / name).write_text(value)

@@ -1,9 +1,9 @@
 """Runs commands in a guest for the host: ``python -m harness.kernel.listener DIRECTORY``.
 
 The channel is the results directory, as for everything that leaves a guest: the host puts
-``ask-N.json`` there (N from 1), the answer is ``answer-N.json``, both in place whole or not at
-all.  Commands run one after the other, as root, by ``sh -c``.  Before the first, the modules are
-loaded as the agent would load them; what is missing is for the host to find out.
+``ask-N.json`` there (N from 1), the answer is ``answer-N.json``; both appear atomically.  Commands
+run one after the other, as root, by ``sh -c``.  Before the first one, the modules are loaded as the
+agent would load them; it is up to the host to find out what is missing.
 """
 
 import subprocess
@@ -35,7 +35,7 @@ class Ask(Struct, frozen=True):
 
 
 class Answer(Struct, frozen=True):
-    """What it gave."""
+    """Its result."""
 
     status: int
     stdout: bytes
@@ -48,7 +48,7 @@ def ask_file(directory: Path, number: int) -> Path:
 
 
 def answer_file(directory: Path, number: int) -> Path:
-    """Where the guest puts what it gave; number 0 says that it listens."""
+    """Where the guest puts the result; number 0 says that it is listening."""
     return directory / f"answer-{number}.json"
 
 
@@ -70,10 +70,10 @@ def carry_out(command: str) -> Answer:
 
 
 def listen(directory: Path) -> None:
-    """Answer until the guest is ended.
+    """Answer until the guest is stopped.
 
     Raises:
-        UnsafeMachine: this is no disposable guest.
+        UnsafeMachine: this is not a disposable guest.
     """
     job = read_job(directory)
     machine.check(here=job.here)

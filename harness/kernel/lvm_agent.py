@@ -1,18 +1,18 @@
 """An agent that lets LVM2 do the work: ``python -m harness.kernel.lvm_agent RESULTS_DIR``.
 
 A situation is a list of actions: command lines of the real ``lvm``, and ordinary steps (our own
-I/O).  Each is observed as a step is: status and table lines, events, uevents, log lines, and after
-a command every byte of the disk.  What LVM asked of device-mapper on the way is in its own debug
-log, which is kept for the host beside the journal (`harness.lvm.log` reads it).
+I/O).  Each is observed like a step: status and table lines, events, uevents, log lines, and after a
+command every byte of the disk.  What LVM asked device-mapper to do is in its debug log, which is
+kept for the host next to the journal (`harness.lvm.log` reads it).
 
 LVM gets a configuration of its own on a tmpfs: it sees one physical volume, ``/dev/mapper/pv``,
 talks to no daemon and no udev, and logs while devices are suspended too (``log/activation``),
 which could deadlock only if the log lay on one of them.
 
-A disk is a file in the results directory, so that a power cut in the middle of a merge leaves to
-the next guest what had reached the disk, and nothing else: the page cache of this one is gone.
+A disk is a file in the results directory, so after a power cut in the middle of a merge the next
+guest gets what had reached the disk, and nothing else: the page cache of this one is gone.
 
-Left out on purpose: dmeventd and lvmpolld, which act at times of their own.
+Deliberately left out: dmeventd and lvmpolld, which act at their own times.
 """
 
 import contextlib
@@ -99,7 +99,7 @@ class LvmBackend:
         self._backend.begin(seed)
 
     def end(self) -> list[str]:
-        """See `harness.trace.backend.Backend`; who loses power puts nothing away."""
+        """See `harness.trace.backend.Backend`; after a power cut nothing is cleaned up."""
         return [] if self.cut else self._backend.end()
 
     def execute(self, index: int, step: Action) -> Observation:
@@ -117,7 +117,7 @@ class LvmBackend:
                 return self._backend.execute(index, step)
 
     def _run(self, index: int, words: tuple[str, ...]) -> None:
-        """One command; its log and what it printed go to the results.
+        """One command; its log and output go to the results.
 
         Raises:
             BadScenario: it failed.
@@ -154,10 +154,10 @@ class LvmBackend:
             )
 
     def _middle_of_merge(self, device: str) -> str:
-        """Wait until half of what there is to merge is merged; the status line then.
+        """Wait until half of it is merged; returns the status line.
 
         Raises:
-            BadScenario: it was over too early, or did not come so far.
+            BadScenario: the merge was over too early, or did not get that far.
         """
         status = self._driver.status(device)
         first = to_merge(status)
@@ -173,14 +173,14 @@ class LvmBackend:
 
 
 def to_merge(status: str) -> int:
-    """Sectors that a merge has yet to do, from its status line.
+    """Sectors that remain to be merged, from the status line of a merge.
 
     Raises:
-        BadScenario: it is no such line.
+        BadScenario: it is not such a line.
     """
     left = left_to_merge(status)
     if left is None:
-        raise BadScenario(f"not the status of a merge that goes on: {status}")
+        raise BadScenario(f"not the status of a running merge: {status}")
     return left
 
 
@@ -213,7 +213,7 @@ def serve(directory: Path) -> None:
             if boot.image:
                 shutil.copyfile(boot.image, file_of(files, disk_of(boot)))
             backend.situation = boot.name
-            # The runner hands steps on to a backend, whose own affair they are.
+            # The runner passes steps on to the backend without looking at them.
             steps = cast(tuple[AnyStep, ...], boot.actions)
             runner.run(JobScenario(boot.name, steps, boot.seed))
             if backend.cut:
@@ -224,10 +224,10 @@ def serve(directory: Path) -> None:
 
 
 def disk_of(boot: Boot) -> str:
-    """Name of the disk that is made first.
+    """Name of the disk that is created first.
 
     Raises:
-        BadScenario: it makes another thing.
+        BadScenario: something else is created first.
     """
     first = boot.actions[0]
     name = getattr(first, "name", "")

@@ -1,8 +1,8 @@
 """Where the kernel side may run: in a disposable guest only; and how a guest is lost on purpose.
 
-A User-mode Linux is a guest by its nature, a QEMU guest says on its kernel's command line
-(``dmsnap.guest``) that dmsnap made it.  Any other machine could be somebody's: it must carry a
-mark that its owner put there (the file /etc/dmsnap-disposable, or the word dmsnap.disposable on
+User-mode Linux is a guest by nature; a QEMU guest's kernel command line (``dmsnap.guest``) says
+that dmsnap started it.  Any other machine could matter to somebody: it must carry a mark that its
+owner put there (the file /etc/dmsnap-disposable, or the word dmsnap.disposable on
 the kernel's command line), and the user must have said ``--guest here``.
 """
 
@@ -34,12 +34,12 @@ def _text(path: Path) -> str:
 
 
 def is_uml(root: Path = Path("/")) -> bool:
-    """Whether this kernel is a User-mode Linux."""
+    """Whether this kernel is User-mode Linux."""
     return "User Mode Linux" in _text(root / "proc/cpuinfo")
 
 
 def is_guest(root: Path = Path("/")) -> bool:
-    """Whether dmsnap started this machine, or nobody could mind."""
+    """Whether dmsnap started this machine, or it is a guest by nature."""
     return is_uml(root) or GUEST_WORD in _words(root)
 
 
@@ -57,17 +57,17 @@ def check(*, here: bool = False, root: Path = Path("/")) -> None:
 
     Args:
         here: the user said that this machine is the guest.
-        root: where proc and etc are.
+        root: the directory that contains proc and etc.
 
     Raises:
-        UnsafeMachine: this machine may be somebody's.
+        UnsafeMachine: this machine may matter to somebody.
     """
     if is_guest(root):
         return
     if not here:
         raise UnsafeMachine(
-            "the kernel side makes and removes block devices and may crash the kernel, and this "
-            "is no guest: let dmsnap start one, or say --guest here in a disposable machine"
+            "the kernel side creates and removes block devices and may crash the kernel, and this "
+            "is not a guest: let dmsnap start one, or use --guest here in a disposable machine"
         )
     if not is_marked(root):
         raise UnsafeMachine(
@@ -77,7 +77,7 @@ def check(*, here: bool = False, root: Path = Path("/")) -> None:
 
 
 def keep_memory() -> None:
-    """Have malloc keep what was freed, rather than give it back to the kernel.
+    """Make malloc keep freed memory, rather than return it to the kernel.
 
     A page fault costs a User-mode Linux some 10 µs, and each of numpy's arrays of 1 MiB would
     bring 256 of them.
@@ -105,7 +105,7 @@ def crash(how: Literal["panic", "hang", "exit"], driver: Driver) -> NoReturn:
         driver.load(_HANG_DEVICE, [Line(0, 8, "error", "")])
         driver.resume(_HANG_DEVICE)
         driver.suspend(_HANG_DEVICE, flush=False, lockfs=False)
-        # Not through the page cache, where SIGKILL would end the wait.
+        # Not through the page cache, where SIGKILL would interrupt the wait.
         fd = os.open(node(_HANG_DEVICE), os.O_RDONLY | os.O_DIRECT)
         os.preadv(fd, [mmap.mmap(-1, mmap.PAGESIZE)], 0)
     time.sleep(_LAST_WORDS_S)

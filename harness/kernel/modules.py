@@ -1,8 +1,8 @@
-"""Kernel modules and their parameters, without a single process: finit_module(2) and sysfs.
+"""Kernel modules and their parameters, without starting a process: finit_module(2) and sysfs.
 
 All modules that the harness uses are loaded in 15 ms this way; modprobe would cost a process for
 each, and a guest whose root is the host's has no modules.dep for its kernel.  A module that is
-built in or loaded already is as good as one that was just loaded.
+built in or already loaded is as good as one that was just loaded.
 """
 
 import ctypes
@@ -25,9 +25,9 @@ WANTED: Final = (
     "dm-dust",
     "loop",
 )
-"""In the order of their dependencies; the ram disk is loaded by `harness.kernel.disks.disks`."""
+"""In dependency order; `harness.kernel.disks.disks` loads the ram disk."""
 NEEDED: Final = ("dm-mod", "dm-bufio", "dm-snapshot", "brd")
-"""Without these nothing works; the others only widen what scenarios can use."""
+"""Nothing works without these; the others only extend what scenarios can use."""
 _SYS_MODULE: Final = Path("/sys/module")
 _FINIT_MODULE: Final = {"x86_64": 313, "aarch64": 273, "riscv64": 273, "i686": 350}
 _DELETE_MODULE: Final = {"x86_64": 176, "aarch64": 106, "riscv64": 106, "i686": 129}
@@ -51,7 +51,7 @@ def present(name: str) -> bool:
 
 
 def loaded(name: str) -> bool:
-    """Whether module ``name`` was loaded, rather than built in: only then it counts its users."""
+    """Whether module ``name`` was loaded, not built in: only a loaded one counts its users."""
     return (_SYS_MODULE / name.replace("-", "_") / "refcnt").exists()
 
 
@@ -67,7 +67,7 @@ def find(directory: Path, name: str) -> Path | None:
 
 
 def load(directory: Path, name: str, parameters: str = "") -> bool:
-    """Load a module; whether it is there afterwards.
+    """Load a module; returns whether it is there afterwards.
 
     Raises:
         ProvisioningError: its file cannot be used, or the kernel refuses it.
@@ -101,9 +101,9 @@ def load(directory: Path, name: str, parameters: str = "") -> bool:
 
 
 def unload(name: str) -> bool:
-    """Remove a module; False where it is built in or in use.
+    """Remove a module; False if it is built in or in use.
 
-    Where udev runs, it may still look at a device of it; that is waited for.
+    If udev runs, it may still be looking at one of its devices; this waits for that.
     """
     if _delete(name):
         return True
@@ -120,10 +120,10 @@ def _delete(name: str) -> bool:
 
 
 def load_all(directory: Path) -> tuple[str, ...]:
-    """Load what the harness uses, except the ram disk; the names of optional ones missing.
+    """Load what the harness uses, except the ram disk; returns the missing optional ones.
 
     Raises:
-        ProvisioningError: one that is needed is missing.
+        ProvisioningError: a required one is missing.
     """
     missing = [name for name in WANTED if not load(directory, name)]
     for name in missing:
@@ -145,7 +145,7 @@ class Parameters:
         self._before: dict[str, str] = {}
 
     def names(self) -> dict[str, str]:
-        """Parameter → value now."""
+        """Parameter → current value."""
         if not self._directory.is_dir():
             return {}
         return {path.name: path.read_text().strip() for path in sorted(self._directory.iterdir())}
@@ -166,7 +166,7 @@ class Parameters:
         self._before.setdefault(name, before)
 
     def restore(self) -> list[str]:
-        """Put back every parameter that was changed; what could not be."""
+        """Restore every parameter that was changed; returns what could not be restored."""
         failed = []
         for name, value in self._before.items():
             try:

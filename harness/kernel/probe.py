@@ -1,12 +1,12 @@
-"""What this kernel does, found by trying: the facts that a twin profile is made from.
+"""What this kernel does, found out by trying: the facts that a twin profile is made from.
 
-Never by its release number: distributions carry fixes back.  Every probe is harmless on every
+Never by its release number, since distributions backport fixes.  Every probe is harmless on every
 kernel known; what may crash one (merging a transient store, small discards of new kernels) is not
-probed.  The devices of the probes are removed again, and their log lines are gone before the
-first scenario starts.
+probed.  The probes' devices are removed again, and their log lines are gone before the first
+scenario starts.
 
 The facts
-    enoent              errno of a table that names a path that does not exist
+    enoent              errno of a table with a path that does not exist
     log_errno_suffix    a constructor's error in the log ends with its errno: `` (-EINVAL)``
     self_reference      errno of a table that names its own device (one that had a table before),
                         or ``accepted``
@@ -14,49 +14,49 @@ The facts
                         ``accepted``
     uevent_add_at       ``create`` or ``load``: when the ``add`` of a mapped device comes
     same_device_checked_after_open   a snapshot whose COW device is its origin has opened both when
-                        that is found: a reference to it is stale then
+                        that is noticed, so a reference to it is stale
     message_no_table    errno of a message to a device without a table, or ``accepted``
-    error_args          errno of target error with two words that are no device, or ``accepted``
-    resize_uevent       a mapped device that gets another size says so in its uevent
-    too_long            errno of a table of 2^54 sectors, whose bytes no 64-bit number can count,
+    error_args          errno of target error with two words that are not a device, or ``accepted``
+    resize_uevent       a mapped device whose size changes says so in its uevent
+    too_long            errno of a table of 2^54 sectors, whose bytes a 64-bit number cannot count,
                         or ``accepted``
-    refused_decides     a first table that does not fit its devices decides the type of its device
-                        all the same: the next one is not looked at before it is resumed
+    refused_decides     a first table that does not fit its devices still decides the type of its
+                        device: the next one is not checked until it is resumed
     zero_discard        errno of a discard of target zero, or ``accepted``
     number_overflow     ``wraps`` or ``saturates``: a number of more than 64 bits in a table
     read_only_discard   errno of a discard beyond the end of a read-only device
     features            the snapshot target takes feature arguments
     n_merge_refused     snapshot-merge of a transient store is refused by its constructor
-    duplicate_wins      ``first`` or ``last``: which of two records of one chunk in a store counts
+    duplicate_wins      ``first`` or ``last``: which of two records of one chunk in a store wins
     max_sectors, max_sectors_4k   longest request of a disk, of one with blocks of 4096 bytes
     physical_block, io_min        block sizes of a disk, in bytes
     discard, discard_4k           bytes of the longest discard of such a disk, 0 for none
     discard_granularity, discard_granularity_4k   its granularity in bytes
     write_cache_4k      a disk with blocks of 4096 bytes has a write cache
-    write_asks_again    a buffered write tries once more to read a part of a page, if it has
-                        come there from another page
+    write_asks_again    a buffered write retries once to read a part of a page, if it came
+                        there from another page
     discard_of_blocks   the granularity of a mapped device is at least its physical block
-    preflush_passed     a write that is flushed ahead goes whole through a table of linear targets
+    preflush_passed     a write with a preflush goes whole through a table of linear targets
                         on one device, rather than as a flush and a write
-    preflush_error      ``ignored`` or ``reported``: where it goes in two parts, what the failed
+    preflush_error      ``ignored`` or ``reported``: if it goes in two parts, what the failed
                         flush does to the write
-    plug_reverses       of the requests that a process has begun together the last one is sent first
+    plug_reverses       of requests that a process submits together, the last one is sent first
     flush_bypasses_map  a flush goes once to each device of a table, not once to each target
     unaligned_refused   a request that begins or ends within a block of the disk fails
     striped_io_min_kept, striped_chunk_sectors   what target striped makes of its chunk size: the
-                        least I/O even if it is smaller than a block, the queue's chunk
-    striped_discards_more   it takes as long a discard as all its stripes together
-    readahead_kept      a device asks for as many pages at once as it ever did, whatever is below
-    nbd_io_opt          what nbd says is the best length of a request, in bytes
+                        minimum I/O even if smaller than a block, the queue's chunk
+    striped_discards_more   its longest discard is that of all its stripes together
+    readahead_kept      a device reads ahead as many pages as it ever did, whatever is below
+    nbd_io_opt          the optimal I/O size that nbd reports, in bytes
     flakey_error_reads  target flakey knows its feature error_reads
-    flakey_table_blank  its table line ends in a blank
-    flakey_corrupt_counted   it counts the words behind corrupt_bio_byte before it reads any
-    flakey_bad_down, flakey_short_corrupt   what it says to a down interval that is none, and to
+    flakey_table_blank  its table line ends with a space
+    flakey_corrupt_counted   it counts the words after corrupt_bio_byte before it reads any
+    flakey_bad_down, flakey_short_corrupt   what it says to an invalid down interval, and to
                         corrupt_bio_byte alone
     flakey_drop_conflict, flakey_error_conflict   what it says to drop_writes, and to error_writes,
-                        beside writes that are corrupted
+                        combined with writes that are corrupted
     cow_threshold       the module's parameter snapshot_cow_threshold; 2^32 − 1, which limits
-                        nothing, where there is none
+                        nothing, if there is none
 
 **Duplicates** (`dm_insert_exception`).  Completed exceptions lie in hash slots, here all in slot
 0 as both chunks are below 256; the lookup takes the first one in its list.  Records (5 → a), (5 →
@@ -88,7 +88,7 @@ _PLUG_TRIES: Final = 8
 _SNAP_MAGIC: Final = 0x70416E53
 _NO_LIMIT: Final = (1 << 32) - 1
 _STALE: Final = "not in table devices list"
-"""What ``dm_put_device`` logs of a reference that the table has replaced."""
+"""What ``dm_put_device`` logs about a reference that the table has replaced."""
 
 
 def store_with_duplicates(chunk_sectors: int) -> bytes:
@@ -184,8 +184,8 @@ class _Prober:
     def max_sectors(self, number_of: Callable[[str], str]) -> int:
         """The longest request of a disk.
 
-        The kernel tells whole KiB, so there may be a sector more.  Then a read of twice that, from
-        a chunk that is longer, is two requests, not three.
+        The kernel reports whole KiB, so there may be one more sector.  Then a read of twice that,
+        from a longer chunk, is two requests, not three.
         """
         told = _queue(number_of("org"), "max_sectors_kb") * 2
         read_sectors = 2 * (told + 1)
@@ -207,7 +207,7 @@ class _Prober:
         self.do(steps.Create(name="dead"))
         self.load("dead", "error", "", 8)
         self.do(steps.Resume(name="dead"))
-        # What goes on to a device is counted, what a target itself fails is not.
+        # What is passed on to a device is counted, what a target itself fails is not.
         self.do(steps.Create(name="pages"))
         self.do(
             steps.Load(
@@ -225,9 +225,9 @@ class _Prober:
         return int(stat.read_text().split()[0]) - before > 2
 
     def discard_of_blocks(self, number_of: Callable[[str], str]) -> bool:
-        """A snapshot that takes discards says 512, the sectors of its chunks, or a block.
+        """A snapshot that takes discards reports 512, the sectors of its chunks, or a block.
 
-        A chunk of fewer sectors would kill some kernels.
+        A smaller chunk would kill some kernels.
         """
         self.do(steps.Disk(name="o4k", sectors=_SECTORS, block_size=4096))
         self.do(steps.Create(name="hints"))
@@ -238,9 +238,9 @@ class _Prober:
         return _queue(number_of("hints"), "discard_granularity") != SECTOR_BYTES
 
     def preflush_passed(self, number: str) -> bool:
-        """A store over a linear target: how many writes does the device below see?
+        """A store over a linear target: how many writes does the device below get?
 
-        The data of a chunk is one, and the metadata one, or two if the flush comes by itself.
+        One for the data of a chunk, and one for the metadata, or two if the flush is separate.
         """
         self.do(steps.Create(name="mid"))
         self.load("mid", "linear", "{b4k} 0")
@@ -254,7 +254,7 @@ class _Prober:
         return int(stat.read_text().split()[4]) - before == 2
 
     def preflush_error(self) -> str:
-        """A COW device of which an end fails every write, and with it every flush.
+        """A COW device whose end fails every write, and with it every flush.
 
         Flushes go through it because the other end has a write cache.
         """
@@ -282,7 +282,7 @@ class _Prober:
         )
 
     def flush_bypasses_map(self, number: str) -> bool:
-        """Two targets on one disk with a write cache: how many flushes does that see?"""
+        """Two targets on one disk with a write cache: how many flushes does the disk get?"""
         [below] = Path("/sys/dev/block", number, "slaves").iterdir()
 
         def flushes() -> int:
@@ -333,7 +333,7 @@ class _Prober:
         }
 
     def readahead_kept(self, name: str, number: str) -> bool:
-        """Whether a device that was ``striped`` with long rows still reads ahead as far."""
+        """Whether a device that was ``striped`` with long rows still reads ahead as far as then."""
 
         def read_ahead() -> int:
             return _queue(number, "read_ahead_kb")
@@ -349,7 +349,7 @@ class _Prober:
         return read_ahead() == most
 
     def nbd_io_opt(self, number_of: Callable[[str], str]) -> int:
-        """What a disk that can fail says of the best length; 0 where there is none."""
+        """The optimal I/O size of a disk that can fail; 0 if there is no such disk."""
         try:
             self.do(steps.Disk(name="fallible", sectors=_SECTORS, can_fail=True))
         except Unsupported:
@@ -357,11 +357,11 @@ class _Prober:
         return _queue(number_of("fallible"), "optimal_io_size")
 
     def plug_reverses(self, number: str) -> bool:
-        """Writes of one place, begun together: which of them is done last?
+        """Writes to one place, submitted together: which of them is done last?
 
-        A process that sleeps in between sends them in order on any kernel, so one try that goes
-        well proves nothing, and one that does not is enough.  A loop device does what it is sent
-        one after the other.
+        A process that sleeps in between sends them in order on any kernel, so a try in order
+        proves nothing, and one in reverse is enough.  A loop device carries out requests one
+        after the other.
         """
         [below] = Path("/sys/dev/block", number, "slaves").iterdir()
         (below / "queue" / "scheduler").write_text("none")
@@ -386,7 +386,7 @@ class _Prober:
         return said.partition(" flakey: ")[2].removesuffix(" (-EINVAL)")
 
     def flakey(self) -> Facts:
-        """How the flakey target of this kernel is."""
+        """Facts of this kernel's flakey target."""
         self.load("s", "flakey", "{org} 0 1 0 1 drop_writes")
         line = self.do(steps.Table(name="s", inactive=True)).text or ""
         self.do(steps.Clear(name="s"))
@@ -462,7 +462,7 @@ def probe(backend: KernelBackend) -> Facts:
     """Find the facts; the world is empty again afterwards.
 
     Raises:
-        OSError: a device of the probes would not go away (EBUSY).
+        OSError: a device of the probes could not be removed (EBUSY).
     """
     backend.begin(0)
     try:

@@ -1,10 +1,10 @@
 """Removing mapped devices, whatever state a scenario left them in.
 
 Devices that nobody uses go first, then those that they used, until nothing is left or nothing
-more will go.  A suspended device that others use is resumed before, since its users may wait for
-it while they are destroyed.  What still resists gets a table of errors, which lets go of every
-device below and ends every request that waits; and since something may close a device a little
-later (a worker of the kernel), there is a second of patience.
+more can be removed.  A suspended device that others use is resumed first, since its users may wait
+for it while they are destroyed.  What still resists gets a table of errors, which releases every
+device below and ends every waiting request; and since something (a kernel worker) may close a
+device a little later, this waits up to a second.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ _PAUSE_S: Final = 0.02
 
 
 def _sweep(driver: Driver, names: list[str]) -> list[str]:
-    """Remove what can be removed, round by round; what is left."""
+    """Remove what can be removed, round by round; returns what is left."""
     while True:
         left = []
         for name in names:
@@ -33,7 +33,7 @@ def _sweep(driver: Driver, names: list[str]) -> list[str]:
 
 
 def _wake(driver: Driver, names: Iterable[str]) -> None:
-    """Resume suspended devices that others use, without the tables that were not live yet."""
+    """Resume suspended devices that others use, without tables that were not live yet."""
     for name, info in driver.survey(names).items():
         if info.suspended and info.open:
             with contextlib.suppress(OSError):
@@ -56,7 +56,7 @@ def _length(table: str | None) -> int:
 
 
 def remove_all(driver: Driver, names: Iterable[str]) -> list[str]:
-    """Remove the devices ``names``, the youngest first; each that is left, with a reason.
+    """Remove the devices ``names``, youngest first; returns each one left, with a reason.
 
     Only devices with the harness's own UUID are touched.
     """

@@ -1,8 +1,8 @@
-"""When the merges of a scenario are at rest, and when the events of its stripes are raised.
+"""When the merges of a scenario have come to rest, and when its stripes' events are raised.
 
-A merge goes on in the background after the step that started it, and nothing signals its end.  What
-a step is observed to have done must not depend on how quick that was, so each step waits until no
-merge makes progress: it has finished, failed, stopped, or is stuck.
+A merge continues in the background after the step that started it, and nothing signals its end.
+What is observed of a step must not depend on the speed of that, so each step waits until no merge
+makes progress: it has finished, failed, stopped, or is stuck.
 """
 
 import time
@@ -14,11 +14,11 @@ _DISKSTATS: Final = Path("/proc/diskstats")
 _LOADAVG: Final = Path("/proc/loadavg")
 _POLLS: Final = 5
 _POLLS_FILES: Final = 600
-"""Where disks are files, a copy waits for the host's disk."""
+"""If disks are files, a copy waits for the host's disk."""
 _POLL_S: Final = 0.005
 _EVENT_S: Final = 0.001
 _BUSY_POLLS_MAX: Final = 200
-"""Where something can run all the time, it is not the merge."""
+"""If something can run all this time, it is not the merge."""
 
 
 def sectors_moved() -> int:
@@ -27,7 +27,7 @@ def sectors_moved() -> int:
 
 
 def workers_runnable() -> int:
-    """Tasks of this machine that could run just now, beside this one."""
+    """Other runnable tasks of this machine."""
     return runnable(_LOADAVG.read_text()) - 1
 
 
@@ -39,8 +39,8 @@ def let_events_come(
 ) -> None:
     """Let a worker raise the event of a stripe that has failed (dm-stripe.c, ``trigger_event``).
 
-    The letter in the status line is there before the event.  What could run does while this
-    process sleeps.
+    The letter in the status line appears before the event.  Runnable tasks run while this process
+    sleeps.
     """
     if any(stripe_failed(line) for status in statuses() for line in status.splitlines()):
         for _ in range(_BUSY_POLLS_MAX):
@@ -50,17 +50,17 @@ def let_events_come(
 
 
 def stripe_failed(line: str) -> bool:
-    """Whether a line of status tells of a striped target whose device has failed."""
+    """Whether a status line shows a striped target with a failed device."""
     words = line.split()
     return words[2:3] == ["striped"] and "D" in words[-1]
 
 
 class Merges:
-    """The merges of a scenario, which go on by themselves.
+    """The merges of a scenario, which proceed by themselves.
 
     Args:
         on_files: disks are files of a host, whose disk may be slow.
-        moved, workers, pause: what is known of the machine; a test plays one.
+        moved, workers, pause: how the machine is observed; a test plays one.
     """
 
     def __init__(
@@ -88,21 +88,21 @@ class Merges:
         self._any = True
 
     def may_start(self) -> None:
-        """A device has been resumed: only that starts a merge again which has stopped."""
+        """A device has been resumed: nothing else restarts a stopped merge."""
         self._stuck = False
 
     def rest(self, statuses: Callable[[], Sequence[str]], served: Callable[[], object]) -> None:
         """Wait until no merge makes progress.
 
-        One whose numbers do not say that it is over is at rest when neither they, nor what the
-        disks have moved, nor what ``served`` tells have changed while this process slept several
-        times: the guest has one CPU, and what can run does.  One whose numbers have just come to
-        say so can still fail, in the moment in which its exceptions are forgotten.  A worker that
-        can run is at work, if only for so long: a busy machine of somebody else's never ends.
+        A merge whose numbers do not say that it is over is at rest when neither they, nor what the
+        disks have moved, nor ``served`` have changed while this process slept several times: the
+        guest has one CPU, and whatever is runnable runs.  One whose numbers have just reached the
+        end can still fail while its exceptions are being forgotten.  A runnable worker counts as
+        progress, but only for a limited time: a machine that others keep busy never rests.
 
         Args:
             statuses: the status lines of every device that is not suspended.
-            served: something that changes with each request to a disk that counts them.
+            served: a value that changes with each request to a disk that counts them.
         """
         polls, self._stuck = 1 if self._stuck else self._polls, False
         still = busy = 0
@@ -131,7 +131,7 @@ class Merges:
 
 
 def left_to_merge(line: str) -> int | None:
-    """Sectors that a merge has yet to do, by a line of status; None if it tells of no such merge.
+    """Sectors that a merge has left, by a status line; None if it does not show a running merge.
 
     Kernel: ``snapshot_status``.
     """
@@ -143,11 +143,11 @@ def left_to_merge(line: str) -> int | None:
 
 
 def total_sectors(diskstats: str) -> int:
-    """Sectors read and written by all disks; time that passes with a request is none."""
+    """Sectors read and written by all disks; other counters do not matter."""
     lines = (line.split() for line in diskstats.splitlines())
     return sum(int(words[5]) + int(words[9]) for words in lines)
 
 
 def runnable(loadavg: str) -> int:
-    """Tasks that run or could, this one with them (proc(5))."""
+    """Running and runnable tasks, this one included (proc(5))."""
     return int(loadavg.split()[3].partition("/")[0])

@@ -1,13 +1,13 @@
 """The pytest session inside a guest: each scenario of the job is an item.
 
-A small plugin, and nothing is collected from files: items come from the job, in its order, so
-``-k`` and its kin work on scenario names and everything that pytest reports is a scenario.  What
-the host learns does not depend on pytest's output: every item writes its records into the
-journal, each of them on disk before the next thing happens.
+A small plugin; nothing is collected from files.  Items come from the job, in its order, so ``-k``
+and the like work on scenario names, and everything that pytest reports is a scenario.  What the
+host learns does not depend on pytest's output: every item writes its records into the journal,
+each of them on disk before the next thing happens.
 
 An item passes if its scenario was carried out, whatever the kernel answered: the verdict is the
-host's.  Two things end the whole session, as no later record could be believed: a device that
-would not go away, and a journal that cannot be written.
+host's.  Two things end the whole session, as no later record could be trusted: a device that
+cannot be removed, and a journal that cannot be written.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ from harness.wire.journal import Begin, End, JournalWriter, Observed, Record, St
 
 
 class JournalLost(Exception):
-    """The journal cannot be written: nothing can be reported any more."""
+    """The journal cannot be written: nothing more can be reported."""
 
 
 class Runner:
@@ -31,9 +31,9 @@ class Runner:
 
     Args:
         backend: carries out steps.
-        journal: of the guest.
-        seed: of scenarios without their own.
-        after: called with the name of each scenario that has ended.
+        journal: that of the guest.
+        seed: for scenarios without their own.
+        after: called with the name of each finished scenario.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Runner:
             self._journal.write(*records)
         except OSError as fault:
             raise JournalLost(
-                f"the journal cannot be written ({fault.strerror}): make room where the results "
+                f"the journal cannot be written ({fault.strerror}): free space where the results "
                 "go, and run again"
             ) from fault
 
@@ -68,7 +68,7 @@ class Runner:
         self.record(Begin(scenario.name, seed))
         fault = ""
         unsupported = False
-        # What a step gave and the start of the next are one write.
+        # The result of a step and the start of the next one are a single write.
         given: tuple[Record, ...] = ()
 
         def starts(index: int, _step: AnyStep) -> None:
@@ -112,7 +112,7 @@ class ScenarioItem(pytest.Item):
             pytest.fail(end.fault, pytrace=False)
 
     def reportinfo(self) -> tuple[str, int | None, str]:
-        """Where pytest says that it is: the scenario, no file."""
+        """The location that pytest reports: the scenario, not a file."""
         return self._scenario.name, None, self._scenario.name
 
 
@@ -173,12 +173,12 @@ UNUSED = (
     "debugging",
     "logging",
 )
-"""Plugins of pytest that a session of scenarios has no use for; each import costs a guest."""
+"""Pytest plugins that a session of scenarios does not need; each import costs a guest time."""
 
 
 def run_session(plugin: ScenarioPlugin, arguments: Sequence[str], root: str) -> int:
     """Run pytest over the scenarios; its exit status."""
-    # Third-party plugins that happen to be installed would cost a guest their imports.
+    # Importing third-party plugins that happen to be installed would cost a guest time.
     fixed = [
         "--disable-plugin-autoload",
         "-c",

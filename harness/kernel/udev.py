@@ -1,10 +1,11 @@
-"""Machines in which udev runs: it opens each new block device, to look what is on it.
+"""Machines in which udev runs: it opens each new block device to see what is on it.
 
-User-mode Linux and QEMU guests have none; a Vagrant machine, or one that somebody else made, has.
+User-mode Linux and QEMU guests have no udev; a Vagrant machine, or one that somebody else made,
+does.
 
-It also keeps links in /dev/mapper, and takes them away when it is through with the event of a
-removal or a new name.  That is late, and a node of ours that has the name by then goes with them.
-So udev is told to leave our mapped devices alone: it hears of them, and tells its listeners.
+It also keeps links in /dev/mapper, and removes them when it has processed the event of a removal or
+rename.  That is late, and a node of ours that has the name by then is removed too.  So udev is told
+to leave our mapped devices alone: it only receives their events and passes them on.
 """
 
 import subprocess
@@ -17,7 +18,7 @@ from harness.kernel.drivers.driver import UUID_PREFIX
 
 _CONTROL: Final = Path("/run/udev/control")
 _RULES: Final = Path("/run/udev/rules.d/55-dmsnap.rules")
-"""Right after those of device-mapper (55-dm.rules), which find name and UUID."""
+"""Right after device-mapper's rules (55-dm.rules), which find name and UUID."""
 _RULE: Final = (
     f'SUBSYSTEM=="block", KERNEL=="dm-*", ENV{{DM_UUID}}=="{UUID_PREFIX}*", SYMLINK="", '
     'ENV{DM_UDEV_DISABLE_DISK_RULES_FLAG}="1", ENV{DM_UDEV_DISABLE_SUBSYSTEM_RULES_FLAG}="1", '
@@ -32,13 +33,13 @@ def runs() -> bool:
 
 
 def settle() -> None:
-    """Wait until udev has looked at everything; at once where it does not run."""
+    """Wait until udev has looked at everything; returns at once if it does not run."""
     _udevadm("settle")
 
 
 @contextmanager
 def kept_away() -> Iterator[None]:
-    """Have udev make no link to a mapped device of ours, and read none; it still tells of them."""
+    """Stop udev from linking or reading our mapped devices; it still passes on their events."""
     if not runs():
         yield
         return

@@ -1,17 +1,17 @@
-"""The uevents of a step, from the kernel's own netlink group, by two witnesses.
+"""The uevents of a step, from the kernel's own netlink group, as seen by two witnesses.
 
 The kernel sends an event from within the call that causes it (kobject_uevent), and it waits in
-the socket of the listener: a drain that does not block, right after the step, is exact.  Events
-of disks, loop devices and of other subsystems are left out, as are properties that carry a number
-of this one boot, or say again what the event says anyhow.
+the listener's socket: a non-blocking drain right after the step is exact.  Events of disks, loop
+devices and other subsystems are left out, as are properties with a number that is specific to this
+boot, or that repeat what the event says anyway.
 
-One witness is pyudev, that is libudev, whose word is taken.  The other reads a netlink socket of
-its own and parses the kernel's bytes itself; pyroute2's socket for that would cost each guest half
-a second of imports.  What they say of device-mapper must be the same events in the same order, or
-nothing that they say counts (`WitnessesDisagree`).
+One witness is pyudev, that is libudev, whose word is taken.  The other reads its own netlink socket
+and parses the kernel's bytes itself; pyroute2's socket for that would cost each guest half a second
+of imports.  Both must report the same device-mapper events in the same order, or nothing that they
+say counts (`WitnessesDisagree`).
 
-Where udevd runs, it is a third one: what the kernel said of device-mapper, udevd must tell its
-listeners again (`Retold`).  It tells late, so that is settled when a scenario ends, not step by
+Where udevd runs, it is a third witness: it must pass on every device-mapper event of the kernel to
+its listeners (`Retold`).  It does so late, so this is settled when a scenario ends, not step by
 step.
 """
 
@@ -60,7 +60,7 @@ class EventSource(Protocol):
         """Every event since the last call."""
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
 
 
 class Listener(EventSource, Protocol):
@@ -70,10 +70,10 @@ class Listener(EventSource, Protocol):
         """A scenario is over, and its devices are gone.
 
         Args:
-            names: of each ``major:minor``, all that it had in the scenario.
+            names: for each ``major:minor``, all names it had in the scenario.
 
         Raises:
-            WitnessesDisagree: something that was to be told was not.
+            WitnessesDisagree: an event that was due did not arrive.
         """
 
 
@@ -98,9 +98,9 @@ def select(
 def numbered(
     events: Iterable[tuple[str, Mapping[str, str]]], leave_out: Iterable[str]
 ) -> tuple[UEvent, ...]:
-    """The events of all mapped devices except some, with ``major:minor`` for a name.
+    """The events of all mapped devices except some, with ``major:minor`` as the name.
 
-    Where many commands ran since the last drain, one number may have been that of several devices.
+    If many commands ran since the last drain, one number may have belonged to several devices.
     """
     found = list(events)
     numbers = {
@@ -114,7 +114,7 @@ def numbered(
 def parse(message: bytes) -> Event | None:
     """An event as the kernel sends it: ``action@path`` and ``KEY=VALUE``, each ended by a zero.
 
-    None for what is no such message.
+    None if it is not such a message.
     """
     head, *fields = message.decode("utf-8", "replace").rstrip("\0").split("\0")
     properties = dict(field.split("=", 1) for field in fields if "=" in field)
@@ -128,7 +128,7 @@ class NetlinkUEvents:
     """Listens to the kernel's uevents on a netlink socket.
 
     Raises:
-        OSError: the kernel gives none.
+        OSError: the kernel refuses the socket.
     """
 
     def __init__(self) -> None:
@@ -139,7 +139,7 @@ class NetlinkUEvents:
         self._socket.bind((0, _KERNEL_GROUP))
 
     def drain(self) -> list[Event]:
-        """Every event of a block device that has come since the last call.
+        """Every event of a block device that has arrived since the last call.
 
         Raises:
             OSError: some were lost (ENOBUFS).
@@ -159,10 +159,10 @@ class NetlinkUEvents:
 
 
 class Witnesses:
-    """Two sources of the same events, of which the first is taken at its word.
+    """Two sources of the same events; the first one's word is taken.
 
     Raises:
-        WitnessesDisagree: they do not say the same of device-mapper (when they are drained).
+        WitnessesDisagree: they differ about device-mapper (when they are drained).
     """
 
     def __init__(self, first: EventSource, second: EventSource) -> None:
@@ -170,14 +170,14 @@ class Witnesses:
         self._second = second
 
     def finish(self, names: Mapping[str, Collection[str]]) -> None:
-        """Nothing to do: the kernel tells at once."""
+        """Nothing to do: the kernel's events arrive at once."""
 
     def drain(self) -> list[Event]:
-        """Every event since the last call, as both have it."""
+        """Every event since the last call, as both report it."""
         ours: list[Event] = []
         theirs: list[Event] = []
         while True:
-            # What comes between the two is in the next round of the one that was first.
+            # What arrives between the two drains is in the next round of the one drained first.
             one, other = self._first.drain(), self._second.drain()
             ours += one
             theirs += other
@@ -190,7 +190,7 @@ class Witnesses:
                 )
 
     def close(self) -> None:
-        """Dismiss both."""
+        """Close both."""
         self._first.close()
         self._second.close()
 
@@ -199,7 +199,7 @@ _UNNAMED: Final = "-"
 
 
 class Testimony(NamedTuple):
-    """What must be the same: action, device, its name, the number of the event."""
+    """What must agree: action, device, its name, the number of the event."""
 
     action: str
     device: str
@@ -207,7 +207,7 @@ class Testimony(NamedTuple):
     number: str
 
     def retold(self, other: "Testimony") -> bool:
-        """Whether ``other`` is this event, told by udevd.
+        """Whether ``other`` is this event, passed on by udevd.
 
         The kernel mostly leaves out the name; udevd looks for it, and may not find it any more.
         """
@@ -229,20 +229,20 @@ def _told(said: Iterable[Testimony]) -> str:
 
 
 class Retold:
-    """The kernel's uevents, of which udevd tells each one of device-mapper again, once.
+    """The kernel's uevents; udevd passes on each one of device-mapper, once.
 
-    udevd multicasts an event when its rules are through with it, whether they failed or not, and
-    whether the device is still there or not.  The order is the kernel's for each device, not for
-    all together.
+    udevd multicasts an event when its rules have run, whether they failed or not, and whether the
+    device still exists or not.  The order is the kernel's for each device, not across
+    devices.
 
     Args:
         kernel: whose word is taken.
-        udevd: what it tells.
-        settle: waits until udevd has told everything.
-        number: of the last event that there was.
+        udevd: its events.
+        settle: waits until udevd has passed on everything.
+        number: that of the last event so far.
 
     Raises:
-        WitnessesDisagree: udevd does not tell the same (when it is drained, or at the end).
+        WitnessesDisagree: udevd says something else (when it is drained, or at the end).
     """
 
     def __init__(
@@ -258,12 +258,12 @@ class Retold:
         self._number = number
         self._outstanding: defaultdict[str, deque[Testimony]] = defaultdict(deque)
         self._named: dict[tuple[str, str], Testimony] = {}
-        # What came before all of them listened, some may have heard.
+        # Some may have heard what came before all of them were listening.
         self._since = number()
 
     def drain(self) -> list[Event]:
-        """Every event since the last call, as the kernel has it."""
-        # udevd first: what it has told, the kernel has told before.
+        """Every event since the last call, as the kernel sent it."""
+        # udevd first: what it passes on, the kernel has sent before.
         retold = self._udevd.drain()
         events = self._kernel.drain()
         for said in self._new(events):
@@ -283,7 +283,7 @@ class Retold:
         return [said for said in _testimony(events) if int(said.number) > self._since]
 
     def finish(self, names: Mapping[str, Collection[str]]) -> None:
-        """See that udevd has told everything, and has called each device by a name of its."""
+        """Check that udevd has passed on everything, and gave each device one of its names."""
         try:
             self.drain()
             if any(self._outstanding.values()):
@@ -303,19 +303,19 @@ class Retold:
                         f"called {', '.join(sorted(borne[device]))}"
                     )
         finally:
-            # What comes too late is not the fault of the next scenario.
+            # The next scenario is not to blame for what arrives too late.
             self._since = self._number()
             self._outstanding.clear()
             self._named.clear()
 
     def close(self) -> None:
-        """Dismiss all."""
+        """Close all."""
         self._kernel.close()
         self._udevd.close()
 
 
 class PyudevUEvents:
-    """Listens to uevents through libudev: the kernel's, or those that udevd tells again."""
+    """Listens to uevents through libudev: the kernel's, or those that udevd passes on."""
 
     def __init__(self, source: Literal["kernel", "udev"]) -> None:
         self._monitor = pyudev.Monitor.from_netlink(pyudev.Context(), source=source)
@@ -324,7 +324,7 @@ class PyudevUEvents:
         self._monitor.start()
 
     def drain(self) -> list[Event]:
-        """Every event that has come since the last call."""
+        """Every event that has arrived since the last call."""
         found = []
         while (device := self._monitor.poll(timeout=0)) is not None:
             found.append(

@@ -247,7 +247,7 @@ def test_a_disk_that_died_is_not_used_again():
     [
         ("down", "stalls", "the link is up nevertheless"),
         ("down", "dies", "the link is up nevertheless"),
-        ("leaks", "stalls", "the link is down, and an answer got through"),
+        ("leaks", "stalls", "the link is down, but an answer got through"),
         ("deliver", "stalls", "an answer has not arrived"),
     ],
 )

@@ -366,7 +366,7 @@ def test_a_disagreement_at_the_end_is_a_fault_unless_there_is_one(tmp_path, scen
 def test_a_journal_that_cannot_be_written_is_no_fault_of_the_scenario():
     with (
         JournalWriter(Path("/dev/full")) as journal,
-        pytest.raises(session.JournalLost, match="make room"),
+        pytest.raises(session.JournalLost, match="free space"),
     ):
         session.Runner(Scripted(), journal, 3).run(GOOD)
 

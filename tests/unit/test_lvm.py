@@ -120,7 +120,10 @@ def test_a_refusal_belongs_to_its_ioctl() -> None:
         ("dm target_msg   (254:3) [ noopencount flush ]   [2048] (*1)", "target_msg is not known"),
         ("dm resume   (254:9) [ noopencount flush ]   [2048] (*1)", "254:9 has no name"),
         ("Adding target to (254:3): 0 8 snapshot 254:3 254:8 P 8", "254:8 has no name"),
-        ("device-mapper: create ioctl on x failed: For no reason", "a refusal without a known ioctl"),
+        (
+            "device-mapper: create ioctl on x failed: For no reason",
+            "a refusal without a known ioctl",
+        ),
     ],
 )
 def test_what_is_not_understood_is_an_error_with_its_line(line: str, message: str) -> None:
@@ -317,7 +320,7 @@ def test_there_are_seven_situations_that_a_guest_can_read() -> None:
 def test_what_a_merge_has_to_do() -> None:
     assert guest.to_merge("0 4096 snapshot-merge 56/1024 16") == 40
     for over in ("Invalid", "Merge failed"):
-        with pytest.raises(BadScenario, match="not the status of a merge"):
+        with pytest.raises(BadScenario, match="not the status of a running merge"):
             guest.to_merge(f"0 4096 snapshot-merge {over}")
 
 

@@ -1,1 +1,1 @@
-"""Disks of a guest: in memory, in files, network block devices, and links that stop."""
+"""Disks of a guest: in memory, in files, network block devices, and links that go down."""

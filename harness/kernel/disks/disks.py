@@ -1,23 +1,23 @@
-"""Disks: plain block devices of any size, made at once and all alike.
+"""Disks: plain block devices of any size, quick to create and all alike.
 
 A disk is a linear mapping onto one large ram disk (brd), whose pages take memory only where
-something was written.  Disks follow each other there, each at a multiple of 1 MiB; the end of a
-scenario throws the ram disk away and loads it anew (3 ms), so that every scenario starts with
-zeros.  Where brd cannot be unloaded (built in), a new disk is searched for old bytes, and only
-those are zeroed.
+something was written.  Disks follow each other there, each at a multiple of 1 MiB; at the end of a
+scenario the ram disk is unloaded and loaded again (3 ms), so that every scenario starts with
+zeros.  If brd cannot be unloaded (built in), a new disk is searched for old bytes, and only those
+are zeroed.
 
 A disk with a logical block of more than 512 bytes is a linear mapping onto a loop device over
-memory (memfd), since brd offers one block size only.  Where a directory is given, every disk is
-one over a file there, which outlives the guest; a file that is there keeps its contents.
+memory (memfd), since brd offers only one block size.  If a directory is given, every disk is
+one over a file there, which outlives the guest; an existing file keeps its contents.
 
 A disk that can fail is a linear mapping onto a network block device that a fork of us serves
-(`harness.kernel.disks.nbd_server`).  Its queue is set up to pass bios on one by one, and that is
-looked at, because the twin takes it for granted.  To connect one costs a tenth of a second, so it
-is made as large as a disk may be, and serves one scenario's disk after the other.  One that can
-stop is reached over a link (`harness.kernel.disks.link`).
+(`harness.kernel.disks.nbd_server`).  Its queue is set up to pass bios on one by one, and this is
+checked, because the twin relies on it.  Connecting one takes a tenth of a second, so it is made as
+large as a disk may be, and serves one scenario's disk after another.  One that can stop is reached
+over a link (`harness.kernel.disks.link`).
 
 Every mapped device made here carries the UUID prefix of the harness, and a ram disk that is
-built in is used only when nobody holds it.
+built in is used only if nobody has it open.
 """
 
 import contextlib
@@ -115,10 +115,10 @@ class Disks:
         self._load()
 
     def _load(self) -> None:
-        """Have a ram disk, an empty one if that is possible.
+        """Provide a ram disk, an empty one if possible.
 
         Raises:
-            ProvisioningError: there is none, or it may be somebody's.
+            ProvisioningError: there is none, or it may contain somebody's data.
         """
         built_in = modules.present("brd") and not modules.loaded("brd")
         if modules.loaded("brd") and not self._ours:
@@ -137,7 +137,7 @@ class Disks:
             fd = os.open(RAM_DISK, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
         except OSError as fault:
             raise ProvisioningError(
-                f"{RAM_DISK} cannot be had alone ({fault.strerror}): unmount it"
+                f"{RAM_DISK} cannot be opened exclusively ({fault.strerror}): unmount it"
             ) from None
         with contextlib.closing(os.fdopen(fd, "rb", buffering=0)):
             self._allocator = Allocator(sectors_of_bytes(os.lseek(fd, 0, os.SEEK_END)))
@@ -151,7 +151,7 @@ class Disks:
         can_fail: bool = False,
         linked: bool = False,
     ) -> None:
-        """Make a disk full of zeros, or one over the file of that name.
+        """Create a disk full of zeros, or one over the file of that name.
 
         Raises:
             BadScenario: it does not fit.
@@ -178,7 +178,7 @@ class Disks:
     def _serve(self, sectors: int, linked: bool) -> tuple[NbdServer, int]:
         """A server of ``sectors`` sectors, and the number of the nbd device in front of it."""
         if self._nbd is None:
-            # No device and no partitions until they are asked for.
+            # No devices and no partitions until they are requested.
             modules.load(self._modules, "nbd", "nbds_max=0 max_part=0")
             from harness.kernel.disks.nbd import NbdControl
 
@@ -195,13 +195,13 @@ class Disks:
             raise
         server.kernel_end.close()
         server.connected(number)
-        # What udev reads of a new device is no request of ours.
+        # What udev reads from a new device is not one of our requests.
         udev.settle()
         server.renew()
         return server, number
 
     def _wire(self) -> Callable[[], Wire]:
-        """What makes a link in the process of a server; that inherits what it has to listen to."""
+        """Creates a link in the process of a server, which inherits the sockets it listens to."""
         assert self._nbd is not None
         modules.load(self._modules, "veth")
         from harness.kernel.disks.link import Link
@@ -211,10 +211,10 @@ class Disks:
         return functools.partial(Link, self._dead)
 
     def heal(self, name: str) -> None:
-        """Forget all faults of a disk; connect it anew, where it died.
+        """Forget all faults of a disk; reconnect it if it died.
 
         Raises:
-            BadScenario: that is no disk that can fail.
+            BadScenario: that is not a disk that can fail.
             ProvisioningError: it cannot be connected.
         """
         number = self.all[name].nbd if name in self.all else None
@@ -222,7 +222,7 @@ class Disks:
         if end is not None:
             assert number is not None
             assert self._nbd is not None
-            # udev looks at a device that changes; none of that is a request of ours.
+            # udev looks at a device that changes; that is not one of our requests.
             udev.settle()
             try:
                 with end:
@@ -249,7 +249,7 @@ class Disks:
         """What serves disk ``name``.
 
         Raises:
-            BadScenario: that is no disk that can fail.
+            BadScenario: that is not a disk that can fail.
         """
         disk = self.all.get(name)
         if disk is None or disk.server is None:
@@ -261,7 +261,7 @@ class Disks:
         return {name: disk.server for name, disk in self.all.items() if disk.server is not None}
 
     def _wipe(self, start: int, sectors: int) -> None:
-        """Zero what is not zero; reading a page that was never written takes no memory."""
+        """Zero what is not zero; reading a never-written page takes no memory."""
         fd = os.open(RAM_DISK, os.O_RDWR | os.O_CLOEXEC)
         try:
             at: int = bytes_of_sectors(start)
@@ -304,7 +304,7 @@ class Disks:
             os.close(device)
 
     def reset(self) -> list[str]:
-        """Remove every disk and forget its bytes; what would not go away."""
+        """Remove every disk and forget its bytes; returns what could not be removed."""
         left = []
         for name, disk in list(self.all.items()):
             try:
@@ -331,7 +331,7 @@ class Disks:
     def close(self) -> None:
         """Unload the ram disk, so that a later run finds the machine as this one did."""
         for server, number in self._idle:
-            with contextlib.suppress(OSError):  # the end of this process takes them, too
+            with contextlib.suppress(OSError):  # they go with the end of this process, too
                 self._stop_serving(server, number)
         self._idle.clear()
         for listener in (self._dead, self._nbd):

@@ -4,14 +4,14 @@ The near end is that of the kernel's nbd driver, whose socket is made there; the
 the process that serves the disk.  Both namespaces belong to that process alone and end with it, so
 nothing of the machine's own network is touched, or seen.
 
-Down is down as ``ip link set down`` has it, on the near end.  What is sent from there finds no
-route, what is sent towards it is dropped, and TCP keeps both until the link is up again.  So that
-an outage costs milliseconds, its timer starts at 10 ms on this link (by default 200), every segment
-is acknowledged at once, what waits unsent is pushed when the link comes up, and neither end has to
-ask for the other's address (a question that is lost is asked again after a second).
+Down means ``ip link set down`` on the near end.  What is sent from there finds no route, what is
+sent towards it is dropped, and TCP keeps both until the link is up again.  So that an outage costs
+only milliseconds, TCP's timer starts at 10 ms on this link (200 by default), every segment is
+acknowledged at once, unsent data is pushed when the link comes up, and neither end has to ask for
+the other's address (a lost query is repeated only after a second).
 
-That the link is down is not taken from the order to take it down: rtnetlink must say so of the near
-end, the far end must have lost its carrier, and an answer that was sent must stay unacknowledged
+The order to take the link down is not proof that it is down: rtnetlink must say so of the near end,
+the far end must have lost its carrier, and an answer that was sent must stay unacknowledged
 (`harness.kernel.disks.nbd_server`).
 """
 
@@ -37,7 +37,7 @@ _CLONE_NEWNET: Final = 0x40000000
 _NEAR, _FAR, _PORT = "10.0.0.1", "10.0.0.2", 10809
 _NETWORK, _PREFIX_BITS = "10.0.0.0/30", 30
 _NEAR_MAC, _FAR_MAC = "02:00:00:00:00:01", "02:00:00:00:00:02"
-"""Made up; otherwise the kernel waits for random numbers."""
+"""Arbitrary; otherwise the kernel waits for random numbers."""
 _NEAR_INDEX, _FAR_INDEX = 2, 3
 """Not the same: the kernel would take its time (a second) to see the carrier change, as it does
 where a device is nobody's peer (net/core/link_watch.c, ``linkwatch_urgent_event``)."""
@@ -62,7 +62,7 @@ def _check(failed: int) -> None:
 
 @contextlib.contextmanager
 def _netlink() -> Iterator[None]:
-    """What rtnetlink refuses is an OSError, as everywhere else."""
+    """Refusals of rtnetlink are OSErrors, as everywhere else."""
     try:
         yield
     except NetlinkError as fault:
@@ -70,7 +70,7 @@ def _netlink() -> Iterator[None]:
 
 
 def _new_namespace() -> int:
-    """Enter a network namespace of our own; a descriptor of it."""
+    """Enter a new network namespace; returns its descriptor."""
     _check(_libc.unshare(_CLONE_NEWNET))
     return os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
@@ -79,11 +79,11 @@ class Link:
     """A link and the connections over it; a `harness.kernel.disks.nbd_server.Wire`.
 
     Args:
-        dead: made in the namespace of the kernel's nbd driver, which this process leaves.
+        dead: created in the namespace of the kernel's nbd driver, which this process leaves.
 
     Raises:
         Unsupported: this kernel has no network namespaces, or no veth devices.
-        OSError: something else is refused.
+        OSError: the kernel refuses something else.
     """
 
     def __init__(self, dead: DeadConnections) -> None:
@@ -144,9 +144,9 @@ class Link:
         """A connection: the socket of the kernel's end, and ours.
 
         Raises:
-            OSError: there is none to be had.
+            OSError: it cannot be made.
         """
-        # A socket stays in the namespace in which it was made.
+        # A socket stays in the namespace in which it was created.
         _check(_libc.setns(self._near_namespace, _CLONE_NEWNET))
         try:
             client = socket.socket()
@@ -167,7 +167,7 @@ class Link:
         """Take the link down.
 
         Raises:
-            ProvisioningError: it is up nevertheless.
+            ProvisioningError: it is still up.
             OSError: the kernel refuses it.
         """
         with _netlink():
@@ -177,7 +177,7 @@ class Link:
         operstate, carrier = near.get_attr("IFLA_OPERSTATE"), far.get_attr("IFLA_CARRIER")
         if near["flags"] & _IFF_UP or operstate != "DOWN" or carrier:
             raise ProvisioningError(
-                "the link was taken down, and rtnetlink does not say so: its near end is "
+                "the link was taken down, but rtnetlink does not say so: its near end is "
                 f"{operstate} with flags {near['flags']:#x}, its far end has carrier {carrier}"
             )
 
@@ -202,10 +202,10 @@ class Link:
                     }
                     == {"UP"}
                 ),
-                "the link was brought up, and rtnetlink does not say so",
+                "the link was brought up, but rtnetlink does not say so",
             )
         if self._client is not None:
-            with contextlib.suppress(OSError):  # it may be disconnected
+            with contextlib.suppress(OSError):  # the device may be disconnected
                 _push(self._client)
 
     def stuck(self, server: socket.socket) -> int:
@@ -220,11 +220,11 @@ class Link:
         """
         _push(server)
         server.sendall(rest)
-        self._wait(lambda: not self.stuck(server), "the link is up, and an answer has not arrived")
+        self._wait(lambda: not self.stuck(server), "the link is up, but an answer has not arrived")
 
     @staticmethod
     def _wait(happened: Callable[[], bool], otherwise: str) -> None:
-        """Wait for what nothing tells of."""
+        """Poll for something that is not signalled."""
         end = time.monotonic() + _LIMIT_S
         while not happened():
             if time.monotonic() > end:
@@ -234,8 +234,8 @@ class Link:
     def give_up(self, number: int) -> None:
         """End the connection of an nbd device, and all requests that it has.
 
-        At the kernel's end, where a link that is down changes nothing.  A connection that is
-        waited for until it is known to be dead cannot take the next one with it.
+        This happens at the kernel's end, where it does not matter that the link is down.  Waiting
+        until the connection is known to be dead keeps it from taking the next one with it.
 
         Raises:
             OSError: the device cannot be told.
@@ -248,7 +248,7 @@ class Link:
         try:
             self._dead.wait_for(number)
         finally:
-            # Whoever still waits for an answer is told, whatever went wrong here.
+            # Whatever went wrong here, whoever still waits for an answer gets one.
             fcntl.ioctl(device, _NBD_CLEAR_SOCK)
             os.close(device)
 

@@ -1,11 +1,11 @@
 """Network block devices by generic netlink: connect one to a socket, disconnect it again.
 
-The kernel's family ``nbd`` (include/uapi/linux/nbd-netlink.h) replaces a row of ioctls, the last of
-which would block for the life of the device.  pyroute2 knows netlink, not this family, so its
-message is defined here.  It is imported with the first disk that needs it, because its import
-takes a guest two seconds.
+The kernel's family ``nbd`` (include/uapi/linux/nbd-netlink.h) replaces a series of ioctls, the last
+of which would block for the life of the device.  pyroute2 knows netlink, not this family, so its
+message is defined here.  It is imported with the first disk that needs it, because its import takes
+a guest two seconds.
 
-A device is any that is free: the kernel chooses, so none of somebody else's is ever taken.
+The kernel chooses any free device, so a device that is in use is never taken.
 """
 
 import select
@@ -41,10 +41,10 @@ _QUEUE: Final = {
     "nomerges": "2",
     "max_sectors_kb": str(bytes_of_sectors(REQUEST_SECTORS_MAX) >> 10),
 }
-"""So that requests arrive one for each bio, uncut and in the order in which they were sent."""
+"""So that requests arrive one per bio, uncut and in the order in which they were sent."""
 _THROTTLE: Final = "wbt_lat_usec"
-"""Where a queue limits the writes that are in flight (blk-wbt.c): who has to wait for others sends
-what it has gathered, so the order would be a matter of how quick the disk is.  0 for no limit."""
+"""Where a queue limits the writes in flight (blk-wbt.c): a task that has to wait sends what it has
+gathered, so the order would depend on the speed of the disk.  0 for no limit."""
 
 
 class NbdMessage(genlmsg):  # type: ignore[misc] # pyroute2 has no types
@@ -95,11 +95,11 @@ class NbdControl:
         self._netlink.close()
 
     def dead_connections(self) -> "DeadConnections":
-        """Listen to what the driver says of connections."""
+        """Listen to what the driver says about connections."""
         return DeadConnections(self._netlink.mcast_groups[_GROUP])
 
     def _ask(self, command: int, *attributes: tuple[str, object]) -> list[NbdMessage]:
-        """One command; its answers.
+        """Run one command; returns its answers.
 
         Raises:
             OSError: the kernel refuses it.
@@ -118,11 +118,11 @@ class NbdControl:
             raise OSError(fault.code, f"nbd: {fault}") from None
 
     def connect(self, fd: int, sectors: int, flags: int) -> int:
-        """Make a block device of what answers on socket ``fd``; its number.
+        """Make a block device of what answers on socket ``fd``; returns its number.
 
         Raises:
             OSError: the kernel refuses it.
-            ProvisioningError: its queue cannot be had as it must be.
+            ProvisioningError: its queue cannot be set up as required.
         """
         [answer] = self._ask(
             _CONNECT,
@@ -144,7 +144,7 @@ class NbdControl:
         return number
 
     def reconnect(self, number: int, fd: int) -> None:
-        """Give a device whose connection is dead another one.
+        """Give a new connection to a device whose connection is dead.
 
         Raises:
             OSError: the kernel refuses it.
@@ -152,7 +152,7 @@ class NbdControl:
         self._ask(_RECONFIGURE, ("NBD_ATTR_INDEX", number), _socket_of(fd))
 
     def disconnect(self, number: int) -> None:
-        """Let go of the socket; the device stays, without a size, for the next connection.
+        """Release the socket; the device stays, without a size, for the next connection.
 
         Raises:
             OSError: the kernel refuses it.
@@ -165,13 +165,13 @@ def _socket_of(fd: int) -> tuple[str, object]:
 
 
 class DeadConnections:
-    """The driver's own word that a connection is dead (``nbd_mcast_index``)."""
+    """The driver's own notice that a connection is dead (``nbd_mcast_index``)."""
 
     def __init__(self, group: int) -> None:
         self._socket = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _NETLINK_GENERIC
         )
-        # A socket without a port hears nothing: it is taken for the kernel's own.
+        # A socket without a port receives nothing: it is taken for the kernel's own.
         self._socket.bind((0, 0))
         self._socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
 
@@ -180,7 +180,7 @@ class DeadConnections:
         self._socket.close()
 
     def forget(self) -> None:
-        """Leave out what has come until now."""
+        """Drop what has arrived so far."""
         while self._next(0) is not None:
             pass
 
@@ -195,7 +195,7 @@ class DeadConnections:
         """Wait until the connection of a device is dead.
 
         Raises:
-            ProvisioningError: it lives on.
+            ProvisioningError: it stays alive.
         """
         end = time.monotonic() + _NOTICE_LIMIT_S
         while (notice := self._next(end - time.monotonic())) is not None:
@@ -204,6 +204,6 @@ class DeadConnections:
                 if (command, attribute, of) == (_LINK_DEAD, _NBD_ATTR_INDEX, number):
                     return
         raise ProvisioningError(
-            f"the connection of nbd{number} was ended, and the driver has not "
-            f"noticed within {_NOTICE_LIMIT_S:.0f} s"
+            f"the connection of nbd{number} was ended, but the driver did not "
+            f"notice within {_NOTICE_LIMIT_S:.0f} s"
         )

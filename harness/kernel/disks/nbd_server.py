@@ -1,23 +1,23 @@
 """A disk that can fail: memory served to the kernel's nbd driver by a process of our own.
 
-The transmission phase of the NBD protocol and no more: requests arrive on a socket, one after the
-other, and each is answered before the next is read.  So the order of the log is the order in which
+Only the transmission phase of the NBD protocol: requests arrive on a socket, one after the other,
+and each is answered before the next is read.  So the order of the log is the order in which
 the kernel sent them, and a request that is to fail (`harness.trace.faults`) fails as if the medium
 had refused it: nothing is read or written, and the driver ends it with EIO, whatever the answer
 says (drivers/block/nbd.c, ``nbd_handle_reply``).
 
-A disk behind a link (`Wire`) can also stop.  Where it stalls, the link goes down before the answer
-is sent, so the answer is lost on the way, again and again, until the link is up.  Where it dies,
-the link goes down and stays down, and the connection is given up, as by somebody who will not wait
-any longer; to heal it is to bring the link up and to connect anew.
+A disk behind a link (`Wire`) can also stop.  If it stalls, the link goes down before the answer is
+sent, so the answer is lost, again and again, until the link is up.  If it dies, the link goes down
+and stays down, and the connection is given up, as after a timeout; healing it means bringing the
+link up and reconnecting.
 
 A process, not a thread: Python's ``fcntl.ioctl`` with a buffer of more than 1024 bytes keeps the
 interpreter lock, and device-mapper's ioctls do I/O; they would wait for a thread that waits for
-them.  It is a fork of this one, which costs milliseconds, and ends with it, since its end of a
-socket pair is closed then.  Over that pair it is told of faults and asked for its log.
+them.  The process is a fork of this one, which costs milliseconds, and ends with it, since its end
+of a socket pair is then closed.  Faults and requests for its log reach it over that pair.
 
-The memory is a memfd of both processes: what the harness looks at there is no request and meets no
-fault.
+The memory is a memfd shared by both processes: when the harness looks at it, that is not a request
+and meets no fault.
 """
 
 import contextlib
@@ -51,16 +51,16 @@ _EIO: Final = 5
 
 
 class Wire(Protocol):
-    """What a disk that can stop is connected by (`harness.kernel.disks.link.Link`).
+    """How a disk that can stop is connected (`harness.kernel.disks.link.Link`).
 
-    What does not do as it is told raises `ProvisioningError`.
+    If something does not obey, `ProvisioningError` is raised.
     """
 
     def connect(self) -> tuple[socket.socket, socket.socket]:
         """A connection: the kernel's end, and ours."""
 
     def down(self) -> None:
-        """Nothing that is sent arrives from now on."""
+        """From now on nothing that is sent arrives."""
 
     def up(self) -> None:
         """What is sent arrives."""
@@ -78,15 +78,15 @@ class Wire(Protocol):
 class NbdServer:
     """``sectors`` sectors of zeros behind a socket, and the process that serves them.
 
-    ``wire`` is called in that process, if the disk is to be one that can stop.
+    ``wire`` is called in that process if the disk is to be one that can stop.
 
     Attributes:
         sectors: size of the disk.
         linked: whether it is one that can stop.
-        kernel_end: the socket that the kernel is to be given; to be closed here after that.
+        kernel_end: the socket to give to the kernel, and to close here after that.
 
     Raises:
-        OSError: there is no memory, or no process, to be had.
+        OSError: memory or a process is not available.
         Unsupported: this kernel has no such wire.
     """
 
@@ -121,7 +121,7 @@ class NbdServer:
         _, [fd], _, _ = socket.recv_fds(self._control, 1, 1)
         return socket.socket(fileno=fd)
 
-    # -- what the harness does beside the kernel --
+    # -- what the harness does alongside the kernel --
 
     def read(self, sector: int, sectors: int) -> bytes:
         """The bytes of a range."""
@@ -132,11 +132,11 @@ class NbdServer:
         os.pwrite(self._memory, data, bytes_of_sectors(sector))
 
     def _ask(self, *message: object) -> Any:
-        """Tell the process something; its answer.  During an outage it waits for the end of that.
+        """Send the process a message; returns its answer.  During an outage, waits for its end.
 
         Raises:
             OSError: it is gone.
-            ProvisioningError: a link did not do as it was told.
+            ProvisioningError: a link did not obey.
         """
         _send(self._control, message)
         return self._answer()
@@ -154,17 +154,17 @@ class NbdServer:
         self._ask("fail", op, sector, sectors, nth, count, how)
 
     def connected(self, number: int) -> None:
-        """Tell which nbd device is in front."""
+        """Say which nbd device is in front."""
         self._ask("connected", number)
 
     def heal(self) -> socket.socket | None:
-        """Forget all faults; where the disk died, what the kernel is to be given now."""
+        """Forget all faults; if the disk died, returns the new socket for the kernel."""
         return self._receive_end() if self._ask("heal") else None
 
     def renew(self) -> bool:
-        """Become a disk of zeros without faults and without a past; False if that cannot be.
+        """Become a new disk of zeros without faults; False if that is not possible.
 
-        A kernel that has let go of the socket does not take it again.
+        A kernel that has released the socket does not take it again.
         """
         try:
             alive = bool(self._ask("renew"))
@@ -183,9 +183,9 @@ class NbdServer:
         return tuple(self._ask("take"))
 
     def close(self) -> str:
-        """End, once the kernel has disconnected or never was connected; what went wrong, if any."""
+        """End, once the kernel has disconnected or never was connected; returns what went wrong."""
         self.kernel_end.close()
-        # To hang up would not do: a server that was forked later holds this end, too.
+        # Hanging up is not enough: a server that was forked later also holds this end.
         with contextlib.suppress(ProvisioningError, OSError, EOFError):
             self._ask("end")
         self._control.close()
@@ -197,7 +197,7 @@ class NbdServer:
 def _run(
     memory: int, kernel: socket.socket, harness: socket.socket, wire: Callable[[], Wire] | None
 ) -> NoReturn:
-    """The life of the process; nothing of the one that it was forked from may run in it."""
+    """The life of the process; nothing of its parent may run in it."""
     status = 1
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -210,7 +210,7 @@ def _run(
 
 
 def _exactly(end: socket.socket, size: int) -> bytearray:
-    """So many bytes.
+    """Exactly so many bytes.
 
     Raises:
         EOFError: there are no more.
@@ -236,7 +236,7 @@ def _receive(end: socket.socket) -> Any:
 
 
 class _Service:
-    """What the process does: requests of the kernel, and now and then a word of the harness."""
+    """What the process does: the kernel's requests, and now and then one of the harness."""
 
     def __init__(self, memory: int, kernel: socket.socket, harness: socket.socket) -> None:
         self._memory = memory
@@ -251,7 +251,7 @@ class _Service:
         self._healed_end: socket.socket | None = None
 
     def connect_by(self, make: Callable[[], Wire]) -> bool:
-        """Have a wire, and give the harness the kernel's end of it; False if there is none."""
+        """Connect a wire, and give the harness the kernel's end of it; False if there is none."""
         self._kernel.close()
         try:
             self._wire = make()
@@ -271,7 +271,7 @@ class _Service:
         """Until the harness says so, or hangs up.
 
         Raises:
-            ValueError: the kernel sent something that is no request.
+            ValueError: the kernel sent something that is not a request.
         """
         while True:
             ends = [end for end in (self._harness, self._kernel) if end.fileno() >= 0]
@@ -282,7 +282,7 @@ class _Service:
                 except EOFError:
                     alive = False
                 if not alive:
-                    # Disconnected: whoever still waits for an answer is told.
+                    # Disconnected: whoever still waits for an answer gets one.
                     self._kernel.close()
             elif ready:
                 try:
@@ -356,16 +356,16 @@ class _Service:
         return True
 
     def _stall(self, reply: bytes) -> None:
-        """Send an answer while the link is down for a while; see that it needed the link."""
+        """Send an answer during an outage; check that it needed the link."""
         assert self._wire is not None
         sent = 0
         try:
             self._wire.down()
-            # As much as there is room for: nobody takes any of it.
+            # As much as there is room for: nobody reads any of it.
             sent = self._kernel.send(reply, socket.MSG_DONTWAIT)
             select.select((), (), (), OUTAGE_MS / 1000)
             if self._wire.stuck(self._kernel) < sent:
-                raise ProvisioningError("the link is down, and an answer got through")
+                raise ProvisioningError("the link is down, but an answer got through")
         except (DmsnapError, OSError) as fault:
             self._fault = str(fault)
         try:
@@ -375,9 +375,9 @@ class _Service:
             self._fault = self._fault or str(fault)
 
     def _die(self) -> bool:
-        """Take the link down for good, and end the connection; False.
+        """Take the link down for good, and end the connection; returns False.
 
-        What was answered before has been answered: it arrives first.
+        Earlier answers arrive first.
         """
         assert self._wire is not None
         try:
@@ -392,7 +392,7 @@ class _Service:
         return False
 
     def _revive(self) -> bool:
-        """Where the disk died, connect it anew; whether it did."""
+        """If the disk died, reconnect it; returns whether it did."""
         if self._wire is None or self._kernel.fileno() >= 0:
             return False
         self._wire.up()

@@ -1,13 +1,13 @@
-"""Device-mapper through the `dmsetup` program: the reference that a reader can type.
+"""Device-mapper through the `dmsetup` program: the reference, in commands that anyone can type.
 
-One command for each call of the protocol, and at most four for the state of all devices.  What
-the kernel refused comes back as text (``device-mapper: reload ioctl on s (254:3) failed: Invalid
-argument``) and is mapped to its errno.  DM_DISABLE_UDEV makes libdevmapper look after the nodes
-itself; nobody else does in a guest.
+One command for each call of the protocol, and at most four for the state of all devices.  A
+refusal of the kernel comes back as text (``device-mapper: reload ioctl on s (254:3) failed: Invalid
+argument``) and is mapped to its errno.  DM_DISABLE_UDEV makes libdevmapper manage the nodes itself;
+nobody else does in a guest.
 
-What libdevmapper asks of the kernel beyond the one ioctl of a call (versions, a status for a
-cookie) changes nothing that a user of the device could see; that both drivers give the same
-observations is tested on the whole catalogue.
+What libdevmapper does beyond the one ioctl of a call (versions, a status for a cookie) changes
+nothing that a user of the device could see; a test on the whole catalogue checks that both drivers
+give the same observations.
 """
 
 import errno
@@ -35,9 +35,9 @@ _FIELDS: Final = "name,uuid,major,minor,open,events,attr"
 
 
 def errno_of(stderr: str) -> int:
-    """The errno behind what `dmsetup` printed; EIO where it says nothing that we know.
+    """The errno behind what `dmsetup` printed; EIO if it says nothing that we know.
 
-    The last ``failed:`` counts: libdevmapper may complain of a node before the ioctl itself.
+    The last ``failed:`` counts: libdevmapper may complain about a node before the ioctl itself.
     """
     for said in reversed(_FAILED.findall(stderr)):
         if said in _ERRNO:
@@ -48,7 +48,7 @@ def errno_of(stderr: str) -> int:
 
 
 def by_device(text: str) -> dict[str, str | None]:
-    """Device → its lines, from `dmsetup status` or `table` of all devices; None without table."""
+    """Device → its lines, from `dmsetup status` or `table` of all devices; None without a table."""
     found: dict[str, list[str]] = {}
     for printed in text.split("\n"):
         name, colon, line = printed.partition(":")
@@ -61,12 +61,12 @@ def table_text(lines: Sequence[Line]) -> str:
     """A table as `dmsetup load` reads it from its standard input.
 
     Raises:
-        BadScenario: it would read other lines than these.
+        BadScenario: it would not read exactly these lines.
     """
     text = ""
     for line in lines:
         said = f"{line.start} {line.length} {line.type} {line.params}"
-        # A newline begins another line there, and so does the end of its buffer; # ends one, and
+        # There, a newline begins another line, and so does the end of its buffer; # ends one, and
         # what follows NUL is not seen.
         if len(said.encode()) > _LINE_BYTES_MAX or not _ONE_LINE.fullmatch(said):
             raise BadScenario(f"dmsetup would not read {said[:80]!r} as one line of a table")
@@ -83,14 +83,14 @@ class DmsetupDriver:
         found = shutil.which("dmsetup", path=_PATH)
         if found is None:
             raise ProvisioningError(
-                "the program dmsetup is missing: apt-get install dmsetup, or take the driver "
+                "the program dmsetup is missing: apt-get install dmsetup, or use the driver "
                 "'ioctl', which needs no program"
             )
         self._program = found
         self._shell = Shell({"PATH": _PATH, "LC_ALL": "C", "DM_DISABLE_UDEV": "1"})
 
     def close(self) -> None:
-        """End the shell that runs the commands."""
+        """Stop the shell that runs the commands."""
         self._shell.close()
 
     def _run(self, *arguments: str, given: str = "", limit_s: float = COMMAND_LIMIT_S) -> str:
@@ -182,7 +182,7 @@ class DmsetupDriver:
         wanted = [name for name in names if name in rows]
         if not wanted:
             return {}
-        # A command costs a guest 20 ms: ask only for tables that somebody has.
+        # A command costs a guest 20 ms: ask only for tables that exist.
         attributes_of = [row[-1] for row in rows.values()]
         live = any("L" in attributes for attributes in attributes_of)
         status = by_device(self._run("status")) if live else {}

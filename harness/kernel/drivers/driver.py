@@ -1,18 +1,18 @@
 """What a device-mapper driver offers: one protocol, spoken by `dmsetup` and by direct ioctls.
 
-Each call is one device-mapper command.  What the kernel refuses is an OSError that carries the
-errno, whichever driver asked; nothing is retried and nothing is done on the side.
+Each call is one device-mapper command.  A refusal of the kernel is an OSError with the errno,
+whichever driver asked; nothing is retried and nothing else is done.
 
 Lines have one form in both drivers, the one that ``dmsetup status NAME`` prints: ``start length
-type parameters``, one blank between each, so that a target without parameters ends in a blank.
-Device numbers in them are left as the kernel printed them.
+type parameters``, one space between each, so the line of a target without parameters ends with a
+space. Device numbers in them are left as the kernel printed them.
 """
 
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple, Protocol
 
 UUID_PREFIX: Final = "DMSNAP-"
-"""Every mapped device that the harness makes has a UUID that starts so; no other is touched."""
+"""UUID prefix of every mapped device that the harness creates; no other device is touched."""
 NODES: Final = "/dev/mapper"
 WAIT_LIMIT_S: Final = 0.5
 """How long a wait for an event may take."""
@@ -28,7 +28,7 @@ class Line(NamedTuple):
 
 
 class Info(NamedTuple):
-    """What device-mapper tells of one device; the three texts are None where there is no table."""
+    """What device-mapper says about one device; the three texts are None without a table."""
 
     name: str
     uuid: str
@@ -43,7 +43,7 @@ class Info(NamedTuple):
 
 
 def line_text(start: int, length: int, kind: str, params: str) -> str:
-    """A line of status or table, in the one form that both drivers give."""
+    """A status or table line, in the form that both drivers give."""
     return f"{start} {length} {kind} {params}"
 
 
@@ -58,7 +58,7 @@ class Driver(Protocol):
     label: str
 
     def create(self, name: str, uuid: str) -> None:
-        """Make a device without a table, and its node."""
+        """Create a device without a table, and its node."""
 
     def load(self, name: str, lines: Sequence[Line], *, read_only: bool = False) -> None:
         """Load a table into the inactive slot."""
@@ -79,16 +79,16 @@ class Driver(Protocol):
         """Give a device another name, and its node too."""
 
     def message(self, name: str, sector: int, text: str) -> str:
-        """Send a message to the target that holds ``sector``; its answer, empty if none."""
+        """Send a message to the target at ``sector``; returns its answer, empty if none."""
 
     def status(self, name: str, *, inactive: bool = False) -> str:
-        """The status lines; empty where there is no such table."""
+        """The status lines; empty if there is no such table."""
 
     def table(self, name: str, *, inactive: bool = False) -> str:
-        """The table lines; empty where there is no such table."""
+        """The table lines; empty if there is no such table."""
 
     def wait(self, name: str, event: int) -> int:
-        """Wait until the event number differs from ``event``; the new one.
+        """Wait until the event number differs from ``event``; returns the new one.
 
         Raises:
             TimeoutError: nothing happened within `WAIT_LIMIT_S`.
@@ -101,7 +101,7 @@ class Driver(Protocol):
         """State of those of ``names`` that exist, in the order of ``names``."""
 
     def devices(self) -> dict[str, str]:
-        """Name → UUID of every mapped device of this kernel, in the order of their names."""
+        """Name → UUID of every mapped device of this kernel, sorted by name."""
 
     def targets(self) -> dict[str, str]:
-        """Target → version, in the order of their names."""
+        """Target → version, sorted by name."""

@@ -1,11 +1,11 @@
 """Device-mapper by direct ioctls on /dev/mapper/control (include/uapi/linux/dm-ioctl.h).
 
 One ioctl for each call, with the flags that `dmsetup` gives, so that both drivers ask the kernel
-the same.  A process start costs a guest 20-60 ms, an ioctl 20-60 µs: this is the driver for
-everything that should be quick.
+the same thing.  Starting a process costs a guest 20-60 ms, an ioctl 20-60 µs: this is the driver
+for everything that should be quick.
 
-Left out on purpose: geometry, deferred removal, secure data, udev cookies (nobody answers them in
-a guest: there is no udevd).
+Deliberately left out: geometry, deferred removal, secure data, udev cookies (a guest has no udevd
+to answer them).
 """
 
 import contextlib
@@ -100,7 +100,7 @@ def pack(
     """A buffer of ``size`` bytes for one ioctl.
 
     Raises:
-        OSError: ENAMETOOLONG, as libdevmapper has it.
+        OSError: ENAMETOOLONG, as in libdevmapper.
     """
     raw_name, raw_uuid = os.fsencode(name), os.fsencode(uuid)
     if len(raw_name) > _NAME_BYTES or len(raw_uuid) > _UUID_BYTES:
@@ -150,7 +150,7 @@ def pack_table(lines: Sequence[Line]) -> bytes:
     """Target specifications; ``next`` counts from the start of each one.
 
     The kernel takes a backslash as a quote for the next character; libdevmapper doubles it, so
-    that a target gets it as it was typed, and so do we.
+    that a target gets what was typed, and so do we.
     """
     parts = []
     for line in lines:
@@ -209,7 +209,7 @@ class _Alarm(Exception):
 
 @contextlib.contextmanager
 def alarm(seconds: float) -> Iterator[None]:
-    """Interrupt the body after ``seconds``, again and again until it listens.
+    """Interrupt the body after ``seconds``, again and again until it reacts.
 
     Raises:
         TimeoutError: the alarm went off.
@@ -349,7 +349,7 @@ class IoctlDriver:
         )
 
     def survey(self, names: Iterable[str]) -> dict[str, Info]:
-        """Two or three ioctls for each device; the header of a status reply tells the rest."""
+        """Two or three ioctls for each device; the header of a status reply has the rest."""
         found: dict[str, Info] = {}
         for name in names:
             try:

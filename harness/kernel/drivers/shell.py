@@ -1,6 +1,6 @@
-"""One shell that commands are typed into, as a person would.
+"""One shell into which commands are typed, as a person would do.
 
-Starting a program from a large Python process costs a guest 100 ms, most of it in copying that
+Starting a program from a large Python process costs a guest 100 ms, most of it for copying that
 process; a shell that is started once, through `sh`, forks in a fraction of that.  It runs one
 command at a time, with files for its three streams, and answers with the exit status.
 """
@@ -21,7 +21,7 @@ _SHELL: Final = "/bin/sh"
 
 
 class Answer(NamedTuple):
-    """What a command left: exit status, standard output, standard error."""
+    """The result of a command: exit status, standard output, standard error."""
 
     status: int
     output: str
@@ -29,10 +29,10 @@ class Answer(NamedTuple):
 
 
 class Shell:
-    """A shell in a session of its own.
+    """A shell in its own session.
 
     Args:
-        environment: all that it, and what it starts, has.
+        environment: the whole environment of the shell and of what it starts.
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
@@ -96,6 +96,6 @@ class Shell:
         os.close(self._screen)
 
     def close(self) -> None:
-        """End the shell."""
+        """Stop the shell."""
         self._stop()
         self._directory.cleanup()
