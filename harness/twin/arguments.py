@@ -1,4 +1,4 @@
-"""The arguments of a table line: words, numbers, and how a constructor refuses them."""
+"""The arguments of a table line: words, numbers, and a constructor's refusals."""
 
 from harness.twin.profile import SATURATES, Profile
 
@@ -24,8 +24,8 @@ def parse_unsigned(text: str, bits: int) -> int | None:
 def scan_unsigned(text: str, bits: int, profile: Profile) -> int | None:
     """A decimal number without a sign, or None (kernel: ``sscanf`` with ``%u%c``, ``%llu%c``).
 
-    Bits beyond fall away: those above 64 or, in some kernels, a number that has such is the
-    greatest one.
+    Bits above 64 are dropped; in some kernels, a number that has such bits becomes the greatest
+    one.
     """
     if not text.isascii() or not text.isdigit():
         return None
@@ -36,7 +36,7 @@ def scan_unsigned(text: str, bits: int, profile: Profile) -> int | None:
 
 
 def split_args(text: str) -> list[str]:
-    """Words of a table line; a backslash takes the next character (``dm_split_args``)."""
+    """Words of a table line; a backslash quotes the next character (``dm_split_args``)."""
     words: list[str] = []
     word: list[str] | None = None
     characters = iter(text)

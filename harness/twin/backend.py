@@ -96,7 +96,7 @@ class TwinBackend:
         self._states: dict[str, DeviceState] = {}
 
     def end(self) -> list[str]:
-        """Forget the world; nothing ever stays."""
+        """Forget the world; nothing is ever left over."""
         self.begin(self._seed)
         return []
 
@@ -105,7 +105,7 @@ class TwinBackend:
 
         Raises:
             Unsupported: the step needs what the twin does not model.
-            NeverReturns: it waits for ever.
+            NeverReturns: it waits forever.
             KernelCrash: the kernel crashes in it.
             TwinInvariant: the twin contradicts itself.
         """
@@ -244,7 +244,7 @@ class TwinBackend:
         if name not in _UINT_PARAMETERS:
             return errno.ENOENT
         if not value:
-            return 0  # a write of nothing
+            return 0  # an empty write
         signed = self._profile.threshold_semaphore and name == "snapshot_cow_threshold"
         lowest, end = (-1 << 31, 1 << 31) if signed else (0, 1 << 32)
         number = _number(value, signed=signed)
@@ -443,7 +443,7 @@ class TwinBackend:
 
 
 class _Result:
-    """What a step gave, before the world is asked what else happened."""
+    """The result of a step, before the world is asked what else happened."""
 
     __slots__ = ("content", "error", "image", "text")
 
@@ -499,9 +499,9 @@ def _state(md: MappedDevice) -> DeviceState:
 
 
 def _number(text: str, *, signed: bool) -> int | None:
-    """A number as the kernel reads it (lib/kstrtox.c): hexadecimal or octal, too; None if none.
+    """A number as the kernel reads it (lib/kstrtox.c): also hex or octal; None if invalid.
 
-    Digits beyond 64 bits are out of range whatever comes behind them: `_TOO_LARGE`.
+    Digits beyond 64 bits are out of range whatever follows them: `_TOO_LARGE`.
     """
     negative = signed and text.startswith("-")
     if negative or text.startswith("+"):

@@ -29,9 +29,9 @@ WRITE: Final = Op.WRITE
 FLUSH: Final = Op.FLUSH
 PREFLUSH: Final = 1
 FUA: Final = 2
-"""Flags of a write: flush the device before it; it must be on the medium when it ends."""
+"""Flags of a write: flush the device first; the data must be on the medium when it ends."""
 RAHEAD: Final = 4
-"""Flag of a read: nobody waits for it, and it may fail where it would be a burden."""
+"""Flag of a read: nobody waits for it, and it may fail if it would be a burden."""
 
 
 class Bio:
@@ -43,8 +43,8 @@ class Bio:
         data: ``sectors`` * 512 bytes; None for a flush or discard.
         end_io: called once, when the I/O is over.
         error: 0 or an errno, set before ``end_io``.
-        flags: `PREFLUSH`, `FUA`, at which a device without a write cache does not look; `RAHEAD`.
-        context: for the submitter alone (kernel: ``bi_private``).
+        flags: `PREFLUSH`, `FUA`, which a device without a write cache ignores; `RAHEAD`.
+        context: for the submitter only (kernel: ``bi_private``).
         chunk: the chunk that tracks this bio, -1 if none (kernel: ``dm_snap_tracked_chunk``).
         number: which of several clones this is (kernel: ``dm_bio_get_target_bio_nr``).
     """
@@ -94,7 +94,7 @@ class BlockDevice(Protocol):
     ``name`` follows renames; ``openers`` counts tables that hold the device (kernel: the open
     count that DM_DEV_STATUS reports for a mapped device); ``announced`` says that it can be opened.
     ``opened_block_sectors`` is the block size of its page cache since the first of them opened it,
-    0 where none has; ``readahead_pages``, for how many pages that asks at once.
+    0 if none has; ``readahead_pages`` is how many pages the cache reads ahead at once.
     """
 
     name: str
@@ -109,7 +109,7 @@ class BlockDevice(Protocol):
     readahead_pages: int
 
     def submit(self, bio: Bio) -> None:
-        """Take a bio; it ends now or later."""
+        """Accept a bio; it ends now or later."""
 
     def below(self) -> "list[BlockDevice]":
         """Devices that the live table of this one refers to."""

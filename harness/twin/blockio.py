@@ -1,9 +1,10 @@
 """What a process does to a block device: O_DIRECT and page-cache I/O, flush, discard, zero-out.
 
 Kernel: block/fops.c, block/ioctl.c, block/blk-lib.c.  Each call is one system call of a process
-that waits for it.  A direct request becomes one bio.  The page cache (`harness.twin.page_cache`)
-is there for one step only: the step starts with an empty one and ends with its dirty blocks
-written back.  What outlives a step is an error of write-back that no fsync has told.
+that waits for it to finish.  A direct request becomes one bio.  The page cache
+(`harness.twin.page_cache`) exists for one step only: the step starts with an empty one and ends
+with its dirty blocks written back.  What outlives a step is a write-back error that no fsync has
+reported.
 """
 
 import errno
@@ -22,7 +23,7 @@ from harness.units import SECTOR_SHIFT
 ZEROOUT_SECTORS_MAX: Final = 2048
 """Longest bio of zero pages (``BIO_MAX_VECS`` pages)."""
 IOCBS_UNPLUGGED_MAX: Final = 2
-"""io_submit(2) begins more requests than that with a plug (fs/aio.c, ``AIO_PLUG_THRESHOLD``)."""
+"""io_submit(2) plugs when it has more requests than this (fs/aio.c, ``AIO_PLUG_THRESHOLD``)."""
 
 
 class BlockIO:
@@ -34,7 +35,7 @@ class BlockIO:
         self._unseen: dict[BlockDevice, int] = {}
 
     def _plugged(self) -> AbstractContextManager[None]:
-        """What is begun inside is sent at its end."""
+        """What is submitted inside is sent at its end."""
         return self._clock.plugged(Plug(self._clock, reverses=self._profile.plug_reverses))
 
     def _submit(
@@ -42,8 +43,8 @@ class BlockIO:
     ) -> int:
         """Submit all, wait for all; the errno of the last one that failed.
 
-        ``plugged`` says that they are begun with a plug; ``sleeps``, that the process waits for
-        them before it is through with that (``blkdev_issue_zeroout``, ``blkdev_issue_discard``).
+        ``plugged`` says that they are submitted with a plug; ``sleeps``, that the process waits for
+        them before it finishes the plug (``blkdev_issue_zeroout``, ``blkdev_issue_discard``).
         """
         if len(bios) == 1 and move_extent(device, bios[0]):
             return 0
@@ -79,7 +80,7 @@ class BlockIO:
         ``then`` is called when all have been submitted.
 
         One that crosses the end of its device does the part inside, and counts as refused: a
-        write gets ENOSPC, a read EINVAL, since it came back short.
+        write gets ENOSPC, a read EINVAL, since it was short.
         """
         bios: list[Bio | None] = []
         errors: list[int] = []
@@ -162,15 +163,15 @@ class BlockIO:
         lost = cache.write_back()
         if lost:
             self._unseen[device] = lost
-        # What is refused comes to no fsync, which would tell of the others.
+        # A refused write never gets to the fsync, which would report the others.
         return error or self.flush(device)
 
     def _seen(self, device: BlockDevice) -> int:
-        """What an fsync tells of write-back (``file_check_and_advance_wb_err``)."""
+        """The write-back error that an fsync reports (``file_check_and_advance_wb_err``)."""
         return self._unseen.pop(device, 0)
 
     def page_cache(self, device: BlockDevice) -> PageCache:
-        """An empty one, for what follows each other in one step."""
+        """An empty page cache, for consecutive requests of one step."""
         return PageCache(device, self._submit, _end, asks_again=self._profile.write_asks_again)
 
     def flush(self, device: BlockDevice) -> int:

@@ -1,18 +1,18 @@
 """The twin's clock: what happens next, in integer time.
 
 Events are ordered by (time, sequence): two events of the same tick run in the order in which they
-were asked for, as work items of one single-CPU kernel do.  Work for the current tick goes through
-a plain queue, because nearly all of it is; the heap is only used for what lies ahead.  Time never
-runs backwards and only moves when nothing is left to do now.
+were queued, like work items of a single-CPU kernel.  Work for the current tick, which is nearly all
+of it, goes through a plain queue; the heap is only used for what lies ahead.  Time never runs
+backwards and only moves when nothing is left to do now.
 
-Where the kernel may switch from the process that submits bios to a worker, and the order can be
-seen, there is a *choice point* (`Clock.may_preempt`).  `Choices` answers it: with 0, the process
-goes on, unless it was given other answers: with 1 workers run until they rest, with more only as
-far as the answer, less one, has events and places where a worker may be stopped (`Clock.stops`);
-then the process goes on in their midst.  `harness.twin.explore` gives it many.
+Where the kernel may switch from the process that submits bios to a worker, and the order is
+visible, there is a *choice point* (`Clock.may_preempt`).  `Choices` answers it.  With 0, the
+default, the process goes on.  With 1, workers run until they rest.  With a larger answer they run
+for that many, less one, events and places where a worker may be stopped (`Clock.stops`); then the
+process goes on while they are unfinished.  `harness.twin.explore` tries many answers.
 
-A task that has several requests to begin may gather them in a *plug* (`harness.twin.plug`): the
-clock holds that of the task which runs.
+A task that submits several requests may gather them in a *plug* (`harness.twin.plug`); the clock
+holds the plug of the running task.
 """
 
 from collections import deque
@@ -29,15 +29,15 @@ Work = Callable[..., Any]
 
 
 class WouldBlockForever(Exception):
-    """Nothing is left to do, and what was waited for has not happened."""
+    """Nothing is left to do, and the awaited event has not happened."""
 
 
 class Choices:
     """Answers to the choice points of one run, by their number; 0 where none is given.
 
     ``points`` counts the choice points that were met; ``rested`` says that at one of them workers
-    came to rest before they had run for as long as they were to.  ``wide`` holds how many answers
-    a point has beside 0, where they are a choice of their own kind (`up_to`).
+    came to rest before they had run as far as the answer said.  ``wide`` says how many answers
+    besides 0 a point has, where they are a choice of another kind (`up_to`).
     """
 
     __slots__ = ("_answers", "points", "rested", "wide")
@@ -56,18 +56,18 @@ class Choices:
     def either(self) -> bool:
         """The answer to the next choice point, one with two outcomes: whether it is the second."""
         answer = self.choose()
-        self.rested |= answer > 1  # there is nothing more to be had of it
+        self.rested |= answer > 1  # it has no further outcome
         return answer > 0
 
     def up_to(self, most: int) -> int:
-        """The answer to the next choice point, one with ``most`` outcomes beside the first."""
+        """The answer to the next choice point, one with ``most`` outcomes besides the first."""
         self.wide[self.points] = most
         answer = self.choose()
         self.rested |= answer > most
         return min(answer, most)
 
     def pass_points(self, count: int) -> bool:
-        """Meet ``count`` points at once; False, and none is met, if the answer to one is 1."""
+        """Meet ``count`` points at once; if the answer to one is 1, False, and none is met."""
         met = range(self.points, self.points + count)
         if any(answer and point in met for point, answer in self._answers.items()):
             return False
@@ -76,7 +76,7 @@ class Choices:
 
 
 class Gathers(Protocol):
-    """What a task gathers requests in (`harness.twin.plug.Plug`)."""
+    """In what a task gathers requests (`harness.twin.plug.Plug`)."""
 
     def add(self, disk: str, send: Callable[[], None]) -> None:
         """Gather a request for a disk."""
@@ -93,7 +93,7 @@ class Clock:
 
     Attributes:
         now: the time.
-        plug: what the task that runs gathers its requests in, if it does (``current->plug``).
+        plug: in what the running task gathers its requests, if it does (``current->plug``).
     """
 
     __slots__ = ("_ahead", "_choices", "_left", "_running", "_sequence", "_soon", "now", "plug")
@@ -148,14 +148,14 @@ class Clock:
     def may_preempt(self) -> None:
         """A process submits one bio of several: the workers may or may not run before the next.
 
-        A kernel that is not preemptible, on one CPU, never lets them; any other may.
+        A non-preemptible kernel on one CPU never lets them; any other may.
         """
         if not self._soon or self._running:
             return
         answer = self._choices.choose()
         if not answer:
             return
-        # Who is preempted keeps its plug; only one that sleeps sends what is in it.
+        # A preempted task keeps its plug; only one that sleeps sends what is in it.
         plug, self.plug = self.plug, None
         if answer == 1:
             self.run_until_idle()
@@ -168,14 +168,14 @@ class Clock:
         return self._choices.either()
 
     def up_to(self, most: int) -> int:
-        """A race with ``most`` outcomes beside the first: which of them (`Choices.up_to`)."""
+        """A race with ``most`` outcomes besides the first: which one it takes (`Choices.up_to`)."""
         return self._choices.up_to(most)
 
     @contextmanager
     def plugged(self, plug: Gathers) -> Iterator[None]:
-        """The task that runs gathers requests inside, and sends them at the end.
+        """The running task gathers requests inside, and sends them at the end.
 
-        One that does so already goes on with the plug that it has (kernel: ``blk_start_plug``).
+        If it already has a plug, it keeps using that one (kernel: ``blk_start_plug``).
         """
         if self.plug is not None:
             yield
@@ -187,7 +187,7 @@ class Clock:
 
     @contextmanager
     def another_task(self) -> Iterator[None]:
-        """What is begun inside is done by another task, for which the one that runs sleeps."""
+        """What is started inside is done by another task, while the running one sleeps."""
         plug, self.plug = self.plug, None
         if plug is not None:
             plug.sleep()
@@ -195,7 +195,7 @@ class Clock:
         self.plug = plug
 
     def _run_for(self, count: int) -> None:
-        """Run events of this tick until so many, and places to stop, were met, or none is left."""
+        """Run this tick's events until so many events and stops were met, or none is left."""
         self._running += 1
         self._left = count
         while self._left and self._soon:
@@ -206,14 +206,14 @@ class Clock:
         self._running -= 1
 
     def stops(self) -> bool:
-        """Whether the worker that asks is to be stopped here; it goes on in an event of its own."""
+        """Whether the calling worker is to be stopped here; it continues in a separate event."""
         if self._left is None:
             return False
         self._left = max(0, self._left - 1)
         return not self._left
 
     def pass_points(self, count: int) -> bool:
-        """Go past points where workers wait and none may overtake; False if one is to."""
+        """Pass points where workers wait and none overtakes; False if one is to overtake."""
         return self._choices.pass_points(count)
 
     def idle(self) -> bool:

@@ -32,10 +32,10 @@ TARGET_TYPES: Final[dict[str, type[Target]]] = {
 
 
 class DeviceMapper(World):
-    """A world with device-mapper in it: what a user asks of mapped devices.
+    """A world with device-mapper in it: what users can do with mapped devices.
 
     Attributes:
-        target_types: by name, those that a table may have (kernel: ``dm_register_target``).
+        target_types: by name, those that a table may use (kernel: ``dm_register_target``).
     """
 
     def __init__(self, profile: Profile, choices: Choices | None = None) -> None:

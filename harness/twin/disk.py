@@ -1,8 +1,8 @@
-"""A plain disk: memory that bios read and write, without latency or faults of its own.
+"""A plain disk: memory that bios read and write, without latency or faults.
 
-The memory is an anonymous mapping, so a disk of many GiB costs what is written to it; which parts
-were ever written is remembered, so that nobody has to look at the rest.  A disk completes a bio
-before `submit` returns, as the kernel's ram disk does.
+The memory is an anonymous mapping, so a disk of many GiB costs only what is written to it; which
+parts were ever written is remembered, so that the rest need not be looked at.  A disk completes a
+bio before `submit` returns, as the kernel's ram disk does.
 """
 
 import errno
@@ -22,15 +22,15 @@ from harness.units import SECTOR_BYTES, SECTOR_SHIFT, bytes_of_sectors
 PAGE_SECTORS: Final = 8
 _REGION_SHIFT: Final = 11
 _REGION_SECTORS: Final = 1 << _REGION_SHIFT
-# Not shared, or there are no large pages; without a reserve, or a disk of TiB is refused.  Python
-# names the last flag since 3.13; it is this number on x86, Arm, RISC-V and s390.
+# Private, for large pages; without a reserve, or a disk of TiB would be refused.  Python
+# has a name for the last flag since 3.13; this is its number on x86, Arm, RISC-V and s390.
 _FLAGS: Final = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | int(getattr(mmap, "MAP_NORESERVE", 0x4000))
 _LONG_SECTORS: Final = 1024
 _LARGE_PAGE: Final = 2 << 20
 
 
 class Memory:
-    """How much the disks of a world may hold; a disk takes of it where it is first written."""
+    """How much the disks of a world may hold; a first write to a place of a disk takes from it."""
 
     __slots__ = ("_left",)
 
@@ -41,7 +41,7 @@ class Memory:
         """Take so much.
 
         Raises:
-            BadScenario: there is not so much left.
+            BadScenario: not enough is left.
         """
         self._left -= sectors
         if self._left < 0:
@@ -70,7 +70,7 @@ class Disk:
         self.readahead_pages = limits.readahead_pages
         self._written = bytearray((sectors >> _REGION_SHIFT) + 1)
         self._map = mmap.mmap(-1, (sectors << SECTOR_SHIFT) + _LARGE_PAGE, flags=_FLAGS)
-        # Large pages begin where their size divides the address.
+        # Large pages begin at multiples of their size.
         self._start = -int(np.frombuffer(self._map, np.uint8).ctypes.data) % _LARGE_PAGE
         self._memory = memoryview(self._map)[self._start :][: sectors << SECTOR_SHIFT]
 
@@ -112,7 +112,7 @@ class Disk:
             first = cut
 
     def below(self) -> list[BlockDevice]:
-        """A disk stands on nothing."""
+        """A disk has no devices below."""
         return []
 
     def view(self, sector: int, sectors: int) -> memoryview:
@@ -128,11 +128,11 @@ class Disk:
         return self._memory[sector << SECTOR_SHIFT : (sector + sectors) << SECTOR_SHIFT]
 
     def expect(self, sector: int, sectors: int) -> None:
-        """A range is about to be written: a long one may come in large pages, to be quicker."""
+        """A range is about to be written: a long one may use large pages, which is faster."""
         if sectors >= _LONG_SECTORS:
             first = (sector << SECTOR_SHIFT) // _LARGE_PAGE
             end = -(-(sector + sectors << SECTOR_SHIFT) // _LARGE_PAGE)
-            # A machine without them refuses, and nothing is different.
+            # A machine without them refuses, which does no harm.
             with suppress(OSError):
                 self._map.madvise(
                     mmap.MADV_HUGEPAGE,

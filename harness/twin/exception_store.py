@@ -13,7 +13,7 @@ from harness.twin.exceptions.table import Pairs
 from harness.twin.world import World
 
 Committed = Callable[[bool], None]
-"""``acknowledge(success)``: the exception is in the store, or never will be."""
+"""``acknowledge(success)``: the exception is in the store, or will never be."""
 Then = Callable[[], None]
 Extent = tuple[int, int, int]
 """First old chunk, first new chunk, and how many."""
@@ -22,7 +22,7 @@ Extent = tuple[int, int, int]
 class ExceptionStore(ABC):
     """The metadata of one snapshot.
 
-    ``chunk_sectors`` is 0 while the store of a handover destination waits for its turn.
+    ``chunk_sectors`` is 0 while the store of a handover destination is not yet in use.
     """
 
     type_letter: ClassVar[str]
@@ -36,7 +36,7 @@ class ExceptionStore(ABC):
         self.overflow_supported = False
 
     def set_chunk_sectors(self, chunk_sectors: int) -> str | None:
-        """Take a chunk size, or say in the kernel's words why not."""
+        """Set the chunk size, or say in the kernel's words why not."""
         fault = chunk_size_fault(chunk_sectors, self.block_sectors)
         if fault is None:
             self.chunk_sectors = chunk_sectors
@@ -52,7 +52,7 @@ class ExceptionStore(ABC):
 
     @abstractmethod
     def read_metadata(self, add: Callable[[Pairs], None]) -> bool:
-        """Load the store, ``add`` all exceptions in their order; False if it is marked invalid.
+        """Load the store, ``add`` all exceptions in order; False if it is marked invalid.
 
         Raises:
             OSError: with the errno that the load fails with.
@@ -68,12 +68,12 @@ class ExceptionStore(ABC):
     ) -> None:
         """Record an exception whose copy is over.
 
-        ``acknowledge`` may be kept for later; ``then`` is called when the caller may go on, which
-        is before this returns if the COW device answers at once.
+        ``acknowledge`` may be called later; ``then`` is called when the caller may go on, which is
+        before this returns if the COW device answers at once.
         """
 
     def has_room(self, count: int) -> bool:
-        """Whether ``count`` exceptions can be made at once and no I/O of theirs can fail.
+        """Whether ``count`` exceptions can be made at once and none of their I/O can fail.
 
         The COW device is a plain disk, and no exception is pending.
         """
@@ -84,12 +84,12 @@ class ExceptionStore(ABC):
         raise NotImplementedError
 
     def commit_extents(self, extents: list[Extent]) -> None:
-        """Record exceptions that were allocated in this order, all of them, and all are copied."""
+        """Record all exceptions, allocated in this order; all of them have been copied."""
         raise NotImplementedError
 
     @abstractmethod
     def drop(self, then: Then) -> None:
-        """The snapshot is invalid from now on; make that last."""
+        """The snapshot is invalid from now on; make that permanent."""
 
     def prepare_merge(self, then: Callable[[int, int, int], None]) -> None:
         """The next run to merge: ``then(chunks, last old, last new)``.

@@ -1,17 +1,17 @@
 """Running a trace on the twin: in its first order, or in every one that a kernel may take.
 
-What a kernel does in the background may overtake a process that submits several bios, or not.
-The first order is that of a kernel that is not preemptible and has one CPU.  The second is that of
-one whose workers overtake wherever they can.
+What a kernel does in the background may or may not overtake a process that submits several bios.
+The first order is that of a non-preemptible kernel with one CPU.  The second is that of one whose
+workers overtake wherever they can.
 
-Who looks for the order of one kernel and says how far each goes along with it is led there, race by
-race: what happens in the step that differs first, or shortly before it, is changed until that step
-is the kernel's; from there it goes on to the next one that differs.
+A caller that looks for the order of one kernel, and says how far each order agrees with it, is led
+there race by race: the outcome in the first differing step, or shortly before it, is changed until
+that step matches the kernel; then the next differing step follows.
 
-Then come the orders with one point at which workers overtake, those in which they do up to a point
-or from one on, those in which a worker is stopped in the midst of its work once, and those with two
-points, with three and so on, up to a bound.  Of each kind the last point comes first: the one
-before the event that everybody sees is what decides.
+Then come the orders with one point at which workers overtake, those in which they do so up to a
+point or from one on, those in which a worker is stopped once in the middle of its work, and those
+with two points, with three and so on, up to a bound.  In each group the last point comes first: the
+one just before a visible event decides.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,13 +26,13 @@ from harness.twin.backend import TwinBackend
 from harness.twin.profile import Profile
 
 ORDERS_MAX: Final = 900
-"""How many orders are tried at most."""
+"""Maximum number of orders tried."""
 LED_MAX: Final = 300
-"""How many of them before the search is left to the general plan."""
+"""Maximum number of them before the general plan takes over."""
 STRETCHES_MAX: Final = 32
-"""Of the orders in which workers overtake up to a point, or from one on, at most so many each."""
+"""Maximum number of orders in which workers overtake up to a point, or from one on, each."""
 EVENTS_MAX: Final = 24
-"""A worker that is stopped in its midst has run for so many events at most."""
+"""Maximum number of events that a stopped worker has run for."""
 
 Answers = frozenset[tuple[int, int]]
 Tried = tuple[Mapping[int, int], tuple[Observation, ...]]
@@ -42,12 +42,12 @@ Tried = tuple[Mapping[int, int], tuple[Observation, ...]]
 def run(
     steps: Sequence[AnyStep], seed: int, profile: Profile, answers: Mapping[int, int] | None = None
 ) -> tuple[Observation, ...]:
-    """The observations of one order, the first unless ``answers`` say else.
+    """The observations of one order, the first unless ``answers`` say otherwise.
 
     Raises:
         BadScenario: a step has no meaning.
         Unsupported: a step needs what the twin does not model.
-        NeverReturns: a step waits for ever.
+        NeverReturns: a step waits forever.
         KernelCrash: the kernel dies in a step.
         TwinInvariant: the twin contradicts itself.
     """
@@ -110,9 +110,9 @@ def _run(
 
 
 class Orders:
-    """The permitted orders of a trace, the first one first, each run as it is asked for.
+    """The permitted orders of a trace, starting with the first, each run on demand.
 
-    A point is only offered where the order before it makes it appear.  An order in which a step
+    A point is only offered if the preceding order makes it appear.  An order in which a step
     never returns, or the kernel dies, ends with what was observed before.
 
     Args:
@@ -122,7 +122,7 @@ class Orders:
 
     Attributes:
         end: why the first order ends before the trace does; None if it does not.
-        complete: after the last one: there are no others in which workers run until they rest.
+        complete: after the last one: there are no more in which workers run until they rest.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class Orders:
         return len(self._met)
 
     def dies_in(self, step: int) -> KernelCrash | None:
-        """What announces, in the order that was run last, that the kernel may die in ``step``."""
+        """The announcement, in the order run last, that the kernel may die in ``step``, if any."""
         return next((crash for crash in self._met[self._last].crashes if crash.covers(step)), None)
 
     @property
@@ -163,7 +163,7 @@ class Orders:
         return next(iter(self._met.values())).defects
 
     def differs_in(self, step: int) -> None:
-        """The order that was run last is not what is looked for: ``step`` differs first."""
+        """The order run last is not the wanted one: ``step`` is the first that differs."""
         self._differs[self._last] = step
 
     def __iter__(self) -> Iterator[Tried]:
@@ -197,7 +197,7 @@ class Orders:
         self.complete = True
 
     def _led(self, answers: dict[int, int]) -> Iterator[Tried]:
-        """From one order on, change the step that differs first, then the next one."""
+        """Starting from one order, change the first step that differs, then the next one."""
         while (step := self._differs.get(frozenset(answers.items()))) is not None:
             for tried in self._changed_before(answers, step):
                 yield tried
@@ -208,7 +208,7 @@ class Orders:
                 return
 
     def _changed_before(self, answers: dict[int, int], step: int) -> Iterator[Tried]:
-        """Orders that are another one in ``step``, or else in a step before it."""
+        """Orders that differ from this one in ``step``, or else in a step before it."""
         met = self._met[frozenset(answers.items())]
         for changed in range(min(step, len(met.ends) - 1), -1, -1):
             points = met.points_of(changed)
@@ -222,7 +222,7 @@ class Orders:
                 return
 
     def _stops(self, answers: dict[int, int], points: range) -> Iterator[Tried]:
-        """Workers run for some events at one point, and not until they rest.
+        """Orders in which workers run for some events at one point, and not until they rest.
 
         Few events at an early point are as likely as many at a late one.
         """
@@ -238,7 +238,7 @@ class Orders:
                         ends[point] = events
 
     def _run(self, wanted: Iterable[dict[int, int]]) -> Iterator[Tried]:
-        """Run those that are new, until as many were tried as may be by now."""
+        """Run the new ones, until the limit for this stage is reached."""
         for each in wanted:
             if self.tried >= self._limit:
                 return
@@ -251,7 +251,7 @@ class Orders:
 
 
 def _stretches(points: range) -> Iterator[dict[int, int]]:
-    """Workers overtake up to a point, and from one on: they change their mind once."""
+    """Orders in which workers overtake up to a point, or from one on."""
     for length in range(len(points) - 1, 1, min(-1, -len(points) // STRETCHES_MAX)):
         yield dict.fromkeys(points[:length], 1)
         yield dict.fromkeys(points[-length:], 1)

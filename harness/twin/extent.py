@@ -1,25 +1,25 @@
-"""Long reads and writes that move whole extents: what bio by bio would do, at once.
+"""Long reads and writes that move whole extents, with the same result as bio by bio.
 
 A long write to fresh chunks of a snapshot, or to an origin whose snapshots have to copy first, is
-cut into one bio for each chunk, and each goes through the same steps.  Where nothing can happen
-between them, the end is known beforehand: chunks are allocated in ascending order, all data is
-moved, all exceptions are committed, area by area.  So the data moves with a few copies.  A long
+cut into one bio for each chunk, and each goes through the same steps.  If nothing can happen
+between them, the result is known beforehand: chunks are allocated in ascending order, all data is
+moved, all exceptions are committed, area by area.  So a few copies move the data.  A long
 read of a snapshot is cut in the same way, and each chunk comes from where it lies.
 
-`move_extent` does that only where no one could tell:
+`move_extent` does that only where nobody could see the difference:
 
-- it is the only bio in flight of its world, and nothing else waits to be done: no worker, no
-  delayed bio, no merge, no handover, no write that the limit on copies holds back;
+- it is the only bio in flight in its world, and nothing else is pending: no worker, no delayed
+  bio, no merge, no handover, no write that the limit on copies holds back;
 - it stays inside one target, and all devices below are plain disks, which answer at once and do
   not fail; every sector that would be touched exists;
-- all exceptions have room, in the store, in the limit on copies and on the disk, the area that is
-  zeroed ahead included: what overflows does so bio by bio;
-- a read finds nothing of its snapshot in flight, and meets no choice point: nobody waits;
+- all exceptions have room, in the store, in the limit on copies and on the disk, including the
+  area that is zeroed ahead: what overflows does so bio by bio;
+- for a read, nothing of its snapshot is in flight, and it meets no choice point: nobody waits;
 - no part of a write overtakes a copy of the chunk that it lies in;
-- no choice point on the way is answered other than by the first order.  The points are counted
-  all the same, so that exploring meets them, and then goes bio by bio.
+- every choice point on the way has the answer of the first order.  The points are counted all the
+  same, so that exploring meets them, and then goes bio by bio.
 
-Everything is found out before anything changes.
+Everything is checked before anything changes.
 """
 
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ from harness.twin.snapshot import Snapshot
 from harness.units import SECTOR_SHIFT
 
 PIECES_MIN = 16
-"""Shorter writes go bio by bio, in so many pieces."""
+"""Writes of fewer pieces than this go bio by bio."""
 
 _LONG: Final = 1 << 40
 
@@ -44,7 +44,7 @@ Chunks = list[tuple[int, int]]
 
 
 def move_extent(device: BlockDevice, bio: Bio) -> bool:
-    """Do what a process waits for and what is alone in the world, if it may be done so.
+    """Do a bio at once, if a process waits for it and it is alone in the world.
 
     Returns False, with nothing changed, if it has to go bio by bio; ``bio`` is not ended.
     """
@@ -55,7 +55,7 @@ def move_extent(device: BlockDevice, bio: Bio) -> bool:
         or (type(device) is not MappedDevice)
     ):
         return False
-    assert device.live is not None, "what has no table has no sectors to ask for"
+    assert device.live is not None, "without a table there are no sectors to ask for"
     target = device.live.find(bio.sector)
     if bio.sector + bio.sectors > target.start + target.sectors:
         return False
@@ -152,7 +152,7 @@ def _write_origin(target: Origin, bio: Bio) -> bool:
             continue
         size = snapshot.store.chunk_sectors
         if end > snapshot.table.sectors and snapshot.table.sectors % size:
-            # What lies beyond the snapshot waits for no copy, and may be in the last one.
+            # What lies beyond the snapshot waits for no copy, and may be in the last chunk.
             return False
         lacks = list(
             _lacking(
@@ -173,7 +173,7 @@ def _write_origin(target: Origin, bio: Bio) -> bool:
         copies.append((snapshot, lacks))
         cows.append(snapshot.cow)
         waits_from = min(waits_from, max(sector, lacks[0][0] * size))
-    # Workers are there to be overtaken by once the first piece waits.
+    # Once the first piece waits, there are workers that may overtake.
     if not target.world.clock.pass_points(
         max(0, pieces - 1 - (waits_from // boundary - sector // boundary))
     ):

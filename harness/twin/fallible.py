@@ -1,22 +1,22 @@
 """A disk that can fail: a linear mapping onto a disk with a write cache and a plan of faults.
 
-It stands for what the kernel side serves as a network block device (drivers/block/nbd.c), and for
-what the block layer does in front of one: requests arrive uncut, one for each bio, and are answered
-in the order of their arrival, each before the next.  A task that gathers them (`harness.twin.plug`)
-sends them later, perhaps in another order.  Every request is written down as it arrives.
+It models what the kernel side serves as a network block device (drivers/block/nbd.c), and what the
+block layer does in front of one: requests arrive uncut, one for each bio, and are answered in the
+order of their arrival, each before the next.  A task that gathers them (`harness.twin.plug`)
+sends them later, perhaps in another order.  Every request is recorded as it arrives.
 
-What the plan strikes (`harness.trace.faults`) moves no data and gives EIO; or the disk stops with
-it. One that stalls goes on after a while: the answer is late, and what has arrived since is served
-after it, in its order.  One that dies answers nothing any more: the driver ends whatever it has
-with EIO, and no request reaches the disk until it is healed.
+A request that the plan hits (`harness.trace.faults`) moves no data and gets EIO; or the disk stops
+at it. One that stalls goes on after a while: the answer is late, and what has arrived since is
+served after it, in order.  One that dies no longer answers: the driver ends whatever it has with
+EIO, and no request reaches the disk until it is healed.
 
 The driver's queue takes `QUEUE_DEPTH` requests at once.  A task that gathers more sleeps until some
-are answered, and another one sends what is in its plug: both then send at the same time.  That race
+are answered, and another one sends what is in its plug, so both send at the same time.  That race
 is not modelled.
 
 A write that asks for a flush first becomes two requests, the write after the flush has ended: by
-the linear mapping (kernel: dm.c, ``__send_empty_flush``), which may forget what became of the
-flush, or by the block layer below it (block/blk-flush.c), which does not.
+the linear mapping (kernel: dm.c, ``__send_empty_flush``), which may ignore the result of
+the flush, or by the block layer below it (block/blk-flush.c), which does not.
 """
 
 import errno
@@ -50,11 +50,11 @@ _LIMITS: Final = Limits(
     discard_sectors_max=0xFFFFFFFF >> SECTOR_SHIFT,
     write_cache=True,
 )
-"""What the kernel side sets up, and what nbd says of discards: any place, any length."""
+"""What the kernel side sets up, and what nbd says about discards: any place, any length."""
 
 
 class _Whole:
-    """A bio whose requests are on their way: it ends with the last of them."""
+    """A bio whose requests are in flight: it ends with the last of them."""
 
     __slots__ = ("bio", "error", "left", "requests")
 
@@ -69,7 +69,7 @@ class FallibleDisk(Disk):
     """A disk whose requests are counted; bios end when the world has gone on.
 
     Attributes:
-        plugged_peak: how many requests it ever had at once while a task was gathering more.
+        plugged_peak: the most requests it had at once while a task was gathering more.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class FallibleDisk(Disk):
         self._arrived: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
 
     def heal(self) -> None:
-        """No more faults; a disk that died is back, with what it had."""
+        """No more faults; a disk that died is back, with its data."""
         self.plan.heal()
         self._dead = False
 
@@ -108,7 +108,7 @@ class FallibleDisk(Disk):
         return tuple(lines)
 
     def submit(self, bio: Bio) -> None:
-        """Take a bio; what lies beyond the end never becomes a request (``bio_check_eod``)."""
+        """Accept a bio; what lies beyond the end never becomes a request (``bio_check_eod``)."""
         if bio.sector + bio.sectors > self.sectors:
             bio.end(errno.EIO)
         elif bio.op is Op.FLUSH:
@@ -124,21 +124,21 @@ class FallibleDisk(Disk):
             self.plugged_peak = max(self.plugged_peak, self._in_flight)
 
     def _arrive(self, serve: Callable[..., None], *args: Any) -> None:
-        """Serve something now, or behind what a disk that stalls has yet to serve."""
+        """Serve something now, or after what a stalled disk has yet to serve."""
         if self._stalled:
             self._arrived.append((serve, args))
         else:
             serve(*args)
 
     def _answer(self, told: Callable[..., None], *args: Any) -> None:
-        """Tell what became of something, as soon as the disk answers."""
+        """Report the result of something as soon as the disk answers."""
         if self._stalled:
             self._late.append((told, args))
         else:
             self._clock.soon(told, *args)
 
     def _recover(self) -> None:
-        """The disk goes on: with its late answers, then with what has arrived."""
+        """The disk resumes: with its late answers, then with what has arrived."""
         self._stalled = False
         late, self._late = self._late, []
         for told, args in late:
@@ -148,9 +148,9 @@ class FallibleDisk(Disk):
             serve(*args)
 
     def _flush(self, then: Callable[[int], None]) -> None:
-        """Flush, or wait for a flush that begins later (kernel: ``blk_kick_flush``).
+        """Flush, or wait for a flush that starts later (kernel: ``blk_kick_flush``).
 
-        There is one at a time; those who ask meanwhile share the next.
+        There is one at a time; requests that arrive meanwhile share the next.
         """
         self._to_flush.append(then)
         if not self._flushing:
@@ -170,7 +170,7 @@ class FallibleDisk(Disk):
             self._arrive(self._start_flush)
 
     def _flushed(self, bio: Bio, failed: int) -> None:
-        """The write follows, perhaps whatever became of the flush."""
+        """The write follows, on some kernels whatever the result of the flush."""
         if failed and self._flush_counts:
             bio.end(errno.EIO)
             return
@@ -179,7 +179,7 @@ class FallibleDisk(Disk):
             send()
 
     def _cut(self, bio: Bio) -> Iterator[Callable[[], None]]:
-        """The requests of a bio, which is cut where the queue takes no more.
+        """The requests of a bio, which is cut at the limits of the queue.
 
         Kernel: ``__bio_split_to_limits``.
         """
@@ -213,7 +213,7 @@ class FallibleDisk(Disk):
         whole.bio.end(whole.error)
 
     def _take(self, op: Op, sector: int, sectors: int, *, fua: bool) -> int:
-        """A request reaches the disk, unless that is dead: its error."""
+        """A request reaches the disk, unless the disk is dead; returns its error."""
         if self._dead:
             return errno.EIO
         word = _WORDS[op]

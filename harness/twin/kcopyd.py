@@ -1,16 +1,16 @@
 """kcopyd: copies between devices in the background (kernel: dm-kcopyd.c).
 
-One client has one worker, which a work item of the clock stands for.  The worker first hands
+One client has one worker, represented by a work item of the clock.  The worker first hands
 finished jobs to their callbacks, then issues I/O: a read into the job's pages, then a write from
 them.  A job longer than the sub-job size is cut, and eight of its pieces are in flight at once
-(`split_job`).  After an error no more pieces are begun; what was copied, by those that had begun
-as well, stays.
+(`split_job`).  After an error no more pieces are started; what was copied stays, also by
+pieces already started.
 
-A callback may need I/O of its own before the worker may go on (a commit of metadata sleeps in the
-kernel): it calls `block`, and `unblock` once it is through.  What it does when it goes on is the
-worker's (`Kcopyd.in_worker`): its requests are in one plug with those of the same run.
+A callback may need I/O before the worker may go on (a commit of metadata sleeps in the kernel): it
+calls `block`, and `unblock` when it is done.  What it does after that counts as the worker's
+(`Kcopyd.in_worker`): its requests are in one plug with those of the same run.
 
-Left out on purpose: the page pool and the throttle by percentage of time, which change no result.
+Deliberately left out: the page pool and the throttle by percentage of time; they change no result.
 """
 
 from collections import deque
@@ -30,7 +30,7 @@ SPLIT_COUNT: Final = 8
 
 
 class _Job:
-    """A job, a piece of one, or one that is cut: ``progress`` sectors of it have become pieces."""
+    """A job, a piece of one, or one that was cut, ``progress`` sectors of which became pieces."""
 
     __slots__ = (
         "callback",
@@ -139,7 +139,7 @@ class Kcopyd:
         self._wake()
 
     def passed(self, jobs: int) -> None:
-        """So many jobs were there together and have ended; nobody had to wait for them."""
+        """So many jobs existed together and have ended; nobody had to wait for them."""
         self.jobs_peak = max(self.jobs_peak, self.jobs + jobs)
 
     def block(self) -> None:
@@ -168,11 +168,11 @@ class Kcopyd:
             return
         for _ in range(SPLIT_COUNT):
             self._next_piece(job)
-            # A worker that runs now may meet an error before the next piece is begun.
+            # A worker that runs now may meet an error before the next piece is started.
             self._clock.may_preempt()
 
     def _next_piece(self, job: _Job) -> None:
-        """Begin another piece of a job that is cut, or be done (kernel: ``segment_complete``)."""
+        """Start another piece of a cut job, or finish it (kernel: ``segment_complete``)."""
         sectors = 0
         if not (job.read_error or job.write_error):
             sectors = min(job.sectors - job.progress, self._subjob_sectors)
@@ -220,12 +220,12 @@ class Kcopyd:
         self._clock.plug = self._plug
         through = self._run_jobs()
         self._clock.plug = None
-        # A worker that is stopped in its midst keeps its plug.
+        # A worker that is stopped in the middle of its work keeps its plug.
         if through and self._plug:
             self._plug.finish()
 
     def _run_jobs(self) -> bool:
-        """What can be done now; False if the worker was stopped in its midst."""
+        """Do what can be done now; False if the worker was stopped in the middle of it."""
         complete = self._complete
         while complete and not self._blocked:
             callback, context, read_error, write_error = complete.popleft()
@@ -242,7 +242,7 @@ class Kcopyd:
 
     def _issue(self, job: _Job) -> None:
         """Read into the pages of a job, or write from them (kernel: ``run_io_job``)."""
-        if not job.sectors:  # dm-io leaves out regions without length
+        if not job.sectors:  # dm-io skips regions without length
             self._finish(job)
             return
         if job.pages is None:

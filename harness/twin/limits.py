@@ -1,9 +1,10 @@
 """Queue limits: what a device tells those above it (kernel: block/blk-settings.c, blk-merge.c).
 
 A mapped device stacks the limits of its devices, and its targets may then change them.  They decide
-what a table may be: devices whose blocks do not line up are allowed, and logged; a table whose
-length does not fit the logical block size is refused.  They also decide where a long bio is cut,
-and a discard: first by who asks for it, at the granularity, then by the device, at the longest one.
+which tables are valid: devices whose blocks do not line up are allowed, and logged; a table whose
+length does not fit the logical block size is refused.  They also decide where a long bio and a
+discard are cut: a discard first by its submitter, at the granularity, then by the device, at the
+longest one.
 """
 
 from dataclasses import dataclass, replace
@@ -43,9 +44,9 @@ class Limits:
 
     @property
     def readahead_pages(self) -> int:
-        """Pages that are asked for at once, if the device has no request that is longer.
+        """Pages that are read ahead at once, unless the device's longest request is longer.
 
-        Twice what is best, so that one can be on its way while the other is used (kernel:
+        Twice the optimal size, so that one half can be in flight while the other is used (kernel:
         ``blk_apply_bdi_limits``, ``disk_update_readahead``).
         """
         return max(2 * self.io_opt // _PAGE_BYTES, _READAHEAD_PAGES_MIN)
@@ -53,8 +54,8 @@ class Limits:
     def first_discard(self, sector: int, sectors: int) -> int:
         """How many of ``sectors`` the first bio of a discard covers (``bio_discard_limit``).
 
-        A granularity of less than a sector, which kernels have for a snapshot that takes the size
-        of its chunks for bytes, cuts nothing.
+        A granularity of less than a sector cuts nothing; kernels get one for a snapshot, whose
+        chunk size they take for bytes.
         """
         granularity = self.discard_granularity >> SECTOR_SHIFT
         if granularity and sector % granularity:
@@ -63,9 +64,9 @@ class Limits:
         return min(sectors, longest >> SECTOR_SHIFT)
 
     def cut_discard(self, sector: int, sectors: int) -> int:
-        """Where the device cuts a discard that is longer than it takes (``bio_split_discard``).
+        """Where the device cuts a discard that is longer than its limit (``bio_split_discard``).
 
-        One that takes less than its granularity cuts nothing.
+        A device whose limit is less than its granularity cuts nothing.
         """
         granularity = max(1, self.discard_granularity >> SECTOR_SHIFT)
         longest = min(
@@ -87,12 +88,12 @@ STACKING: Final = Limits()
 
 
 def without_discards(limits: Limits) -> Limits:
-    """What a table that takes no discards makes of its limits."""
+    """The limits of a table that takes no discards."""
     return replace(limits, discard_granularity=0, discard_alignment=0, discard_sectors_max=0)
 
 
 def at_least_a_block(limits: Limits) -> Limits:
-    """A granularity of discards is a physical block or more (kernel: ``blk_validate_limits``)."""
+    """The discard granularity is at least a physical block (kernel: ``blk_validate_limits``)."""
     if not limits.discard_sectors_max:
         return without_discards(limits)
     return replace(
@@ -118,16 +119,16 @@ def _discard_alignment(bottom: Limits, start_sectors: int) -> int:
 
 
 def divides_by_zero(hinted: Limits, devices: Limits) -> bool:
-    """Whether some kernels do, when they stack what a target has made of its devices' limits.
+    """Whether some kernels divide by zero when they stack the limits that a target changed.
 
-    Newer ones do not look whether its granularity is less than a sector, if there are discards at
-    all (kernel: ``queue_limit_discard_alignment``).
+    Newer ones do not check whether the granularity is less than a sector, if there are discards
+    at all (kernel: ``queue_limit_discard_alignment``).
     """
     return bool(0 < hinted.discard_granularity < SECTOR_BYTES and devices.discard_sectors_max)
 
 
 def _lcm_not_zero(one: int, other: int) -> int:
-    """Where one is zero, the other counts."""
+    """The least common multiple; if one is zero, the other."""
     return lcm(one, other) if one and other else one or other
 
 

@@ -18,7 +18,7 @@ from harness.units import SECTOR_BYTES, SECTOR_SHIFT
 class _Io:
     """The pieces of one bio (kernel: ``struct dm_io``): the bio ends with the last of them.
 
-    Those of a ``preflush`` are empty flushes, and the bio follows them.
+    The pieces of a ``preflush`` are empty flushes, and the bio follows them.
     """
 
     __slots__ = ("bio", "error", "pieces", "preflush")
@@ -33,8 +33,8 @@ class _Io:
 class MappedDevice:
     """A device with a live and an inactive table.
 
-    ``suspended`` is what a user asked for; ``internally_suspended`` counts the quiescing that a
-    handover does to its neighbour (kernel: ``dm_internal_suspend_fast``).
+    ``suspended`` is set by a user; ``internally_suspended`` counts how often a handover has
+    quiesced its neighbour (kernel: ``dm_internal_suspend_fast``).
     """
 
     def __init__(self, world: World, name: str) -> None:
@@ -93,7 +93,7 @@ class MappedDevice:
         return tuple(self._deferred)
 
     def submit(self, bio: Bio) -> None:
-        """Take a bio (kernel: ``dm_submit_bio``)."""
+        """Accept a bio (kernel: ``dm_submit_bio``)."""
         if self.suspended or self.internally_suspended:
             if bio.flags & RAHEAD:
                 bio.end(errno.EIO)
@@ -148,7 +148,7 @@ class MappedDevice:
         data: memoryview | None,
         number: int = 0,
     ) -> None:
-        """One clone on its way (kernel: ``__map_bio``)."""
+        """Send one clone on its way (kernel: ``__map_bio``)."""
         io.pieces += 1
         clone = _Clone(io.bio.op, sector, sectors, data, self._end_clone, io, target)
         clone.flags = io.bio.flags
@@ -158,7 +158,7 @@ class MappedDevice:
             device.submit(clone)
 
     def _split_discard(self, io: _Io, table: Table) -> None:
-        """Cut a discard at the limits of the queue, each piece at targets, and what is left again.
+        """Cut a discard at the queue's limits, and each piece at targets, until nothing is left.
 
         Kernel: ``dm_split_and_process_bio``, ``__process_abnormal_io``.
         """
@@ -180,7 +180,7 @@ class MappedDevice:
                 self.world.clock.may_preempt()
 
     def _flush(self, io: _Io, table: Table) -> None:
-        """Empty flushes to all that is below (kernel: ``__send_empty_flush``)."""
+        """Send empty flushes to everything below (kernel: ``__send_empty_flush``)."""
         if self.world.profile.flush_bypasses_map and table.flush_bypasses_map:
             for device in table.devices():
                 device.submit(self._flush_clone(io, table.targets[0]))
@@ -200,7 +200,7 @@ class MappedDevice:
         return _Clone(Op.FLUSH, 0, 0, None, self._end_clone, io, target)
 
     def _passes_preflush(self, table: Table) -> bool:
-        """A write that is flushed ahead goes on as it is (``dm_split_and_process_bio``)."""
+        """A write with a preflush is passed on as it is (``dm_split_and_process_bio``)."""
         return (
             self.world.profile.preflush_passed
             and table.flush_bypasses_map
@@ -248,7 +248,7 @@ class MappedDevice:
                 target.postsuspend()
 
     def resume(self) -> int:
-        """Take bios again; 0 or the errno that keeps the device suspended (``dm_resume``)."""
+        """Accept bios again; 0 or the errno that keeps the device suspended (``dm_resume``)."""
         table = self.live
         if table is None:
             return errno.EINVAL
@@ -288,10 +288,10 @@ class MappedDevice:
     def set_limits(self, table: Table) -> None:
         """Take the queue limits from ``table`` (``dm_swap_table``, ``dm_table_set_restrictions``).
 
-        A table that stands on no device leaves those of the live one as they are.
+        A table without devices below leaves the limits of the live one unchanged.
 
         Raises:
-            LoadError: they cannot be had; nothing has changed.
+            LoadError: they cannot be computed; nothing has changed.
         """
         if self.live is not None and table.has_no_data_devices():
             return

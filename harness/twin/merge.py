@@ -6,8 +6,8 @@ of chunks are copied back, the last committed exception first.  Before a run is 
 snapshot of the origin gets what it is about to lose; while it is copied, writes to it wait.  When
 the copy is on the origin, the store forgets the run, and so does the table of exceptions.
 
-The merge runs from resume to suspend.  A failure ends it for good as far as the status tells, yet
-the next resume tries again; what the kernel does wrong then is done here too.
+The merge runs from resume to suspend.  According to the status, a failure ends it for good, yet the
+next resume tries again; what the kernel then does wrong is done here too.
 """
 
 import errno
@@ -102,7 +102,7 @@ class SnapshotMerge(Snapshot):
         self._stop()
 
     def start_merge(self) -> None:
-        """Kernel: ``start_merge``.  The process that asks for it prepares the first run itself."""
+        """Kernel: ``start_merge``.  The calling process prepares the first run itself."""
         if not self._running:
             self._running = self._preparing = True
             self._next_chunks()
@@ -152,7 +152,7 @@ class SnapshotMerge(Snapshot):
         self._running = self._preparing = False
 
     def _run_sectors(self, count: int) -> int:
-        """Length of a run; the kernel multiplies in 32 bits, and loses what is beyond 2 TiB."""
+        """Length of a run; the kernel multiplies in 32 bits, and loses what exceeds 2 TiB."""
         sectors = count * self.store.chunk_sectors
         if self.world.profile.fixed or sectors <= 0xFFFFFFFF:
             return sectors
@@ -160,7 +160,7 @@ class SnapshotMerge(Snapshot):
         return sectors & 0xFFFFFFFF
 
     def _copy_out(self, old: int, new: int, count: int) -> None:
-        """Let every other snapshot take its copy first (kernel: ``origin_write_extent``)."""
+        """Let every other snapshot make its copy first (kernel: ``origin_write_extent``)."""
         first = old * self.store.chunk_sectors
         must_wait, done_before = False, self.world.exceptions_done
         for offset in range(0, self._run_sectors(count), self.max_io_sectors):
@@ -179,7 +179,7 @@ class SnapshotMerge(Snapshot):
         self._wait_for_writes(old, new, count, 0)
 
     def _wait_for_writes(self, old: int, new: int, count: int, done: int) -> None:
-        """Writes that went to the COW device before must be in what is copied."""
+        """Wait for earlier writes to the COW device: they must be in what is copied."""
         while done < count:
             if old + done in self._tracked:
                 self.when_untracked(

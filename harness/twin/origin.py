@@ -1,6 +1,6 @@
 """The snapshot-origin target (kernel: dm-snap.c).
 
-What a write does is the affair of the snapshots (`harness.twin.origins`).  Only the chunk of a
+What a write does is up to the snapshots (`harness.twin.origins`).  Only the chunk of a
 bio's *first* sector is looked at, so writes must arrive cut at the smallest chunk size of all
 snapshots; that boundary is taken when the origin is resumed and kept until its next resume.
 """
@@ -49,7 +49,7 @@ class Origin(Target):
         if self.world.profile.fixed:
             boundary = self.origins.minimum_chunk_sectors(self.device) or boundary or _NO_BOUNDARY
         if not boundary:
-            # 32 bits, as in the kernel: there is nothing left before sector 0.
+            # 32 bits, as in the kernel: nothing is left before sector 0.
             left = -sector & 0xFFFFFFFF
             minimum = self.origins.minimum_chunk_sectors(self.device)
             if minimum and minimum - (sector & (minimum - 1)) < sectors:
@@ -77,7 +77,7 @@ class Origin(Target):
         return None if self.origins.write(self.device, bio.sector, bio) else self.device
 
     def _admitted(self, bio: Bio) -> None:
-        """One snapshot has room for ``bio``; the others must have, too."""
+        """One snapshot has room for ``bio``; the others must have room too."""
         for snapshot in self.origins.snapshots(self.device):
             if snapshot.throttle.full():
                 snapshot.throttle.wait(partial(self._admitted, bio))
@@ -91,11 +91,11 @@ class Origin(Target):
         return self.device
 
     def takes_discards(self) -> bool:
-        """An origin cannot tell its snapshots about them."""
+        """Not supported: an origin cannot tell its snapshots about discards."""
         return False
 
     def resume(self) -> None:
-        """Take the split boundary from the snapshots of now (kernel: ``origin_resume``)."""
+        """Take the split boundary from the current snapshots (kernel: ``origin_resume``)."""
         minimum = self.origins.minimum_chunk_sectors(self.device)
         self.split_boundary = minimum or self.world.profile.origin_default_boundary_sectors
         self.origins.add_origin(self)

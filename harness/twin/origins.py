@@ -1,4 +1,4 @@
-"""Who snapshots which origin, and what a write to an origin does (kernel: dm-snap.c).
+"""Which snapshots each origin has, and what a write to an origin does (kernel: dm-snap.c).
 
 Kernel: ``_origins`` and ``_dm_origins``.  For each origin device a list of snapshots, sorted by
 chunk size, largest first; and the resumed snapshot-origin targets.  A handover pairs two snapshots
@@ -18,13 +18,13 @@ from harness.twin.pending import PendingException
 
 
 class Store(Protocol):
-    """What is asked here about the exception store of a snapshot."""
+    """What is needed here of a snapshot's exception store."""
 
     chunk_sectors: int
 
     @property
     def can_merge(self) -> bool:
-        """Whether its exceptions can be taken back."""
+        """Whether its exceptions can be merged."""
 
 
 class OneSnapshot(Protocol):
@@ -34,7 +34,7 @@ class OneSnapshot(Protocol):
 
     @property
     def is_merge(self) -> bool:
-        """It flows back into its origin."""
+        """It is merging back into its origin."""
 
     @property
     def origin(self) -> BlockDevice:
@@ -52,11 +52,11 @@ class OneSnapshot(Protocol):
         """The exception that a write to the origin at ``sector`` has to wait for, if any."""
 
     def start_copy(self, pending: PendingException) -> None:
-        """Begin to copy a chunk."""
+        """Start to copy a chunk."""
 
 
 class OriginTarget(Protocol):
-    """What is asked here about a snapshot-origin target."""
+    """What is needed here of a snapshot-origin target."""
 
     @property
     def device(self) -> BlockDevice:
@@ -134,7 +134,7 @@ class Origins(Generic[S, T]):
         return True
 
     def _insert(self, snapshot: S) -> None:
-        """Before the first with a smaller chunk size (kernel: ``__insert_snapshot``)."""
+        """Insert before the first with a smaller chunk size (kernel: ``__insert_snapshot``)."""
         snapshots = self._snapshots.setdefault(snapshot.origin, [])
         chunk_sectors = snapshot.store.chunk_sectors
         position = next(
@@ -148,7 +148,7 @@ class Origins(Generic[S, T]):
         snapshots.insert(position, snapshot)
 
     def reregister(self, snapshot: S) -> None:
-        """Move to the right place, now that the chunk size is known."""
+        """Move to the correct place, now that the chunk size is known."""
         self._snapshots[snapshot.origin].remove(snapshot)
         self._insert(snapshot)
 

@@ -1,10 +1,10 @@
-"""The page cache of a block device, for as long as one system call after another needs it.
+"""The page cache of a block device, for a series of system calls.
 
 Kernel: fs/buffer.c, fs/mpage.c, mm/readahead.c, mm/filemap.c, as block/fops.c uses them.  The cache
-is made of blocks.  A write reads what it does not write of its first and its last block, page by
-page, and stops before the page where that fails; kernels that write by iomap (fs/iomap) try it
-once more if they have come there from another page.  A read asks for all its pages at once; where
-that request fails, it goes on page by page, block by block.  Write-back writes the dirty blocks,
+is made of blocks.  A write reads the parts of its first and last block that it does not write, page
+by page, and stops before the page where that fails; kernels that write by iomap (fs/iomap) retry
+once if they came there from another page.  A read requests all its pages at once; if
+that fails, it goes on page by page, block by block.  Write-back writes the dirty blocks,
 one bio for each, in ascending order.
 
 Left out: pages larger than 4096 bytes, and large folios, which kernels with transparent huge pages
@@ -22,7 +22,7 @@ _BIO_PAGES_MAX: Final = 256
 
 
 class Submit(Protocol):
-    """Submits all, with a plug or without, and waits for all; an errno if one has failed."""
+    """Submits all, with or without a plug, and waits for all; an errno if one has failed."""
 
     def __call__(self, device: BlockDevice, bios: list[Bio], /, *, plugged: bool = False) -> int:
         """The errno of the last one that failed, or 0."""
@@ -46,19 +46,19 @@ class PageCache:
         self._asks_again = asks_again
         self._submit = submit
         self._end_io = end_io
-        # Who has it open keeps the block size of the day on which it was opened.
+        # While a device stays open it keeps the block size from when it was opened.
         self._block = device.opened_block_sectors or cache_block_sectors(device)
         self._blocks: dict[int, bytearray] = {}
         self._dirty: set[int] = set()
         self._asked_end = 0
 
     def _bio(self, op: Op, sector: int, sectors: int, data: memoryview) -> Bio:
-        """A bio that ends where the device does (kernel: ``guard_bio_eod``)."""
+        """A bio, cut at the end of the device (kernel: ``guard_bio_eod``)."""
         inside = min(sectors, self._device.sectors - sector)
         return Bio(op, sector, inside, data[: inside << SECTOR_SHIFT], self._end_io)
 
     def _read_blocks(self, starts: list[int]) -> bool:
-        """Have blocks that are not there yet; False if one cannot be read."""
+        """Read blocks that are not cached yet; False if one cannot be read."""
         fresh = {
             start: bytearray(self._block << SECTOR_SHIFT)
             for start in starts
@@ -76,7 +76,7 @@ class PageCache:
     # -- writes --
 
     def write(self, sector: int, data: memoryview) -> tuple[int, int]:
-        """One ``pwrite``: sectors that were taken, and the errno if there were none."""
+        """One ``pwrite``: sectors that were accepted, and the errno if there were none."""
         wanted = len(data) >> SECTOR_SHIFT
         end = min(sector + wanted, self._device.sectors)
         at = began = sector
@@ -133,7 +133,7 @@ class PageCache:
             blocks = range(page, stop, self._block)
             if page >= self._asked_end and not self._is_there(page):
                 self._read_ahead(page, end)
-            # Where that failed, block by block (``block_read_full_folio``).
+            # If that failed, block by block (``block_read_full_folio``).
             if not self._read_blocks(list(blocks)):
                 return data, 0 if data else errno.EIO
             content = b"".join(self._blocks[start] for start in blocks)
@@ -147,7 +147,7 @@ class PageCache:
         return any(start in self._blocks for start in range(page, page + PAGE_SECTORS, self._block))
 
     def _read_ahead(self, page: int, end: int) -> None:
-        """Ask for the pages up to ``end`` that are not there.
+        """Request the pages up to ``end`` that are not cached.
 
         Kernel: ``force_page_cache_ra``, ``mpage_readahead``.
         """

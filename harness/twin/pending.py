@@ -1,4 +1,4 @@
-"""A pending exception: a chunk is allocated, and its copy or commit is under way.
+"""A pending exception: a chunk is allocated, and its copy or commit is in progress.
 
 Kernel: dm-snap.c, ``dm_snap_pending_exception``.
 """
@@ -7,16 +7,16 @@ from harness.twin.bio import Bio, EndIo
 
 
 class PendingException:
-    """What waits for one chunk to be copied and recorded.
+    """Everything that waits for one chunk to be copied and recorded.
 
     Attributes:
         old, new: the chunk of the origin, and the one of the COW device that was allocated.
         sequence: its place in the order of allocation, which is the order of completion.
-        started: the copy, or the write that makes one needless, was begun.
+        started: the copy, or the write that makes one unnecessary, was started.
         copy_error: the copy failed.
         snapshot_bios, origin_bios: writes that wait, to the snapshot and to its origin.
-        full_bio: the write of a whole chunk that stands in the place of a copy.
-        full_bio_end_io: what its submitter wanted to be called.
+        full_bio: the write of a whole chunk that replaces a copy.
+        full_bio_end_io: the submitter's original ``end_io``.
     """
 
     __slots__ = (

@@ -1,11 +1,11 @@
 """The persistent exception store (kernel: dm-snap-persistent.c).
 
-In memory there is one metadata area, kept as the bytes that go to disk: what stands behind the end
+In memory there is one metadata area, kept as the bytes that go to disk: what lies behind the end
 marker is written back untouched, as in the kernel.  Exceptions are committed in the order in which
 they were allocated; the area is written when the last pending one is in it, or when it is full.
-Before a full area is written, the next one is zeroed, so that a reader always finds the end.
+Before a full area is written, the next one is zeroed, so a reader always finds the end.
 
-Where things are on the COW device: `harness.store.layout`.
+For the layout of the COW device see `harness.store.layout`.
 """
 
 import errno
@@ -43,7 +43,7 @@ _SLAB_SECTORS_MAX: Final = 8192
 
 
 class PersistentStore(ExceptionStore):
-    """Store type P, or PO when it may overflow without being invalidated."""
+    """Store type P, or PO if it may overflow without being invalidated."""
 
     type_letter = "P"
     can_merge = True
@@ -62,7 +62,7 @@ class PersistentStore(ExceptionStore):
         self._callbacks: list[Committed] = []
 
     def parse_options(self, options: str) -> None:
-        """``O`` lets the snapshot overflow; what follows the O is not looked at."""
+        """``O`` lets the snapshot overflow; what follows the O is ignored."""
         if not options:
             return
         if options[0].upper() != "O":
@@ -85,7 +85,7 @@ class PersistentStore(ExceptionStore):
     ) -> None:
         """Read or write one whole chunk; ``then(errno)``.
 
-        Who asks waits for a worker of the store that does it (kernel: ``do_metadata``).
+        The caller waits while a worker of the store does it (kernel: ``do_metadata``).
         """
         sectors = self.chunk_sectors
         bio = Bio(op, chunk * sectors, sectors, memoryview(data), lambda bio: then(bio.error))
@@ -190,7 +190,7 @@ class PersistentStore(ExceptionStore):
         add(np.concatenate(full))
 
     def _rotten(self, pairs: Pairs) -> bool:
-        """Whether an entry leads to no data chunk of the COW device; the kernel does not look."""
+        """Whether an entry leads to no data chunk of the COW device; the kernel does not check."""
         new = pairs[:, 1]
         chunks = self.cow.sectors // self.chunk_sectors
         return bool((new >= chunks).any() or (new % np.uint64(self.entries + 1) == 1).any())
@@ -201,7 +201,7 @@ class PersistentStore(ExceptionStore):
             return
         greatest = int(new.max())
         if greatest == _U64:
-            # It wraps around, and then it depends on what follows.
+            # It wraps around; from then on it depends on what follows.
             for chunk in new.tolist():
                 if self.next_free <= chunk:
                     self.next_free = chunk + 1 & _U64
@@ -233,7 +233,7 @@ class PersistentStore(ExceptionStore):
         if not copied:
             self.valid = False
         if self.committed == self.entries:
-            # A merge had just begun with this area when it failed.
+            # A merge failed when it had just started with this area.
             if not self.world.profile.fixed:
                 raise KernelCrash(
                     "an exception is committed behind the end of its area: the "
@@ -269,7 +269,7 @@ class PersistentStore(ExceptionStore):
             self._write_area(0, then)
 
     def _next_area(self) -> None:
-        """Go on behind a full area, in an empty one."""
+        """Continue after a full area, in an empty one."""
         self.committed = 0
         self.area += 1
         self._area_bytes = bytearray(self._chunk_bytes())
@@ -332,7 +332,7 @@ class PersistentStore(ExceptionStore):
         return ranges
 
     def commit_extents(self, extents: list[Extent]) -> None:
-        """The last entry of each area, and of all, is committed as any other, and writes it."""
+        """The last entry of each area, and the very last, is committed normally, and writes it."""
         for old, new, count in extents:
             done = 0
             while done < count:
@@ -362,7 +362,7 @@ class PersistentStore(ExceptionStore):
 
         def read(error: int) -> None:
             if error:
-                # The area stays stepped back: the next attempt leaves out the one that failed.
+                # The area stays stepped back: the next attempt skips the one that failed.
                 if self.world.profile.fixed:
                     self.area += 1
                     self._area_bytes = bytearray(self._chunk_bytes())
@@ -444,7 +444,7 @@ class PersistentStore(ExceptionStore):
 class _AreaReader:
     """Reads areas in order, and some ahead of them, as the kernel does with dm-bufio.
 
-    An area is read once; an error of one that was read ahead counts when it is its turn.
+    An area is read once; an error in one that was read ahead counts when its turn comes.
     """
 
     def __init__(self, store: PersistentStore) -> None:

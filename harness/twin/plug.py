@@ -1,19 +1,18 @@
-"""A plug: requests that a task has begun, and sends together (kernel: block/blk-mq.c).
+"""A plug: requests that a task gathers and sends together (kernel: block/blk-mq.c).
 
-A task that is about to begin several requests says so (``blk_start_plug``): io_submit(2) with more
-than two, write-back of the page cache, kcopyd's worker.  What it begins until it is through
-(``blk_finish_plug``) is gathered, and sent then; or earlier, where much has come together or the
-task goes to sleep.  Only disks that take requests one by one are concerned
-(`harness.twin.fallible`): a ram disk takes bios.  A flush, and a write that is flushed, is sent at
-once.
+A task that is about to submit several requests says so (``blk_start_plug``): io_submit(2) with more
+than two, write-back of the page cache, kcopyd's worker.  What it submits until it is done
+(``blk_finish_plug``) is gathered and then sent; or earlier, if the plug is full or the task goes to
+sleep.  This only concerns disks that take requests one by one (`harness.twin.fallible`): a ram disk
+takes bios.  A flush, and a write with a flush, is sent at once.
 
-In which order they are sent depends on the kernel.  Since bc490f81731e (block: change plugging to
-use a singly linked list, 5.16) a plug is a stack, and the last request goes first; since
+The order in which they are sent depends on the kernel.  Since bc490f81731e (block: change plugging
+to use a singly linked list, 5.16) a plug is a stack, and the last request goes first; since
 e70c301faece (block: don't reorder requests in blk_add_rq_to_plug, 6.13 and stable kernels before
-it) it is a queue again.  Which of both it is, is a fact of the probe (``plug_reverses``).  But a
-stack does not always go backwards: where there are requests for several disks in it, or where the
-task sleeps, they are turned round once more on their way (``blk_mq_dispatch_plug_list``).  Whether
-a task has slept with requests in its plug is a race, and a choice point.
+it) it is a queue again.  The probe finds out which (``plug_reverses``).  But a stack does not
+always reverse the order: if it has requests for several disks, or if the task sleeps, they are
+reversed once more on their way (``blk_mq_dispatch_plug_list``).  Whether a task has slept with
+requests in its plug is a race, and a choice point.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +22,7 @@ from harness.twin.clock import Clock
 
 PLUGGED_MAX: Final = 32
 """A plug with so many requests is emptied before the next (``BLK_MAX_REQUEST_COUNT``); twice as
-many, where they are for several disks."""
+many if they are for several disks."""
 
 Send = Callable[[], None]
 
@@ -32,7 +31,7 @@ class Plug:
     """What one task gathers.
 
     Args:
-        clock: of the world.
+        clock: that of the world.
         reverses: the last request goes first.
     """
 
@@ -69,11 +68,11 @@ class Plug:
         self._send(requests)
 
     def sleep(self) -> None:
-        """The task sleeps: another one, of the block layer, sends what is there (``kblockd``)."""
+        """The task sleeps: a task of the block layer sends what is there (``kblockd``)."""
         requests = self._take()
         if not requests:
             return
-        # It may be late: after what the task waits for.
+        # It may come late: after what the task waits for.
         if self._clock.either():
             self._clock.soon(self._send, requests)
         else:
@@ -84,7 +83,7 @@ class Plug:
         return requests
 
     def _send(self, requests: Sequence[Send]) -> None:
-        """One after the other; between two of them others may run."""
+        """Send one after the other; between two of them others may run."""
         for number, send in enumerate(requests, 1):
             send()
             if number == len(requests):

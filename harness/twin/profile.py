@@ -1,9 +1,9 @@
-"""What kernels do differently, as the facts that probing one finds (never its release number).
+"""How kernels differ, as facts found by probing one (never by its release number).
 
-Each field is one observable difference; where a known commit made it, the comment cites it.  The
-kernel side finds the values out (`harness.kernel.probe`) and sends them with `Ready.probe`; the
+Each field is one observable difference; if the commit that made it is known, the comment cites it.
+The kernel side finds the values (`harness.kernel.probe`) and sends them with `Ready.probe`; the
 profiles named here are recordings of such probes, for runs of the twin alone, and ``seed`` is the
-module of December 2018 as its text says.
+module of December 2018 according to its source.
 """
 
 import errno
@@ -21,7 +21,7 @@ FAITHFUL: Final = "faithful"
 FIXED: Final = "fixed"
 SATURATES: Final = "saturates"
 ACCEPTED: Final = "accepted"
-"""In place of an errno: the kernel took it."""
+"""In place of an errno: the kernel accepted it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +29,7 @@ class Profile:
     """One kernel's behaviour, where kernels differ.
 
     The first group are facts of the probe, under the probe's names; the second are facts that no
-    harmless probe tells.  The defaults are those of 6.12.
+    harmless probe can find.  The defaults are those of 6.12.
     """
 
     enoent: str = "ENOENT"
@@ -38,7 +38,7 @@ class Profile:
     log_errno_suffix: bool = True
     """Constructor errors are logged with `` (-EINVAL)`` (between 5.10 and 6.1)."""
     self_reference: str = "EINVAL"
-    """What a table gets that names its own device: EINVAL where that is refused as such (since
+    """What a table gets that names its own device: EINVAL if that is refused as such (introduced
     between 6.1 and 6.12), whether it ever had a table or not."""
     unloaded_device: str = "ENXIO"
     """What a table gets that names a mapped device which never had a table."""
@@ -53,21 +53,21 @@ class Profile:
     """What a message to a device without a table gets (dm-ioctl: report an error if a device has
     no table)."""
     error_args: str = "EINVAL"
-    """What target error says to two words that are no device: it looks at them since 1.6.0."""
+    """What target error says to two words that are no device: it reads them since 1.6.0."""
     resize_uevent: bool = True
-    """A mapped device that gets another size says so in its uevent (dm: use
+    """A mapped device whose size changes says so in its uevent (dm: use
     set_capacity_and_notify, 5.11)."""
     too_long: str = "EINVAL"
-    """What a table gets whose bytes a 64-bit number cannot count (refused since between 5.10 and
-    6.1)."""
+    """What a table gets whose bytes a 64-bit number cannot count (refusal introduced between 5.10
+    and 6.1)."""
     refused_decides: bool = False
-    """A first table that is refused because it does not fit its devices decides their type all the
-    same, and no later one is looked at before it is resumed (until "dm: move setting md->type into
+    """A first table that is refused because it does not fit its devices still decides their type,
+    and no later one is checked until it is resumed (until "dm: move setting md->type into
     dm_setup_md_queue", 5.15)."""
     zero_discard: str = "accepted"
-    """What a discard of target zero gets: EOPNOTSUPP where only targets with devices take any."""
+    """What a discard of target zero gets: EOPNOTSUPP if only targets with devices take any."""
     number_overflow: str = "wraps"
-    """What becomes of a number in a table that has more than 64 bits: it ``wraps`` or
+    """What happens to a number in a table with more than 64 bits: it ``wraps`` or
     ``saturates``."""
     read_only_discard: str = "EPERM"
     """What a discard beyond the end of a read-only device gets: which check comes first."""
@@ -93,15 +93,15 @@ class Profile:
     discard_4k: int = 4294966784
     """The same of a disk with blocks of 4096 bytes."""
     plug_reverses: bool = False
-    """Requests that a task has gathered are sent last one first; see `harness.twin.plug`."""
+    """Requests that a task has gathered are sent in reverse order; see `harness.twin.plug`."""
     discard_granularity: int = 4096
-    """Discards of less than this, or off it, may do nothing to a disk; in bytes."""
+    """Discards smaller than this, or not aligned to it, may do nothing to a disk; in bytes."""
     discard_granularity_4k: int = 4096
     """The same of a disk with blocks of 4096 bytes."""
     write_cache_4k: bool = True
     """A disk with blocks of 4096 bytes has a write cache, so flushes go there."""
     write_asks_again: bool = True
-    """A buffered write that comes from one page to another that it cannot read tries that once more
+    """A buffered write that comes from one page to another that it cannot read retries once
     (block: use iomap for writes to block devices, 6.6)."""
     discard_of_blocks: bool = True
     """The granularity of a device is at least its physical block (``blk_validate_limits``, between
@@ -110,38 +110,38 @@ class Profile:
     """A flush goes once to each device of a table of linear targets, not once to each of them
     (dm: optimize flushes, 6.11)."""
     preflush_passed: bool = False
-    """A write that is flushed ahead goes whole through a table of linear targets on one device (dm:
+    """A write with a preflush goes whole through a table of linear targets on one device (dm:
     optimize REQ_PREFLUSH with data when using the linear target, 6.17)."""
     preflush_error: str = "ignored"
-    """Where it goes as a flush and a write, what a failed flush does to the write."""
+    """If it goes as a flush and a write, what a failed flush does to the write."""
     unaligned_refused: bool = True
     """A disk refuses a request that begins or ends within a block; before, its driver may do it."""
     striped_io_min_kept: bool = True
-    """Target striped hands its chunk size on as io_min, even if that is less than a physical block;
-    before, it is raised to one (``blk_limits_io_min``)."""
+    """Target striped passes its chunk size on as io_min, even if that is less than a physical
+    block; before, it is raised to one (``blk_limits_io_min``)."""
     striped_chunk_sectors: bool = True
-    """It hands it on as chunk_sectors, too (dm-stripe: limit chunk_sectors to the stripe size,
+    """It passes it on as chunk_sectors too (dm-stripe: limit chunk_sectors to the stripe size,
     6.17)."""
     striped_discards_more: bool = False
-    """It takes as long a discard as all its stripes together (between 6.12 and 7.2); before, as one
-    of them does."""
+    """Its longest discard is that of all its stripes together (between 6.12 and 7.2); before, that
+    of one of them."""
     readahead_kept: bool = True
-    """A device asks for as many pages at once as it ever did (block: don't reduce a readahead that
-    the user may have raised; between 6.1 and 6.12); before, as its table now says."""
+    """A device reads ahead as many pages as it ever did (block: don't reduce a readahead that
+    the user may have raised; between 6.1 and 6.12); before, as many as its present table says."""
     nbd_io_opt: int = 131072
-    """What a disk that can fail says is the best length of a request, in bytes."""
+    """Optimal I/O size that a disk that can fail reports, in bytes."""
     flakey_error_reads: bool = True
     """Target flakey knows the feature error_reads, and without features has error_reads and
-    error_writes; before, it fails everything that no feature lets pass."""
+    error_writes; before, it fails everything that no feature allows."""
     flakey_table_blank: bool = False
-    """Its table line ends in a blank."""
+    """Its table line ends with a space."""
     flakey_bad_down: str = "Invalid up interval"
-    """What it says to a down interval that is none."""
+    """What it says to an invalid down interval."""
     flakey_corrupt_counted: bool = False
-    """It counts the words behind corrupt_bio_byte before it reads them; before, it refuses none at
-    all, and then the first that it cannot read."""
+    """It counts the words after corrupt_bio_byte before it reads them; older ones refuse only if
+    there are none, and then the first that they cannot read."""
     flakey_short_corrupt: str = "Feature corrupt_bio_byte requires parameters"
-    """What it says where it finds too few."""
+    """What it says if there are too few."""
     flakey_drop_conflict: str = (
         "drop_writes is incompatible with corrupt_bio_byte with the WRITE flag set"
     )
@@ -151,7 +151,8 @@ class Profile:
     )
     """What it says to error_writes with them."""
     cow_threshold: int = 2048
-    """Copies in flight of one snapshot where nobody has set a limit (``DEFAULT_COW_THRESHOLD``)."""
+    """Limit on copies in flight of one snapshot if nobody has set one
+    (``DEFAULT_COW_THRESHOLD``)."""
 
     kcopyd_subjob_sectors: int = 1024
     """Longest piece kcopyd copies at once: 512 KiB since 5.3, 64 KiB before."""
@@ -173,16 +174,16 @@ class Profile:
     and reports success."""
 
     defects: str = FAITHFUL
-    """Known defects of kernels (docs/KERNEL-DEFECTS.md): done as kernels do, or `FIXED`."""
+    """Known defects of kernels (docs/KERNEL-DEFECTS.md): reproduced as in kernels, or `FIXED`."""
 
     @property
     def fixed(self) -> bool:
-        """Do as the documentation promises where kernels do not."""
+        """Behave as the documentation promises where kernels do not."""
         return self.defects == FIXED
 
     @classmethod
     def from_probe(cls, facts: Mapping[str, Fact]) -> "Profile":
-        """A profile from what a guest found out.
+        """A profile from what a guest's probe found.
 
         Raises:
             ProvisioningError: a fact is unknown, has the wrong type, or names no known rule.
@@ -190,7 +191,7 @@ class Profile:
         unknown = sorted(facts.keys() - {field.name for field in fields(cls)})
         if unknown:
             raise ProvisioningError(
-                f"the guest's probe tells of {', '.join(unknown)}, which the twin does not know: "
+                f"the guest's probe reports {', '.join(unknown)}, which the twin does not know: "
                 "does it run another version of dmsnap?"
             )
         values: dict[str, Fact] = {}
@@ -200,7 +201,7 @@ class Profile:
                 continue
             if type(fact) is not type(field.default):
                 raise ProvisioningError(
-                    f"the guest's probe says {field.name} = {fact!r}, which is no possible value: "
+                    f"the guest's probe says {field.name} = {fact!r}, which is impossible: "
                     "does it run another version of dmsnap?"
                 )
             values[field.name] = fact
@@ -216,21 +217,21 @@ class Profile:
         """The inverse of `from_probe`."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
-    # -- as the twin asks --
+    # -- what the twin asks --
 
     @property
     def preflush_reported(self) -> bool:
-        """A failed flush ahead of a write fails the write, which is not done then."""
+        """A failed preflush fails the write, which is then not done."""
         return self.fixed or self.preflush_error == "reported"
 
     @property
     def missing_path_errno(self) -> int:
-        """Errno of a table that names a path that does not exist."""
+        """Errno of a table with a path that does not exist."""
         return errno_of(self.enoent)
 
     @property
     def early_device_names(self) -> bool:
-        """A table may name a device as the kernel command line does; see ``enoent``."""
+        """A table may name a device in the form of the kernel command line; see ``enoent``."""
         return self.enoent == "ENODEV"
 
     @property
@@ -240,7 +241,7 @@ class Profile:
 
     @property
     def targets(self) -> dict[str, str]:
-        """Versions of the targets of dm-snapshot; the features' commit raised two of them."""
+        """Versions of dm-snapshot's targets; the commit that added features raised two of them."""
         snapshot, merge = ("1.16.0", "1.5.0") if self.features else ("1.15.0", "1.4.0")
         return {"snapshot": snapshot, "snapshot-merge": merge, "snapshot-origin": "1.9.0"}
 
@@ -325,7 +326,7 @@ def named(name: str) -> Profile:
     """A recorded profile.
 
     Raises:
-        ProvisioningError: there is none of that name.
+        ProvisioningError: there is no profile of that name.
     """
     try:
         return PROFILES[name]

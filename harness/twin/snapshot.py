@@ -4,10 +4,11 @@ A chunk that has a completed exception lives on the COW device; any other is rea
 The first write to a chunk, by the snapshot or by the origin, makes a *pending* exception: a chunk
 is allocated, the origin's data is copied there by kcopyd, the store commits, and only then do the
 writes that waited go on.  A write of exactly one chunk needs no copy and goes straight to the
-allocated chunk.  Exceptions complete in the order of their allocation, however their copies end.
+allocated chunk.  Exceptions complete in the order of their allocation, whatever the order of
+copies.
 
-A snapshot that cannot hold what it must becomes *invalid*; one that allows it *overflows* instead
-when its own write found no space: it can be read from then on, and not written.
+A snapshot that cannot keep what it must becomes *invalid*; one that allows it *overflows* instead
+when its own write finds no space: from then on it can be read, but not written.
 """
 
 import errno
@@ -36,7 +37,7 @@ _DISCARD_PASSDOWN = "discard_passdown_origin"
 
 
 class _OriginTarget(OriginTarget, Protocol):
-    """A snapshot-origin target, and the table that it is in."""
+    """A snapshot-origin target, and the table it is in."""
 
     table: Table
 
@@ -156,7 +157,7 @@ class Snapshot(Target):
         self.throttle = Throttle(self.world)
         self.kcopyd = Kcopyd(self.world.clock, profile.kcopyd_subjob_sectors, self.world.plug())
         if self.origins.register(self):
-            # The metadata may be loaded into one table at a time only; it comes with the handover.
+            # Only one table at a time may load the metadata; the other gets it at the handover.
             self.store.chunk_sectors = 0
             return
         try:
@@ -191,7 +192,7 @@ class Snapshot(Target):
         self.table.put_device(self._opened_origin)
 
     def _stop(self) -> None:
-        """What must come to rest before the destructor goes on."""
+        """What must come to rest before the destructor continues."""
 
     # -- mapping --
 
@@ -253,10 +254,10 @@ class Snapshot(Target):
             device.submit(bio)
 
     def _discard(self, bio: Bio, chunk: int) -> BlockDevice | None:
-        """A discard makes no exception; one of a chunk's length zeroes where it leads.
+        """A discard makes no exception; one of a chunk's length zeroes the chunk it is mapped to.
 
-        It does so from the discard's own first sector on, aligned or not, and so may run into the
-        neighbour on the COW device, as in the kernel (``zero_exception``).
+        It does so from the discard's first sector on, aligned or not, and so may run into the
+        next chunk on the COW device, as in the kernel (``zero_exception``).
         """
         if bio.number:
             self._track(bio, chunk)
@@ -269,7 +270,7 @@ class Snapshot(Target):
         offset = bio.sector % chunk_sectors
         bio.sector = new * chunk_sectors + offset
         if self.world.profile.fixed and offset + bio.sectors > chunk_sectors:
-            # What lies in the next chunk is not this exception's to zero.
+            # The next chunk does not belong to this exception.
             self.kcopyd.zero(self.cow, bio.sector, chunk_sectors - offset, _zeroed, bio)
             return None
         if bio.sectors != chunk_sectors:
@@ -296,7 +297,7 @@ class Snapshot(Target):
         return left
 
     def io_hints(self, limits: Limits) -> Limits:
-        """Kernel: ``snapshot_io_hints``, which takes the sectors of a chunk for bytes."""
+        """Kernel: ``snapshot_io_hints``, which mistakes the sectors of a chunk for bytes."""
         if not self.discard_zeroes_cow:
             return limits
         chunk_sectors = self.discard_sectors_max()
@@ -309,7 +310,7 @@ class Snapshot(Target):
         return self.cow
 
     def takes_discards(self) -> bool:
-        """Only when the table asked for it."""
+        """Only if the table requested it."""
         return self.discard_zeroes_cow
 
     # -- tracked chunks --
@@ -352,8 +353,8 @@ class Snapshot(Target):
     def exception_for_origin(self, sector: int) -> PendingException | None:
         """The exception that a write to the origin at ``sector`` has to wait for.
 
-        None if this snapshot lacks nothing there.  One that cannot make its exception becomes
-        invalid and is not waited for: the origin's write never fails for its sake.  Kernel:
+        None if this snapshot needs no copy there.  One that cannot make its exception becomes
+        invalid and is not waited for: the origin's write never fails because of it.  Kernel:
         ``__origin_write``, for one snapshot.
         """
         if self.is_merge or not self.valid or not self.active or sector >= self.table.sectors:
@@ -372,7 +373,7 @@ class Snapshot(Target):
         first = pending.old * chunk_sectors
         left = self.origin.sectors - first
         # An origin that shrank leaves a length that wraps around in the kernel, and a read that
-        # fails; one that ends right there, nothing to copy.
+        # fails; if it ends right there, nothing is left to copy.
         sectors = min(chunk_sectors, left) if left >= 0 else chunk_sectors
         self.throttle.start(
             lambda: self.kcopyd.copy(
@@ -403,7 +404,7 @@ class Snapshot(Target):
         self.kcopyd.do_callback(self._copied, bio.context, bool(bio.error))
 
     def _copied(self, pending: PendingException, read_error: bool, write_error: bool) -> None:
-        """A copy is over; commit it once all before it are (kernel: ``copy_callback``)."""
+        """A copy is finished; commit it once all earlier ones are (kernel: ``copy_callback``)."""
         pending.copy_error = read_error or write_error
         self._copied_out_of_order[pending.sequence] = pending
         self._commit_in_order()
@@ -436,7 +437,7 @@ class Snapshot(Target):
             self._commit_in_order()
 
     def _pending_complete(self, pending: PendingException, success: bool) -> None:
-        """The store has, or will never have, this exception (kernel: ``pending_complete``)."""
+        """The store has this exception, or never will (kernel: ``pending_complete``)."""
         finish = partial(self.kcopyd.in_worker, self._finish, pending)
         if not success or self._drop_waiters is not None:
             self.invalidate(errno.EIO, partial(finish, True))
@@ -444,11 +445,11 @@ class Snapshot(Target):
             self._finish(pending, True)
         else:
             self.complete.insert(pending.old, pending.new)
-            # A read that still goes to the origin must not see what an origin write puts there.
+            # A read that still goes to the origin must not see the data of a later origin write.
             self.when_untracked(pending.old, partial(finish, False))
 
     def _finish(self, pending: PendingException, failed: bool) -> None:
-        """Let go of the bios that waited."""
+        """Release the waiting bios."""
         del self.pending[pending.old]
         self.world.exception_done()
         if pending.full_bio is not None:
@@ -465,7 +466,7 @@ class Snapshot(Target):
                 self.origin.submit(bio)
 
     def invalidate(self, reason: int, then: Then) -> None:
-        """Give up on this snapshot, once (kernel: ``__invalidate_snapshot``)."""
+        """Invalidate this snapshot, once (kernel: ``__invalidate_snapshot``)."""
         if not self.valid:
             then()
             return
@@ -487,7 +488,7 @@ class Snapshot(Target):
     # -- extents (harness.twin.extent) --
 
     def at_rest(self) -> bool:
-        """Whether nothing of it is in flight or waits."""
+        """Whether none of its I/O is in flight or waiting."""
         return not (
             self.pending
             or self._tracked
@@ -545,7 +546,7 @@ class Snapshot(Target):
         return 0
 
     def resume(self) -> None:
-        """Take the exceptions over, if that is what this table is for (``snapshot_resume``)."""
+        """Take over the exceptions, if this table is for that (``snapshot_resume``)."""
         neighbour = self.origins.origin_target(self.origin)
         merging = None
         md = neighbour.table.md if neighbour else None
@@ -575,7 +576,7 @@ class Snapshot(Target):
     def start_merge(self) -> None:
         """Only snapshot-merge has one."""
 
-    # -- what device-mapper tells about it --
+    # -- what device-mapper says about it --
 
     def status(self) -> str:
         """Kernel: ``snapshot_status``, STATUSTYPE_INFO."""
@@ -604,7 +605,7 @@ class Snapshot(Target):
         return " ".join(words)
 
     def devices(self) -> list[tuple[BlockDevice, int, int]]:
-        """The origin as far as the target reaches, and the whole COW device."""
+        """The origin up to the target's length, and the whole COW device."""
         return [(self.origin, 0, self.sectors), (self.cow, 0, self.cow.sectors)]
 
 
@@ -614,7 +615,7 @@ def _zeroed(bio: Bio, read_error: bool, write_error: bool) -> None:
 
 
 def _hand_over(source: Snapshot, destination: Snapshot) -> None:
-    """Swap what the two know (kernel: ``__handover_exceptions``)."""
+    """Swap the exceptions of the two (kernel: ``__handover_exceptions``)."""
     source.complete, destination.complete = destination.complete, source.complete
     overflow_supported = destination.store.overflow_supported
     source.store, destination.store = destination.store, source.store

@@ -19,7 +19,7 @@ def create(world: World, argv: list[str], cow: BlockDevice, origin: BlockDevice)
     """A store from ``<type><options> <chunk size>`` (kernel: ``dm_exception_store_create``).
 
     Raises:
-        CtrError: the caller replaces the text by its own, as the kernel's snapshot target does.
+        CtrError: the caller replaces the text with its own, as the kernel's snapshot target does.
     """
     word, size = argv[0], argv[1]
     kind = _KINDS.get(word[:1].upper())

@@ -1,8 +1,8 @@
 """A table: targets side by side, the devices they opened, and the checks on both.
 
-Kernel: dm-table.c.  A table opens a device once, with the widest mode that any of its targets asked
-for; the mapped device shares an opened device between its live and its inactive table when the
-modes are equal.  That is what the open count of a device shows.
+Kernel: dm-table.c.  A table opens a device once, with the widest mode that any of its targets
+requested; the mapped device shares an opened device between its live and its inactive table when
+the modes are equal.  The open count of a device shows this.
 """
 
 import errno
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 MODE_READ = 1
 MODE_WRITE = 2
 _SECTORS_MAX = (1 << 63) - 1 >> 9
-"""Longest table: what lies behind it no file offset reaches."""
+"""Longest table: file offsets do not reach further."""
 _NUMBERS = re.compile(r"(\d+):(\d+)")
 _THREE_NUMBERS = re.compile(r"\d+:\d+:\d+(:|[^\d:].*)?", re.DOTALL)
 _HEX_NUMBER = re.compile(r"(?:0[xX])?([0-9a-fA-F]+)")
@@ -74,7 +74,7 @@ class LoadError(Exception):
 class Table:
     """The targets of one mapped device, constructed one by one.
 
-    ``types`` are those that a line may name (kernel: ``dm_get_target_type``).
+    ``types`` are those that a line may use (kernel: ``dm_get_target_type``).
 
     Raises:
         LoadError: a target was refused; those before it are destroyed again.
@@ -159,11 +159,11 @@ class Table:
         """Open a device for this table (kernel: ``dm_get_device``).
 
         The second opener of a device in one table shares what the first one opened.  If it needs a
-        wider mode, the device is opened anew and what the first one holds is stale from then on,
-        as in ``upgrade_mode``; `put_device` tells.
+        wider mode, the device is reopened and the first one's reference is stale from then on, as
+        in ``upgrade_mode``; `put_device` shows it.
 
         Raises:
-            OSError: with the errno of the look-up or of the open.
+            OSError: with the errno of the lookup or of the open.
         """
         device = self._look_up(path)
         wanted = self.mode if mode is None else mode
@@ -193,7 +193,7 @@ class Table:
         profile = self.world.profile
         if device is self.md and profile.self_reference == "EINVAL":
             return errno.EINVAL
-        # A mapped device that was not announced yet cannot be opened.
+        # A mapped device that has not been announced yet cannot be opened.
         return 0 if device.announced else errno_of(profile.unloaded_device)
 
     def look_up(self, path: str) -> BlockDevice | None:
@@ -233,7 +233,7 @@ class Table:
 
     @property
     def flush_bypasses_map(self) -> bool:
-        """Flushes need not go through the targets (kernel: ``t->flush_bypasses_map``)."""
+        """Whether flushes bypass the targets (kernel: ``t->flush_bypasses_map``)."""
         return all(target.flush_bypasses_map for target in self.targets)
 
     def devices(self) -> list[BlockDevice]:
@@ -340,7 +340,7 @@ class Table:
             raise LoadError(errno.EINVAL)
 
     def has_no_data_devices(self) -> bool:
-        """Whether all targets can tell their devices, and have none."""
+        """Whether all targets can list their devices, and have none."""
         return all(target.tells_devices() and not target.devices() for target in self.targets)
 
     def supports_discards(self) -> bool:
@@ -375,9 +375,9 @@ def _area_fault(target: Target, limits: Limits) -> str | None:
 
 
 def _is_early_name(path: str) -> bool:
-    """Whether ``path`` is a number of a device as the kernel command line has it.
+    """Whether ``path`` is a device number in the form of the kernel command line.
 
-    Kernel: ``name_to_dev_t``, which asked for no device 0.
+    Kernel: ``name_to_dev_t``, which did not accept device 0.
     """
     if _THREE_NUMBERS.fullmatch(path):
         return True
@@ -386,7 +386,7 @@ def _is_early_name(path: str) -> bool:
 
 
 def check_known(kind: str) -> None:
-    """Refuse to say what a kernel does with a target that is not modelled.
+    """Refuse to predict what a kernel does with a target that is not modelled.
 
     Raises:
         Unsupported: ``kind`` may be a target of some kernel.

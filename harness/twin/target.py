@@ -2,7 +2,7 @@
 
 Kernel: ``struct target_type`` in include/linux/device-mapper.h.  A target's ``map`` gets a bio
 whose sector is absolute on the mapped device; it returns the device that the bio goes to, after
-changing ``bio.sector``, or None when it has taken care of the bio itself (queued it, ended it).
+changing ``bio.sector``, or None if it has taken care of the bio itself (queued or ended it).
 """
 
 from dataclasses import replace
@@ -21,9 +21,9 @@ class Target:
 
     Attributes:
         start, sectors: its place on the mapped device.
-        max_io_sectors: longest bio it takes, and the boundary bios are cut at; 0 for none
+        max_io_sectors: longest bio it takes, and the boundary at which bios are cut; 0 for none
             (kernel: ``ti->max_io_len``).
-        flushes, discards: how many bios each of them becomes (``num_flush_bios``,
+        flushes, discards: how many bios each becomes (``num_flush_bios``,
             ``num_discard_bios``).
     """
 
@@ -48,10 +48,10 @@ class Target:
         """
 
     def destroy(self) -> None:
-        """Give everything back (kernel: ``dtr``); the table closes the devices."""
+        """Release everything (kernel: ``dtr``); the table closes the devices."""
 
     def io_sectors(self, bio: Bio, sector: int, sectors: int) -> int:
-        """How much of ``sectors`` from ``sector`` on one bio may cover (``max_io_len``)."""
+        """How many of ``sectors`` from ``sector`` on one bio may cover (``max_io_len``)."""
         del bio
         boundary = self.max_io_sectors
         if not boundary:
@@ -76,7 +76,7 @@ class Target:
         return self.flush_device(number)
 
     def message(self, words: list[str]) -> str:
-        """Obey a message; its answer, if any (kernel: ``message``).
+        """Obey a message; returns its answer, if any (kernel: ``message``).
 
         Raises:
             OSError: with the errno of a refusal.
@@ -91,11 +91,11 @@ class Target:
         return True
 
     def discards_need_devices(self) -> bool:
-        """Whether its devices must take discards, too (kernel: not ``discards_supported``)."""
+        """Whether its devices must take discards too (kernel: not ``discards_supported``)."""
         return True
 
     def tells_devices(self) -> bool:
-        """Whether `devices` can be asked for (kernel: there is an ``iterate_devices``)."""
+        """Whether `devices` is available (kernel: there is an ``iterate_devices``)."""
         return True
 
     def discard_sectors(self, sector: int, sectors: int) -> int:
@@ -104,7 +104,7 @@ class Target:
         return sectors
 
     def io_hints(self, limits: Limits) -> Limits:
-        """What becomes of the stacked limits of its devices (kernel: ``io_hints``)."""
+        """The target's changes to the stacked limits of its devices (kernel: ``io_hints``)."""
         return limits
 
     def presuspend(self) -> None:
@@ -118,7 +118,7 @@ class Target:
         return 0
 
     def resume(self) -> None:
-        """The device is about to take bios again."""
+        """The device is about to accept bios again."""
 
     def status(self) -> str:
         """The INFO string."""

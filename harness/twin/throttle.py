@@ -2,11 +2,11 @@
 
 Two policies have existed.  In the seed each snapshot has a semaphore, filled when its table is
 loaded (0 or less: no limit), that a copy takes before it starts.  Since b21555786f18 (dm snapshot:
-rework COW throttling to fix deadlock, 5.4) a *write* waits before it is even looked at, as long as
-more copies than the parameter says are in flight: it takes effect at once, 0 lets one copy through
-at a time, and only a huge value is no limit.  Writes through snapshot-merge never wait.
+rework COW throttling to fix deadlock, 5.4) a *write* waits before it is processed, as long as more
+copies than the parameter says are in flight: it takes effect at once, 0 lets one copy through at a
+time, and only a huge value means no limit.  Writes through snapshot-merge never wait.
 
-What waits goes on in the order in which it came.
+Waiting writes and copies proceed in the order in which they came.
 """
 
 from collections import deque
@@ -23,7 +23,7 @@ class Throttle:
     """Copies in flight of one snapshot.
 
     Attributes:
-        in_progress, peak: how many there are, and how many there ever were at once.
+        in_progress, peak: their number, and the most there ever were at once.
     """
 
     __slots__ = ("_semaphore", "_waiting", "_world", "in_progress", "peak")
@@ -45,11 +45,11 @@ class Throttle:
         )
 
     def holds_back(self) -> bool:
-        """Whether a new write has to wait: there is no room, or others wait before it."""
+        """Whether a new write has to wait: there is no room, or others are waiting."""
         return self.full() or (self._semaphore is None and bool(self._waiting))
 
     def room(self) -> int:
-        """How many copies may start now, and none of them nor of the writes has to wait."""
+        """How many copies may start now without any copy or write having to wait."""
         if self._waiting:
             return 0
         if self._semaphore is not None:
@@ -63,7 +63,7 @@ class Throttle:
         self.peak = max(self.peak, self.in_progress + copies)
 
     def wait(self, then: Then) -> None:
-        """Go on when it is this one's turn."""
+        """Proceed when it is this one's turn."""
         self._waiting.append(then)
 
     def start(self, copy: Then) -> None:

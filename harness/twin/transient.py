@@ -1,7 +1,7 @@
 """The transient exception store (kernel: dm-snap-transient.c).
 
-Nothing is ever written but data: chunk 0 of the COW device is the first to be handed out, and what
-a snapshot holds is gone with its table.
+Only data is ever written: chunk 0 of the COW device is the first to be handed out, and the contents
+of a snapshot go with its table.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ class TransientStore(ExceptionStore):
     _next_free_sectors = 0
 
     def parse_options(self, options: str) -> None:
-        """The kernel does not look at what follows the N."""
+        """The kernel ignores what follows the N."""
 
     def read_metadata(self, add: Callable[[Pairs], None]) -> bool:
         """There is none."""
@@ -54,7 +54,7 @@ class TransientStore(ExceptionStore):
         """Nothing to record."""
 
     def drop(self, then: Then) -> None:
-        """Nothing to make last."""
+        """Nothing to make permanent."""
         then()
 
     def usage(self) -> tuple[int, int, int]:

@@ -1,9 +1,9 @@
-"""The world of one scenario: its time, its devices by name, and what its kernel tells.
+"""The world of one scenario: its time, its devices by name, and its kernel's messages.
 
-Everything below an ioctl knows the world, and the world knows none of it: a device is what bios go
-to (`harness.twin.bio.BlockDevice`), a snapshot is what `harness.twin.origins` needs of one.  What
-the kernel would log, and the uevents it would send, are kept in order until somebody takes them;
-``device-mapper: `` stands before every line.
+Everything below an ioctl knows the world, but the world knows none of it: a device is what bios go
+to (`harness.twin.bio.BlockDevice`), a snapshot is what `harness.twin.origins` needs.  What the
+kernel would log, and the uevents it would send, are kept in order until they are fetched; every
+line starts with ``device-mapper: ``.
 """
 
 from collections.abc import Callable
@@ -27,9 +27,9 @@ class World:
 
     Attributes:
         profile: what this kernel does differently from others.
-        clock: its time, and what is going to happen.
-        devices: disks and mapped devices by name, in the order in which they were made.
-        origins: who snapshots which origin.
+        clock: its time, and pending events.
+        devices: disks and mapped devices by name, in the order of their creation.
+        origins: which snapshots each origin has.
         cow_threshold: the module parameter ``snapshot_cow_threshold``.
         exceptions_done: how many pending exceptions, of any snapshots, are over.
     """
@@ -39,7 +39,7 @@ class World:
         self.clock = Clock(choices)
         self._memory = Memory()
         self.devices: dict[str, BlockDevice] = {}
-        # Those who ask say which snapshots and targets they mean; the world knows none.
+        # The callers define the types of snapshots and targets; the world does not know them.
         self.origins: Origins[Any, Any] = Origins()
         self.cow_threshold = profile.cow_threshold
         self._log: list[str] = []
@@ -53,7 +53,7 @@ class World:
         """A plug for a task."""
         return Plug(self.clock, reverses=self.profile.plug_reverses)
 
-    # -- what the world tells --
+    # -- logs and uevents --
 
     def log(self, text: str) -> None:
         """One line of the kernel log."""
@@ -65,7 +65,7 @@ class World:
         return tuple(lines)
 
     def uevent(self, device: BlockDevice, action: str, **properties: str) -> None:
-        """A uevent, if the device has been announced."""
+        """Send a uevent, if the device has been announced."""
         if device.announced:
             self._uevents.append(UEvent(action, device.name, properties))
 
@@ -75,7 +75,7 @@ class World:
         return tuple(events)
 
     def may_die(self, crash: KernelCrash) -> None:
-        """Announce a place where this kernel may die, and may live on: no harmless probe tells."""
+        """Announce a place where this kernel may or may not die: no harmless probe can tell."""
         self._crashes.append(crash)
 
     def take_crashes(self) -> tuple[KernelCrash, ...]:
@@ -163,5 +163,5 @@ class World:
             self.clock.soon(then)
 
     def at_rest(self) -> bool:
-        """Whether nothing is going to happen by itself, and nothing waits for an exception."""
+        """Whether no event is pending, and nothing waits for an exception."""
         return self.clock.idle() and not self._exception_waiters

@@ -166,7 +166,7 @@ def test_profiles_and_facts_are_inverse(name: str) -> None:
 
 
 def test_a_fact_that_the_twin_does_not_know_is_an_error() -> None:
-    with pytest.raises(ProvisioningError, match="tells of phase_of_moon, tide, which the twin"):
+    with pytest.raises(ProvisioningError, match="reports phase_of_moon, tide, which the twin"):
         Profile.from_probe({**Profile().facts(), "tide": "high", "phase_of_moon": 3})
 
 

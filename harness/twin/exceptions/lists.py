@@ -27,7 +27,7 @@ _EXTRA_MAX: Final = LOW_MASK
 
 
 class Order(Enum):
-    """Where a record that joins no other goes.
+    """Where a record goes that does not join another.
 
     ``tail_scan``: the seed; scan from the tail, insert behind the first smaller one.
     ``head_scan``: 5.2 on; scan from the head, insert before the first larger one, else at the
@@ -73,7 +73,7 @@ class ExceptionLists:
         self._slots: dict[int, list[ChunkRun]] = {}
 
     def append_runs(self, runs: Iterable[tuple[int, int, int]]) -> None:
-        """Put (old, new, extra) behind what is in their slots, without looking for neighbours."""
+        """Append (old, new, extra) to their slots, without looking for neighbours."""
         for old, new, extra in runs:
             key = old >> CONSECUTIVE_BITS & self._mask
             self._slots.setdefault(key, []).append(ChunkRun(old, new, extra))
@@ -95,8 +95,7 @@ class ExceptionLists:
     def insert(self, old: int, new: int) -> None:
         """Add one exception, joining a run where it continues one (``dm_insert_exception``).
 
-        The top byte of ``new`` is read as a count, as the kernel does with what a crafted store
-        says.
+        The top byte of ``new`` is read as a count, as the kernel does with a crafted store.
 
         Raises:
             KernelCrash: such a count would overflow.

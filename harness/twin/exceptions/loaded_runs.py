@@ -1,6 +1,6 @@
-"""Runs that a store was loaded with: many of them, found with few looks at memory, never changed.
+"""Runs that a store was loaded with: many of them, found with few memory accesses, never changed.
 
-What a random lookup in a large table costs is the memory that it has to wait for: a dictionary of
+A random lookup in a large table costs the memory accesses that it waits for: a dictionary of
 ten million entries makes it wait four times (its index, the entry, the key, the value), an array
 of the same numbers once.  So the runs lie in arrays of numbers, which numpy puts on large pages:
 
@@ -9,9 +9,9 @@ of the same numbers once.  So the runs lie in arrays of numbers, which numpy put
 - ``_words`` has one word for each run (`harness.twin.exceptions.packing`), sorted by bucket and old
   chunk.
 
-There are more buckets than groups wherever groups are not far between, so a bucket is a group; the
-next run in it is found in ``_keys``, one byte for each run.  Else the rest of the group's number
-stands in ``_keys``, too, and a bucket may hold several groups.
+Unless groups are sparse, there are more buckets than groups, so a bucket is a group; the next run
+in it is found in ``_keys``, one byte for each run.  Otherwise ``_keys`` also has the rest of the
+group's number, and a bucket may hold several groups.
 """
 
 from bisect import bisect_right
@@ -93,7 +93,7 @@ class LoadedRuns:
         return -1
 
     def _range(self, group: int) -> tuple[int, int]:
-        """The runs of one group: first, and behind the last."""
+        """The runs of one group: first, and one past the last."""
         bucket = group & self._mask
         at, end = self._begins[bucket], self._begins[bucket + 1]
         if self._single:

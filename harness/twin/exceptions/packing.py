@@ -1,4 +1,4 @@
-"""How a run of exceptions is packed into one number; each layout stands here once.
+"""How a run of exceptions is packed into one number; each layout is defined here once.
 
 A *run* is consecutive old chunks that went to consecutive new chunks.  It never leaves its *group*,
 the old chunks that are alike but for their low 8 bits, so those bits say where in the group it
@@ -10,8 +10,8 @@ highest bit down:
 - a *word* is one of 64 bits, for arrays: low bits of the old chunk (8), new chunk (48), number of
   further chunks (8).
 
-What is done for each lookup is written out where it is done, with the names from here: to call a
-function would cost more than the lookup.
+What is done for each lookup is written inline, with the names from here: calling a function would
+cost more than the lookup.
 """
 
 from typing import Final, NamedTuple
@@ -22,7 +22,7 @@ import numpy.typing as npt
 CONSECUTIVE_BITS: Final = 8
 """Low bits left out of the hash (kernel: ``DM_CHUNK_CONSECUTIVE_BITS``)."""
 LOW_MASK: Final = (1 << CONSECUTIVE_BITS) - 1
-"""Those bits; and the most further chunks that a run can count."""
+"""Mask of those bits; also the most further chunks that a run can count."""
 CHUNK_NUMBER_BITS: Final = 56
 """A record keeps its count in the top byte of the new chunk (``DM_CHUNK_NUMBER_BITS``)."""
 CHUNK_MASK: Final = (1 << CHUNK_NUMBER_BITS) - 1
@@ -33,12 +33,12 @@ EXTRA_SHIFT: Final = EPOCH_BITS
 NEW_SHIFT: Final = EXTRA_SHIFT + CONSECUTIVE_BITS
 LOW_SHIFT: Final = NEW_SHIFT + CHUNK_NUMBER_BITS
 ONE_MORE: Final = 1 << EXTRA_SHIFT
-"""Added to a packed run: it has one further chunk."""
+"""Added to a packed run: one more further chunk."""
 WITHOUT_FIRST: Final = (1 << LOW_SHIFT) + (1 << NEW_SHIFT) - ONE_MORE
 """Added to a packed run: it begins one chunk later."""
 
 WORD_NEW_BITS: Final = 48
-"""New chunks up to here fit a word."""
+"""New chunks up to this one fit a word."""
 WORD_NEW_MASK: Final = (1 << WORD_NEW_BITS) - 1
 WORD_LOW_SHIFT: Final = WORD_NEW_BITS + CONSECUTIVE_BITS
 

@@ -1,7 +1,7 @@
 """The table of completed exceptions (kernel: ``dm_exception_table`` in dm-snap.c).
 
-What the table answers is what the kernel's lists answer (`harness.twin.exceptions.lists`); how long
-it takes does not depend on how many exceptions there are.
+The table gives the same answers as the kernel's lists (`harness.twin.exceptions.lists`), in a time
+that does not depend on the number of exceptions.
 
 Where new chunks are handed out in ascending order and no chunk is mapped twice, order within a slot
 decides little.  A run can only be continued by the exception that comes right after its last one,
@@ -13,12 +13,12 @@ then on all smaller ones are put before it: it begins an epoch of its slot, whos
 and stand before those of older epochs.  The other rules keep a slot sorted: it has one epoch.
 
 A crafted store may break these conditions, and so does an exception that is made after some were
-merged away.  Then the runs are laid out as the kernel's lists, and that is how it goes on.
+merged away.  Then the runs are laid out as the kernel's lists, and stay so.
 
 A run is one integer (`harness.twin.exceptions.packing`).  The value of a group is its run, or a
-sorted list of its runs.  What a store was loaded with lies in arrays
-(`harness.twin.exceptions.loaded_runs`), which are not changed: a group that is to be changed is
-taken over first, and then it is no more looked for there.
+sorted list of its runs.  What a store was loaded with is in arrays
+(`harness.twin.exceptions.loaded_runs`), which never change: a group that is to be changed is copied
+first, and from then on no longer looked up there.
 """
 
 from array import array
@@ -51,11 +51,11 @@ SLOTS_MAX: Final = 2 * 1024 * 1024 // 16
 """2 MiB of list heads (kernel: ``calc_max_buckets``)."""
 
 _OLD_BITS: Final = 63
-"""Old chunks up to here fit a signed word; beyond, the lists take over."""
+"""Old chunks up to this one fit a signed word; beyond, the lists take over."""
 _ANY: Final = 1 << 64
-"""Greater than every new chunk: whatever comes is not in ascending order."""
+"""Greater than every new chunk: whatever follows is not in ascending order."""
 _FEW: Final = 32
-"""So few exceptions are inserted one by one sooner than sorted."""
+"""Fewer exceptions than this are inserted faster one by one than sorted."""
 
 Pairs = npt.NDArray[np.uint64]
 """Exceptions as stores hold them, shape (n, 2): old chunk, new chunk."""
@@ -154,8 +154,7 @@ class ExceptionTable:
     def insert(self, old: int, new: int) -> None:
         """Add one exception, joining a run where it continues one (``dm_insert_exception``).
 
-        The top byte of ``new`` is read as a count, as the kernel does with what a crafted store
-        says.
+        The top byte of ``new`` is read as a count, as the kernel does with a crafted store.
         """
         if self._lists is not None:
             self._lists.insert(old, new)
@@ -191,7 +190,7 @@ class ExceptionTable:
                 new += more
 
     def _extend(self, old: int, new: int, more: int) -> bool:
-        """Let the run of the last exception go on with ``more`` chunks; False if it cannot.
+        """Extend the run of the last exception by ``more`` chunks; False if that is not possible.
 
         The caller knows that ``old`` and ``new`` continue it.
         """
@@ -327,7 +326,7 @@ class ExceptionTable:
             del runs[index]
         # Also an empty one, so that what was loaded does not come back.
         self._groups[group] = runs
-        # What is inserted from now on may join or pass what the epochs do not tell.
+        # Later insertions may join or pass runs in ways that epochs cannot express.
         self._newest = _ANY
         return None
 
@@ -350,7 +349,7 @@ class ExceptionTable:
         return [run[2:] for run in in_order]
 
     def _become_lists(self) -> ExceptionLists:
-        """From now on, as the kernel does it."""
+        """From now on, use the kernel's lists."""
         self._lists = ExceptionLists(self._slots, self._order)
         self._lists.append_runs(self._in_list_order())
         self._groups = {}
@@ -359,10 +358,10 @@ class ExceptionTable:
 
 
 def _order_of(keys: _Signed) -> _Signed:
-    """What sorts ``keys``, none of them negative, and leaves equal ones as they are.
+    """Indices that sort the non-negative ``keys``, stably.
 
-    By 16 bits at a time, which numpy does in linear time: the order of a large table costs little
-    more for each key than that of a small one.
+    16 bits at a time, which numpy does in linear time: sorting a large table costs little more per
+    key than a small one.
     """
     order: _Signed = np.argsort(keys.astype(np.uint16), kind="stable")
     for shift in range(16, int(keys.max()).bit_length(), 16):

@@ -1,1 +1,1 @@
-"""Targets beside the snapshots, a module for each of the kernel's."""
+"""Targets other than the snapshots, a module for each of the kernel's."""

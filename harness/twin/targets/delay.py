@@ -1,11 +1,11 @@
 """The delay target: bios arrive later (kernel: dm-delay.c).
 
 ``delay <device> <offset> <ms>``, with a second group of three for writes and a third for flushes.
-One millisecond is a thousand ticks.  Delayed bios leave in the order in which their time comes; a
-suspend lets all of them go at once.
+One millisecond is a thousand ticks.  Delayed bios leave in the order of their expiry; a suspend
+releases all of them at once.
 
-Whose time comes together leave in their order, too, or the first ones leave last: the worker looks
-at one after the other, and the time may come while it does (kernel: ``flush_delayed_bios``).
+Bios that expire together leave in their order, too, or the first ones leave last: the worker looks
+at one after the other, and the time may come meanwhile (kernel: ``flush_delayed_bios``).
 """
 
 import errno
@@ -32,7 +32,7 @@ class _Group:
 
 
 class Delay(Target):
-    """Reads, writes and flushes, each with a device, an offset and a delay of its own."""
+    """Reads, writes and flushes, each with its own device, offset and delay."""
 
     type_name = "delay"
 
@@ -71,7 +71,7 @@ class Delay(Target):
             self.table.put_device(group.opened)
 
     def _group_of(self, kind: int) -> _Group:
-        """0 for reads, 1 for writes, 2 for flushes; what has none takes the one before."""
+        """0 for reads, 1 for writes, 2 for flushes; a missing one is the same as the one before."""
         return self._groups[min(kind, len(self._groups) - 1)]
 
     def map(self, bio: Bio) -> BlockDevice | None:
@@ -102,7 +102,7 @@ class Delay(Target):
 
     def _expired(self, bio: Bio) -> None:
         group = self._waiting.pop(bio, None)
-        if group is not None:  # else a suspend has let it go before
+        if group is not None:  # otherwise a suspend has released it
             group.waiting -= 1
             group.opened.device.submit(bio)
 
@@ -122,11 +122,11 @@ class Delay(Target):
         self._may_delay = True
 
     def status(self) -> str:
-        """Bios that wait, for reads, writes and flushes."""
+        """Waiting bios: reads, writes and flushes."""
         return f"{self._groups[0].waiting} {self._group_of(1).waiting} 0"
 
     def table_line(self) -> str:
-        """The groups as they were given."""
+        """The groups, as given."""
         return " ".join(group.line() for group in self._groups)
 
     def devices(self) -> list[tuple[BlockDevice, int, int]]:

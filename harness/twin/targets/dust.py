@@ -1,8 +1,8 @@
 """The dust target: blocks that cannot be read until they are written (kernel: dm-dust.c).
 
 ``dust <device> <offset> <block size in bytes>``.  Messages make blocks bad and good again; while
-failing is enabled, a read of a bad block gets EIO, and a write makes it good, or fails as often as
-was asked for before it does.  Bios are cut at blocks.
+failing is enabled, a read of a bad block gets EIO, and a write makes it good, after failing as
+often as requested.  Bios are cut at blocks.
 """
 
 import errno
@@ -82,7 +82,7 @@ class Dust(Target):
         self.table.world.log(f"dust: {text}")
 
     def _info(self, text: str) -> None:
-        """What is not said in quiet mode."""
+        """Log, except in quiet mode."""
         if not self._quiet:
             self._say(text)
 
@@ -165,7 +165,7 @@ class Dust(Target):
             )
         raise self._refuse(f"unrecognized message '{words[0]}' received")
 
-    # -- what device-mapper tells about it --
+    # -- what device-mapper says about it --
 
     def status(self) -> str:
         """Kernel: ``dust_status``, STATUSTYPE_INFO."""

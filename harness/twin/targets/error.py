@@ -11,7 +11,7 @@ from harness.twin.target import Target, any_discard
 
 
 class Error(Target):
-    """``error``: fails everything; two arguments may name a device to take limits from."""
+    """``error``: fails everything; two arguments may name a device whose limits it takes."""
 
     type_name = "error"
 
@@ -46,11 +46,11 @@ class Error(Target):
         return None
 
     def takes_discards(self) -> bool:
-        """They fail like any other bio, where their devices can be asked for."""
+        """Discards fail like any other bio, if its devices are available."""
         return self.tells_devices()
 
     def discards_need_devices(self) -> bool:
-        """It fails them without asking anybody."""
+        """It fails discards by itself."""
         return False
 
     def io_hints(self, limits: Limits) -> Limits:
@@ -58,5 +58,5 @@ class Error(Target):
         return any_discard(limits) if self.takes_discards() else limits
 
     def tells_devices(self) -> bool:
-        """Since it looks at its arguments, it has something to tell."""
+        """Available in versions that read the arguments."""
         return self.table.world.profile.error_args != ACCEPTED

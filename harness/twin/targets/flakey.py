@@ -1,14 +1,13 @@
 """The flakey target: works for some seconds, fails for some, and so on (kernel: dm-flakey.c).
 
 ``flakey <device> <offset> <up> <down> [<count> <feature>…]``.  The twin's time is not that of a
-scenario, which takes as long as it takes; so a device is modelled that has one state for all its
-life: down if it is never up, up otherwise.  A scenario chooses intervals of 0, or longer than
-itself.
+scenario, whose duration varies; so the model has one state for a device's whole life: down if it is
+never up, up otherwise.  A scenario chooses intervals of 0, or longer than itself.
 
 While it is down, reads and writes fail, or what the features say: ``error_reads``, ``drop_writes``,
 ``error_writes``, ``corrupt_bio_byte <which> <r|w> <value> <flags>``.
 
-Left out on purpose: ``random_read_corrupt`` and ``random_write_corrupt``, which are random.
+Deliberately left out: ``random_read_corrupt`` and ``random_write_corrupt``, which are random.
 """
 
 import errno
@@ -95,7 +94,7 @@ class Flakey(Target):
         profile = self.table.world.profile
         if not count or (count < _WORDS_OF_CORRUPT and profile.flakey_corrupt_counted):
             raise CtrError(profile.flakey_short_corrupt, errno.EINVAL)
-        # A word that is missing is one that cannot be read.
+        # A missing word is treated like an unreadable one.
         which, way, value, flags, *_ = (*words[:_WORDS_OF_CORRUPT], "", "", "", "")
         byte = _number(which, _U32, "Invalid corrupt bio byte", profile)
         if not byte:
@@ -133,7 +132,7 @@ class Flakey(Target):
     def _write_fails(self) -> bool:
         if self._knows_error_reads:
             return "error_writes" in self._features
-        # Everything fails that no feature lets pass.
+        # Everything fails that no feature allows.
         return "error_writes" in self._features or self._corrupt is None
 
     def _map_read(self, bio: Bio) -> BlockDevice | None:
@@ -146,7 +145,7 @@ class Flakey(Target):
             bio.end(errno.EIO)
             return None
         if self._corrupt and self._corrupt[1] == "r":
-            bio.chunk = 0  # so that `end_io` is told
+            bio.chunk = 0  # so that `end_io` is called
         return self._opened.device
 
     def end_io(self, bio: Bio) -> None:
@@ -163,7 +162,7 @@ class Flakey(Target):
             data[byte - 1] = value
 
     def map_flush(self, bio: Bio, number: int) -> BlockDevice | None:
-        """A flush is a write like any other."""
+        """A flush is treated like any other write."""
         del number
         return self.map(bio)
 
@@ -189,7 +188,7 @@ def _number(word: str, most: int, refusal: str, profile: Profile) -> int:
     """An argument (kernel: ``dm_read_arg``).
 
     Raises:
-        CtrError: it is no number, or too large.
+        CtrError: it is not a number, or too large.
     """
     number = scan_unsigned(word, 32, profile)
     if number is None or number > most:

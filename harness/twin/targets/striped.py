@@ -1,12 +1,12 @@
-"""The striped target: chunks that go round several devices (kernel: dm-stripe.c).
+"""The striped target: chunks dealt in turn to several devices (kernel: dm-stripe.c).
 
 ``striped <stripes> <chunk sectors> [<device> <offset>]…``.  A bio is cut at chunks; a discard, or a
-write of zeroes, goes whole to each stripe, and takes of it what lies there.
+write of zeroes, goes to every stripe, which takes its own part of it.
 
 A device that fails is marked ``D`` in the status line, and each of its first errors raises an
-event.  A worker does that (``trigger_event``): errors that a process meets while it submits raise
-one together, those that a disk answers later one each, if the worker runs between two answers; it
-may also run after some.
+event.  A worker does that (``trigger_event``): errors during submission raise one together; those
+that a disk answers later raise one each, if the worker runs between two answers; it may also run
+after several.
 """
 
 import errno
@@ -21,13 +21,13 @@ from harness.twin.target import Target
 from harness.units import SECTOR_SHIFT
 
 _ERRORS_TOLD_MAX: Final = 15
-"""From so many errors of a device on, no more events (``DM_IO_ERROR_THRESHOLD``)."""
+"""After so many errors of a device there are no more events (``DM_IO_ERROR_THRESHOLD``)."""
 _U32: Final = (1 << 32) - 1
 
 
 @dataclass(slots=True)
 class _Stripe:
-    """A device, where it begins, and how often it failed."""
+    """A device, its start sector, and how often it failed."""
 
     opened: OpenDevice
     start: int
@@ -55,7 +55,7 @@ class Striped(Target):
         self._width = self.sectors // count
         if self._width % chunk:
             raise CtrError("Target length not divisible by chunk size", errno.EINVAL)
-        # The kernel counts in 32 bits, and so has to find memory for two thousand million stripes.
+        # The kernel counts in 32 bits, and so needs memory for two thousand million stripes.
         if len(argv) != (2 + 2 * count) & _U32:
             raise CtrError("Not enough destinations specified", errno.EINVAL)
         if len(argv) != 2 + 2 * count:
@@ -127,18 +127,18 @@ class Striped(Target):
         return None
 
     def flush_device(self, number: int) -> BlockDevice:
-        """A flush for each stripe."""
+        """One flush for each stripe."""
         return self._stripes[number].opened.device
 
     def _send(self, bio: Bio, number: int) -> None:
-        bio.chunk = number  # so that `end_io` is told
+        bio.chunk = number  # so that `end_io` is called
         device = self._stripes[number].opened.device
         block = device.block_sectors
         self._submitting += 1
         if self.table.world.profile.unaligned_refused and (
             bio.sector % block or bio.sectors % block
         ):
-            # A chunk may be smaller than a block below: nobody looks at that before.
+            # A chunk may be smaller than a block below: nothing checks that earlier.
             bio.end(errno.EIO)
         else:
             device.submit(bio)
@@ -156,7 +156,7 @@ class Striped(Target):
                 told |= stripe.errors < _ERRORS_TOLD_MAX
         if told and not self._event_pending:
             self._event_pending = True
-            # A disk may have several answers ready before the worker comes to its turn.
+            # A disk may have several answers ready before the worker runs.
             if self._submitting or self.table.world.clock.either():
                 self.table.world.clock.soon(self._event)
             else:
@@ -166,7 +166,7 @@ class Striped(Target):
         self._event_pending = False
         self.table.raise_event()
 
-    # -- what device-mapper tells about it --
+    # -- what device-mapper says about it --
 
     def io_hints(self, limits: Limits) -> Limits:
         """Kernel: ``stripe_io_hints``."""

@@ -21,7 +21,7 @@ class Zero(Target):
             raise CtrError("No arguments required", errno.EINVAL)
 
     def map(self, bio: Bio) -> BlockDevice | None:
-        """Kernel: ``zero_map``; zeros that nobody waits for would only waste the page cache."""
+        """Kernel: ``zero_map``; readahead of zeros would only waste the page cache."""
         if bio.flags & RAHEAD:
             bio.end(errno.EIO)
             return None
@@ -32,11 +32,11 @@ class Zero(Target):
         return None
 
     def takes_discards(self) -> bool:
-        """Some kernels let it forget discards as well."""
+        """Some kernels let it accept and ignore discards as well."""
         return self.table.world.profile.zero_discard == ACCEPTED
 
     def discards_need_devices(self) -> bool:
-        """It has none."""
+        """It has no devices."""
         return False
 
     def io_hints(self, limits: Limits) -> Limits:
