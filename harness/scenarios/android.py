@@ -1,7 +1,7 @@
-"""System updates as Android makes them with these targets: written to a snapshot, then merged.
+"""System updates as Android does them with these targets: written to a snapshot, then merged.
 
 There is no snapshot-origin: the snapshot's own device becomes the merge by a reload, and may be
-taken down and brought up at any moment until the merge is over.  Where the original kills its
+removed and brought up again at any moment until the merge is over.  Where the original kills its
 daemon, the merge here stops at a sector that cannot be written, and the devices are removed.
 """
 
@@ -27,7 +27,7 @@ def _writes(order: str, count: int = COUNT) -> list[int]:
 
 @scenario(store=("P", "PO"), chunk=(1, 8, 64), rows=("android: DmSnapshot",))
 def merge_in_place(s: Script, store: str, chunk: int) -> None:
-    """The base shows nothing of the update until the snapshot's own device becomes a merge."""
+    """The base does not show the update until the snapshot's own device becomes a merge."""
     sectors = 8 * chunk
     s.disk("base", sectors, stamped=True)
     s.disk("cow", 20 * chunk)
@@ -46,7 +46,7 @@ def merge_in_place(s: Script, store: str, chunk: int) -> None:
 
 @scenario(rows=("android: DmSnapshotArgs",), store=("P", "PO", "N"))
 def arguments_of_both_targets(s: Script, store: str) -> None:
-    """P, PO and N as words of snapshot and of snapshot-merge, and what the tables say then."""
+    """P, PO and N in tables of snapshot and of snapshot-merge, and what those report."""
     s.disk("base", 64, stamped=True)
     s.disk("cow", 128)
     for number, target in enumerate(("snapshot", "snapshot-merge")):
@@ -62,7 +62,7 @@ def arguments_of_both_targets(s: Script, store: str) -> None:
 
 @scenario(rows=("android: DmSnapshotOverflow",), by=("write", "fsync"))
 def overflow_seen_by(s: Script, by: str) -> None:
-    """A store with PO is written full: the write fails, or the fsync after it; reads go on."""
+    """A PO store is filled completely: the write fails, or the fsync after it; reads still work."""
     s.disk("base", 512, stamped=True)
     s.disk("cow", 128)
     s.snapshot("system", "base", "cow", "PO", 8)
@@ -78,7 +78,7 @@ def overflow_seen_by(s: Script, by: str) -> None:
 
 @scenario(rows=("android: ParseStatusText",), line=("numbers", "invalid", "overflow", "failed"))
 def every_status_line(s: Script, line: str) -> None:
-    """The four things that a kernel ever says of a snapshot, from load to removal."""
+    """The four forms of a snapshot's status, from load to removal."""
     s.disk("disk", 128, stamped=True)
     s.device("base", linear("disk", 128))
     s.disk("cow", 40 if line in ("invalid", "overflow") else 200)
@@ -100,7 +100,7 @@ def every_status_line(s: Script, line: str) -> None:
 def merge_percent(s: Script) -> None:
     """The numbers of the status line when nothing, a third, two thirds and all are merged.
 
-    Each third of the base is a device of its own, suspended until its turn comes.
+    Each third of the base is a separate device, suspended until its turn comes.
     """
     parts = 3
     for number in range(parts):
@@ -143,7 +143,7 @@ def metadata_numbers(s: Script, order: str) -> None:
 
 @scenario(rows=("android: Snapshot_Metadata_Overlap",), order=("ordered", "inverted"))
 def overlapping_writes_merged(s: Script, order: str) -> None:
-    """Ranges of an update that overlap each other by half, from either end; then merged."""
+    """Ranges of an update that overlap by half, from either end; then merged."""
     s.disk("base", 256, stamped=True)
     s.disk("cow", 512)
     s.snapshot("system", "base", "cow", "P", 8)
@@ -164,7 +164,7 @@ def overlapping_writes_merged(s: Script, order: str) -> None:
 @scenario(order=("inverted",), stops=("random",), rows=("android: Merge_Crash_Random_Inverted",))
 @scenario(order=("scattered",), stops=("fixed", "random"), rows=("android: Merge_Resume",))
 def merge_interrupted(s: Script, order: str, stops: str) -> None:
-    """A merge stops, all devices are removed, and it goes on where it was; again and again."""
+    """A merge stops, all devices are removed, and it resumes where it was; again and again."""
     sectors = COUNT + 10
     s.disk("disk", sectors, stamped=True)
     s.device("base", linear("disk", sectors))
@@ -189,7 +189,7 @@ def merge_interrupted(s: Script, order: str, stops: str) -> None:
 
 @scenario(rows=("android: InterruptMergeDuringPhaseUpdate",), between=(False, True))
 def merge_in_two_phases(s: Script, between: bool) -> None:
-    """Two partitions of one disk: the second is merged when the first is done, or after a stop."""
+    """Two partitions on one disk: the second is merged when the first is done, or after a stop."""
     s.disk("disk", 256, stamped=True)
     s.disk("store", 512)
     names = ("system", "vendor")
@@ -220,7 +220,7 @@ def merge_in_two_phases(s: Script, between: bool) -> None:
 
 @scenario(rows=("android: MergeInRecovery",), loaded=("snapshot", "merge", "readonly"))
 def merge_in_recovery(s: Script, loaded: str) -> None:
-    """Nothing but disk and store is there: brought up as it was, or merging, or read-only."""
+    """Only disk and store exist: brought up as before, or merging, or read-only."""
     s.disk("base", 128, stamped=True)
     s.disk("cow", 256)
     s.snapshot("system", "base", "cow", "P", 8)

@@ -1,8 +1,8 @@
-"""Stores whose exceptions stand in an order that no snapshot made: how they are kept in memory.
+"""Stores whose exceptions are in an order that no snapshot makes: how memory keeps them.
 
 The kernel keeps exceptions in hash slots, as lists of runs, and the order of a list decides which
-of two records of one chunk is found and which run a new exception joins.  Chunks of one sector,
-and two ranges of the origin that fall into the same slots.
+of two records of one chunk is found and which run a new exception joins.  The chunks have one
+sector, and two ranges of the origin fall into the same slots.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from harness.store.layout import ENTRY
 
 _ORIGIN_SECTORS = 17000
 _FAR = 64 * 256
-"""Chunks so far apart share their slot, where a table has the least number of slots."""
+"""Chunks this far apart share a slot, if a table has the least number of slots."""
 _COW_SECTORS = 400
 
 
@@ -28,7 +28,7 @@ def _numbers(count: int, seed: int) -> list[int]:
 
 
 def _place(number: int) -> int:
-    """One of 600 chunks at the beginning or of 600 far off."""
+    """One of 600 chunks at the beginning or of 600 far away."""
     return number % 600 + (_FAR if number & 0x4000 else 0)
 
 
@@ -64,7 +64,7 @@ def _interleaved(seed: int) -> list[int]:
 
 
 def _few(seed: int) -> list[int]:
-    """Not many, some twice."""
+    """A few, some twice."""
     return [_place(number) % 300 for number in _numbers(14, seed)] * 2
 
 
@@ -96,7 +96,7 @@ def _look(s: Script) -> None:
 
 @scenario(order=tuple(_ORDERS), seed=(1,), new=("up", "down"))
 def exceptions_in_any_order(s: Script, order: str, seed: int, new: str) -> None:
-    """The store is loaded, read, written beside what is there, and loaded again."""
+    """The store is loaded, read, written next to what is there, and loaded again."""
     chunks = _store(s, order, seed, new_backwards=new == "down")
     s.snapshot("snap", "base", "cow", "P", 1)
     s.origin("org", "base")
@@ -112,7 +112,7 @@ def exceptions_in_any_order(s: Script, order: str, seed: int, new: str) -> None:
 
 @scenario(order=tuple(_ORDERS), seed=(2,), new=("up", "down"))
 def merge_in_any_order(s: Script, order: str, seed: int, new: str) -> None:
-    """The store is merged: its runs are taken from the lists, and so is what fails."""
+    """The store is merged: its runs are removed from the lists, and so are failed ones."""
     chunks = _store(s, order, seed, new_backwards=new == "down")
     s.snapshot("snap", "base", "cow", "P", 1)
     s.origin("org", "base")
@@ -127,7 +127,7 @@ def merge_in_any_order(s: Script, order: str, seed: int, new: str) -> None:
 
 @scenario(order=("scattered", "twice", "interleaved"), seed=(1, 2))
 def handover_in_the_middle(s: Script, order: str, seed: int) -> None:
-    """The exceptions of such a store go from table to table, written to between."""
+    """The exceptions of such a store go from table to table, with writes in between."""
     chunks = _store(s, order, seed, new_backwards=False)
     s.snapshot("snap", "base", "cow", "P", 1)
     for turn in range(3):
@@ -152,7 +152,7 @@ def handover_in_the_middle(s: Script, order: str, seed: int) -> None:
     )
 )
 def merge_beyond_the_origin(s: Script, chunks: str) -> None:
-    """Exceptions at the end of the origin, right behind it, and far beyond, are merged."""
+    """Exceptions at the end of the origin, right after it, and far beyond are merged."""
     s.disk("base", 100, stamped=True)
     s.disk("cow", 200, stamped=True)
     s.poke("cow", 0, build(1, [(int(old), 2 + new) for new, old in enumerate(chunks.split())]))
@@ -167,7 +167,7 @@ def merge_beyond_the_origin(s: Script, chunks: str) -> None:
 
 @scenario(store=("P", "N"), left=(24, 28, 32, 36, 40))
 def copy_at_the_end_of_a_shrunk_origin(s: Script, store: str, left: int) -> None:
-    """The origin ends before, in, or right at the start of the chunk that is to be copied."""
+    """The origin ends before, inside, or right at the start of the chunk to be copied."""
     s.disk("disk", 64, stamped=True)
     s.disk("cow", 128, stamped=True)
     s.write("cow", 0, 8, zeros=True)
@@ -210,10 +210,10 @@ def exceptions_far_apart(s: Script, seed: int, bits: int) -> None:
 
 @scenario(entry=(31, 20), becomes=("nowhere", "middle", "first", "metadata"))
 def merge_of_an_area_that_changed(s: Script, entry: int, becomes: str) -> None:
-    """Somebody writes to an area of the store behind the snapshot's back; the merge reads it again.
+    """An area of the store is overwritten behind the snapshot's back; the merge reads it again.
 
-    A merge takes what it copies from the disk, and its runs from memory, and says where they do
-    not fit.
+    A merge reads what to copy from the disk, and its runs from memory, and reports where they do
+    not match.
     """
     s.disk("base", 128, stamped=True)
     s.disk("cow", 128, stamped=True)
@@ -239,7 +239,7 @@ def merge_of_an_area_that_changed(s: Script, entry: int, becomes: str) -> None:
 
 @scenario(count=(36, 70), again=("handed over", "activated"))
 def written_after_a_merge_that_failed(s: Script, count: int, again: str) -> None:
-    """Part of the store has been merged when the origin fails; then it is a snapshot once more."""
+    """Part of the store has been merged when the origin fails; then it is a snapshot again."""
     s.disk("base", 256, stamped=True)
     s.disk("cow", 256, stamped=True)
     chunks = [*range(3, 20), *range(100, 83 + count)]
@@ -264,7 +264,7 @@ def written_after_a_merge_that_failed(s: Script, count: int, again: str) -> None
 
 @scenario(chunk=("18446744073709551615", "72057594037927935", "1152921504606846975"))
 def last_new_chunk_of_all(s: Script, chunk: str) -> None:
-    """Entries point to the largest numbers there are; what is handed out next comes from them."""
+    """Entries point to the largest possible chunks, which decide what is handed out next."""
     s.disk("base", 64, stamped=True)
     s.disk("cow", 64, stamped=True)
     s.poke("cow", 0, build(1, [(1, 5), (20, int(chunk)), (30, 7)]))
@@ -277,7 +277,7 @@ def last_new_chunk_of_all(s: Script, chunk: str) -> None:
 
 @scenario()
 def entries_beyond_a_disk_that_counts(s: Script) -> None:
-    """What lies beyond the end of the COW device never becomes a request of the disk."""
+    """What lies beyond the end of the COW device never becomes a request to the disk."""
     s.disk("base", 64, stamped=True)
     s.disk("cow", 64, can_fail=True)
     s.poke("cow", 0, build(1, [(1, 5), (20, 64), (21, 65), (30, 1000000)]))

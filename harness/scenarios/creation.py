@@ -1,4 +1,4 @@
-"""Bringing snapshots up, and everything that a constructor refuses."""
+"""Bringing up snapshots, and everything that a constructor refuses."""
 
 from harness.scenarios.registry import scenario
 from harness.scenarios.script import Script, Segment, linear, zero
@@ -9,7 +9,7 @@ STORES = ("P", "PO", "N")
 
 @scenario(store=STORES, rows=("dmtest: bring_up_snapshot_target_{store[0]}",))
 def bring_up(s: Script, store: str) -> None:
-    """A snapshot is made, asked for everything it can tell, and removed."""
+    """A snapshot is created, queried for everything it can report, and removed."""
     s.disk("base", 256, stamped=True)
     s.disk("cow", 128)
     s.create("snap")
@@ -27,7 +27,7 @@ def bring_up(s: Script, store: str) -> None:
 
 
 def _try_tables(s: Script, *arguments: str, sectors: int = 64, target: str = "snapshot") -> None:
-    """Load each on a device of its own; what is accepted is dropped again."""
+    """Load each on a separate device; what is accepted is dropped again."""
     for number, text in enumerate(arguments):
         name = f"try{number}"
         s.prepare(name, Segment(sectors, target, text))
@@ -38,7 +38,7 @@ def _try_tables(s: Script, *arguments: str, sectors: int = 64, target: str = "sn
 
 @scenario()
 def ctr_argument_count(s: Script) -> None:
-    """Too few words; blanks of any number between them; backslashes, which are literal."""
+    """Too few words; any number of spaces between them; backslashes, which are literal."""
     s.disk("base", 64)
     s.disk("cow", 64)
     _try_tables(
@@ -55,7 +55,7 @@ def ctr_argument_count(s: Script) -> None:
 
 @scenario()
 def ctr_store_types(s: Script) -> None:
-    """Which words name a store, and what may follow the first letter."""
+    """Which words name a store type, and what may follow the first letter."""
     s.disk("base", 64)
     s.disk("cow", 64)
     _try_tables(
@@ -133,7 +133,7 @@ def ctr_chunk_sizes(s: Script) -> None:
     store=("P", "N"),
 )
 def chunk_size_refused(s: Script, store: str) -> None:
-    """No power of two, and beyond the limit: refused, and nothing is written."""
+    """Not a power of two, and beyond the limit: refused, and nothing is written."""
     s.disk("base", 64, stamped=True)
     s.disk("cow", 64, stamped=True)
     _try_tables(s, f"{{base}} {{cow}} {store} 65", f"{{base}} {{cow}} {store} 4194304")
@@ -187,7 +187,7 @@ def ctr_faults_in_order(s: Script) -> None:
 
 @scenario()
 def ctr_devices(s: Script) -> None:
-    """Devices that are not there: paths, numbers, and both at once."""
+    """Devices that do not exist: paths, numbers, and both at once."""
     s.disk("base", 64)
     s.disk("cow", 64)
     _try_tables(
@@ -272,7 +272,7 @@ def largest_chunk(s: Script) -> None:
 
 @scenario(chunk=(2048, 16384), rows=("dmtest: huge_chunk_size_P",))
 def huge_chunk(s: Script, chunk: int) -> None:
-    """A chunk longer than any bio: always copied, header and areas are as long."""
+    """A chunk longer than any bio: always copied; header and areas are just as long."""
     s.disk("base", 2 * chunk + 100, stamped=True)
     s.disk("cow", 5 * chunk)
     s.snapshot("snap", "base", "cow", "P", chunk)
@@ -293,7 +293,7 @@ def blocks_of_4096(s: Script, store: str, chunk: int) -> None:
 
 @scenario()
 def blocks_of_4096_io(s: Script) -> None:
-    """I/O that is no multiple of the block size is refused; the rest works as ever."""
+    """I/O that is not a multiple of the block size is refused; the rest works as usual."""
     s.disk("base", 128, stamped=True)
     s.disk("cow", 256, block_size=4096)
     s.snapshot("snap", "base", "cow", "P", 8)
@@ -332,7 +332,7 @@ def longer_than_origin(s: Script) -> None:
 
 @scenario(rows=("lvm2: lvcreate-small-snap",), sectors=(4, 8, 15, 16, 17, 24, 44))
 def tiny_cow(s: Script, sectors: int) -> None:
-    """COW devices of less than a chunk up to a few: what can be made, and what fits."""
+    """COW devices from less than a chunk to a few chunks: what can be created, and what fits."""
     s.disk("base", 64, stamped=True)
     s.disk("cow", sectors)
     s.snapshot("snap", "base", "cow", "P", 8)

@@ -1,6 +1,6 @@
 """Known defects of kernels that no other theme meets (docs/KERNEL-DEFECTS.md).
 
-Those that can kill the kernel run only when named, each in a guest of its own.
+Those that can kill the kernel run only when named, each in its own guest.
 """
 
 from typing import Final
@@ -16,7 +16,7 @@ _COUNT_255: Final = 255 << 56
 
 @scenario(loses_guest=True)
 def store_kills_kernel(s: Script) -> None:
-    """Two rotten entries make a run that is too long to be counted, when the table is loaded."""
+    """On load, two rotten entries form a run that is too long to be counted."""
     s.disk("base", 256, stamped=True)
     s.disk("cow", 256)
     s.poke("cow", 0, DiskHeader(chunk_sectors=8).pack())
@@ -26,7 +26,7 @@ def store_kills_kernel(s: Script) -> None:
 
 @scenario()
 def long_run_in_a_rotten_store(s: Script) -> None:
-    """One rotten entry says that 255 further chunks follow it: they are read from where it says."""
+    """One rotten entry claims that 255 chunks follow it: they are read from where it says."""
     s.disk("base", 2048, stamped=True)
     s.disk("cow", 1024, stamped=True)
     s.poke("cow", 0, DiskHeader(chunk_sectors=8).pack())
@@ -62,9 +62,9 @@ def _named_twice(s: Script, *lines: Segment) -> None:
 
 @scenario(loses_guest=True)
 def origin_named_again(s: Script) -> None:
-    """A snapshot, and behind it in the same table a target that opens its origin for writing.
+    """A snapshot, and after it in the same table a target that opens its origin for writing.
 
-    What the snapshot holds of its origin is freed memory from then on: a kernel may die of it.
+    From then on the snapshot's reference to its origin is freed memory: a kernel may die of it.
     """
     _named_twice(s, s.snapshot_line("base", "cow", "P", 8, sectors=256), linear("base", 256, 256))
 
@@ -77,7 +77,7 @@ def origin_named_before(s: Script) -> None:
 
 @scenario(loses_guest=True)
 def discard_small_chunks(s: Script) -> None:
-    """Discards zero chunks of 8 sectors, which are no whole sector of granularity."""
+    """Discards zero chunks of 8 sectors, whose granularity is less than a whole sector."""
     s.disk("base", 256, stamped=True)
     s.disk("cow", 512)
     s.device("snap", s.snapshot_line("base", "cow", "P", 8, features="1 discard_zeroes_cow"))
@@ -88,10 +88,10 @@ def discard_small_chunks(s: Script) -> None:
 
 @scenario(sector=(0, 200))
 def discard_of_several_chunks(s: Script, sector: int) -> None:
-    """Three chunks' length is discarded, from the start of one or from the middle.
+    """The length of three chunks is discarded, from the start of one or from the middle.
 
     The granularity is too small for the block layer to cut at chunks, so all pieces start in the
-    middle of one.  Behind each of the three on the COW device lies a chunk from elsewhere.
+    middle of one.  After each of the three, the COW device has a chunk from elsewhere.
     """
     chunk = 1024
     s.disk("base", 8 * chunk, stamped=True)
@@ -107,8 +107,8 @@ def discard_of_several_chunks(s: Script, sector: int) -> None:
 def merge_run_over_2_tib(s: Script) -> None:
     """A run of 2 TiB and 32 MiB is merged: the sectors of a run are counted in 32 bits.
 
-    The COW device is as writes in ascending order leave it, but for where its data starts; most of
-    it, and of the origin, is made of dm-zero.
+    The COW device is as ascending writes leave it, except for where its data starts; most of it,
+    and of the origin, consists of dm-zero.
     """
     s.leave_out(
         Layer.LOG,
@@ -141,7 +141,7 @@ def merge_run_over_2_tib(s: Script) -> None:
 
 @scenario(loses_guest=True)
 def written_after_a_failed_merge(s: Script) -> None:
-    """A merge fails with the last run of a full area; the snapshot is made anew, and written.
+    """A merge fails with the last run of a full area; the snapshot is recreated, and written.
 
     The merge has read the area and counts all its entries: the next exception is one too many.
     """

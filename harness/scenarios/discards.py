@@ -1,8 +1,8 @@
-"""Discards: where they are cut; of a snapshot that takes them, what is zeroed and passed down.
+"""Discards: where they are cut, and what a snapshot that takes them zeroes and passes down.
 
-Who asks for one cuts it at the granularity of the device, the device at the longest one that it
-takes, and a table at its targets.  A disk does nothing to a part of its own granularity, so each
-cut shows in what is left.
+The submitter cuts one at the granularity of the device, the device at the longest one that it
+takes, and a table at its targets.  A disk ignores less than its granularity, so each cut shows in
+what is left.
 """
 
 from harness.scenarios.registry import scenario
@@ -49,7 +49,7 @@ def discard_parts(s: Script, features: str) -> None:
     rows=("F: discard features", "G5: the discard features"),
 )
 def discard_unaligned(s: Script, sector: int, features: str) -> None:
-    """A chunk's length from the middle of one: zeros run into the neighbour on the COW device."""
+    """A chunk's length from the middle of one: zeros run into the next chunk on the COW device."""
     _snapshot(s, features)
     s.discard("snap", sector, CHUNK)
     s.read("snap", 0, 4 * CHUNK)
@@ -58,7 +58,7 @@ def discard_unaligned(s: Script, sector: int, features: str) -> None:
 
 @scenario(rows=("F: discard features", "G5: the discard features"))
 def discard_of_overflowed(s: Script) -> None:
-    """A snapshot that has overflowed takes no discard, an invalid one neither."""
+    """A snapshot that has overflowed takes no discards, and neither does an invalid one."""
     s.disk("base", 16 * CHUNK, stamped=True)
     s.disk("cow", 4 * CHUNK)
     s.device("snap", s.snapshot_line("base", "cow", "PO", CHUNK, features="1 discard_zeroes_cow"))
@@ -88,7 +88,7 @@ def _discard_places(s: Script, device: str) -> None:
 
 @scenario(shift=(0, 1, 4, 7, 8, 13), block_size=(512, 4096))
 def discard_through_linear(s: Script, shift: int, block_size: int) -> None:
-    """A linear target shifts what a disk takes for whole against what the device above does."""
+    """A linear target shifts the disk's granularity against that of the device above."""
     s.disk("base", 160, stamped=True, block_size=block_size)
     s.device("shifted", linear("base", 128, shift))
     _discard_places(s, "shifted")
@@ -98,7 +98,7 @@ def discard_through_linear(s: Script, shift: int, block_size: int) -> None:
 
 @scenario(lengths=((8, 16, 104), (5, 30, 93), (1, 64, 63)), last=("linear", "zero", "error"))
 def discard_through_concatenation(s: Script, lengths: tuple[int, int, int], last: str) -> None:
-    """Targets side by side on parts of two disks, each with another shift."""
+    """Targets side by side on parts of two disks, each with a different shift."""
     s.disk("one", 256, stamped=True)
     s.disk("two", 256, stamped=True)
     first, second, third = lengths
@@ -154,7 +154,7 @@ def discard_larger_chunks(s: Script, chunk: int, sector: int) -> None:
 
 @scenario(loses_guest=True, chunk=(1, 4, 8, 16, 64), sector=(0, 5, 16))
 def discard_smaller_chunks(s: Script, chunk: int, sector: int) -> None:
-    """Chunks that are smaller than the granularity of the disks: a discard is not cut at them."""
+    """Chunks smaller than the granularity of the disks: a discard is not cut at them."""
     s.disk("base", 256, stamped=True, block_size=512)
     s.disk("cow", 1024, can_fail=True)
     s.device(
@@ -173,7 +173,7 @@ def discard_smaller_chunks(s: Script, chunk: int, sector: int) -> None:
 
 @scenario()
 def discard_after_the_devices_changed(s: Script) -> None:
-    """A device keeps the limits that it took with its table, whatever is below by now."""
+    """A device keeps the limits that it got with its table, whatever is below it later."""
     s.disk("base", 128, stamped=True)
     s.disk("other", 128, stamped=True, can_fail=True)
     s.device("below", linear("base", 128))

@@ -1,7 +1,7 @@
-"""Kernel fixes that had no test anywhere, and what else no suite tries.
+"""Kernel fixes that had no test anywhere, and other things that no suite tries.
 
-A fix is cited in the row that it answers (docs/ROWS.md).  Where it is about a race, I/O is in
-flight at once on disks that answer late, so that the order that used to go wrong is the likely one.
+A fix is cited in the row that it answers (docs/ROWS.md).  If it concerns a race, I/O is in flight
+on disks that answer late, so that the order that used to go wrong is the likely one.
 """
 
 from itertools import permutations
@@ -42,7 +42,7 @@ def header_at_invalidation(s: Script, by: str, writer: str) -> None:
 
 @scenario(rows=("F: header and metadata at invalidation",), room=(2, 5))
 def commits_race_invalidation(s: Script, room: int) -> None:
-    """Some chunks are still copied, on a slow COW device, when the store has no room for the next.
+    """Some chunks are still being copied, on a slow COW device, when the store is full.
 
     What reaches the disk must be a header, marked invalid, and entries: never one over the other.
     """
@@ -57,7 +57,7 @@ def commits_race_invalidation(s: Script, room: int) -> None:
 
 @scenario(rows=("F: commits in the order of allocation",), store=STORES, late=(0, 1))
 def late_copy(s: Script, store: str, late: int) -> None:
-    """The copy of one chunk is slow, the others are done: they are committed behind it, or not."""
+    """The copy of one chunk is slow, the others are done: they are committed after it, or not."""
     s.disk("base", 128, stamped=True)
     s.disk("store", 256)
     first = 8 * (late + (2 if store == "P" else 0))
@@ -72,7 +72,7 @@ def late_copy(s: Script, store: str, late: int) -> None:
 def read_overtaken(s: Script, chunk: int) -> None:
     """A slow read of the origin through the snapshot; meanwhile all of its chunks are overwritten.
 
-    The reads are of the chunk that is written, of half of it, and of its neighbour.
+    The reads cover the chunk that is written, half of it, and its neighbour.
     """
     s.disk("disk", 128, stamped=True)
     s.device("base", delay("disk", 128, 40, write_ms=0))
@@ -93,7 +93,7 @@ def read_overtaken(s: Script, chunk: int) -> None:
     chunk=(1, 8, 128),
 )
 def whole_chunks_over_a_dead_origin(s: Script, store: str, chunk: int) -> None:
-    """Every chunk of an origin that cannot be read is written whole; then one in part."""
+    """Every chunk of an unreadable origin is written whole; then one in part."""
     sectors = 4 * chunk
     s.device("base", error(sectors))
     s.disk("cow", 12 * chunk)
@@ -187,7 +187,7 @@ def merge_in_every_order(s: Script, order: str) -> None:
 
 @scenario(rows=("G4: the status line step by step",), chunk=(1, 8))
 def numbers_all_the_way(s: Script, chunk: int) -> None:
-    """One life: filled to the last chunk, loaded again, merged, filled again, overflowed."""
+    """One snapshot's life: filled to the last chunk, reloaded, merged, refilled, overflowed."""
     count = 2 * entries_per_area(1) if chunk == 1 else 12
     s.disk("base", (count + 8) * chunk, stamped=True)
     s.disk("cow", {1: 68, 8: 14}[chunk] * chunk)

@@ -1,6 +1,6 @@
-"""Steps that never return: they wait for I/O that a suspended device keeps back.
+"""Steps that never return: they wait for I/O that a suspended device holds back.
 
-No user comes back from one, so each loses its guest, and is run only when named.
+No process returns from one, so each loses its guest, and is run only when named.
 """
 
 from harness.scenarios.registry import scenario
@@ -46,7 +46,7 @@ def write_while_a_store_is_suspended(s: Script) -> None:
 
 @scenario(loses_guest=True)
 def merge_resumed_beside_a_suspended_store(s: Script) -> None:
-    """The resume of a merge prepares the first run: another snapshot has to copy, and cannot."""
+    """The resume of a merge prepares the first run: another snapshot must copy, but cannot."""
     _cast(s)
     _other(s)
     s.write("snap", 0, 24)
@@ -57,7 +57,7 @@ def merge_resumed_beside_a_suspended_store(s: Script) -> None:
 
 @scenario(how=("suspend", "remove"), loses_guest=True)
 def merge_stopped_over_a_suspended_origin(s: Script, how: str) -> None:
-    """A merge is to stop, and the run that it copies waits for a suspended device."""
+    """A merge is to stop, but the run that it copies waits for a suspended device."""
     _cast(s)
     s.write("snap", 0, 24)
     s.remove("org")
@@ -70,7 +70,7 @@ def merge_stopped_over_a_suspended_origin(s: Script, how: str) -> None:
 
 @scenario(loses_guest=True)
 def merge_resumed_beside_a_snapshot_over_a_suspended_origin(s: Script) -> None:
-    """The same, where it is the origin that the other snapshot cannot copy from."""
+    """The same, but the other snapshot cannot copy from the origin."""
     _cast(s)
     _other(s)
     s.write("snap", 0, 8)

@@ -1,4 +1,4 @@
-"""What finds what in flight, without a race: a device below is suspended until all is submitted.
+"""I/O that meets other I/O in flight, without a race: a suspended device below holds it back.
 
 A merge or a copy waits for the suspended device; what arrives meanwhile meets it there, however
 slow the machine is.
@@ -34,7 +34,7 @@ def _cast(
 
 
 def _ready_to_merge(s: Script, suspended: str, *, can_fail: bool = False, late_ms: int = 0) -> None:
-    """Four runs; the merge of the last one, chunks 20 and 21, has come as far as it can."""
+    """Four runs; the merge of the last one, chunks 20 and 21, has got as far as it can."""
     _cast(s, can_fail=can_fail, late_ms=late_ms)
     s.write("snap", 24, 24)
     s.write("snap", 72, 5)
@@ -62,7 +62,7 @@ def write_during_its_merge(s: Script, suspended: str, where: int) -> None:
 
 @scenario(suspended=("base", "meta"))
 def everything_during_a_merge(s: Script, suspended: str) -> None:
-    """Reads and writes of all that there is, across chunks."""
+    """Reads and writes of everything, across chunks."""
     _ready_to_merge(s, suspended)
     s.parallel(
         *(("org", sector, 13) for sector in range(0, 240, 11)),
@@ -87,7 +87,7 @@ def merge_waits_for_writes(s: Script, first: str, where: int) -> None:
 
 @scenario(where=(72, 40))
 def merge_waits_for_late_writes(s: Script, where: int) -> None:
-    """The next run is to be merged, and writes to it still have a while to go.
+    """The next run is to be merged while writes to it are still on their way.
 
     They do not overlap: which of two a delay lets go first is a race.
     """
@@ -117,7 +117,7 @@ def queued_behind_a_merge_that_fails(s: Script, run: int) -> None:
 
 @scenario(suspended=("base", "data", "meta"))
 def merge_fails_with_writes_waiting(s: Script, suspended: str) -> None:
-    """The merge meets an error below: what waited for its chunks is refused, and only that."""
+    """The merge meets an error below: only what waited for its chunks is refused."""
     _ready_to_merge(s, suspended)
     below = f"{suspended}-disk"
     size = {"base": 256, "data": 512, "meta": 16}[suspended]
@@ -133,7 +133,7 @@ def merge_fails_with_writes_waiting(s: Script, suspended: str) -> None:
 def merge_beside_a_snapshot(s: Script, chunk: int) -> None:
     """Another snapshot's copies are in flight while the origin is merged and written.
 
-    Nothing is to be copied for the first run: a resume would wait for that.
+    Nothing needs to be copied for the first run: a resume would wait for that.
     """
     _cast(s)
     s.disk("other-disk", 1024)
@@ -200,7 +200,7 @@ def writes_of_one_chunk_in_flight(s: Script, suspended: str) -> None:
 
 @scenario(suspended=("base", "data"))
 def long_writes_in_flight(s: Script, suspended: str) -> None:
-    """Requests of many chunks find copies pending, on both sides."""
+    """Requests across many chunks find copies pending, on both sides."""
     _cast(s, sectors=512)
     s.suspend(suspended)
     s.parallel(
@@ -254,7 +254,7 @@ def copies_out_of_order(s: Script, cow: str, store: str) -> None:
 
 @scenario(threshold=("0", "2048"))
 def threshold_and_requests(s: Script, threshold: str) -> None:
-    """With one copy at a time, each exception is committed by a write of its own."""
+    """With one copy at a time, each exception is committed by a separate write."""
     if threshold != "0":
         s.leave_out(Layer.REQUESTS, RACE)
     s.parameter("snapshot_copy_throttle", "7")

@@ -1,8 +1,8 @@
 """Faults by count: every place where dm-snapshot does I/O fails once.
 
-The disks can fail, so every request that reaches them is compared, too: which, in which order, with
-which flags.  Steps that make one exception at a time are used wherever that is possible, because
-then there is one order only.
+The disks can fail, so every request that reaches them is compared too: which, in which order, with
+which flags.  Wherever possible, steps make one exception at a time, because then there is only one
+order.
 """
 
 from harness.scenarios.registry import scenario
@@ -29,7 +29,7 @@ def cast(
 
 
 def afterwards(s: Script, store: str, chunk: int) -> None:
-    """Everything is healed: what still works, and what a new activation finds."""
+    """Everything is healed: what still works, and what the next activation finds."""
     s.heal("base", "cow")
     s.read("snap", 0, 8 * chunk)
     s.write("org", 6 * chunk, 1)
@@ -47,7 +47,7 @@ def afterwards(s: Script, store: str, chunk: int) -> None:
 
 @scenario(store=STORES, writer=WRITERS, chunk=(1, 8))
 def order_of_requests(s: Script, store: str, writer: str, chunk: int) -> None:
-    """Copy, flush, metadata, and only then the write itself; a whole chunk goes there at once."""
+    """Copy, flush, metadata, and only then the write itself; a whole chunk is written directly."""
     cast(s, store, chunk)
     s.write(writer, 2 * chunk, 1)
     s.write(writer, 2 * chunk, 1)
@@ -68,7 +68,7 @@ def order_of_requests_at_an_area(s: Script) -> None:
 
 @scenario()
 def areas_read_ahead(s: Script) -> None:
-    """A store of three areas is loaded: the kernel reads twelve areas ahead, each of them once."""
+    """A store of three areas is loaded: the kernel reads twelve areas ahead, each once."""
     s.disk("base", 128, stamped=True)
     s.disk("cow", 1024, can_fail=True)
     s.snapshot("snap", "base", "cow", "P", 1)
@@ -144,7 +144,7 @@ def whole_chunk_write_fails(s: Script, store: str, chunk: int) -> None:
 
 @scenario(store=("P", "N"), writer=WRITERS, rest=(1, 5))
 def copy_of_the_tail_fails(s: Script, store: str, writer: str, rest: int) -> None:
-    """The last chunk of an origin that is no multiple of the chunk is copied in part, and fails."""
+    """The copy of a partial last chunk of the origin fails."""
     cast(s, store, 8, origin_sectors=64 + rest)
     s.fault("base", "read", 64 + rest - 1, 1)
     s.write(writer, 64, 1)
@@ -167,7 +167,7 @@ def a_piece_of_a_copy_fails(s: Script, device: str, piece: int, writer: str) -> 
 
 @scenario(store=("P", "N"))
 def copies_fail_one_after_the_other(s: Script, store: str) -> None:
-    """Each of three snapshots of one origin loses its copy to another write; one is left."""
+    """Each of three snapshots of one origin loses a copy to a different write; one is left."""
     s.disk("base", 128, stamped=True, can_fail=True)
     for number in range(4):
         s.disk(f"cow{number}", 256, can_fail=True)
@@ -183,7 +183,7 @@ def copies_fail_one_after_the_other(s: Script, store: str) -> None:
 
 @scenario(store=STORES, chunk=(8, 16), broken=("copy", "metadata"))
 def second_snapshot_fails(s: Script, store: str, chunk: int, broken: str) -> None:
-    """Of two snapshots one fails: the other keeps what it had, and the origin is written."""
+    """One of two snapshots fails: the other keeps its contents, and the origin is written."""
     cast(s, "P", 8)
     s.disk("cow2", 256, can_fail=True)
     s.snapshot("snap2", "base", "cow2", store, chunk)
@@ -206,7 +206,7 @@ def second_snapshot_fails(s: Script, store: str, chunk: int, broken: str) -> Non
 
 @scenario(store=STORES)
 def reads_fail(s: Script, store: str) -> None:
-    """Reads of origin and of COW device fail: the reader is told, and no state changes."""
+    """Reads of origin and of COW device fail: the reader gets an error, and no state changes."""
     cast(s, store, 8)
     s.write("snap", 8, 8)
     s.fault("base", "read", 16, 8)
@@ -224,7 +224,7 @@ def reads_fail(s: Script, store: str) -> None:
 
 @scenario(store=STORES)
 def write_of_a_mapped_chunk_fails(s: Script, store: str) -> None:
-    """A write to a chunk that has its exception fails: it alone, and the snapshot stays valid."""
+    """A write to a chunk with an exception fails: only that, and the snapshot stays valid."""
     cast(s, store, 8)
     s.write("snap", 8, 8)
     s.fault("cow", "write", 0 if store == "N" else 16, 8)
@@ -281,7 +281,7 @@ def flush_fails(s: Script, store: str) -> None:
 
 @scenario(device=("base", "cow"))
 def discard_fails(s: Script, device: str) -> None:
-    """A discard that is passed down, or zeroes a chunk of the COW device, fails in one of both."""
+    """A discard fails: passed down to the origin, or zeroing a chunk of the COW device."""
     s.disk("base", 4096, stamped=True, can_fail=True)
     s.disk("cow", 4096, can_fail=True)
     s.device(
@@ -320,7 +320,7 @@ def queued_writes_fail_together(s: Script, store: str, broken: str) -> None:
 
 @scenario(store=STORES)
 def queued_origin_writes_go_on(s: Script, store: str) -> None:
-    """Writes to the origin, and to the snapshot, wait for a copy that fails: the origin's go on."""
+    """Writes to origin and snapshot wait for a copy that fails: the origin's writes succeed."""
     s.leave_out(Layer.REQUESTS, RACE)
     cast(s, store, 8)
     s.fault("base", "read", 16, 8)
@@ -331,7 +331,7 @@ def queued_origin_writes_go_on(s: Script, store: str) -> None:
 
 @scenario(store=STORES)
 def queued_writes_behind_their_copy(s: Script, store: str) -> None:
-    """Four writes wait for one copy that works; of them the second to arrive fails, alone."""
+    """Four writes wait for one copy that works; only the second to arrive fails."""
     s.leave_out(Layer.REQUESTS, RACE)
     cast(s, store, 8)
     s.fault("cow", "write", 2 if store == "N" else 18, 1, nth=2)

@@ -1,9 +1,9 @@
 """The disk behind a link that goes down: in the middle of a copy, a commit, a merge.
 
-Origin or COW store stand behind a network block device whose link is taken down when a chosen
-request arrives.  Either it comes up again (``stalls``), and users see nothing but the time it took;
-or it stays down and the disk is given up (``dies``): that request is lost, all that follow fail,
-and what was there before is there when the link is back.
+Origin or COW store is behind a network block device whose link goes down when a chosen request
+arrives.  Either it comes up again (``stalls``), and users only notice the delay; or it stays down
+and the disk is given up (``dies``): that request is lost, all that follow fail, and the earlier
+contents are there when the link is back.
 """
 
 from harness.scenarios.io_errors import RACE
@@ -25,7 +25,7 @@ def linked_cast(s: Script, store: str, chunk: int = 8, *, cow_sectors: int = 256
 
 
 def link_is_up(s: Script, store: str, chunk: int = 8) -> None:
-    """The link is up: what still works, and what a new activation finds."""
+    """The link is up: what still works, and what the next activation finds."""
     s.heal("base", "cow")
     s.read("snap", 0, 8 * chunk)
     s.write("org", 6 * chunk, 1)
@@ -231,8 +231,8 @@ def link_under_queued_writes(s: Script, how: How) -> None:
 def link_under_queued_reads_and_writes(s: Script, how: How) -> None:
     """Reads and writes of a COW device whose link goes down with the first of them.
 
-    Which is the first is a race: where the link stalls, both kinds meet it; where it dies, none
-    gets through.
+    Which is the first is a race: if the link stalls, both kinds meet it; if it dies, none gets
+    through.
     """
     s.leave_out(Layer.REQUESTS, RACE)
     linked_cast(s, "P")

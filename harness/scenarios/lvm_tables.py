@@ -1,9 +1,9 @@
-"""Snapshots as LVM makes, fills, extends, merges and removes them, in device-mapper's own steps.
+"""Snapshots as LVM creates, fills, extends, merges and removes them, in device-mapper's steps.
 
 What LVM decides for itself (which sizes it rounds to, when its monitor extends a store, whether it
-waits until a file system is unmounted) is not here; what it then asks of the kernel is.  An LV is a
-stack of linear devices, as LVM builds it; a device under them that is suspended stands for the slow
-disks of its tests.
+waits until a file system is unmounted) is not here; what it then asks the kernel to do is.  An LV
+is a stack of linear devices, as LVM builds it; a device under them that is suspended stands for the
+slow disks of its tests.
 """
 
 from typing import Final
@@ -27,7 +27,7 @@ def _volumes(s: Script, origin_sectors: int, cow_sectors: int, *, room: int = 0)
 
 
 def _resize_cow(s: Script, sectors: int) -> None:
-    """The COW volume gets another length while the snapshot runs; LVM suspends all of it."""
+    """The COW volume is resized while the snapshot is active; LVM suspends the whole stack."""
     s.load("snap-cow", linear("pv2", sectors))
     s.suspend("lv", "snap", "snap-cow")
     s.resume("snap-cow", "snap", "lv")
@@ -110,7 +110,7 @@ def full_and_extended(s: Script) -> None:
     )
 )
 def extended_by_policy(s: Script) -> None:
-    """A fifth more whenever half is used, until nothing is left to add: then it overflows."""
+    """Extended by a fifth whenever half is used, until nothing is left: then it overflows."""
     size, limit, used = 48, 144, 16
     _volumes(s, 512, size, room=limit)
     for chunk in range(24):
@@ -174,7 +174,7 @@ def virtual_size(s: Script, pib: int, store: str) -> None:
 
 @scenario(rows=("lvm2: snapshot-usage-exa",), over=(-1, 0, 1))
 def longest_device(s: Script, over: int) -> None:
-    """2^54 sectors are 2^63 bytes, which no file offset reaches: what a table may still say."""
+    """2^54 sectors are 2^63 bytes, which file offsets do not reach: what a table may still say."""
     length = (1 << 54) + min(over, 0)
     s.create("nothing")
     more = [zero(1)] if over > 0 else []
@@ -186,7 +186,7 @@ def longest_device(s: Script, over: int) -> None:
 
 @scenario(chunk=(1, 8, 64), spare=(0, -1), writer=("snap", "org"), rows=("lvm2: snapshot-maxsize",))
 def store_as_large_as_it_can_need(s: Script, chunk: int, spare: int, writer: str) -> None:
-    """Every chunk of the origin is written: the store stays valid, with one chunk less it dies.
+    """Every chunk of the origin is written: the store stays valid; one chunk smaller, it does not.
 
     For chunks of 8 the origin fills the first area exactly, and the chunk that decides is the
     second area, which is zeroed before the first is written.
@@ -205,7 +205,7 @@ def store_as_large_as_it_can_need(s: Script, chunk: int, spare: int, writer: str
 
 @scenario(rows=("lvm2: snapshot-reactivate",))
 def activation_cycles(s: Script) -> None:
-    """The whole stack goes and comes, twice, with writes of 1234567 bytes at odd places between.
+    """The whole stack is removed and recreated, twice; unaligned writes of 1234567 bytes between.
 
     A step writes whole sectors, so those are 2411; the page cache sees them unaligned.
     """
@@ -270,7 +270,7 @@ def merge_below_an_open_device(s: Script, others: int) -> None:
 
 @scenario(rows=("lvm2: merge resumed by activation",), count=(20, 40, 70))
 def merge_at_next_activation(s: Script, count: int) -> None:
-    """The stack is taken down with the merge still to do, and comes up merging; once more after."""
+    """The stack is removed before its merge has run, comes up merging, and is reactivated again."""
     sectors = 128
     s.disk("pv1", sectors, stamped=True)
     s.disk("pv2", 512)
@@ -365,7 +365,7 @@ def forced_removal(s: Script, below: str) -> None:
 
 @scenario(rows=("lvm2: snapshot-rename",), which=("lv-real", "snap-cow", "snap", "lv"))
 def volume_renamed(s: Script, which: str) -> None:
-    """Each device of the stack gets another name in the middle of its work."""
+    """Each device of the stack is renamed while in use."""
     _volumes(s, 128, 256)
     names = {name: name for name in ("lv-real", "snap-cow", "snap", "lv")}
     s.write("snap", 3, 9)
@@ -399,14 +399,14 @@ def volumes_in_segments(s: Script, store: str) -> None:
 
 @scenario(rows=("lvm2: snapshots over raid, mirror, cache, thin",))
 def extents_moved(s: Script) -> None:
-    """Half of a volume comes to lie on another disk while its snapshot lives."""
+    """Half of a volume moves to another disk while its snapshot is active."""
     s.disk("pv1", 128, stamped=True)
     s.disk("pv2", 256)
     s.device("lv-real", linear("pv1", 128))
     s.snapshot("snap", "lv-real", "pv2", "P", 8)
     s.origin("lv", "lv-real")
     s.write("lv", 3, 20)
-    # pvmove would mirror the contents; here the new place has others, which shows who reads it.
+    # pvmove would mirror the contents; here the new place has others, to show who reads it.
     s.disk("pv3", 256, stamped=True)
     s.load("lv-real", linear("pv1", 64), linear("pv3", 64, 192))
     s.suspend("lv", "snap", "lv-real")

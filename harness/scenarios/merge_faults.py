@@ -20,7 +20,7 @@ def merged_data_is_flushed_first(s: Script, chunk: int) -> None:
 
 
 def _ready_to_merge(s: Script, chunk: int = 1) -> None:
-    """A store of more than one area, its merge loaded and not begun; chunks 3…22 and 60…84."""
+    """A store of more than one area, its merge loaded but not started; chunks 3…22 and 60…84."""
     cast(s, "P", chunk, origin_sectors=128 * chunk, cow_sectors=128 * chunk)
     for number in (*range(3, 23), *range(60, 85)):
         s.write("snap", number * chunk, chunk)
@@ -35,7 +35,7 @@ def _look_at_merge(s: Script, chunk: int = 1) -> None:
 
 
 def _again(s: Script, retry: bool, chunk: int = 1) -> None:
-    """All is healed; the failed merge is resumed, or its device is made anew."""
+    """All is healed; the failed merge is resumed, or its device is recreated."""
     s.heal("base", "cow")
     if retry:
         s.suspend("org")
@@ -72,7 +72,7 @@ def merge_write_fails(s: Script, nth: int, retry: bool) -> None:
     rows=("F: merged data flushed before the metadata is committed",),
 )
 def merge_flush_fails(s: Script, nth: int, retry: bool) -> None:
-    """The origin cannot be flushed behind the nth run: its metadata is not touched."""
+    """The origin cannot be flushed after the nth run: its metadata is not touched."""
     _ready_to_merge(s)
     s.fault("base", "flush", nth=nth)
     s.resume("org")
@@ -82,9 +82,9 @@ def merge_flush_fails(s: Script, nth: int, retry: bool) -> None:
 
 @scenario(nth=(1, 2, 3), retry=(False, True))
 def merge_metadata_write_fails(s: Script, nth: int, retry: bool) -> None:
-    """The nth run is on the origin, and the store cannot be told: "Merge failed".
+    """The nth run is on the origin, but the store cannot be updated: "Merge failed".
 
-    A retry merges what never was: the entries are gone from memory and not counted as gone.
+    A retry merges garbage: the entries are gone from memory but still counted.
     """
     _ready_to_merge(s)
     s.fault("cow", "write", nth=nth)
@@ -95,7 +95,7 @@ def merge_metadata_write_fails(s: Script, nth: int, retry: bool) -> None:
 
 @scenario(nth=(1, 2), retry=(False, True))
 def merge_metadata_flush_fails(s: Script, nth: int, retry: bool) -> None:
-    """The flush ahead of the store's metadata fails in a merge: some kernels do not look."""
+    """The flush before the store's metadata fails in a merge: some kernels do not check."""
     _ready_to_merge(s)
     s.fault("cow", "flush", nth=nth)
     s.resume("org")
@@ -105,7 +105,7 @@ def merge_metadata_flush_fails(s: Script, nth: int, retry: bool) -> None:
 
 @scenario(retry=(False, True))
 def merge_area_read_fails(s: Script, retry: bool) -> None:
-    """The area before the last cannot be read: "Merge failed"; a retry leaves it out."""
+    """The area before the last cannot be read: "Merge failed"; a retry skips it."""
     _ready_to_merge(s)
     s.fault("cow", "read", 1, 1)
     s.resume("org")
@@ -115,10 +115,10 @@ def merge_area_read_fails(s: Script, retry: bool) -> None:
 
 @scenario(fails=("read", "write"))
 def written_after_merge_metadata_failed(s: Script, fails: Literal["read", "write"]) -> None:
-    """The area before the last cannot be read, or the last not written: a snapshot once more.
+    """The area before the last cannot be read, or the last not written: a snapshot again.
 
-    What it is given then is written over the full area that was stepped back to, or behind entries
-    that are gone from memory: read again, the store has lost the one or the other.
+    New exceptions are written over the full area that was stepped back to, or after entries that
+    are gone from memory: read again, the store has lost one or the other.
     """
     _ready_to_merge(s)
     s.fault("cow", fails, 1 if fails == "read" else 34, 1)

@@ -5,7 +5,7 @@ from harness.scenarios.script import Script, Segment, error, linear, patched
 
 
 def _two_snapshots(s: Script, chunk: int = 8) -> None:
-    """The usual cast, and a second snapshot with chunks of its own size."""
+    """The usual cast, and a second snapshot with its own chunk size."""
     s.snapshot_and_origin("P", 8)
     s.disk("cow2", 512)
     s.snapshot("snap2", "base", "cow2", "P", chunk)
@@ -66,7 +66,7 @@ def merge_of_nothing(s: Script) -> None:
 
 @scenario(rest=(1, 5))
 def merge_tail(s: Script, rest: int) -> None:
-    """The last chunk of an origin that is no multiple of the chunk."""
+    """The last chunk of an origin that is not a multiple of the chunk size."""
     s.snapshot_and_origin("P", 8, origin_sectors=64 + rest)
     s.write("snap", 60, 4 + rest)
     s.merge("org", "snap", "base", "cow", 8)
@@ -78,7 +78,7 @@ def merge_tail(s: Script, rest: int) -> None:
     rows=("lvm2: merge resumed by activation", "android: MergeInRecovery"),
 )
 def merge_after_activation(s: Script, state: str) -> None:
-    """The snapshot is gone when the merge is loaded: the store is read from the disk."""
+    """The snapshot has been removed when the merge is loaded: the store is read from the disk."""
     s.disk("base", 128, stamped=True)
     s.disk("cow", 56)
     s.snapshot("snap", "base", "cow", "P" if state == "invalid" else "PO", 8)
@@ -118,7 +118,7 @@ def merge_of_transient_refused(s: Script) -> None:
 
 @scenario(rows=("lvm2: snapshot-merge (a second one refused)",))
 def second_merge_refused(s: Script) -> None:
-    """One merge for each origin, as long as it is handed over."""
+    """Only one merge for each origin, if it is handed over."""
     _two_snapshots(s)
     s.write("snap", 3, 20)
     s.write("snap2", 40, 20)
@@ -130,7 +130,7 @@ def second_merge_refused(s: Script) -> None:
 
 @scenario()
 def two_merges_at_once(s: Script) -> None:
-    """Two merges on one origin, each loaded directly: nothing forbids it."""
+    """Two merges on one origin, each loaded directly: nothing prevents it."""
     _two_snapshots(s)
     s.write("snap", 0, 32)
     s.write("snap2", 24, 32)
@@ -224,7 +224,7 @@ def merge_held_up(s: Script) -> None:
 
 @scenario(chunk=(8, 2))
 def snapshot_in_the_middle_of_a_merge(s: Script, chunk: int) -> None:
-    """A new snapshot while the merge waits: it gets the origin as it is in between."""
+    """A new snapshot while the merge waits: it gets the origin's intermediate state."""
     _parted(s)
     s.write("snap", 3, 10)
     s.write("snap", 80, 10)
@@ -266,7 +266,7 @@ def _heal(s: Script, device: str, size: int) -> None:
 
 
 def _try_again(s: Script, retry: bool) -> None:
-    """The failed merge is resumed, or removed and loaded anew."""
+    """The failed merge is resumed, or removed and reloaded."""
     if retry:
         s.suspend("org")
         s.resume("org")
@@ -292,10 +292,10 @@ def merge_data_fails(s: Script, device: str, retry: bool) -> None:
 
 @scenario(retry=(False, True))
 def merge_commit_fails(s: Script, retry: bool) -> None:
-    """A metadata area cannot be written: "Merge failed"; a retry merges what never was.
+    """A metadata area cannot be written: "Merge failed"; a retry merges garbage.
 
-    The entries are gone from memory and not counted as gone, so the retry reads zeros and copies
-    the COW header over the first chunk of the origin.
+    The entries are gone from memory but still counted, so the retry reads zeros and copies the COW
+    header over the first chunk of the origin.
     """
     _merge_over_parts(s)
     _break(s, "cow", 34, 1, 512)
@@ -307,7 +307,7 @@ def merge_commit_fails(s: Script, retry: bool) -> None:
 
 @scenario(retry=(False, True))
 def merge_step_back_fails(s: Script, retry: bool) -> None:
-    """The area before the last cannot be read: a retry leaves it out and claims to be finished."""
+    """The area before the last cannot be read: a retry skips it and claims to be finished."""
     _merge_over_parts(s)
     _break(s, "cow", 1, 1, 512)
     s.resume("org")
@@ -382,7 +382,7 @@ def merge_of_transient_crashes(s: Script) -> None:
 
 @scenario(failed=(False, True), long=(24, 160))
 def origin_beside_a_merge(s: Script, failed: bool, long: int) -> None:
-    """A second origin device is written when the merge is over, or has failed, and yet loaded."""
+    """A second origin device is written when the merge has ended or failed, but is still loaded."""
     s.snapshot_and_origin("P", 8)
     s.origin("org2", "base")
     s.disk("cow2", 512)

@@ -7,7 +7,7 @@ from harness.scenarios.script import Script, linear
 
 @scenario(store=PERSISTENT, writer=WRITERS, nth=(1, 2))
 def metadata_write_fails(s: Script, store: str, writer: str, nth: int) -> None:
-    """An area cannot be written: Invalid, in PO too; the store keeps what it had."""
+    """An area cannot be written: Invalid, even with PO; the store keeps what it had."""
     cast(s, store, 8)
     s.write("snap", 8, 3)
     s.fault("cow", "write", 8, 8, nth=nth)
@@ -19,7 +19,7 @@ def metadata_write_fails(s: Script, store: str, writer: str, nth: int) -> None:
 
 @scenario(store=PERSISTENT, writer=WRITERS)
 def flush_before_metadata_fails(s: Script, store: str, writer: str) -> None:
-    """The flush ahead of an area fails: some kernels do not look, and call the exception safe."""
+    """The flush before an area fails: some kernels do not check, and call the exception safe."""
     cast(s, store, 8)
     s.write("snap", 8, 3)
     s.fault("cow", "flush", nth=2)
@@ -31,7 +31,7 @@ def flush_before_metadata_fails(s: Script, store: str, writer: str) -> None:
 
 @scenario(below=("linear", "two", "split"))
 def flush_before_metadata_fails_below(s: Script, below: str) -> None:
-    """The same where the COW device is a table: one target, two of them, or two devices."""
+    """The same with a table as COW device: one target, two targets, or two devices."""
     s.disk("base", 64, stamped=True)
     s.disk("cow", 256, can_fail=True)
     s.disk("more", 64, can_fail=True)
@@ -137,7 +137,7 @@ def reload_reads_nothing(s: Script, store: str) -> None:
 
 @scenario(store=PERSISTENT, fault=("copy", "metadata", "mapped"))
 def fault_after_overflow(s: Script, store: str, fault: str) -> None:
-    """The store is full; then a fault as well: an overflowed snapshot becomes invalid, or not."""
+    """The store is full, then a fault follows: an overflowed snapshot becomes invalid, or not."""
     cast(s, store, 8, cow_sectors=32)
     s.write("snap", 8, 8)
     s.write("snap", 16, 8)
@@ -156,7 +156,7 @@ def fault_after_overflow(s: Script, store: str, fault: str) -> None:
 
 @scenario(store=PERSISTENT)
 def overflow_after_fault(s: Script, store: str) -> None:
-    """Faults that no state remembers, then the store runs full."""
+    """Faults that leave no state behind, then the store runs full."""
     cast(s, store, 8, cow_sectors=32)
     s.write("snap", 8, 8)
     s.fault("cow", "write", 16, 8)

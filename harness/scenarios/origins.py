@@ -61,7 +61,7 @@ def many_snapshots_with_changes(s: Script, store: str) -> None:
 
 @scenario(store=STORES)
 def mixed_chunk_sizes(s: Script, store: str) -> None:
-    """Snapshots with chunks of 1 to 128 sectors on one origin, made in no order."""
+    """Snapshots with chunks of 1 to 128 sectors on one origin, created in mixed order."""
     s.disk("base", 512, stamped=True)
     for chunk in (16, 128, 1, 8, 64):
         s.disk(f"cow{chunk}", 2048)
@@ -111,7 +111,7 @@ def origin_not_resumed(s: Script, store: str) -> None:
 
 @scenario()
 def write_below_the_origin(s: Script) -> None:
-    """Writes to the disk itself are seen by nobody: the snapshot shows them."""
+    """Writes to the disk itself go unnoticed: the snapshot shows them."""
     s.snapshot_and_origin("P", 8)
     s.write("base", 0, 16)
     s.read("snap", 0, 32)
@@ -122,7 +122,7 @@ def write_below_the_origin(s: Script) -> None:
 
 @scenario(store=STORES)
 def shorter_snapshot(s: Script, store: str) -> None:
-    """A snapshot shorter than its origin: writes behind its end do not concern it."""
+    """A snapshot shorter than its origin: writes beyond its end do not concern it."""
     s.disk("base", 128, stamped=True)
     s.disk("cow", 256)
     s.snapshot("snap", "base", "cow", store, 16)
@@ -138,7 +138,7 @@ def shorter_snapshot(s: Script, store: str) -> None:
 
 @scenario(store=("P", "N"), sectors=(40, 64, 400, 1200))
 def written_past_a_shorter_snapshot(s: Script, store: str, sectors: int) -> None:
-    """A write crosses the end of a snapshot within a chunk: what is behind it waits for no copy."""
+    """A write crosses the end of a snapshot within a chunk: the part beyond waits for no copy."""
     s.disk("base", 2400, stamped=True)
     s.disk("cow1", 4096)
     s.disk("cow2", 4096)
@@ -200,7 +200,7 @@ def snapshot_of_a_snapshot(s: Script) -> None:
 
 @scenario(store=STORES, rows=("F: a whole chunk is written without reading the origin",))
 def bad_origin(s: Script, store: str) -> None:
-    """An origin that cannot be read: whole chunks are written all the same, a copy is fatal."""
+    """An unreadable origin: whole chunks can still be written, a copy is fatal."""
     s.device("bad", error(64))
     s.disk("cow", 128)
     s.snapshot("snap", "bad", "cow", store, 8)
@@ -230,7 +230,7 @@ def half_bad_origin(s: Script, store: str) -> None:
 
 @scenario(store=STORES)
 def bad_cow(s: Script, store: str) -> None:
-    """The COW device fails behind its metadata: the first copy invalidates the snapshot."""
+    """The COW device fails after its metadata: the first copy invalidates the snapshot."""
     s.disk("store", 32)
     s.disk("base", 64, stamped=True)
     s.device("cow", linear("store", 24), error(104))
@@ -259,7 +259,7 @@ def bad_metadata(s: Script, which: str) -> None:
 
 @scenario()
 def bad_header(s: Script) -> None:
-    """The header cannot be written at invalidation: a re-load finds a valid snapshot again."""
+    """The header cannot be written at invalidation: a reload finds a valid snapshot again."""
     s.disk("store", 128)
     s.disk("base", 64, stamped=True)
     s.device("cow", linear("store", 128))
@@ -286,7 +286,7 @@ def target_not_at_zero(s: Script, start: int) -> None:
 
 @scenario()
 def origin_not_at_zero(s: Script) -> None:
-    """A snapshot-origin behind another target, and two of them in one table."""
+    """A snapshot-origin after another target, and two of them in one table."""
     s.disk("base", 128, stamped=True)
     s.disk("cow", 256)
     s.snapshot("snap", "base", "cow", "P", 8)

@@ -35,7 +35,7 @@ def overflow_by_origin(s: Script, store: str) -> None:
 
 @scenario(store=STORES, writer=("snap", "org"))
 def overflow_exactly_full(s: Script, store: str, writer: str) -> None:
-    """The last chunk is used, and nothing more is asked for; then rewritten; then one more."""
+    """The last chunk is used and no more is needed; then it is rewritten; then one more."""
     s.snapshot_and_origin(store, 8, origin_sectors=128, cow_sectors=48)
     s.write(writer, 0, 32)
     if store == "N":
@@ -47,7 +47,7 @@ def overflow_exactly_full(s: Script, store: str, writer: str) -> None:
 
 @scenario(store=STORES)
 def overflow_one_of_many(s: Script, store: str) -> None:
-    """Three snapshots, one with a small store: it alone gives up."""
+    """Three snapshots, one with a small store: only that one gives up."""
     s.disk("base", 128, stamped=True)
     for number, sectors in enumerate((256, 40, 256)):
         s.disk(f"cow{number}", sectors)
@@ -61,7 +61,7 @@ def overflow_one_of_many(s: Script, store: str) -> None:
 
 @scenario(store=("P", "PO"))
 def overflow_and_reload(s: Script, store: str) -> None:
-    """An overflow survives a reload, and goes when the snapshot is removed and made again."""
+    """An overflow survives a reload, and ends when the snapshot is removed and recreated."""
     s.disk("base", 128, stamped=True)
     s.disk("cow", 40)
     s.snapshot("snap", "base", "cow", store, 8)

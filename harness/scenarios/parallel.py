@@ -1,7 +1,7 @@
 """Several I/Os in flight at once: on one chunk, on neighbours, on origin and snapshot.
 
 Disks answer at once, or late (dm-delay), which keeps copies in flight while more arrives.  Where
-the outcome depends on a race, it must be one of those that the twin's orders give.
+the outcome depends on a race, it must be among the twin's permitted orders.
 """
 
 from harness.scenarios.io_errors import RACE
@@ -71,7 +71,7 @@ def several_snapshots(s: Script, store: str) -> None:
 
 
 def _slow_cow(s: Script, store: str, ms: int, *, cow_sectors: int = 512) -> None:
-    """A snapshot whose COW device takes its time."""
+    """A snapshot with a slow COW device."""
     s.disk("base", 128, stamped=True)
     s.disk("store", cow_sectors)
     s.device("cow", delay("store", cow_sectors, ms))
@@ -91,7 +91,7 @@ def slow_cow(s: Script, store: str) -> None:
 
 @scenario(store=STORES, rows=("F: read of the origin and the exception that overtakes it",))
 def slow_origin(s: Script, store: str) -> None:
-    """The origin reads slowly: a read of it is in flight while an origin write wants to go on."""
+    """The origin reads slowly: a read is in flight while an origin write is waiting."""
     s.disk("disk", 128, stamped=True)
     s.device("base", delay("disk", 128, 60, write_ms=0))
     s.disk("cow", 512)
@@ -112,7 +112,7 @@ def overflow_in_flight(s: Script, store: str) -> None:
 
 @scenario(threshold=("0", "1", "2", "2048"))
 def threshold_in_flight(s: Script, threshold: str) -> None:
-    """The limit on copies in flight changes when they are made, and nothing that is seen."""
+    """The limit on copies in flight changes when they are made, but nothing visible."""
     s.parameter("snapshot_cow_threshold", threshold)
     _slow_cow(s, "P", 20)
     s.parallel(*(("snap", 8 * chunk, 5) for chunk in range(6)))

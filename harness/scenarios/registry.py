@@ -1,7 +1,7 @@
 """The catalogue: every scenario by name, with its parameters.
 
 A scenario is a function that writes steps with a `Script`.  Parameters are given as lists, and
-each combination is a scenario of its own: ``write_one_sector[P-8]``.
+each combination is a separate scenario: ``write_one_sector[P-8]``.
 """
 
 import inspect
@@ -140,7 +140,7 @@ _scenarios: dict[str, Scenario] = {}
 def scenario(
     *, rows: Iterable[str] = (), loses_guest: bool = False, **parameters: Iterable[Any]
 ) -> Callable[[Author], Author]:
-    """Enter a function into the catalogue, once for each combination of ``parameters``.
+    """Add a function to the catalogue, once for each combination of ``parameters``.
 
     ``rows`` may name parameters: ``create_lots_of_snaps_{store}``.
     """
@@ -197,7 +197,7 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def choose(patterns: Iterable[str]) -> list[Scenario]:
-    """Scenarios that match any pattern, in catalogue order; all that keep their guest if none.
+    """Matching scenarios in catalogue order; without patterns, all that keep their guest.
 
     Raises:
         BadScenario: a pattern matches nothing.

@@ -56,7 +56,7 @@ def edges_in_flight(s: Script, block_size: int) -> None:
 
 @scenario()
 def write_back_errors_are_told_once(s: Script) -> None:
-    """An error of write-back that no fsync has told is told by the next one, whatever it wrote."""
+    """A write-back error that no fsync has reported is reported by the next, whatever it wrote."""
     _devices(s, 512)
     s.write("half", 64, 16, buffered=True)
     s.write("half", 0, 8)
@@ -76,7 +76,7 @@ def write_back_errors_are_told_once(s: Script) -> None:
 
 @scenario()
 def write_back_errors_of_another_life(s: Script) -> None:
-    """The error stays with the device: through a rename, a suspend, not through a removal."""
+    """The error stays with the device through a rename and a suspend, but not a removal."""
     _devices(s, 512)
     s.write("half", 64, 16, buffered=True)
     s.rename("half", "other")
@@ -108,7 +108,7 @@ _VERBS: dict[str, Op] = {"write": "write", "zeroout": "write", "discard": "disca
 
 @scenario(verb=tuple(_VERBS))
 def long_requests_of_a_disk_that_counts(s: Script, verb: str) -> None:
-    """Requests that are longer than the disk's queue takes, or than it is; a fault inside one."""
+    """Requests longer than the disk's queue allows, or than the disk; a fault inside one."""
     s.disk("disk", 8192, stamped=True, can_fail=True)
     s.device("above", linear("disk", 8192))
     ask = getattr(s, verb)
@@ -123,7 +123,7 @@ def long_requests_of_a_disk_that_counts(s: Script, verb: str) -> None:
 
 @scenario(count=(2, 3, 40))
 def requests_begun_together(s: Script, count: int) -> None:
-    """Which of several requests that a process has begun together is sent first: that one fails.
+    """Which of several requests that a process submits together is sent first: that one fails.
 
     More than two are gathered in a plug; one with 32 in it is emptied first.
     """
@@ -136,7 +136,7 @@ def requests_begun_together(s: Script, count: int) -> None:
 
 @scenario()
 def requests_begun_together_for_two_disks(s: Script) -> None:
-    """The same where some are for another disk: those are sent in the order of their beginning."""
+    """The same with some requests for another disk: they are sent in the order of submission."""
     for name in ("one", "two"):
         s.disk(name, 128, stamped=True, can_fail=True)
     s.fault("one", "write", 0, 128, nth=2)
@@ -147,7 +147,7 @@ def requests_begun_together_for_two_disks(s: Script) -> None:
 
 @scenario(sectors=(8, 64, 400))
 def pages_written_back(s: Script, sectors: int) -> None:
-    """Write-back of the page cache gathers requests, too, page by page; the third one fails."""
+    """Write-back of the page cache also gathers requests, page by page; the third one fails."""
     s.disk("disk", 512, stamped=True, can_fail=True)
     s.fault("disk", "write", 0, 512, nth=3)
     s.write("disk", 0, sectors, buffered=True)
@@ -186,10 +186,10 @@ def parts_of_pages(s: Script, sectors: int, block_size: int) -> None:
     where=("origin 72", "origin 70", "origin 65", "middle 72", "middle 70", "middle 65", "cow 72")
 )
 def parts_of_pages_that_cannot_be_read(s: Script, where: str) -> None:
-    """A page that is written in part is read first; where that fails, whole pages still go.
+    """A page that is partly written is read first; if that fails, whole pages still work.
 
-    Smaller blocks would be more requests at once than a COW device that counts them has an order
-    for.
+    Smaller blocks would mean more requests at once than have a fixed order on a COW device that
+    counts them.
     """
     dead, size = where.split()
     sectors = int(size)
@@ -209,7 +209,7 @@ def parts_of_pages_that_cannot_be_read(s: Script, where: str) -> None:
 
 @scenario(nth=(1, 2, 3, 4))
 def parts_of_pages_and_one_fault(s: Script, nth: int) -> None:
-    """One request of several fails: what was read before it stays, and the rest is asked again."""
+    """One request of several fails: what was read before it stays, the rest is requested again."""
     s.disk("base", 90, stamped=True, can_fail=True)
     s.device("above", linear("base", 90))
     for sector, count in ((1, 1), (3, 4), (3, 30), (60, 30), (63, 13)):
@@ -224,7 +224,7 @@ def parts_of_pages_and_one_fault(s: Script, nth: int) -> None:
 
 @scenario()
 def pages_read_at_once(s: Script) -> None:
-    """A long read asks for all its pages at once, and one by one where that fails."""
+    """A long read requests all its pages at once, and one by one if that fails."""
     s.disk("base", 3003, stamped=True, can_fail=True)
     s.device("above", linear("base", 3001, 2))
     s.read("above", 5, 700, buffered=True)
@@ -236,7 +236,7 @@ def pages_read_at_once(s: Script) -> None:
 
 @scenario(last=("zero", "error", "linear"), sectors=(72, 76))
 def pages_read_ahead_of_zeros(s: Script, last: str, sectors: int) -> None:
-    """Zeros are not read ahead of who asks for them: the request fails, and each page is read."""
+    """Target zero refuses readahead: the request fails, and each page is read."""
     s.disk("base", 128, stamped=True, can_fail=True)
     s.device(
         "joined",
@@ -255,9 +255,9 @@ def pages_read_ahead_of_zeros(s: Script, last: str, sectors: int) -> None:
 
 @scenario(sectors=(8, 16), delay_ms=(5, 20, 60))
 def delayed_pages_written_back(s: Script, sectors: int, delay_ms: int) -> None:
-    """Two writes whose time comes together: the first one may be late, and leave last.
+    """Two delayed writes that expire together: the first one may be late, and leave last.
 
-    Of more than two, some may be begun a tick of the kernel's clock later on a busy machine.
+    With more than two, some may start one tick of the kernel's clock later on a busy machine.
     """
     s.disk("base", 512, stamped=True, can_fail=True)
     s.device("late", Segment(512, "delay", f"{{base}} 0 {delay_ms}"))
@@ -268,7 +268,7 @@ def delayed_pages_written_back(s: Script, sectors: int, delay_ms: int) -> None:
 
 @scenario(below=("base plain", "plain base", "base", "plain"), sectors=(300, 600, 1500))
 def pages_read_at_once_of_joined_disks(s: Script, below: str, sectors: int) -> None:
-    """How many pages are asked for at once follows from the best length of the disks below."""
+    """How many pages are read ahead follows from the optimal I/O size of the disks below."""
     s.disk("base", 1024, stamped=True, can_fail=True)
     s.disk("plain", 1024, stamped=True)
     s.device("joined", *(linear(name, 1024) for name in below.split()))
@@ -277,7 +277,7 @@ def pages_read_at_once_of_joined_disks(s: Script, below: str, sectors: int) -> N
 
 @scenario(chunk=(8, 64, 512))
 def pages_read_at_once_of_what_was_striped(s: Script, chunk: int) -> None:
-    """A device whose rows were long goes on to ask for as many pages, on newer kernels."""
+    """A device that had long stripe rows still reads ahead as many pages, on newer kernels."""
     s.disk("base", 1024, stamped=True, can_fail=True)
     s.disk("plain", 2048, stamped=True)
     s.device("rows", Segment(2048, "striped", f"2 {chunk} {{base}} 0 {{plain}} 0"))
@@ -288,7 +288,7 @@ def pages_read_at_once_of_what_was_striped(s: Script, chunk: int) -> None:
 
 @scenario(block_size=(512, 4096), can_fail=(False, True))
 def flush_before_the_table_is_live(s: Script, block_size: int, can_fail: bool) -> None:
-    """A device takes the write cache of its disk with its first table, before that is live."""
+    """A device takes over its disk's write cache with its first table, before that is live."""
     s.disk("base", 64, block_size=512 if can_fail else block_size, can_fail=can_fail)
     s.create("above")
     s.load("above", linear("base", 64))
@@ -301,7 +301,7 @@ def flush_before_the_table_is_live(s: Script, block_size: int, can_fail: bool) -
 
 @scenario(sectors=(8, 9, 16))
 def pages_of_a_device_that_is_open(s: Script, sectors: int) -> None:
-    """Who has a device open keeps it at the block size it had, and what is written is written."""
+    """A device that stays open keeps its block size, and writes still reach it."""
     s.disk("base", 336, stamped=True, block_size=4096)
     s.disk("cow", 300)
     s.create("top")

@@ -117,7 +117,7 @@ def dust_reads_and_writes(s: Script, block: int, quiet: bool) -> None:
 
 @scenario(store=("P", "N"), writer=("snap", "org"), rows=("G7: faults placed by count",))
 def snapshot_over_dust(s: Script, store: str, writer: str) -> None:
-    """The origin has a bad block: a copy fails, a whole chunk needs none, an origin write cures."""
+    """The origin has a bad block: a copy fails, a whole chunk needs none, a write cures it."""
     s.disk("base-disk", 64, stamped=True)
     s.disk("cow", 256)
     s.device("base", Segment(64, "dust", "{base-disk} 0 512"))
@@ -156,7 +156,7 @@ def store_on_dust(s: Script, fails: int) -> None:
 
 @scenario()
 def flakey_ctr(s: Script) -> None:
-    """What flakey refuses, and how it writes down what it takes."""
+    """What flakey refuses, and how its table line shows what it accepts."""
     _tries(
         s,
         "flakey",
@@ -212,7 +212,7 @@ def flakey_ctr(s: Script) -> None:
     )
 )
 def flakey_reads_and_writes(s: Script, features: str) -> None:
-    """A device that is always down: what is read, written, dropped, spoiled; then one that is up.
+    """A device that is always down: reads, writes, drops, corruption; then one that is up.
 
     The up interval is longer than any scenario, and time begins with the table.
     """

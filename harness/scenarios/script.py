@@ -1,7 +1,7 @@
 """The pen that scenarios are written with: each call appends steps, nothing runs.
 
-What a scenario leaves out is chosen so that more is seen: a write takes a new generation, a device
-gets a table and is resumed, a snapshot is as long as its origin.
+Defaults are chosen so that more is visible: a write takes a new generation, a device gets a table
+and is resumed, a snapshot is as long as its origin.
 """
 
 import sys
@@ -48,8 +48,8 @@ from harness.units import SECTOR_BYTES
 class Segment:
     """One target of a table, of ``sectors`` sectors; it begins where the one before it ends.
 
-    In ``args`` ``{name}`` stands for a device.  A segment of no sectors is left out, so that what
-    lies in front of a place or behind it need not be asked for.
+    In ``args`` ``{name}`` stands for a device.  A segment of no sectors is left out, so callers
+    need not check whether anything lies before or after a place.
     """
 
     sectors: int
@@ -83,7 +83,7 @@ def delay(
 
 
 def patched(device: str, sectors: int, at: int, patch: Segment) -> tuple[Segment, ...]:
-    """``sectors`` sectors of ``device``, but from sector ``at`` on ``patch`` in place of it."""
+    """``sectors`` sectors of ``device``, but with ``patch`` in its place from sector ``at`` on."""
     end = at + patch.sectors
     return linear(device, at), patch, linear(device, sectors - end, end)
 
@@ -94,7 +94,7 @@ def reading(device: str, sector: int, sectors: int) -> Read:
 
 
 def writing(device: str, sector: int, sectors: int, generation: int) -> Write:
-    """A write among the requests of `Script.parallel`, of a generation that is chosen by hand."""
+    """A write among the requests of `Script.parallel`, with an explicit generation."""
     return Write(device=device, sector=sector, sectors=sectors, generation=generation)
 
 
@@ -161,7 +161,7 @@ class Script:
             return self._sectors[name]
         except KeyError:
             raise BadScenario(
-                f"the size of {name} is not known: make it with disk() or device(), "
+                f"the size of {name} is not known: create it with disk() or device(), "
                 "or say how many sectors"
             ) from None
 
@@ -203,7 +203,7 @@ class Script:
         self.steps.append(Create(name=name))
 
     def load(self, name: str, *lines: Segment | TargetLine, read_only: bool = False) -> None:
-        """Load a table; segments lie end to end, a `TargetLine` lies where it says."""
+        """Load a table; segments lie end to end, a `TargetLine` says where it begins."""
         table: list[TargetLine] = []
         end = 0
         for line in lines:
@@ -264,7 +264,7 @@ class Script:
         sectors: int | None = None,
         features: str = "",
     ) -> Segment:
-        """The table line of a snapshot, as long as its origin unless ``sectors`` says else."""
+        """The table line of a snapshot, as long as its origin unless ``sectors`` says otherwise."""
         args = f"{{{origin}}} {{{cow}}} {store} {chunk} {features}".rstrip()
         return Segment(sectors or self._sectors_of(origin), "snapshot", args)
 
@@ -291,7 +291,7 @@ class Script:
         )
 
     def reactivate(self, name: str, origin: str, cow: str, store: str, chunk: int) -> None:
-        """Remove a snapshot, and make it again over what its COW device holds by then."""
+        """Remove a snapshot, and recreate it over the present contents of its COW device."""
         self.remove(name)
         self.snapshot(name, origin, cow, store, chunk)
 
@@ -378,8 +378,8 @@ class Script:
     ) -> None:
         """Several requests in flight at once, submitted in this order.
 
-        A write of a new generation is (device, sector, sectors); there are `reading` and `writing`
-        besides.  Devices to ``resume`` are suspended; they are resumed once everything is
+        A write of a new generation is (device, sector, sectors); `reading` and `writing` make other
+        requests.  Devices to ``resume`` are suspended; they are resumed once everything is
         submitted.
         """
         made = tuple(
@@ -420,15 +420,15 @@ class Script:
         )
 
     def heal(self, *disks: str) -> None:
-        """Nothing fails any more."""
+        """Remove all faults."""
         self.steps += [Heal(device=disk) for disk in disks]
 
     def image(self, *disks: str) -> None:
-        """Every byte of a disk, in the middle of things."""
+        """Observe every byte of a disk in the middle of a scenario."""
         self.steps += [Image(device=disk) for disk in disks]
 
     def examine(self) -> None:
-        """Read everything; each scenario ends with one without being told."""
+        """Read everything; each scenario ends with this automatically."""
         self.steps.append(Examine())
 
     def parameter(self, name: str, value: str) -> None:
@@ -436,5 +436,5 @@ class Script:
         self.steps.append(Parameter(name=name, value=value))
 
     def crash(self, how: str) -> None:
-        """Lose the guest on purpose."""
+        """Lose the guest deliberately."""
         self.steps.append(Crash(how=how))  # type: ignore[arg-type]

@@ -1,6 +1,6 @@
 """Devices on devices: what a table takes from those below, and how it may name them.
 
-Limits that are kept where a new table stands on nothing, blocks that do not line up, read-only
+Limits that are kept if a new table has no devices below, blocks that do not line up, read-only
 devices in the middle, numbers that are too long.
 """
 
@@ -41,7 +41,7 @@ def _line(kind: str) -> Segment:
     )
 )
 def limits_are_kept(s: Script, tables: str) -> None:
-    """Tables one after another: one that stands on no device keeps what queue limits there are."""
+    """Tables one after another: one without devices below keeps the existing queue limits."""
     s.disk("base", _SECTORS, stamped=True)
     s.disk("cow", 128)
     first, *others = tables.split()
@@ -139,7 +139,7 @@ def blocks_that_do_not_line_up(s: Script, start: int, length: int) -> None:
     )
 )
 def device_numbers(s: Script, word: str) -> None:
-    """A table that names a device by number, or by what some kernels take for one."""
+    """A table that names a device by number, or by something that some kernels take for one."""
     s.disk("cow", _SECTORS)
     s.prepare("d", Segment(8, "linear", f"{word} 0"))
     s.load("d", Segment(8, "snapshot", f"{word} {{cow}} P 8"))
@@ -148,7 +148,7 @@ def device_numbers(s: Script, word: str) -> None:
 
 @scenario()
 def numbers_beyond_their_bits(s: Script) -> None:
-    """Numbers in tables of more bits than they may have: those that are left count."""
+    """Numbers in tables with too many bits: the remaining bits count."""
     s.disk("base", _SECTORS, stamped=True)
     s.disk("cow", _SECTORS)
     s.device("d", zero(8))
@@ -218,7 +218,7 @@ def delay_tables(s: Script) -> None:
 
 @scenario()
 def first_table_does_not_fit(s: Script) -> None:
-    """It is refused; whether the next one is looked at depends on what the first has decided."""
+    """It is refused; whether the next one is checked depends on what the first has decided."""
     s.disk("base", _SECTORS, stamped=True)
     s.disk("cow", _SECTORS)
     for name in ("d", "e"):
@@ -265,7 +265,7 @@ def simple_tables(s: Script, kind: str) -> None:
 
 @scenario()
 def name_of_a_renamed_device(s: Script) -> None:
-    """A name that a renamed device has left can be used again, and its tables follow the name."""
+    """The old name of a renamed device can be used again, and tables follow the name."""
     s.disk("base", _SECTORS, stamped=True)
     s.disk("cow", _SECTORS)
     s.device("a", linear("base", _SECTORS))
@@ -284,7 +284,7 @@ def name_of_a_renamed_device(s: Script) -> None:
 
 @scenario()
 def suspended_without_a_table(s: Script) -> None:
-    """A device that was never loaded can be suspended; then I/O would wait for ever."""
+    """A device that was never loaded can be suspended; then I/O would wait forever."""
     s.create("d")
     s.write("d", 0, 1)
     s.suspend("d")

@@ -81,7 +81,7 @@ def full_areas(s: Script, chunk: int, areas: int) -> None:
 
 @scenario(store=("P", "PO"), extra=(0, 1))
 def no_room_for_the_next_area(s: Script, store: str, extra: int) -> None:
-    """The COW device ends behind the last data chunk of an area: the next one cannot be zeroed."""
+    """The COW device ends after the last data chunk of an area: the next one cannot be zeroed."""
     count = entries_per_area(1)
     s.disk("base", 64, stamped=True)
     s.disk("cow", 2 + count + extra)
@@ -94,7 +94,7 @@ def no_room_for_the_next_area(s: Script, store: str, extra: int) -> None:
 
 @scenario(store=("P", "N"), rows=("lvm2: snapshot-reactivate",))
 def reactivate(s: Script, store: str) -> None:
-    """Removed and made again, twice, with unaligned writes between."""
+    """Removed and recreated, twice, with unaligned writes between."""
     s.snapshot_and_origin(store, 8, origin_sectors=4096, cow_sectors=8192)
     for turn in range(2):
         s.write("snap", 100 + turn * 1000, 2411)
@@ -106,7 +106,7 @@ def reactivate(s: Script, store: str) -> None:
 
 @scenario()
 def reactivate_empty(s: Script) -> None:
-    """A store without exceptions, removed and made again."""
+    """A store without exceptions, removed and recreated."""
     s.disk("base", 64, stamped=True)
     s.disk("cow", 64)
     s.snapshot("snap", "base", "cow", "P", 8)
@@ -118,7 +118,7 @@ def reactivate_empty(s: Script) -> None:
 
 @scenario()
 def reactivate_full(s: Script) -> None:
-    """A store without a free chunk, removed and made again: it can be read, and rewritten."""
+    """A store without a free chunk, removed and recreated: it can be read, and rewritten."""
     s.disk("base", 64, stamped=True)
     s.disk("cow", 48)
     s.snapshot("snap", "base", "cow", "PO", 8)
@@ -132,7 +132,7 @@ def reactivate_full(s: Script) -> None:
 
 @scenario()
 def reactivate_invalid(s: Script) -> None:
-    """An invalidated store, removed and made again: it loads, and is invalid."""
+    """An invalidated store, removed and recreated: it loads, and is invalid."""
     s.disk("base", 64, stamped=True)
     s.disk("cow", 48)
     s.snapshot("snap", "base", "cow", "P", 8)
@@ -164,7 +164,7 @@ def other_chunk_size_on_disk(s: Script, disk: int, table: int) -> None:
 
 @scenario(size=(0, 3, 24, 4194304, 4294967295, 2147483648))
 def bad_chunk_size_on_disk(s: Script, size: int) -> None:
-    """The header names a chunk size that cannot be."""
+    """The header names an impossible chunk size."""
     _found(s, DiskHeader(chunk_sectors=size).pack())
     s.prepare("snap", s.snapshot_line("base", "cow", "P", 8))
 
@@ -200,7 +200,7 @@ def header_flags(s: Script, valid: int, version: int) -> None:
 
 @scenario()
 def foreign_disk(s: Script) -> None:
-    """A COW device full of somebody's data."""
+    """A COW device full of foreign data."""
     s.disk("base", 64, stamped=True)
     s.disk("cow", 64, stamped=True)
     s.prepare("snap", s.snapshot_line("base", "cow", "P", 8))
@@ -216,7 +216,7 @@ def _entries(pairs: Iterable[tuple[int, int]]) -> bytes:
 
 @scenario(store=("P", "PO"))
 def stale_entries(s: Script, store: str) -> None:
-    """Entries behind the end marker are kept, and live again once the marker's place is filled."""
+    """Entries after the end marker are kept, and become live once the marker is overwritten."""
     _found(s, build(8, allocate([3], 8), stale=[(7, 9), (1, 5)]))
     _use(s, store=store)
     s.reactivate("snap", "base", "cow", "P", 8)
@@ -225,14 +225,14 @@ def stale_entries(s: Script, store: str) -> None:
 
 @scenario(new=(0x1000, 30, 31, 32, 33, 100, 0xFFFFFFFF))
 def entry_beyond_the_cow(s: Script, new: int) -> None:
-    """An entry that points behind the device: accepted, its chunk unreadable, no space left."""
+    """An entry that points beyond the device: accepted, its chunk unreadable, no space left."""
     _found(s, build(8, [(2, new), (3, 2)]))
     _use(s)
 
 
 @scenario(new=(0, 1, 2))
 def entry_at_metadata(s: Script, new: int) -> None:
-    """Entries that point at the header or at an area: nothing checks."""
+    """Entries that point at the header or at an area: nothing checks this."""
     _found(s, build(8, [(2, 4), (9, new), (3, 5)]))
     _use(s)
 
@@ -269,7 +269,7 @@ def two_chunks_in_one_place(s: Script) -> None:
 
 @scenario()
 def runs_in_any_order(s: Script) -> None:
-    """Runs that grow at both ends, and records that look like a run and are none."""
+    """Runs that grow at both ends, and records that look like a run but are not."""
     _found(s, build(8, [(4, 4), (5, 5), (3, 3), (7, 6), (8, 8), (10, 9), (9, 7)]))
     _use(s)
 
@@ -283,7 +283,7 @@ def old_chunk_beyond_the_origin(s: Script) -> None:
 
 @scenario(areas=(1, 2), rows=("lvmsync: an exactly full area",))
 def device_ends_behind_a_full_area(s: Script, areas: int) -> None:
-    """The last area is full and the next one lies behind the end: the load fails."""
+    """The last area is full and the next one lies beyond the end: the load fails."""
     image = build(1, allocate(range(32 * areas), 1))
     cut = 1 + 33 * areas
     s.disk("base", 128, stamped=True)
@@ -365,7 +365,7 @@ def stale_area(s: Script) -> None:
 
 @scenario(more=(1, 2, 3))
 def stale_entries_come_to_life(s: Script, more: int) -> None:
-    """Behind the end marker lie entries of an earlier life: new exceptions overwrite the marker."""
+    """Old entries lie after the end marker: new exceptions overwrite the marker."""
     s.disk("base", 64, stamped=True)
     s.disk("cow", 128, stamped=True)
     s.poke("cow", 0, build(1, [(1, 5), (2, 6)], stale=[(9, 20), (10, 21)]))

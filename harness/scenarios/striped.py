@@ -12,7 +12,7 @@ _SHAPES = {
     "4x3": (4, 3),
     "1x24": (1, 24),
 }
-"""Stripes and sectors of a chunk; not all of them powers of two."""
+"""Stripes, and sectors per chunk; not all of them powers of two."""
 _PERSISTENT_OR_NOT = ("P", "N")
 
 
@@ -115,7 +115,7 @@ def striped_ranges(s: Script, shape: str) -> None:
 
 @scenario()
 def striped_on_one_disk(s: Script) -> None:
-    """All stripes on one disk, alone and beside other targets: flushes, and flushes with data."""
+    """All stripes on one disk, alone and next to other targets: flushes, and flushes with data."""
     s.disk("a", 256, stamped=True, can_fail=True)
     s.disk("base", 64, stamped=True)
     line = Segment(64, "striped", "2 8 {a} 0 {a} 64")
@@ -134,7 +134,7 @@ def striped_on_one_disk(s: Script) -> None:
 
 @scenario(chunk=(1, 2, 4, 6, 7, 8, 12, 16, 24), disk=("memory", "fallible", "large"))
 def striped_limits(s: Script, chunk: int, disk: str) -> None:
-    """Chunks smaller than a block, or none of its multiples, and what stands on such devices."""
+    """Chunks smaller than a block, or not a multiple of it, and devices on top of that."""
     for name in ("a", "b", "cow"):
         s.disk(
             name,
@@ -200,7 +200,7 @@ def store_on_striped(s: Script, store: str, shape: str) -> None:
 
 @scenario(shape=tuple(_SHAPES))
 def merge_into_striped(s: Script, shape: str) -> None:
-    """A snapshot, with its store on stripes, flows back into an origin that is striped."""
+    """A snapshot with its store on stripes is merged into a striped origin."""
     stripes, width = _SHAPES[shape]
     disks = _disks(s, stripes)
     length = stripes * width * 8
@@ -218,7 +218,7 @@ def merge_into_striped(s: Script, shape: str) -> None:
 
 @scenario(op=("read", "write"), through=("disk", "error"))
 def stripe_fails(s: Script, op: str, through: str) -> None:
-    """A device below one stripe fails: the letter, the events, and no more of them than 14."""
+    """A device below one stripe fails: the letter, and the events, at most 14 of them."""
     disks = _disks(s, 2, can_fail=True)
     if through == "error":
         s.device("bad", linear("b", 64))
@@ -306,7 +306,7 @@ def stripes_of_stripes(s: Script) -> None:
 
 @scenario()
 def poked_through_stripes(s: Script) -> None:
-    """A store that is written by hand through stripes is the one that the snapshot finds."""
+    """The snapshot finds a store that was written by hand through stripes."""
     s.disk("a", 128, stamped=True)
     s.disk("b", 128)
     s.disk("base", 64, stamped=True)

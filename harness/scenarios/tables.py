@@ -8,7 +8,7 @@ STORES = ("P", "PO", "N")
 
 @scenario(rows=("lvm2: snapshot-rename",))
 def rename(s: Script) -> None:
-    """Devices change their names under a snapshot; lines and uevents follow."""
+    """Devices below a snapshot are renamed; table lines and uevents follow."""
     s.disk("base", 128, stamped=True)
     s.disk("store", 256)
     s.device("cow", linear("store", 256))
@@ -24,7 +24,7 @@ def rename(s: Script) -> None:
 
 @scenario()
 def missing_devices(s: Script) -> None:
-    """Every request to a device that is not there."""
+    """Every request to a device that does not exist."""
     s.load("nobody", zero(8))
     s.resume("nobody")
     s.suspend("nobody")
@@ -82,7 +82,7 @@ def busy_devices(s: Script) -> None:
 
 @scenario(store=STORES)
 def suspend_and_resume(s: Script, store: str) -> None:
-    """Suspended devices keep their state; I/O is not asked of them."""
+    """Suspended devices keep their state; no I/O is sent to them."""
     s.snapshot_and_origin(store, 8)
     s.write("snap", 0, 3)
     s.suspend("snap")
@@ -99,7 +99,7 @@ def suspend_and_resume(s: Script, store: str) -> None:
 
 @scenario()
 def suspended_below(s: Script) -> None:
-    """A device below is suspended: what stands on it would wait."""
+    """A device below is suspended: those on top of it would wait."""
     s.disk("disk", 128, stamped=True)
     s.device("base", linear("disk", 128))
     s.disk("cow", 128)
@@ -143,7 +143,7 @@ def reload_with_other_store(s: Script, first: str, second: str) -> None:
 
 @scenario(store=STORES, rows=("G3: handover in every order",))
 def handover_between_devices(s: Script, store: str) -> None:
-    """A second device takes the exceptions of the first, which stays behind as Invalid."""
+    """A second device takes over the exceptions of the first, which is left Invalid."""
     s.snapshot_and_origin(store, 8)
     s.write("snap", 0, 3)
     s.prepare("heir", s.snapshot_line("base", "cow", store, 8))
@@ -209,7 +209,7 @@ def handover_destination_dropped(s: Script) -> None:
 
 @scenario()
 def second_load(s: Script) -> None:
-    """A second table on the same COW device, while one waits already."""
+    """A second table on the same COW device, while one is already waiting."""
     s.disk("base", 128, stamped=True)
     s.disk("cow", 256)
     s.disk("cow2", 256)
@@ -223,7 +223,7 @@ def second_load(s: Script) -> None:
 
 @scenario()
 def loaded_is_not_active(s: Script) -> None:
-    """A snapshot that was loaded and never resumed: origin writes pass it by."""
+    """A snapshot that was loaded but never resumed: origin writes bypass it."""
     s.disk("base", 128, stamped=True)
     s.disk("cow", 256)
     s.prepare("snap", s.snapshot_line("base", "cow", "P", 8))
@@ -261,7 +261,7 @@ def cow_threshold(s: Script, value: str) -> None:
 
 @scenario(name=("snapshot_cow_threshold", "snapshot_copy_throttle", "no_such_parameter"))
 def parameter_values(s: Script, name: str) -> None:
-    """What a parameter of the module takes for a number, and what is out of its range."""
+    """What a parameter of the module accepts as a number, and what is out of range."""
     for value in (
         "1",
         " 1",
@@ -308,7 +308,7 @@ def parameter_values(s: Script, name: str) -> None:
 
 @scenario(loses_guest=True, how=("panic", "hang", "exit"))
 def lost(s: Script, how: str) -> None:
-    """The guest is lost on purpose."""
+    """The guest is lost deliberately."""
     s.snapshot_and_origin("P", 8)
     s.write("snap", 0, 3)
     s.crash(how)

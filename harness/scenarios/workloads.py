@@ -1,7 +1,7 @@
 """What other suites do to snapshots with file systems and benchmarks, as bare reads and writes.
 
 Nothing here measures time and nothing is mounted: a scenario issues the requests that such a
-workload would, in sizes of a small guest, and every byte is compared.  Requests of several workers
+workload would, scaled to a small guest, and every byte is compared.  Requests of several workers
 are issued in turns, except where a name says "at once".
 """
 
@@ -17,7 +17,7 @@ GROUP: Final = 1024
 
 
 def scattered(count: int, step: int = 61) -> Iterator[int]:
-    """0 … count - 1, each once, in an order that looks like none; ``step`` and count are coprime.
+    """0 … count - 1, each once, in a scattered order; ``step`` and count are coprime.
 
     This is what a benchmark's random writes are: every block once.
     """
@@ -259,7 +259,7 @@ def workers(s: Script, which: str, pattern: str, workers: int, store: str) -> No
 )
 @scenario(pattern=("seqread",), rows=("dmtest: fio_raw_device_seqread_throughput",))
 def no_snapshot(s: Script, pattern: str) -> None:
-    """The same requests where there is no snapshot: on a linear device, and on a lone origin."""
+    """The same requests without a snapshot: on a linear device, and on a lone origin."""
     io, count = WORKLOADS[pattern]
     s.disk("base", io * count, stamped=True)
     s.device("plain", linear("base", io * count))
@@ -418,7 +418,7 @@ def origin_pulled_out(s: Script, store: str) -> None:
 
 @scenario(rows=("blksnap: destroyed in use", "dattobd: destroyed in use"), store=STORES)
 def destroyed_in_use(s: Script, store: str) -> None:
-    """A snapshot that something stands on cannot be removed; afterwards the origin goes on."""
+    """A snapshot that is in use by another device cannot be removed; the origin still works."""
     s.snapshot_and_origin(store, 8)
     s.device("top", linear("snap", 256))
     s.write("top", 3, 20)
@@ -437,7 +437,7 @@ def destroyed_in_use(s: Script, store: str) -> None:
 
 @scenario(rows=("blksnap: corruption", "dattobd: corruption"), store=STORES, chunk=(8, 64))
 def image_stays(s: Script, store: str, chunk: int) -> None:
-    """Scattered writes to the origin, all read through the snapshot after each few."""
+    """Scattered writes to the origin, all read through the snapshot every few writes."""
     sectors = 512
     s.snapshot_and_origin(store, chunk, origin_sectors=sectors, cow_sectors=4 * sectors)
     for turn, place in zip(range(24), scattered(sectors, 151), strict=False):
@@ -466,7 +466,7 @@ def boundary_writes(s: Script, store: str, rest: int) -> None:
     store=STORES,
 )
 def image_is_written(s: Script, store: str) -> None:
-    """The snapshot is written over and over, before and after the origin loses the same place."""
+    """The snapshot is overwritten repeatedly, before and after origin writes to the same place."""
     s.snapshot_and_origin(store, 8)
     for sector in (0, 5, 40, 41, 200):
         s.write("snap", sector, 12)

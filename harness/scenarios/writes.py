@@ -108,7 +108,7 @@ def origin_writes_do_not_affect_snapshot(s: Script, store: str) -> None:
     store=STORES, rest=(1, 5, 7), rows=("blksnap: boundary writes", "dattobd: boundary writes")
 )
 def tail_chunk(s: Script, store: str, rest: int) -> None:
-    """An origin that is no multiple of the chunk: its last chunk is copied as far as it goes."""
+    """An origin that is not a multiple of the chunk: its last chunk is copied up to the end."""
     s.disk("base", 64 + rest, stamped=True)
     s.disk("cow", 256, stamped=store == "N")
     s.snapshot("snap", "base", "cow", store, 8)
@@ -121,7 +121,7 @@ def tail_chunk(s: Script, store: str, rest: int) -> None:
 
 @scenario(store=STORES)
 def full_tail_chunk_is_short(s: Script, store: str) -> None:
-    """A write of all that is left in the last chunk is no whole chunk: it is copied first."""
+    """A write of the whole partial last chunk is not a whole chunk: it is copied first."""
     s.disk("base", 20, stamped=True)
     s.disk("cow", 256)
     s.snapshot("snap", "base", "cow", store, 8)
@@ -131,7 +131,7 @@ def full_tail_chunk_is_short(s: Script, store: str) -> None:
 
 @scenario(store=STORES, rows=("blksnap: boundary writes", "dattobd: boundary writes"))
 def beyond_the_end(s: Script, store: str) -> None:
-    """Reads and writes that cross or lie behind the end of the device."""
+    """Reads and writes that cross or lie beyond the end of the device."""
     s.snapshot_and_origin(store, 8)
     s.write("snap", 250, 12)
     s.write("snap", 256, 8)
