@@ -1,15 +1,15 @@
 #!/bin/sh
-# Makes .venv ready for use; called by make before everything else, silent when nothing is to do.
+# Makes .venv ready for use; called by make before everything else, silent when there is nothing to do.
 #
 # It installs no system package: what is missing is named in one line with the command to type.
 # .venv/.ready is written last and says what .venv was made for: this directory, this Python, this
-# pyproject.toml. A venv without it was left half-made and is made anew, and so is one that was
-# moved or lost its Python (the programs in it name both); for a new pyproject.toml it is brought
-# up to date in place.
+# pyproject.toml. A venv without it was left half-made and is recreated, and so is one that was
+# moved or lost its Python (the programs in it name both); for a new pyproject.toml it is updated
+# in place.
 set -eu
 cd "$(dirname "$0")/.."
 
-# What a user's environment may hold against a venv.
+# What in a user's environment may interfere with a venv.
 unset PYTHONHOME PYTHONPATH PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALENV
 export LC_ALL=C PIP_DISABLE_PIP_VERSION_CHECK=1
 
