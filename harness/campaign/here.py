@@ -1,4 +1,4 @@
-"""Running scenarios in this machine: a disposable guest that was set up by others.
+"""Running scenarios in this machine: a disposable guest that dmsnap did not start.
 
 There is no supervisor: a kernel that panics takes dmsnap with it, and no journal keeps what had
 finished.  Everything else is the same, including the comparison.

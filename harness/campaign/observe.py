@@ -1,7 +1,7 @@
 """The one primitive: work and a side that carries it out give outcomes, one for each piece.
 
-*Work* is pieces with names: how many steps each has, what a guest is told to do some of them, and
-what the twin foretells of them.  `Scenarios` is one kind; the boots of `harness.lvm.enact` are
+*Work* is pieces with names: how many steps each has, the job of a guest for some of them, and what
+the twin foretells of them.  `Scenarios` is one kind; the boots of `harness.lvm.enact` are
 another.  A *side* is a place where a real kernel carries them out: guests (`Guests`), or this
 machine (`Here`).
 
@@ -49,7 +49,7 @@ class Work(Protocol):
         """The step that is foretold never to return."""
 
     def dies_in(self, name: str, ready: Ready, step: int) -> bool:
-        """Whether a kernel is foretold possibly to die in that step."""
+        """Whether it is foretold that a kernel may die in that step."""
 
 
 W_contra = TypeVar("W_contra", bound=Work, contravariant=True)
@@ -203,7 +203,7 @@ class Here:
             if self.backend.spoilt:
                 raise ProvisioningError(
                     "devices of a scenario could not be removed, so no other "
-                    "guest can run; reboot this machine"
+                    "scenario can run; reboot this machine"
                 )
             found[name] = self._outcome(work.trace(name))
             hear(ScenarioEnded(found[name]))

@@ -173,7 +173,7 @@ def cause(boot: Boot, limit_s: float = LIMIT_S) -> str:
         return f"{how}, and its console says: {line}{_FORBIDDEN if _PTRACE.search(line) else ''}"
     with contextlib.suppress(ValueError):
         killed = signal.Signals(boot.status - 128)
-        return f"it was killed by {killed.name}{_LIMITED.get(killed, '')}, without a word"
+        return f"it was killed by {killed.name}{_LIMITED.get(killed, '')}, without any output"
     return f"{how}, without any output"
 
 

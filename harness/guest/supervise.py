@@ -93,7 +93,7 @@ class Supervisor:
     Args:
         kernel: the kernel that the guests boot.
         guests: how many at a time.
-        results: one subdirectory per guest (job, journal, console); created if missing.
+        results: directory, one subdirectory per guest (job, journal, console); made if missing.
         job: makes the agent's job file from the scenarios of one guest, in order.
         python: interpreter that runs in the guest.
         step_limit_s: longest time without a new record in the journal; like the other limits,

@@ -254,8 +254,8 @@ class Parallel(Step, frozen=True, kw_only=True):
     submission, and its text has a line for each: ``ok`` or the errno.
 
     Mapped devices named in ``resume`` are suspended before the step, with nothing loaded, and
-    resumed in this order once everything is submitted.  Until then I/O to what is below them
-    waits, so that what finds what in flight does not depend on a race.
+    resumed in this order once everything is submitted.  Until then their I/O waits,
+    so that what finds what in flight does not depend on a race.
     """
 
     ios: Annotated[tuple[Write | Read, ...], Meta(min_length=1, max_length=256)]

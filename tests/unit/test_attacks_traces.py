@@ -353,7 +353,7 @@ def test_standard_input_is_bounded(tmp_path: Path) -> None:
         done = limited(MAIN, "replay", "--on", "twin", "--output", tmp_path, "-", given=zeros)
     assert (done.returncode, done.stdout) == (2, "")
     [line] = done.stderr.splitlines()
-    assert "more than 64 MiB" in line
+    assert "limit of 64 MiB" in line
 
 
 @pytest.mark.parametrize(

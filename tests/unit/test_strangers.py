@@ -202,11 +202,11 @@ def test_a_scenario_has_a_longest_journal(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("count", "packed", "said"),
     [
-        (1, zlib.compress(bytes(513)), "holds more"),
-        (1, zlib.compress(bytes(511)), "holds 511 bytes"),
-        (1, zlib.compress(bytes(512))[:-1], "holds more"),
-        (1, zlib.compress(bytes(512)) + b"x", "holds more"),
-        (1, b"", "holds 0 bytes"),
+        (1, zlib.compress(bytes(513)), "has more"),
+        (1, zlib.compress(bytes(511)), "has 511 bytes"),
+        (1, zlib.compress(bytes(512))[:-1], "has more"),
+        (1, zlib.compress(bytes(512)) + b"x", "has more"),
+        (1, b"", "has 0 bytes"),
         (1, b"no zlib", "cannot be inflated"),
         (0, zlib.compress(b""), "a raw run of 0 sectors"),
         (-1, zlib.compress(b""), "a raw run of -1 sectors"),
