@@ -44,7 +44,9 @@ class Request(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """What is asked for; the fields are the options of ``dmsnap run``.
 
     Attributes:
-        report: directory of the report; None for a run that leaves none.
+        report: directory of the report; None if it was not said.
+        usual_report: where it goes then, unless this machine is the guest, which may have no place
+            to write to.
         cases: (kernel, scenario) of each result that is wanted, for ``run``.
     """
 
@@ -61,6 +63,7 @@ class Request(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     step_limit: float = 30.0
     no_cage: bool = False
     report: str | None = None
+    usual_report: str = ""
     cases: list[tuple[str, str]] = []
 
     @property
@@ -153,7 +156,8 @@ def _run(request: Request) -> None:
     wanted: dict[str, list[Trace]] = {}
     for kernel, name in request.cases:
         wanted.setdefault(kernel, []).append(traces[name])
-    directory = Path(request.report) if request.report else None
+    place = request.report or ("" if request.here else request.usual_report)
+    directory = Path(place) if place else None
     renderers: list[FileReporter] = []
     if directory:
         check_writable(directory)

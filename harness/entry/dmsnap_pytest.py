@@ -283,7 +283,6 @@ class _Run:
     """One run of all that was selected, which this process or another worker has started."""
 
     def __init__(self, config: pytest.Config, cases: Iterable[tuple[str, str]]) -> None:
-        here = _option(config, "guest") == "here"
         report = _option(config, "report")
         self._stack = ExitStack()
         self._cases = list(cases)
@@ -308,10 +307,8 @@ class _Run:
             "do": "run",
             **_asked(config),
             "cases": self._cases,
-            # Inside a guest there may be no place to write to.
-            "report": report and str(config.rootpath / report)
-            if here or report
-            else str(config.rootpath / "report/pytest"),
+            "report": report and str(config.rootpath / report),
+            "usual_report": str(config.rootpath / "report/pytest"),
         }
 
     def __enter__(self) -> "_Run":

@@ -204,7 +204,7 @@ def test_pytest_fails_in_the_words_of_the_report(typed, tmp_path):
 
 def test_pytest_refuses_a_scenario_that_is_none(typed):
     done = typed("pytest", CATALOGUE, "--scenario", "nosuch", "-p", "no:cacheprovider")
-    assert done.returncode == pytest.ExitCode.INTERRUPTED
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert "no scenario matches nosuch" in done.stdout + done.stderr
 
 
