@@ -378,7 +378,7 @@ def script(
 
 def prelude() -> str:
     """What all reproducers begin with, from ``set -u`` to the story."""
-    return (files("harness.fuzz") / "prelude.sh").read_text()
+    return (files("harness.fuzz") / "prelude.sh").read_text(encoding="utf-8")
 
 
 class _Script:

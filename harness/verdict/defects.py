@@ -60,7 +60,7 @@ class _Register(Struct, frozen=True, forbid_unknown_fields=True):
 @cache
 def register() -> Mapping[str, Defect]:
     """Every known defect by name, in the order of the page."""
-    text = Path(__file__).with_name("defects.toml").read_text()
+    text = Path(__file__).with_name("defects.toml").read_text(encoding="utf-8")
     entries = msgspec.convert(tomllib.loads(text), _Register).defect
     return {entry.name: entry for entry in entries}
 

@@ -460,8 +460,8 @@ def test_what_is_kept_outlives_the_next_build(tree):
         (["--source", "debian:1.0"], EXIT_CANNOT_BE_JUDGED, "Debian's source is known of 6.1"),
         (["--source", "{tree}"], EXIT_CANNOT_BE_JUDGED, "dm-snap.c:1:1: error: broken"),
         (["--source", "{tree}", "--replace", "x"], EXIT_CANNOT_BE_JUDGED, "say NAME=FILE"),
-        (["--replace", "a=b"], 2, "belong to --source"),
-        (["--source", "{tree}", "--guest", "here"], 2, "leave --modules and --guest out"),
+        (["--replace", "a=b"], 2, "need --source TREE"),
+        (["--source", "{tree}", "--guest", "here"], 2, "leave out --modules and --guest"),
         (["--source", "{tree}", "nothing*"], EXIT_CANNOT_BE_JUDGED, "nothing"),
     ],
 )

@@ -261,10 +261,10 @@ def test_without_the_extra_it_is_packed_with_xz(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("members", "why"),
     [
-        ([(member("b/trace.jsonl", tarfile.SYMTYPE, "/etc/passwd"), None)], "no regular file"),
-        ([(member("b/trace.jsonl", tarfile.LNKTYPE, "b/other"), None)], "no regular file"),
-        ([(member("b/trace.jsonl", tarfile.FIFOTYPE), None)], "no regular file"),
-        ([(member("b/trace.jsonl", tarfile.CHRTYPE), None)], "no regular file"),
+        ([(member("b/trace.jsonl", tarfile.SYMTYPE, "/etc/passwd"), None)], "not a regular file"),
+        ([(member("b/trace.jsonl", tarfile.LNKTYPE, "b/other"), None)], "not a regular file"),
+        ([(member("b/trace.jsonl", tarfile.FIFOTYPE), None)], "not a regular file"),
+        ([(member("b/trace.jsonl", tarfile.CHRTYPE), None)], "not a regular file"),
         ([(member("../../trace.jsonl"), GOOD)], "has no trace.jsonl"),
         ([(member("/a/b/trace.jsonl"), GOOD)], "has no trace.jsonl"),
         ([(member("b/readme"), b"x")], "has no trace.jsonl"),
@@ -333,7 +333,7 @@ def test_a_link_in_a_directory_is_not_followed(tmp_path):
     (tmp_path / "secret").write_bytes(GOOD)
     (tmp_path / "b").mkdir()
     (tmp_path / "b/trace.jsonl").symlink_to(tmp_path / "secret")
-    with pytest.raises(BadTrace, match="no regular file"):
+    with pytest.raises(BadTrace, match="not a regular file"):
         bundle.read_trace(tmp_path / "b")
 
 

@@ -165,22 +165,25 @@ def test_a_supervisor_is_made_in_one_place() -> None:
 
 
 def test_a_lost_guest_becomes_an_error_in_one_place() -> None:
-    # The channel of preflight and the Vagrant machine carry out no work; the last two read what a
-    # guest left beside its journal, which may be rubbish.
+    # The channel of preflight and the Vagrant machine carry out no work; the others read what a
+    # guest left beside its journal, or said of LVM's boots, which may be rubbish.
     assert {place for place in calls("GuestLost") if place.partition("/")[0] not in {"guest"}} == {
         "campaign/observe.py",
         "kernel/function_counts.py",
+        "lvm/enact.py",
+        "lvm/sound.py",
         "measure/headline.py",
     }
     assert calls("GuestLost").count("campaign/observe.py") == 1
 
 
 def test_a_world_is_begun_and_steps_are_done_in_one_place() -> None:
-    """But for a backend that hands on to another one, and the probe, which has no scenario."""
+    """Exceptions: backends that hand on to another, the probe, which has no scenario, and lives,
+    whose next step depends on what the last one did."""
     wrapping = {"kernel/gauge.py", "kernel/lvm_agent.py"}
     assert set(calls("execute")) & {
         place for place in calls("begin") if not place.startswith("report/")
-    } - wrapping <= {"trace/backend.py", "kernel/probe.py"}
+    } - wrapping <= {"trace/backend.py", "kernel/probe.py", "fuzz/lives.py"}
 
 
 @pytest.mark.parametrize(

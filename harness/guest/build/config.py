@@ -27,7 +27,7 @@ def fragment(presets: Sequence[str] = ()) -> str:
         if name not in PRESETS:
             raise ProvisioningError(f"there is no preset {name!r}; there are {', '.join(PRESETS)}")
     parts = [vm_file(BASE), *(vm_file(f"presets/{name}.config") for name in dict.fromkeys(presets))]
-    return "\n".join(part.read_text() for part in parts)
+    return "\n".join(part.read_text(encoding="utf-8") for part in parts)
 
 
 def options(text: str) -> dict[str, str]:
@@ -51,5 +51,5 @@ def lacking(wanted: Mapping[str, str], got: Mapping[str, str]) -> dict[str, str]
 
 def about(preset: str) -> str:
     """The option that a preset is about, its first: without that there is no point in it."""
-    found = options(vm_file(f"presets/{preset}.config").read_text())
+    found = options(vm_file(f"presets/{preset}.config").read_text(encoding="utf-8"))
     return next(name for name, value in found.items() if value != "n")

@@ -96,12 +96,12 @@ def unpacked(kernel: Kernel, apt: PrivateApt, into: Path) -> Headers:
     compiler = _compiler(directory)
     # The headers name their other half by the place where the package would be installed.
     makefile = directory / "Makefile"
-    makefile.write_text(makefile.read_text().replace("/usr/", f"{into}/usr/"))
+    makefile.write_text(makefile.read_text(encoding="utf-8").replace("/usr/", f"{into}/usr/"))
     return Headers(directory, compiler)
 
 
 def _compiler(headers: Path) -> str:
-    config = (headers / ".config").read_text()
+    config = (headers / ".config").read_text(encoding="utf-8")
     version = re.search(r'^CONFIG_CC_VERSION_TEXT=".*\bgcc-(\d+)\b', config, re.MULTILINE)
     version = version or re.search(r"^CONFIG_GCC_VERSION=(\d+)\d{4}$", config, re.MULTILINE)
     name = f"gcc-{version[1]}" if version else "gcc"
@@ -166,7 +166,7 @@ def with_source(kernel: Kernel, tree: Tree, source: str, progress: Progress) -> 
             objects.mkdir(exist_ok=True)
             _link(farm / MD, objects)
             if not (objects / "Kbuild").is_file():
-                (objects / "Kbuild").write_text(KBUILD)
+                (objects / "Kbuild").write_text(KBUILD, encoding="utf-8")
             progress(f"building dm-snapshot of {source} for {kernel.name}")
             try:
                 headers.make(objects, log=place / kbuild.LOG, flags=["KCFLAGS=-Wno-error"])

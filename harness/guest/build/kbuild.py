@@ -108,7 +108,7 @@ def make(
         )
     finally:
         log.parent.mkdir(parents=True, exist_ok=True)
-    log.write_text(output)
+    log.write_text(output, encoding="utf-8")
     if status:
         said = errors(output)
         raise BuildFailed(

@@ -150,13 +150,13 @@ def _build_locked(
         )
     try:
         kbuild.make(farm, [*words, f"KCONFIG_ALLCONFIG={wanted}", "allnoconfig"], log=log)
-        got = config.options((objects / ".config").read_text())
+        got = config.options((objects / ".config").read_text(encoding="utf-8"))
         lacking = config.lacking(config.options(text), got)
         _check_lacking(lacking, presets, tree)
         kbuild.make(farm, [*words, "all"], log=log, progress=progress, what=what)
     except BuildFailed as fault:
         raise BuildFailed(users_words(tree, farm, str(fault))) from None
-    release = (objects / "include/config/kernel.release").read_text().strip()
+    release = (objects / "include/config/kernel.release").read_text(encoding="utf-8").strip()
     return Built(
         name="",
         source="",

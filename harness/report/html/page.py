@@ -78,8 +78,8 @@ def render(
         about: lines that say what it shows, in front of all others.
     """
     together = pack(found)
-    style = (_HOME / "style.css").read_text()
-    script = "\n".join((_HOME / name).read_text() for name in _SCRIPTS)
+    style = (_HOME / "style.css").read_text(encoding="utf-8")
+    script = "\n".join((_HOME / name).read_text(encoding="utf-8") for name in _SCRIPTS)
     page: str = _template().render(
         title=title,
         style=style,
