@@ -464,7 +464,7 @@ def read_trace(path: Path) -> Trace:
                 if name != TRACE_NAME or member.name.count("/") > 1:
                     continue
                 if not member.isreg():
-                    raise BadTrace(f"{path}: {TRACE_NAME} in it is no regular file")
+                    raise BadTrace(f"{path}: {TRACE_NAME} in it is not a regular file")
                 if member.size > TRACE_BYTES_MAX:
                     raise BadTrace(
                         f"{path}: the trace in it has {member.size} bytes, and may have "

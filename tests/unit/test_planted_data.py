@@ -40,4 +40,5 @@ def test_one_of_them_is_found_and_made_short():
     [bug] = [bug for bug in BUGS if bug.name == "header-version-0"]
     found = measure(bug, Pool(1), 60)
     assert found.signature is not None
-    assert 0 < found.left <= 8
+    # Content of a header takes three disks and a snapshot of a snapshot's COW device: nine steps.
+    assert 0 < found.left <= 9
