@@ -7,7 +7,7 @@ ARGS ?=
 
 BIN := .venv/bin
 PYTHON_FILES := harness tests
-FAST := $(filter-out tests/kernel tests/mutation tests/hunt,$(wildcard tests/*))
+FAST := $(filter-out tests/browser tests/kernel tests/mutation tests/hunt,$(wildcard tests/*))
 
 # Settings for another Python must not reach ours.
 unexport PYTHONHOME PYTHONPATH
@@ -27,10 +27,10 @@ setup: venv kernel ## create .venv and fetch the default kernel
 run: setup ## run every scenario in a real kernel and in the twin, and compare
 	@$(BIN)/dmsnap run $(addprefix --kernel ,$(KERNEL)) $(ARGS)
 
-test: setup ## run all tests: the fast ones, then those that boot kernels
-	@$(BIN)/python -m pytest $(FAST) $(wildcard tests/kernel) $(ARGS)
+test: setup ## run all tests: the fast ones, then those that need browsers or boot kernels
+	@$(BIN)/python -m pytest $(FAST) tests/browser tests/kernel $(ARGS)
 
-test-fast: venv ## run the tests that boot nothing
+test-fast: venv ## run the tests that need no browser and boot nothing
 	@$(BIN)/python -m pytest $(FAST) $(ARGS)
 
 test-drivers: setup ## compare the two drivers on the whole catalogue (half an hour)

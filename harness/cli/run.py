@@ -22,14 +22,14 @@ from harness.guest.choice import chosen_kernels
 
 
 def bundle_offer(results: "Sequence[Result]") -> str:
-    """What to type for a bundle of the first divergence; empty if there is none."""
+    """What to type for a bundle of the first divergence; empty if nothing diverged."""
     from harness.compare.diff import Verdict
 
     for result in results:
         if result.verdict in (Verdict.DIVERGED, Verdict.NONDETERMINISTIC):
             words = ["dmsnap", "report", result.scenario, "--kernel", result.kernel]
             words += ["--seed", str(result.seed)] if result.seed != 1 else []
-            return f"a bundle for whoever mends it: {shlex.join(words)}"
+            return f"to hand this to a maintainer: {shlex.join(words)}"
     return ""
 
 

@@ -452,7 +452,7 @@ def test_the_exit_status_says_whether_all_are_the_same(
     last = ["report: out/index.html, junit.xml, run.ktap, results.json"]
     if verdict != "same":
         last.append(
-            "a bundle for whoever mends it: dmsnap report 'bring_up[P]' --kernel uml-6.12 --seed 0"
+            "to hand this to a maintainer: dmsnap report 'bring_up[P]' --kernel uml-6.12 --seed 0"
         )
     assert result.stdout.splitlines()[-len(last) :] == last
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [

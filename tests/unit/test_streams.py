@@ -105,7 +105,7 @@ def test_a_terminal_that_knows_few_characters(start, tmp_path, env, names):
     out, said = process.communicate(timeout=LIMIT_S)
     assert (process.returncode, said) == (int("wrong" in names), "")
     [report, *offer] = [
-        line for line in out.splitlines() if line.startswith(("report: ", "a bundle"))
+        line for line in out.splitlines() if line.startswith(("report: ", "to hand this"))
     ]
     assert report.startswith("report: ")
     assert len(offer) == ("wrong" in names)

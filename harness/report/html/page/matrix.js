@@ -125,7 +125,7 @@ function headOf() {
   return element("thead", {}, element("tr", {},
     element("th", { scope: "col" }, "scenario"),
     index.kernels.map((kernel) => element("th", { scope: "col" }, kernel)),
-    element("th", { scope: "col", class: "line" }, "what there is to say")));
+    element("th", { scope: "col", class: "line" }, "note")));
 }
 
 function rowOf(row) {
@@ -153,7 +153,7 @@ function drawRows(place, filter, told) {
   const table = element("table", { class: "matrix" },
     element("caption", { class: "hidden" }, "Verdict of each scenario on each kernel"), headOf());
   refilled(place.querySelector(".rows"), scrolling("Verdicts", rowsShown.length ? table
-    : element("p", { class: "empty" }, "No scenario is like that.")));
+    : element("p", { class: "empty" }, "No scenario matches.")));
   let at = 0, theme = -1, body = null;
   const some = (many) => {
     for (const end = Math.min(rowsShown.length, at + many); at < end; at++) {

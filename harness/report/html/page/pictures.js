@@ -257,7 +257,7 @@ function chunkPictures(snapshot, before, touched, width, other) {
     element("p", { class: "note" },
       element("strong", {}, snapshot.device), `: chunks of ${plural(snapshot.chunk, "sector")}, `,
       plural(now.size, "exception"), snapshot.state ? `, ${snapshot.state}` : "",
-      ` (${snapshot.source}). `, other ? "Framed in red is what the two sides have otherwise. " : "", change ? `This step, ${change}.` : "This step changes none."),
+      ` (${snapshot.source}). `, other ? "A red frame marks where the two sides differ. " : "", change ? `This step, ${change}.` : "This step changes none."),
     element("div", { class: "maps" },
       cells(`Origin ${snapshot.origin}`, "where each chunk of the snapshot is read from", origin, width,
         `${now.size} of its chunks are read from the COW device`),

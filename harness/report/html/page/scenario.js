@@ -71,7 +71,7 @@ async function openScenario(place, name, kernelName, wanted) {
   const at = index.scenarios.findIndex((row) => row[0] === name);
   if (at < 0) {
     here = null;
-    refilled(place, element("p", {}, "There is no scenario of that name in this report. "),
+    refilled(place, element("p", {}, "This report has no scenario of that name. "),
       element("a", { href: "#/" }, "All scenarios"));
     return;
   }
@@ -97,7 +97,7 @@ async function openScenario(place, name, kernelName, wanted) {
   refilled(place, scenarioHead(row, kernel, entry));
   document.title = `${printable(name)} on ${printable(index.kernels[kernel])}`;
   if (!entry) {
-    place.append(element("p", {}, "This page holds no steps of this scenario."));
+    place.append(element("p", {}, "This page does not have the steps of this scenario."));
     return;
   }
   entry.differing = differingSteps(entry);
@@ -245,7 +245,7 @@ function promisesPart(entry) {
 // -- its steps -----------------------------------------------------------------------------------
 
 function stepsPart(entry) {
-  if (!entry.steps.length) return [element("p", { class: "note" }, "Its steps are not known to this page.")];
+  if (!entry.steps.length) return [element("p", { class: "note" }, "This page does not have its steps.")];
   const plots = element("div", { class: "plots" });
   const detail = element("section", { class: "detail", "aria-labelledby": "step-title" });
   const list = element("ol", { class: "steps", start: 0 }, entry.steps.map((step, at) => {
@@ -320,7 +320,7 @@ async function drawStep() {
     element("h4", { id: "step-title" }, `Step ${step}: `, inWords(entry.steps[step])),
     promises.map((promise) => element("p", { class: "broken" },
       `* Promise broken by ${promise.who}: ${promise.rule}. Sector ${promise.sector} of ${promise.device}: promised ${promise.promised}, read ${promise.read}.`)),
-    rows.length ? observedTable(entry, step, rows) : element("p", { class: "note" }, "Nobody was seen doing this step."),
+    rows.length ? observedTable(entry, step, rows) : element("p", { class: "note" }, "Neither side was observed in this step."),
     entry.whole ? null : element("p", { class: "note" }, "Contents, events, log lines and requests are left out to keep this file small."),
     pictures);
   const room = Math.max(200, Math.min(detail.clientWidth, 940));
@@ -355,7 +355,7 @@ function observedTable(entry, step, rows) {
   });
   const seen = entry.views.map((view) => Boolean(view?.[step]));
   return scrolling("What was observed", element("table", { class: "observed" },
-    element("caption", {}, seen[0] && seen[1] ? "What both sides saw; a value that stands once is the same"
+    element("caption", {}, seen[0] && seen[1] ? "What both sides saw; a value shown once is the same on both"
       : seen[0] || seen[1] ? `What the ${index.sides[seen[0] ? 0 : 1]} saw` : ""),
     element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "what"),
       index.sides.map((side) => element("th", { scope: "col" }, side)))),
