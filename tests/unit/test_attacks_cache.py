@@ -207,8 +207,9 @@ def test_an_index_past_its_date_is_told_each_time(cache, fetches, monkeypatch): 
 # -- cut short --------------------------------------------------------------------------------
 
 FETCHING = """
-import sys
+import signal
 from harness.guest import programs
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests may ignore it (nohup)
 programs.run(["setsid", "sh", "-c", {program!r}], limit_s=600)
 """
 
