@@ -9,7 +9,7 @@ from harness.errors import ProvisioningError
 from harness.guest.choice import chosen_kernels
 
 
-@click.command()
+@click.command(short_help="Run random lives on kernels and in the twin.")
 @kernel_options
 @click.option("--minutes", type=click.FloatRange(min=0), default=None, help="How long it goes on.")
 @click.option("--cases", type=click.IntRange(min=1), default=None, help="Or how many lives.")
@@ -125,7 +125,7 @@ def fuzz(
         raise click.exceptions.Exit(EXIT_DIFFERS)
 
 
-@click.command()
+@click.command(short_help="Shorten a trace that differs.")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @kernel_options
 @click.option(
@@ -214,7 +214,7 @@ def reduce(
     raise click.exceptions.Exit(EXIT_DIFFERS)
 
 
-@click.command()
+@click.command(short_help="Make a bundle of a find for its maintainer.")
 @click.argument("find", metavar="FIND")
 @kernel_options
 @click.option(
@@ -298,7 +298,7 @@ def report(
     click.echo(f"bundle: {made}, {packed}")
 
 
-@click.command()
+@click.command(short_help="Run a small scenario in every permitted order.")
 @click.argument("what", metavar="NAME|FILE")
 @click.option(
     "--profile",

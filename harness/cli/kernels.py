@@ -121,7 +121,7 @@ def fetch(names: tuple[str, ...], refresh: bool) -> None:
         raise click.exceptions.Exit(EXIT_DIFFERS)
 
 
-@click.command()
+@click.command(short_help="Boot the cached kernels; say what is missing here.")
 def doctor() -> None:
     """Show what this machine can run, and what to type where it cannot.
 

@@ -8,7 +8,7 @@ from harness.cli.options import EXIT_DIFFERS, kernel_options, note
 from harness.guest.choice import chosen_kernels
 
 
-@click.command("lvm")
+@click.command("lvm", short_help="Run the real LVM2 in a guest, and replay it.")
 @click.argument("names", nargs=-1, metavar="[SITUATION]...")
 @kernel_options
 @click.option(

@@ -12,7 +12,7 @@ from harness.guest import catalogue
 from harness.guest.choice import chosen_kernels
 
 
-@click.command()
+@click.command(short_help="Check that guests can run scenarios.")
 @kernel_options
 @click.option(
     "--guest",
@@ -40,7 +40,7 @@ def preflight(kernels: tuple[str, ...], modules: Path | None, guest: str | None)
         raise click.exceptions.Exit(EXIT_DIFFERS)
 
 
-@click.command()
+@click.command(short_help="Count the module's functions that scenarios reach.")
 @click.argument("patterns", nargs=-1, metavar="[PATTERN]...")
 @click.option(
     "--kernel",
@@ -120,7 +120,7 @@ def coverage(
         raise click.exceptions.Exit(EXIT_DIFFERS)
 
 
-@click.command("headline")
+@click.command("headline", short_help="Measure copy jobs in flight and their memory.")
 @kernel_options
 def measure_headline(kernels: tuple[str, ...], modules: Path | None) -> None:
     """Measure copy jobs in flight and their memory, with and without a limit, on both sides.

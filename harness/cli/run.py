@@ -312,7 +312,7 @@ def open_page(page: Path) -> None:
         note(f"no browser was found to open {address}")
 
 
-@click.command()
+@click.command(short_help="Compare two runs: verdicts, status lines, times.")
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="B")
 @click.option("--html", is_flag=True, help="Write a page with both sides of every step, too.")

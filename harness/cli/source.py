@@ -159,7 +159,7 @@ def judged(source: str | None) -> Iterator[None]:
         raise click.exceptions.Exit(EXIT_CANNOT_BE_JUDGED) from None
 
 
-@kernels.command("build")
+@kernels.command("build", short_help="Build a User-mode Linux of a kernel tree.")
 @click.argument("tree")
 @click.option("--name", default="", help="What it is called then.  [default: after the tree]")
 @preset_option
@@ -182,7 +182,7 @@ def build_kernel(tree: str, name: str, presets: tuple[str, ...], replaced: tuple
     click.echo(f"{kernel.name}: {kernel.built}; release {kernel.release}, {how}")
 
 
-@click.command("config")
+@click.command("config", short_help="Print what a kernel's .config must have.")
 @preset_option
 def print_config(presets: tuple[str, ...]) -> None:
     """Print what a kernel's .config must have, each option with its reason.

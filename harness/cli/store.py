@@ -38,7 +38,7 @@ duplicates_option = click.option(
 )
 
 
-@click.group()
+@click.group(short_help="Look into a COW device, and work on it offline.")
 def store() -> None:
     """Look into a COW device, and do without a kernel what it would do.
 
@@ -91,7 +91,7 @@ def _status(found: "Store") -> str:
     return f"{found.allocated_sectors}/{total} {found.metadata_sectors}"
 
 
-@store.command()
+@store.command(short_help="Header, areas, usage, the kernel's status line.")
 @cow_argument
 @json_option
 def show(cow: Path, as_json: bool) -> None:
@@ -136,7 +136,7 @@ def show(cow: Path, as_json: bool) -> None:
         click.echo(f"  {'damage' if finding.damage else 'remark'}      {finding.message}")
 
 
-@store.command()
+@store.command(short_help="The numbers of the status line, and the room left.")
 @cow_argument
 @json_option
 def usage(cow: Path, as_json: bool) -> None:
@@ -164,7 +164,7 @@ def usage(cow: Path, as_json: bool) -> None:
             click.echo(f"{left} chunks of {found.chunk_sectors} sectors are left")
 
 
-@store.command("map")
+@store.command("map", short_help="Which chunk of the origin lives where.")
 @cow_argument
 @click.option(
     "--order", type=click.Choice(["chunk", "allocated"]), default="allocated", show_default=True
@@ -253,7 +253,7 @@ def check(cow: Path, origin_sectors: int | None, as_json: bool) -> None:
         raise click.exceptions.Exit(EXIT_DIFFERS)
 
 
-@store.command()
+@store.command(short_help="Write what the snapshot shows to a file.")
 @cow_argument
 @click.argument("origin", type=_NAMED)
 @click.argument("output", type=_NAMED)
@@ -297,7 +297,7 @@ def extract(
     click.echo(f"{output}: {length} bytes")
 
 
-@store.command()
+@store.command(short_help="Merge the snapshot into its origin, offline.")
 @cow_argument
 @click.argument("origin", type=_NAMED)
 @click.option("--in-place", "consent", is_flag=True, help="Change ORIGIN, and empty COW.")
@@ -328,7 +328,7 @@ def merge(cow: Path, origin: Path, consent: bool) -> None:
     click.echo(f"{origin}: {found.count} exceptions merged; {cow} holds an empty store")
 
 
-@store.command()
+@store.command(short_help="Make a store from two images.")
 @click.argument("origin", type=_NAMED)
 @click.argument("image", type=_NAMED)
 @click.argument("output", type=_NAMED, metavar="COW")

@@ -95,7 +95,7 @@ def _list_by_theme(themes: "Iterable[tuple[str, list[Scenario]]]", *, rows: bool
                 click.echo(f"      covers: {'; '.join(variants[0].rows)}")
 
 
-@click.command()
+@click.command(short_help="Print a scenario as a trace, or write several.")
 @click.argument(
     "names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete_scenarios
 )
