@@ -166,12 +166,18 @@ def test_a_lost_guest_shows_how_far_it_came(browser: Browsers, page: Path) -> No
     tab.shot("lost")
 
 
-def test_a_broken_promise_is_told_where_it_strikes(browser: Browsers, page: Path) -> None:
+def test_a_broken_promise_is_told_where_it_strikes(
+    browser: Browsers, page: Path, run: PlantedRun
+) -> None:
     tab = scenario(browser, page, "merge_commit_fails[True]")
     step = at(tab.page)
     assert "promised" in tab.page.locator("section.promises").inner_text()
     assert tab.page.locator(f".steps li:nth-child({step + 1}) .m.broken").count() == 1
     assert "Promise broken by both sides" in tab.page.locator("p.broken").first.inner_text()
+    [defect] = next(r for r in run.results if r.scenario == "merge_commit_fails[True]").defects
+    told = tab.page.locator("section.defects").inner_text()
+    assert defect.name in told
+    assert defect.title in told
     tab.shot("promise")
 
 

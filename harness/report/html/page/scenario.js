@@ -161,6 +161,8 @@ function verdictPart(entry) {
     parts.push(element("p", { class: "note" }, `Not compared: ${each.layer} (${each.differing} of ${each.values} values differ): ${each.reason}`));
   if (result.divergences?.length) parts.push(differencesPart(entry));
   if (entry.promises.length) parts.push(promisesPart(entry));
+  if (result.defects?.length) parts.push(defectsPart(result.defects));
+  if (result.again?.length) parts.push(againPart(result.again));
   if (result.console)
     parts.push(element("details", { open: !result.divergences?.length }, element("summary", {}, "The console's last lines"),
       scrolling("Console", element("pre", {}, result.console))));
@@ -240,6 +242,20 @@ function promisesPart(entry) {
         element("dt", {}, "promised"), element("dd", {}, promise.promised),
         element("dt", {}, "read"), element("dd", {}, promise.read)),
       element("p", { class: "note" }, promise.rule)))));
+}
+
+function defectsPart(defects) {
+  return element("section", { class: "defects", "aria-labelledby": "defects-title" },
+    element("h3", { id: "defects-title" }, "Known defects of kernels"),
+    element("ul", {}, defects.map((defect) => element("li", {},
+      stepLink(defect.step), ": ", element("strong", {}, defect.name), ". ", defect.title, " ",
+      element("span", { class: "note" }, defect.link)))));
+}
+
+function againPart(commands) {
+  return element("section", { "aria-labelledby": "again-title" },
+    element("h3", { id: "again-title" }, "To repeat it"),
+    commands.map((command) => scrolling("Command", element("pre", {}, command))));
 }
 
 // -- its steps -----------------------------------------------------------------------------------
