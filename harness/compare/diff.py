@@ -13,7 +13,7 @@ What a byte *is* (chunk, place in the exception store) is in `harness.compare.pl
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
-from itertools import zip_longest
+from itertools import takewhile, zip_longest
 from typing import Final
 
 from msgspec import Struct, field
@@ -421,3 +421,14 @@ def _text_layer(step: AnyStep) -> Layer:
     if isinstance(step, Parallel):
         return Layer.ERROR
     return Layer.EVENT if isinstance(step, Wait) else Layer.STATUS
+
+
+def requests_alike(kernel: Observation, twin: Observation) -> int:
+    """How many requests of a step are alike, on each disk before one differs."""
+    return sum(
+        sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(lines, others, strict=False)))
+        for lines, others in (
+            (kernel.requests.get(name, ()), twin.requests.get(name, ()))
+            for name in _keys(kernel.requests, twin.requests)
+        )
+    )

@@ -37,20 +37,24 @@ class Choices:
 
     ``points`` counts the choice points that were met; ``rested`` says that at one of them workers
     came to rest before they had run as far as the answer said.  ``wide`` says how many answers
-    besides 0 a point has, where they are a choice of another kind (`up_to`).
+    besides 0 a point has, where they are a choice of another kind (`up_to`).  ``requests`` counts
+    what was sent to disks that count, and ``before`` says for each point how many that were by then.
     """
 
-    __slots__ = ("_answers", "points", "rested", "wide")
+    __slots__ = ("_answers", "before", "points", "requests", "rested", "wide")
 
     def __init__(self, answers: Mapping[int, int]) -> None:
         self._answers = answers
         self.points = 0
         self.rested = False
         self.wide: dict[int, int] = {}
+        self.requests = 0
+        self.before: list[int] = []
 
     def choose(self) -> int:
         """The answer to the next choice point."""
         self.points += 1
+        self.before.append(self.requests)
         return self._answers.get(self.points - 1, 0)
 
     def either(self) -> bool:
@@ -72,6 +76,7 @@ class Choices:
         if any(answer and point in met for point, answer in self._answers.items()):
             return False
         self.points += count
+        self.before += [self.requests] * count
         return True
 
 
@@ -215,6 +220,10 @@ class Clock:
     def pass_points(self, count: int) -> bool:
         """Pass points where workers wait and none overtakes; False if one is to overtake."""
         return self._choices.pass_points(count)
+
+    def requested(self) -> None:
+        """A disk that counts was sent a request (`Choices.requests`)."""
+        self._choices.requests += 1
 
     def idle(self) -> bool:
         """Whether nothing is left to do, now or later, and nothing is being done."""

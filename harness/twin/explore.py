@@ -14,6 +14,7 @@ with two points, with three and so on, up to a bound.  In each group the last po
 one just before a visible event decides.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -65,6 +66,8 @@ class _Met:
         ends: for each step, how many had been met after it.
         rested: at one of them workers rested before they had run for as long as they were to.
         wide: how many answers a point has, where that is known.
+        before: how many requests had been sent when each was met.
+        sent: how many had been after each step.
         end: why the last step that was begun has no observation.
         crashes: where the kernel dies in this order, or may.
         defects: known defects that strike in this order, with the step in which each first does.
@@ -73,6 +76,8 @@ class _Met:
     ends: tuple[int, ...]
     rested: bool
     wide: Mapping[int, int]
+    before: Sequence[int] = ()
+    sent: tuple[int, ...] = ()
     end: NeverReturns | KernelCrash | None = None
     crashes: tuple[KernelCrash, ...] = ()
     defects: Mapping[str, int] = field(default_factory=dict)
@@ -84,6 +89,12 @@ class _Met:
     def points_of(self, step: int) -> range:
         return range(self.ends[step - 1] if step else 0, self.ends[step])
 
+    def points_until(self, step: int, requests: int) -> range:
+        """Those of a step that were met before it had sent more than ``requests``."""
+        points = self.points_of(step)
+        most = (self.sent[step - 1] if step else 0) + requests
+        return range(points.start, bisect_right(self.before, most, points.start, points.stop))
+
 
 def _run(
     steps: Sequence[AnyStep], seed: int, profile: Profile, answers: Mapping[int, int]
@@ -91,18 +102,24 @@ def _run(
     backend = TwinBackend(profile, answers)
     seen: list[Observation] = []
     ends: list[int] = []
+    sent: list[int] = []
     end: NeverReturns | KernelCrash | None = None
     try:
         for observation in carry_out(backend, steps, seed):
             seen.append(observation)
             ends.append(backend.choices.points)
+            sent.append(backend.choices.requests)
     except (NeverReturns, KernelCrash) as fault:
         end = fault
         ends.append(backend.choices.points)
+        sent.append(backend.choices.requests)
+    choices = backend.choices
     return tuple(seen), _Met(
         tuple(ends),
-        backend.choices.rested,
-        backend.choices.wide,
+        choices.rested,
+        choices.wide,
+        choices.before,
+        tuple(sent),
         end,
         tuple(backend.crashes),
         backend.defects,
@@ -139,7 +156,7 @@ class Orders:
         self._met: dict[Answers, _Met] = {}
         self._limit = self._most
         self._last = Answers()
-        self._differs: dict[Answers, int] = {}
+        self._differs: dict[Answers, tuple[int, int]] = {}
         self.end: NeverReturns | KernelCrash | None = None
         self.complete = False
 
@@ -162,9 +179,12 @@ class Orders:
         """The same of the first order."""
         return next(iter(self._met.values())).defects
 
-    def differs_in(self, step: int) -> None:
-        """The order run last is not the wanted one: ``step`` is the first that differs."""
-        self._differs[self._last] = step
+    def differs_in(self, step: int, agreed: int = 0) -> None:
+        """The order run last is not the wanted one: ``step`` is the first that differs.
+
+        The first ``agreed`` of that step's requests are alike.
+        """
+        self._differs[self._last] = step, agreed
 
     def __iter__(self) -> Iterator[Tried]:
         """Run them; at most ``orders_max``."""
@@ -176,6 +196,8 @@ class Orders:
         self._limit = min(LED_MAX, self._most)
         yield from self._led({})
         yield from self._led(everywhere)
+        self._limit = min(2 * LED_MAX, self._most)
+        yield from self._led_within({})
         self._limit = self._most
         # Each of the last round, with one more point behind its own.
         last: list[dict[int, int]] = [{}]
@@ -198,12 +220,36 @@ class Orders:
 
     def _led(self, answers: dict[int, int]) -> Iterator[Tried]:
         """Starting from one order, change the first step that differs, then the next one."""
-        while (step := self._differs.get(frozenset(answers.items()))) is not None:
+        while (differs := self._differs.get(frozenset(answers.items()))) is not None:
+            step = differs[0]
             for tried in self._changed_before(answers, step):
                 yield tried
-                if self._differs.get(frozenset(tried[0].items()), -1) > step:
+                if self._differs.get(frozenset(tried[0].items()), (-1, 0))[0] > step:
                     answers = dict(tried[0])
                     break
+            else:
+                return
+
+    def _led_within(self, answers: dict[int, int]) -> Iterator[Tried]:
+        """From one order on, change the point before the request that differs first.
+
+        One step may hold several races: each is taken as it was once its requests are alike, and
+        then comes the next.
+        """
+        while (differs := self._differs.get(frozenset(answers.items()))) is not None:
+            met = self._met[frozenset(answers.items())]
+            points = met.points_until(min(differs[0], len(met.ends) - 1), differs[1])
+            ends = {point: met.wide.get(point, EVENTS_MAX + 1) + 1 for point in points}
+            for point, changed in _changes(answers, points, ends):
+                key = frozenset(changed.items())
+                yield from self._run([changed])
+                if changed.get(point, 0) > 1 and key in self._met and self._met[key].rested:
+                    ends[point] = changed[point]
+                if self._differs.get(key, (-1, 0)) > differs:
+                    answers = changed
+                    break
+                if self.tried >= self._limit:
+                    return
             else:
                 return
 
@@ -248,6 +294,25 @@ class Orders:
                 seen, self._met[key] = _run(self._steps, self._seed, self._profile, answers)
                 self._last = key
                 yield answers, seen
+
+
+def _changes(
+    answers: Mapping[int, int], points: range, ends: Mapping[int, int]
+) -> Iterator[tuple[int, dict[int, int]]]:
+    """A point of ``points`` and another answer to it: the last points, and few events, first.
+
+    ``ends`` holds for each point the answers from which on there is nothing more to be had.
+    """
+    most = EVENTS_MAX + 1
+    for together in range(len(points) + most):
+        for answer, point in zip(
+            range(min(together, most), -1, -1),
+            reversed(points[: len(points) - max(0, together - most)]),
+            strict=False,
+        ):
+            if answer != answers.get(point, 0) and answer < ends[point]:
+                changed = {**answers, point: answer}
+                yield point, {at: each for at, each in changed.items() if each}
 
 
 def _stretches(points: range) -> Iterator[dict[int, int]]:

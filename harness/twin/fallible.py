@@ -217,6 +217,7 @@ class FallibleDisk(Disk):
         if self._dead:
             return errno.EIO
         word = _WORDS[op]
+        self._clock.requested()
         struck = self.plan.strikes(word, sector, sectors)
         self._requests.append(request_line(word, sector, sectors, fua=fua, struck=struck))
         if struck == "stalls":

@@ -265,7 +265,16 @@ def _compare(
                 )
             )
             break
-        orders.differs_in(len(steps) - 1 if comparison.same else comparison.divergences[0].step)
+        if comparison.same:
+            orders.differs_in(len(steps) - 1)
+        else:
+            step = comparison.divergences[0].step
+            alike = (
+                diff.requests_alike(seen[step], twin[step])
+                if step < min(len(seen), len(twin))
+                else 0
+            )
+            orders.differs_in(step, alike)
     else:
         assert first is not None, "there is always a first order"
         comparison, twin = first
