@@ -38,7 +38,7 @@ class Choices:
     ``points`` counts the choice points that were met; ``rested`` says that at one of them workers
     came to rest before they had run as far as the answer said.  ``wide`` says how many answers
     besides 0 a point has, where they are a choice of another kind (`up_to`).  ``requests`` counts
-    what was sent to disks that count, and ``before`` says for each point how many that were by then.
+    what was sent to disks that count; ``before`` says for each point how many there were by then.
     """
 
     __slots__ = ("_answers", "before", "points", "requests", "rested", "wide")

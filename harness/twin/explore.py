@@ -6,7 +6,8 @@ workers overtake wherever they can.
 
 A caller that looks for the order of one kernel, and says how far each order agrees with it, is led
 there race by race: the outcome in the first differing step, or shortly before it, is changed until
-that step matches the kernel; then the next differing step follows.
+that step matches the kernel; then the next differing step follows.  Where one step holds several
+races, the number of its requests that agree leads from one to the next.
 
 Then come the orders with one point at which workers overtake, those in which they do so up to a
 point or from one on, those in which a worker is stopped once in the middle of its work, and those

@@ -88,7 +88,7 @@ def _of_guest(kernel: str, path: Path, entries: Mapping[str, object]) -> Iterato
 def permitted(trace: Trace, seen: Sequence[Observation], profile: "Profile") -> int:
     """Which of the twin's orders is the kernel's, looked for as a run does; 0 for none."""
     # Here: a mutant of the twin has taken its place.
-    from harness.compare.diff import compare
+    from harness.compare.diff import compare, requests_alike
     from harness.twin.explore import Orders
 
     orders = Orders(trace.steps, trace.header.seed, profile)
@@ -96,7 +96,9 @@ def permitted(trace: Trace, seen: Sequence[Observation], profile: "Profile") -> 
         comparison = compare(trace, seen, twin)
         if comparison.same:
             return orders.tried
-        orders.differs_in(comparison.divergences[0].step)
+        step = comparison.divergences[0].step
+        agreed = requests_alike(seen[step], twin[step]) if step < min(len(seen), len(twin)) else 0
+        orders.differs_in(step, agreed)
     return 0
 
 
