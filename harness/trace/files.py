@@ -29,7 +29,16 @@ from harness.trace.bounds import (
 )
 from harness.trace.observations import Observation, Raw, Runs, Stamped
 from harness.trace.pattern import RAW_SECTORS_MAX, inflate
-from harness.trace.steps import LINE_PATTERN, SECTOR_MAX, AnyStep, Line, Name, ScenarioName, encode
+from harness.trace.steps import (
+    IN_WORDS,
+    LINE_PATTERN,
+    SECTOR_MAX,
+    AnyStep,
+    Line,
+    Name,
+    ScenarioName,
+    encode,
+)
 
 TRACE_VERSION: Final = 1
 OBSERVATIONS_VERSION: Final = 1
@@ -315,6 +324,8 @@ def _decode(
                 message, path = at["message"], at["path"].replace("`", "")
             if named := _NAMED.search(message):
                 path += f".{named['name']}"
+            for pattern, words in IN_WORDS.items():
+                message = message.replace(f"matching regex {pattern!r}", words)
         raise BadTrace(message, line=line, field=path, step=step) from None
     except RecursionError:
         raise BadTrace("nested too deeply", line=line, step=step) from None

@@ -27,20 +27,35 @@ Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
 TARGET_ARGS_MAX: Final = 512
 """Characters in the arguments of a target; with every ``{name}`` expanded, the whole line stays
 below the 4096 that `dmsetup` reads at once."""
-TargetType = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.+-]{1,15}\Z")]
+TARGET_TYPE_PATTERN: Final = r"^[A-Za-z0-9_.+-]{1,15}\Z"
+TargetType = Annotated[str, Meta(pattern=TARGET_TYPE_PATTERN)]
 """The kernel has 16 bytes for it, the last of them NUL (``DM_MAX_TYPE_NAME``)."""
-TargetArgs = Annotated[str, Meta(pattern=r"^[ !\"$-~]*\Z", max_length=TARGET_ARGS_MAX)]
+TARGET_ARGS_PATTERN: Final = r"^[ !\"$-~]*\Z"
+TargetArgs = Annotated[str, Meta(pattern=TARGET_ARGS_PATTERN, max_length=TARGET_ARGS_MAX)]
 """Printable ASCII.  A newline would begin another line of `dmsetup`'s input, and a ``#`` would end
 it; beyond ASCII the kernel sees bytes, some of which it takes for blanks."""
 TABLE_LINES_MAX: Final = 512
-MessageText = Annotated[str, Meta(pattern=r"^[ -~]*\Z", max_length=1024)]
-ParameterName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,54}\Z")]
+MESSAGE_PATTERN: Final = r"^[ -~]*\Z"
+MessageText = Annotated[str, Meta(pattern=MESSAGE_PATTERN, max_length=1024)]
+PARAMETER_PATTERN: Final = r"^[A-Za-z_][A-Za-z0-9_]{0,54}\Z"
+ParameterName = Annotated[str, Meta(pattern=PARAMETER_PATTERN)]
 """A C identifier, shorter than the limit for module names (``MODULE_NAME_LEN``)."""
-ParameterValue = Annotated[str, Meta(pattern=r"^[^\x00-\x09\x0b-\x1f\x7f-\x9f]*\Z", max_length=64)]
+VALUE_PATTERN: Final = r"^[^\x00-\x09\x0b-\x1f\x7f-\x9f]*\Z"
+ParameterValue = Annotated[str, Meta(pattern=VALUE_PATTERN, max_length=64)]
 """Text written to a sysfs file; it may end with a newline, but has no control characters."""
 LINE_PATTERN: Final = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*\Z"
 Line = Annotated[str, Meta(pattern=LINE_PATTERN, max_length=4096)]
 """A line for people."""
+IN_WORDS: Final = {
+    NAME_PATTERN: "of 1 to 16 letters, digits and _.+-",
+    TARGET_TYPE_PATTERN: "of 1 to 15 letters, digits and _.+-",
+    TARGET_ARGS_PATTERN: "of printable ASCII without #",
+    MESSAGE_PATTERN: "of printable ASCII",
+    PARAMETER_PATTERN: "that is a C identifier of at most 55 characters",
+    VALUE_PATTERN: "without control characters other than newlines",
+    LINE_PATTERN: "that is one line without control characters",
+}
+"""What each pattern demands, for error messages."""
 ScenarioName = Annotated[str, Meta(pattern=LINE_PATTERN, min_length=1, max_length=256)]
 SectorNumber = Annotated[int, Meta(ge=0, le=SECTOR_MAX)]
 SectorCount = Annotated[int, Meta(ge=1, le=1 << 31)]

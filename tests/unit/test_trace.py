@@ -54,7 +54,12 @@ def examples(kind: str) -> list[str]:
         (HEAD + '\n{"do":"read","device":"a","sector":0,"sectors":"8"}\n', 3, "$.sectors", "int"),
         (HEAD + '{"do":"read","device":"a","sector":0}\n', 2, "$.sectors", "missing"),
         (HEAD + '{"do":"read","device":"a","sector":-1,"sectors":1}\n', 2, "$.sector", ">= 0"),
-        (HEAD + '{"do":"read","device":"a/b","sector":0,"sectors":1}\n', 2, "$.device", "regex"),
+        (
+            HEAD + '{"do":"read","device":"a/b","sector":0,"sectors":1}\n',
+            2,
+            "$.device",
+            "of 1 to 16 letters",
+        ),
         (HEAD + '{"do":"dance"}\n', 2, "$.do", "dance"),
         (HEAD + '{"do":"examine","now":1}\n', 2, "$.now", "unknown field"),
         (
@@ -255,3 +260,23 @@ def test_a_default_that_is_given_is_left_out(step: AnyStep, written: str) -> Non
         | {name: getattr(step, name) for name in step.__struct_fields__ if name != "ios"}
     )
     assert codec.dumps(codec.loads(long)).decode().splitlines()[1:] == [written]
+
+
+LOAD = '{"do":"load","name":"a","table":[{"start":0,"length":1,"type":"%s","args":"%s"}]}'
+
+
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        ('{"do":"create","name":"a b"}', "of 1 to 16 letters, digits and _.+-"),
+        (LOAD % ("a b", ""), "of 1 to 15 letters, digits and _.+-"),
+        (LOAD % ("a", "#"), "of printable ASCII without #"),
+        ('{"do":"message","name":"a","text":"\\n"}', "of printable ASCII"),
+        ('{"do":"parameter","name":"1","value":"x"}', "that is a C identifier"),
+        ('{"do":"parameter","name":"a","value":"\\u0001"}', "without control characters"),
+    ],
+)
+def test_what_a_field_demands_is_said_in_words(step: str, words: str) -> None:
+    with pytest.raises(BadTrace, match=re.escape(words)) as caught:
+        codec.loads(HEAD + step)
+    assert "regex" not in str(caught.value)
