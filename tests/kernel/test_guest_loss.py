@@ -450,7 +450,7 @@ def test_a_guest_that_loses_its_disk(kernel, recording, tmp_path):
             launcher.root.unlink(missing_ok=True)
             launcher.root.symlink_to("/")
 
-    removed = ("vanished", "its journal is lost (No such file or directory): leave ")
+    removed = ("vanished", "its journal is lost (No such file or directory); do not touch ")
     lost = {
         catalogue.UML: {
             "rootless-1": ("vanished", "No such file or directory: '/'"),
