@@ -210,9 +210,11 @@ def test_a_read_asks_for_as_many_pages_as_it_may(size, sector, sectors, longest,
     end = min(size, -(-min(sector + sectors, size) // PAGE) * PAGE)
     first = sector // PAGE * PAGE
     most = max(longest // PAGE, 2 * io_opt // 4096, 32) * PAGE
-    wanted = (
-        [("READ", start, min(most, end - start)) for start in range(first, end, most)]
-        if sector < size
-        else []
-    )
+    # A bio holds no more than BIO_MAX_VECS pages (include/linux/bio.h).
+    longest_bio = 256 * PAGE
+    wanted = [
+        ("READ", at, min(longest_bio, min(start + most, end) - at))
+        for start in (range(first, end, most) if sector < size else ())
+        for at in range(start, min(start + most, end), longest_bio)
+    ]
     assert disk.asked == wanted
