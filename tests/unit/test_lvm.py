@@ -167,7 +167,10 @@ def test_what_a_guest_can_have_seen_is_taken() -> None:
         (seen(image={"x": (Zeros(1 << 60),)}), "x is larger than the disk"),
         (seen(state={}), "content and no state"),
         (seen(state=dict.fromkeys(seen()[1].content, None)), "content and no state"),
-        (seen(state=dict.fromkeys(seen()[1].content, DeviceState(status="0 8"))), "not one line"),
+        (
+            seen(state=dict.fromkeys(seen()[1].content, DeviceState(status="0 8"))),
+            "is not one of a target",
+        ),
         (seen(content={n: (Zeros(8),) for n in ("vg-snap", "vg-snap-cow")}), "no vg-lv-real"),
     ],
 )
