@@ -136,6 +136,7 @@ def entry_swapped(patch: pytest.MonkeyPatch) -> None:
     class Swapped:
         size = ENTRY.size
         iter_unpack = ENTRY.iter_unpack
+        unpack_from = ENTRY.unpack_from
 
         @staticmethod
         def pack_into(buffer: bytearray, offset: int, old: int, new: int) -> None:
