@@ -7,6 +7,7 @@ from harness.campaign.observe import Guests, Scenarios, answered, observe
 from harness.errors import DmsnapError
 from harness.guest.catalogue import Kernel
 from harness.guest.events import Outcome
+from harness.guest.recording import kernel_observations
 from harness.guest.supervise import STEP_LIMIT_S
 from harness.trace.files import Observations, ObservationsHeader, Trace
 from harness.twin import explore
@@ -58,20 +59,10 @@ def observe_kernel(
         require_answer(trace, outcome)
     ready = outcome.ready
     assert ready is not None, "a guest that never came up is a separate error"
-    return Observations(
-        ObservationsHeader(
-            scenario=trace.header.scenario,
-            seed=trace.header.seed,
-            side="kernel",
-            kernel=kernel.name,
-            release=ready.release,
-            version=ready.version,
-            driver=ready.driver,
-            targets=ready.targets,
-            profile=ready.probe,
-        ),
-        outcome.observations,
-    ), outcome
+    seen = kernel_observations(
+        kernel.name, trace.header.scenario, trace.header.seed, ready, outcome.observations
+    )
+    return seen, outcome
 
 
 def require_answer(trace: Trace, outcome: Outcome) -> None:

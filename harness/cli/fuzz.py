@@ -4,7 +4,14 @@ from pathlib import Path
 
 import click
 
-from harness.cli.options import EXIT_CANNOT, EXIT_DIFFERS, kernel_options, note
+from harness.cli.options import (
+    EXIT_CANNOT,
+    EXIT_DIFFERS,
+    defects_option,
+    kernel_options,
+    note,
+    seed_option,
+)
 from harness.errors import ProvisioningError
 from harness.guest.choice import chosen_kernels
 
@@ -217,21 +224,8 @@ def reduce(
 @click.command(short_help="Make a bundle of a find for its maintainer.")
 @click.argument("find", metavar="FIND")
 @kernel_options
-@click.option(
-    "--seed",
-    type=click.IntRange(0, (1 << 63) - 1),
-    default=1,
-    show_default=True,
-    help="Of a scenario that is given by its name.",
-)
-@click.option(
-    "--defects",
-    type=click.Choice(["faithful", "fixed"]),
-    default="faithful",
-    show_default=True,
-    help="What is expected where kernels are known to break a promise: what they do, or what was "
-    "promised.",
-)
+@seed_option
+@defects_option
 @click.option(
     "--times",
     type=click.IntRange(1, 100),

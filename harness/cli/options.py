@@ -52,6 +52,51 @@ def scenarios_option(command: Command) -> Command:
     )(command)
 
 
+def seed_option(command: Command) -> Command:
+    """``--seed``."""
+    return click.option(
+        "--seed",
+        type=click.IntRange(0, (1 << 63) - 1),
+        default=1,
+        show_default=True,
+        help="Seed for the contents of every sector.",
+    )(command)
+
+
+def driver_option(command: Command) -> Command:
+    """``--driver``."""
+    return click.option(
+        "--driver",
+        type=click.Choice(["ioctl", "dmsetup"]),
+        default="ioctl",
+        show_default=True,
+        help="How the kernel is driven.",
+    )(command)
+
+
+def defects_option(command: Command) -> Command:
+    """``--defects``."""
+    return click.option(
+        "--defects",
+        type=click.Choice(["faithful", "fixed"]),
+        default="faithful",
+        show_default=True,
+        help="Where kernels are known to break a promise, the twin follows them, or the promise.",
+    )(command)
+
+
+def step_limit_option(command: Command) -> Command:
+    """``--step-limit``."""
+    return click.option(
+        "--step-limit",
+        type=click.FloatRange(min=1),
+        default=30.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="A guest that is silent for longer is lost.",
+    )(command)
+
+
 def no_cage_option(command: Command) -> Command:
     """``--no-cage``."""
 

@@ -15,7 +15,17 @@ if TYPE_CHECKING:
     from harness.trace.files import Trace
     from harness.verdict.result import Result
 from harness.cli.complete import complete_scenarios
-from harness.cli.options import EXIT_DIFFERS, EXIT_GONE, kernel_options, note, scenarios_option
+from harness.cli.options import (
+    EXIT_DIFFERS,
+    EXIT_GONE,
+    defects_option,
+    driver_option,
+    kernel_options,
+    note,
+    scenarios_option,
+    seed_option,
+    step_limit_option,
+)
 from harness.cli.source import EXIT_CANNOT_BE_JUDGED, judged, source_options, sourced_kernels
 from harness.cli.vagrant import fit_vagrant_guest, the_machine
 from harness.guest.choice import chosen_kernels
@@ -58,27 +68,9 @@ def bundle_offer(results: "Sequence[Result]") -> str:
     metavar="N",
     help="Guests at a time; there is one Vagrant machine.  [default: two per core; one with QEMU]",
 )
-@click.option(
-    "--seed",
-    type=click.IntRange(0, (1 << 63) - 1),
-    default=1,
-    show_default=True,
-    help="Seed for the contents of every sector.",
-)
-@click.option(
-    "--driver",
-    type=click.Choice(["ioctl", "dmsetup"]),
-    default="ioctl",
-    show_default=True,
-    help="How the kernel is driven.",
-)
-@click.option(
-    "--defects",
-    type=click.Choice(["faithful", "fixed"]),
-    default="faithful",
-    show_default=True,
-    help="Where kernels are known to break a promise, the twin follows them, or the promise.",
-)
+@seed_option
+@driver_option
+@defects_option
 @click.option(
     "--report",
     "directory",
@@ -116,14 +108,7 @@ def bundle_offer(results: "Sequence[Result]") -> str:
     metavar="SEED",
     help="Run the scenarios in an order that SEED gives.",
 )
-@click.option(
-    "--step-limit",
-    type=click.FloatRange(min=1),
-    default=30.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="A guest that is silent for longer counts as lost.",
-)
+@step_limit_option
 def run(
     patterns: tuple[str, ...],
     kernels: tuple[str, ...],

@@ -10,9 +10,13 @@ from harness.cli.complete import complete_scenarios
 from harness.cli.options import (
     EXIT_CANNOT,
     EXIT_DIFFERS,
+    defects_option,
+    driver_option,
     kernel_options,
     note,
     scenarios_option,
+    seed_option,
+    step_limit_option,
 )
 from harness.errors import ProvisioningError
 from harness.guest.choice import chosen_kernels
@@ -100,7 +104,7 @@ def _list_by_theme(themes: "Iterable[tuple[str, list[Scenario]]]", *, rows: bool
     "names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete_scenarios
 )
 @scenarios_option
-@click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), default=1, show_default=True)
+@seed_option
 @click.option(
     "--output",
     "directory",
@@ -162,24 +166,9 @@ def trace(
     help="Directory for the observations of each side; with several files or kernels, each gets a "
     "directory of its own.",
 )
-@click.option(
-    "--driver", type=click.Choice(["ioctl", "dmsetup"]), default="ioctl", show_default=True
-)
-@click.option(
-    "--defects",
-    type=click.Choice(["faithful", "fixed"]),
-    default="faithful",
-    show_default=True,
-    help="Where kernels are known to break a promise: the twin does as they do, or as promised.",
-)
-@click.option(
-    "--step-limit",
-    type=click.FloatRange(min=1),
-    default=30.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="A guest that is silent for longer is lost.",
-)
+@driver_option
+@defects_option
+@step_limit_option
 @click.option(
     "--junit",
     type=click.Path(path_type=Path, dir_okay=False),

@@ -19,7 +19,8 @@ from harness.fuzz.signature import Signature, signature_of
 from harness.guest.catalogue import Kernel
 from harness.guest.events import Outcome
 from harness.guest.process import CONSOLE_NAME
-from harness.trace.files import Observations, ObservationsHeader, Trace
+from harness.guest.recording import kernel_observations
+from harness.trace.files import Observations, Trace
 from harness.twin.profile import FAITHFUL
 from harness.verdict.judge import judge
 from harness.verdict.result import Result
@@ -172,19 +173,8 @@ def _as_file(trace: Trace, outcome: Outcome, one: OnOne) -> Observations | None:
     ready = outcome.ready
     if ready is None:
         return None
-    return Observations(
-        ObservationsHeader(
-            scenario=trace.header.scenario,
-            seed=trace.header.seed,
-            side="kernel",
-            kernel=one.kernel,
-            release=ready.release,
-            version=ready.version,
-            driver=ready.driver,
-            targets=ready.targets,
-            profile=ready.probe,
-        ),
-        outcome.observations,
+    return kernel_observations(
+        one.kernel, trace.header.scenario, trace.header.seed, ready, outcome.observations
     )
 
 

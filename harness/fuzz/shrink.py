@@ -294,11 +294,6 @@ def _numbered(trace: Trace, number: int) -> Trace:
     )
 
 
-def weight(steps: Sequence[AnyStep]) -> tuple[int, int]:
-    """How long a trace is: its steps, and then its bytes."""
-    return len(steps), sum(len(msgspec.json.encode(step)) for step in steps)
-
-
 # -- the passes ----------------------------------------------------------------------------------
 
 

@@ -19,7 +19,7 @@ import msgspec
 from harness.errors import NotAFile
 from harness.files import OURS, is_ours, mark_ours, ours_or_empty, read_stranger, remove_ours
 from harness.guest.process import GUEST_PREFIX, JOB_NAME, JOURNAL_NAME
-from harness.trace.files import Observations
+from harness.trace.files import Observations, ObservationsHeader
 from harness.trace.observations import Observation
 from harness.trace.steps import AnyStep, encode
 from harness.wire.job import decode_job
@@ -102,6 +102,34 @@ def jobs(guests: Path) -> dict[str, tuple[AnyStep, ...]]:
             job = decode_job(read_stranger(path, JOURNAL_BYTES_MAX, below=guests))
             found |= {each.name: each.steps for each in job.scenarios}
     return found
+
+
+def kernel_observations(
+    kernel: str, scenario: str, seed: int, ready: Ready, observations: tuple[Observation, ...]
+) -> Observations:
+    """What a kernel was seen to do, in the form of an observations file.
+
+    Args:
+        kernel: its name.
+        scenario: its name.
+        seed: it ran with that.
+        ready: what the guest reported of itself.
+        observations: one for each step.
+    """
+    return Observations(
+        ObservationsHeader(
+            scenario=scenario,
+            seed=seed,
+            side="kernel",
+            kernel=kernel,
+            release=ready.release,
+            version=ready.version,
+            driver=ready.driver,
+            targets=ready.targets,
+            profile=ready.probe,
+        ),
+        observations,
+    )
 
 
 def keep_twin(guests: Path, seen: Observations) -> None:

@@ -287,6 +287,7 @@ class _Replay:
         reader = LogReader()
         for index, action in enumerate(boot.actions):
             self._append(index, action, reader)
+        self._written = dumps(self.trace)
 
     @property
     def left(self) -> Path:
@@ -343,13 +344,13 @@ class _Replay:
 
     def keep(self, path: Path) -> None:
         """Write the trace to a file."""
-        write_whole(path, dumps(self.trace))
+        write_whole(path, self._written)
         self._row.traces.append(path)
 
     def compare(self, simulate: Simulate) -> None:
         """Compare both sides, action by action; then check the stores."""
         # LVM's log comes from a guest: the trace made from it keeps to the bounds of any trace.
-        twin = simulate(loads(dumps(self.trace)).steps, SEED, self._profile)
+        twin = simulate(loads(self._written).steps, SEED, self._profile)
         parts = self._parts
         view = Trace(self.trace.header, tuple(part.shown for part in parts))
         comparison = diff.compare(

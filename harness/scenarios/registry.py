@@ -6,6 +6,7 @@ each combination is a separate scenario: ``write_one_sector[P-8]``.
 
 import inspect
 import itertools
+import re
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -135,6 +136,8 @@ def in_file(path: Path, fault: Exception) -> BadScenario:
 
 
 _scenarios: dict[str, Scenario] = {}
+_LITERAL: Final = re.compile(r"[^*?]*")
+"""A pattern that is a name; most are, and there may be as many as scenarios."""
 
 
 def scenario(
@@ -192,7 +195,7 @@ def _matches(name: str, pattern: str) -> bool:
     return (
         name == pattern
         or name.partition("[")[0] == pattern
-        or fnmatchcase(name, pattern.replace("[", "[[]"))
+        or (not _LITERAL.fullmatch(pattern) and fnmatchcase(name, pattern.replace("[", "[[]")))
     )
 
 
@@ -206,15 +209,14 @@ def choose(patterns: Iterable[str]) -> list[Scenario]:
     wanted = list(patterns)
     if not wanted:
         return [entry for entry in entries.values() if not entry.loses_guest]
-    unmatched = [
-        pattern for pattern in wanted if not any(_matches(name, pattern) for name in entries)
-    ]
-    if unmatched:
+    found = {pattern: [name for name in entries if _matches(name, pattern)] for pattern in wanted}
+    if unmatched := [pattern for pattern, names in found.items() if not names]:
         raise BadScenario(_no_match(unmatched, entries))
+    matched = set(itertools.chain.from_iterable(found.values()))
     return [
         entry
         for name, entry in entries.items()
-        if any(_matches(name, pattern) for pattern in wanted)
+        if name in matched
         and (
             not entry.loses_guest
             or any(name == pattern or name.startswith(f"{pattern}[") for pattern in wanted)

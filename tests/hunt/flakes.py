@@ -36,11 +36,11 @@ from harness.errors import DmsnapError, ProvisioningError
 from harness.files import write_whole
 from harness.guest import keeper
 from harness.guest.catalogue import get
-from harness.guest.recording import GUESTS_DIRECTORY, recorded
+from harness.guest.recording import GUESTS_DIRECTORY, kernel_observations, recorded
 from harness.report.ledger import LEDGER_NAME, Ledger
 from harness.report.reporter import Reporters
 from harness.scenarios.registry import Scenario, choose
-from harness.trace.files import Observations, ObservationsHeader, Trace, dumps, dumps_observations
+from harness.trace.files import Trace, dumps, dumps_observations
 from harness.verdict.result import Result, RunReport
 
 KERNELS: Final = ("uml-6.1", "uml-6.12", "uml-7.2")
@@ -322,23 +322,11 @@ class Hunt:
             write_whole(path.with_suffix(".result.json"), msgspec.json.encode(results[scenario]))
         for each in recorded(guests) if odd and guests.is_dir() else ():
             if each.scenario in odd:
-                ready = each.ready
                 write_whole(
                     self._directory / made.name / f"{each.scenario}.kernel.jsonl",
                     dumps_observations(
-                        Observations(
-                            ObservationsHeader(
-                                scenario=each.scenario,
-                                seed=each.seed,
-                                side="kernel",
-                                kernel=made.kernel,
-                                release=ready.release,
-                                version=ready.version,
-                                driver=ready.driver,
-                                targets=ready.targets,
-                                profile=ready.probe,
-                            ),
-                            each.observations,
+                        kernel_observations(
+                            made.kernel, each.scenario, each.seed, each.ready, each.observations
                         )
                     ),
                 )

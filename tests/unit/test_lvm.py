@@ -158,6 +158,12 @@ def test_what_a_guest_can_have_seen_is_taken() -> None:
     sound.check(BOOT, seen())
 
 
+def test_a_volume_in_several_pieces_has_several_lines() -> None:
+    """LVM extends a volume so; the device below a snapshot is no snapshot."""
+    pieces = DeviceState(status="0 4 linear \n4 4 linear ")
+    sound.check(BOOT, seen(state=seen()[1].state | {"vg-lv-real": pieces}))
+
+
 @pytest.mark.parametrize(
     ("observations", "why"),
     [

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import harness
@@ -13,9 +14,17 @@ from harness.compare.diff import Verdict
 from harness.errors import BadScenario, GuestLost, ProvisioningError, Unsupported
 from harness.guest.catalogue import UML, VAGRANT, Guest, Kernel
 from harness.guest.events import Event, Loss, Outcome, ScenarioEnded
+from harness.guest.recording import kernel_observations
 from harness.scenarios.registry import choose
 from harness.trace.backend import carry_out
-from harness.trace.files import Header, Trace
+from harness.trace.files import (
+    Header,
+    ObservationsHeader,
+    Trace,
+    dumps_observations,
+    loads_observations,
+)
+from harness.trace.observations import Observation
 from harness.trace.steps import AnyStep, Disk, Examine, Write
 from harness.twin.backend import TwinBackend
 from harness.twin.profile import Profile
@@ -144,6 +153,34 @@ def test_a_kernel_that_lacks_something_is_not_a_bad_scenario() -> None:
         answered(outcome_of(fault="no such target", unsupported=True, step=2))
     with pytest.raises(BadScenario, match=r"^x: a full disk$"):
         answered(outcome_of(fault="a full disk"))
+
+
+def test_what_a_kernel_did_is_kept_with_what_the_guest_said_of_itself() -> None:
+    ready = Ready(
+        "6.12.1",
+        "#2",
+        targets={"snapshot": "1.16.0"},
+        probe={"cow_threshold": 2048},
+        driver="dmsetup",
+    )
+    seen = (Observation(step=0, error="EIO"),)
+    kept = loads_observations(
+        dumps_observations(kernel_observations("uml-6.12", "x", 7, ready, seen))
+    )
+    assert kept.observations == seen
+    assert msgspec.structs.asdict(kept.header) == msgspec.structs.asdict(
+        ObservationsHeader(
+            scenario="x",
+            seed=7,
+            side="kernel",
+            kernel="uml-6.12",
+            release="6.12.1",
+            version="#2",
+            driver="dmsetup",
+            targets={"snapshot": "1.16.0"},
+            profile={"cow_threshold": 2048},
+        )
+    )
 
 
 # -- written once -------------------------------------------------------------------------------

@@ -13,13 +13,13 @@ import lzma
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
-
-from elftools.common.exceptions import ELFError
-from elftools.elf.elffile import ELFFile
+from typing import TYPE_CHECKING, Any, Final
 
 from harness.errors import BadTrace, ProvisioningError
 from harness.files import read_given
+
+if TYPE_CHECKING:
+    from elftools.elf.elffile import ELFFile
 
 MODULE_BYTES_MAX: Final = 64 << 20
 PROGRAM_BYTES_MAX: Final = 1 << 30
@@ -60,6 +60,9 @@ def read(path: Path) -> Module:
     Raises:
         ProvisioningError: it is none.
     """
+    from elftools.common.exceptions import ELFError
+    from elftools.elf.elffile import ELFFile
+
     try:
         data = read_given(path, MODULE_BYTES_MAX)
         if path.suffix == ".xz":
@@ -102,6 +105,9 @@ def read(path: Path) -> Module:
 
 def exports_of(program: Path) -> bytes | None:
     """What a User-mode Linux program exports to modules, as in `Module`; None if not to be seen."""
+    from elftools.common.exceptions import ELFError
+    from elftools.elf.elffile import ELFFile
+
     try:
         with program.open("rb") as file:
             return _section(ELFFile(file), _EXPORTS) or None
@@ -109,7 +115,7 @@ def exports_of(program: Path) -> bytes | None:
         return None
 
 
-def _section(elf: ELFFile, name: str) -> bytes:
+def _section(elf: "ELFFile", name: str) -> bytes:
     section: Any = elf.get_section_by_name(name)
     return bytes(section.data()) if section is not None else b""
 
